@@ -1,0 +1,110 @@
+"""Where figures were measured: GPU, versions and kernel provider."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from autotune.errors import RecordingError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What must be the same for two measurements to be comparable.
+
+    Attributes:
+        gpu: As ``torch.cuda.get_device_name()`` gives it.
+        provider: Whose kernels were launched: ``builtin`` or ``vllm``.
+        provider_version: Version of those kernels.
+        torch: PyTorch's version.
+        triton: Triton's version.
+        driver: The NVIDIA driver's version.
+    """
+
+    gpu: str
+    provider: str
+    provider_version: str
+    torch: str
+    triton: str
+    driver: str
+
+    @classmethod
+    def from_mapping(cls, table: Mapping[str, Any]) -> Environment:
+        """Read an environment from a recording or the store; unknown keys are passed over.
+
+        Raises:
+            RecordingError: A key is missing or is no string.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in names:
+            if not isinstance(table.get(name), str):
+                raise RecordingError(f"the environment's {name!r} must be a string: got {table!r}")
+        return cls(**{name: table[name] for name in names})
+
+    def as_dict(self) -> dict[str, str]:
+        """The environment as JSON-ready values."""
+        return asdict(self)
+
+    def difference(self, other: Environment) -> str:
+        """What differs, as ``triton 3.6.0, here 3.7.0``; empty where nothing does."""
+        theirs = other.as_dict()
+        return "; ".join(
+            f"{name} {value}, here {theirs[name]}"
+            for name, value in self.as_dict().items()
+            if value != theirs[name]
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """The limits of one GPU that decide what can be launched and how it must be timed.
+
+    Attributes:
+        name: As ``torch.cuda.get_device_name()`` gives it.
+        capability: Compute capability, such as ``(9, 0)``.
+        shared_memory_bytes: What one thread block may use, opt-in included.
+        l2_bytes: Size of the L2 cache.
+        memory_bytes: Size of the device's memory.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    shared_memory_bytes: int
+    l2_bytes: int
+    memory_bytes: int
+
+
+def has_gpu() -> bool:
+    """Whether a CUDA device can be used. Imports torch; makes no CUDA context."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def describe_device() -> Device:
+    """The current CUDA device. Makes a CUDA context: call it in the process that launches."""
+    import torch
+
+    facts = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return Device(
+        name=facts.name,
+        capability=(facts.major, facts.minor),
+        shared_memory_bytes=facts.shared_memory_per_block_optin,
+        l2_bytes=facts.L2_cache_size,
+        memory_bytes=facts.total_memory,
+    )
+
+
+@functools.lru_cache
+def driver_version() -> str:
+    """The NVIDIA driver's version, from ``nvidia-smi``; ``unknown`` where that does not answer."""
+    import subprocess
+
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return answer.stdout.splitlines()[0].strip()

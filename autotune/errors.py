@@ -1,0 +1,70 @@
+"""Every exception that autotune raises on purpose.
+
+A bad candidate configuration is never an exception: it is an ``Outcome`` with a reason.
+
+    AutotuneError
+    ├── InputError            what the user gave cannot be used as it is
+    │   ├── StudyFileError    a study file: unknown key, wrong type, value out of range
+    │   ├── ShapeError        a kernel shape that vLLM would never ask for
+    │   ├── SpaceError        a search space with no valid configuration, or an unknown axis
+    │   ├── RecordingError    a recording that cannot be read
+    │   │   └── ReplayMiss    a shape or configuration that the recording does not hold
+    │   ├── StorageError      a database that cannot be used
+    │   └── ExportError       an output folder that cannot be written, or must not be
+    ├── GpuMissing            no CUDA device where one is needed
+    └── WorkerDied            a worker process ended, hung or answered with a fault of its own
+
+Every message says what is wrong, the value received, and what to do next.
+"""
+
+
+class AutotuneError(Exception):
+    """Base of all errors that end a command with one line and exit code 1."""
+
+
+class InputError(AutotuneError):
+    """What the user gave cannot be used as it is."""
+
+
+class StudyFileError(InputError):
+    """A study file holds an unknown key, a wrong type or a value out of range."""
+
+
+class ShapeError(InputError):
+    """A kernel shape that vLLM would never ask for."""
+
+
+class SpaceError(InputError):
+    """A search space with no valid configuration, or with an unknown axis."""
+
+
+class RecordingError(InputError):
+    """A recording that cannot be read."""
+
+
+class ReplayMiss(RecordingError):
+    """A shape or configuration that the recording does not hold."""
+
+
+class StorageError(InputError):
+    """A database that cannot be used."""
+
+
+class ExportError(InputError):
+    """An output folder that cannot be written, or must not be."""
+
+
+class GpuMissing(AutotuneError):
+    """No CUDA device where one is needed."""
+
+
+class WorkerDied(AutotuneError):
+    """A worker process ended, hung or answered with a fault of its own.
+
+    Attributes:
+        timed_out: Whether the process was ended because it did not answer in time.
+    """
+
+    def __init__(self, message: str, *, timed_out: bool = False) -> None:
+        super().__init__(message)
+        self.timed_out = timed_out

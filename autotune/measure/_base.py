@@ -1,0 +1,137 @@
+"""What every Runner takes and answers. Knows nothing of Optuna, torch or Triton."""
+
+from __future__ import annotations
+
+import statistics
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from autotune.environment import Environment
+from autotune.shapes import KernelShape
+from autotune.space import KernelConfig, SearchSpace
+
+
+class Outcome(str, Enum):
+    """How measuring one configuration ended."""
+
+    OK = "ok"
+    INVALID = "invalid"  # a static rule threw it out
+    COMPILE_FAILED = "compile_failed"
+    COMPILE_TIMEOUT = "compile_timeout"
+    LAUNCH_FAILED = "launch_failed"
+    WRONG_RESULT = "wrong_result"
+    TOO_SLOW = "too_slow"  # cut short: it cannot win
+    TIMED_OUT = "timed_out"
+    WORKER_DIED = "worker_died"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Everything that is known of one configuration of one shape.
+
+    Attributes:
+        shape: The shape.
+        config: The configuration.
+        outcome: How it ended.
+        reason: What went wrong, for every outcome but ``ok``.
+        samples_us: All timed figures, microseconds per launch, in the order in which they were
+            taken; warm-ups are none of them.
+        relative_error: ‖out − ref‖ / ‖ref‖ against float64; None where nothing was launched.
+        shared_memory_bytes: What the compiled kernel uses per block; None where not known.
+        registers: Registers per thread; None where not known.
+        spills: Registers spilled to local memory, per thread; None where not known.
+    """
+
+    shape: KernelShape
+    config: KernelConfig
+    outcome: Outcome
+    reason: str = ""
+    samples_us: tuple[float, ...] = ()
+    relative_error: float | None = None
+    shared_memory_bytes: int | None = None
+    registers: int | None = None
+    spills: int | None = None
+
+    @property
+    def latency_us(self) -> float:
+        """The median of the samples, microseconds per launch; raises where there is none."""
+        return statistics.median(self.samples_us)
+
+
+#: Asked after every timing round with all samples so far: is this one plainly too slow?
+StopRule = Callable[[KernelConfig, Sequence[float]], bool]
+
+
+def never_stop(config: KernelConfig, samples_us: Sequence[float]) -> bool:
+    """The StopRule that times every configuration in full."""
+    return False
+
+
+class Runner(ABC):
+    """Turns configurations of a shape into measurements.
+
+    A runner is used from one thread. Its owner closes it; it is a context manager.
+
+    Attributes:
+        environment: Where it measures.
+        lookahead: How many configurations ``measure`` should be given to choose from, so that
+            the next are made ready while one is timed.
+    """
+
+    environment: Environment
+    lookahead: int = 1
+
+    @abstractmethod
+    def space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
+        """The configurations of ``shape`` that this runner can measure.
+
+        Args:
+            shape: The shape.
+            axes: Values that replace the usual ones, per parameter.
+
+        Raises:
+            SpaceError: Nothing is left to measure.
+            ReplayMiss: The shape was not recorded.
+        """
+
+    @abstractmethod
+    def measure(
+        self, shape: KernelShape, pending: Sequence[KernelConfig], stop: StopRule
+    ) -> Measurement:
+        """Measure one of ``pending``: whichever is ready first.
+
+        A configuration that cannot be measured is an ``Outcome``, never an exception.
+
+        Args:
+            shape: The shape.
+            pending: Distinct configurations of the shape's space, oldest first, at least one. Those
+                left over are given again in the next call, or never.
+            stop: Asked after every timing round; true ends the configuration as ``too_slow``.
+        """
+
+    @abstractmethod
+    def compare(
+        self, shape: KernelShape, configs: Sequence[KernelConfig]
+    ) -> Mapping[KernelConfig, tuple[float, ...]]:
+        """Time configurations side by side: A B C A B C …
+
+        Args:
+            shape: The shape.
+            configs: Configurations that were measured ``ok`` before.
+
+        Returns:
+            Per configuration its samples, microseconds per launch, equally many for all: the i-th
+            of one was taken beside the i-th of the others. A configuration that failed this time is
+            left out.
+        """
+
+    def close(self) -> None:
+        """Give back processes and memory."""
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
