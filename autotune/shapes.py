@@ -141,14 +141,15 @@ def _op(value: object) -> LoraOp:
 def _slice_sizes(op: LoraOp, values: Mapping[str, Any]) -> tuple[int, ...]:
     """The output size of every slice; checks that the two ways to give them agree."""
     given = values.get("slice_sizes")
+    absent = given is None or given == ()
     if op is LoraOp.SHRINK:
-        if given:
+        if not absent:
             raise ShapeError(f"shrink takes num_slices, not slice_sizes: got {given!r}")
         return ()
-    if not given:
+    if absent:
         slices = _size("num_slices", values.get("num_slices", 1))
         return (_size("hidden_size", values.get("hidden_size")),) * slices
-    if not isinstance(given, list | tuple):
+    if not isinstance(given, list | tuple) or not given:
         raise ShapeError(f"slice_sizes must be a list of sizes: got {given!r}")
     sizes = tuple(_size("slice_sizes", size) for size in given)
     for key, expected in (("hidden_size", max(sizes)), ("num_slices", len(sizes))):
@@ -180,7 +181,7 @@ def _check(values: Mapping[str, Any]) -> None:
             f"active_loras cannot exceed max_loras: "
             f"got {values['active_loras']} of {values['max_loras']}"
         )
-    if values["dtype"] not in DTYPE_BYTES:
+    if values["dtype"] not in tuple(DTYPE_BYTES):  # a list cannot be looked up in a dict
         raise ShapeError(
             f"unknown dtype: got {values['dtype']!r}; use {' or '.join(sorted(DTYPE_BYTES))}"
         )

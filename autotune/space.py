@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from autotune.errors import SpaceError
 from autotune.ops import PARAMETER_DEFAULTS, LoraOp
@@ -17,6 +17,9 @@ SMALLEST_BLOCK = 16
 #: float32 accumulators a thread may hold. A thread has 255 registers; with 1,024 accumulators
 #: ptxas did not end within a minute, and everything up to 256 compiled (H100, Triton 3.6).
 MOST_ACCUMULATORS = 256
+
+#: No launch parameter of a GPU kernel is larger: a block of 4,096 rows alone would be.
+LARGEST_VALUE = 4096
 
 _BLOCKS = {"block_m", "block_n", "block_k"}
 _POWERS_OF_TWO = _BLOCKS | {"num_warps"}
@@ -50,8 +53,8 @@ class KernelConfig:
         values = {}
         for name in op.parameters:
             value = table.get(name, PARAMETER_DEFAULTS.get(name))
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SpaceError(f"{name} must be a positive integer: got {value!r}")
+            if not _is_value(value):
+                raise SpaceError(f"{name} must be 1 to {LARGEST_VALUE}: got {value!r}")
             values[name] = value
         return cls(**values)
 
@@ -59,6 +62,10 @@ class KernelConfig:
         """The parameters that the op has, in the order in which they are written."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _is_value(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_VALUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +209,8 @@ def complete_axes(op: LoraOp, given: Mapping[str, Sequence[int]]) -> dict[str, t
         if not isinstance(values, list | tuple) or not values:
             raise SpaceError(f"axis {name} must be a list of values: got {values!r}")
         for value in values:
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SpaceError(f"axis {name} takes positive integers: got {value!r}")
+            if not _is_value(value):
+                raise SpaceError(f"axis {name} takes 1 to {LARGEST_VALUE}: got {value!r}")
         axes[name] = tuple(sorted(set(values)))
     return axes
 

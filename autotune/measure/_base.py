@@ -64,7 +64,7 @@ class Measurement:
 StopRule = Callable[[KernelConfig, Sequence[float]], bool]
 
 
-def never_stop(config: KernelConfig, samples_us: Sequence[float]) -> bool:
+def never_stop(_config: KernelConfig, _samples_us: Sequence[float]) -> bool:
     """The StopRule that times every configuration in full."""
     return False
 
@@ -115,7 +115,7 @@ class Runner(ABC):
     def compare(
         self, shape: KernelShape, configs: Sequence[KernelConfig]
     ) -> Mapping[KernelConfig, tuple[float, ...]]:
-        """Time configurations side by side: A B C A B C …
+        """Time configurations side by side, one sample of each in turn.
 
         Args:
             shape: The shape.
@@ -127,7 +127,7 @@ class Runner(ABC):
             left out.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - many a runner holds nothing
         """Give back processes and memory."""
 
     def __enter__(self) -> Runner:

@@ -1,0 +1,333 @@
+"""The command line: parse, call, print.
+
+Nothing heavy is imported before a command needs it, so that ``autotune --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from autotune.errors import AutotuneError, InputError
+from autotune.ops import LoraOp
+from autotune.plan import KERNELS, SAMPLERS, StudyPlan, parse_duration
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from autotune.environment import Environment
+    from autotune.selection import Selection
+    from autotune.shapes import KernelShape
+    from autotune.tuning import Tuned
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Find the fastest launch configurations of vLLM's multi-LoRA Triton kernels.",
+)
+
+#: Columns where the output is no terminal: a file has room.
+_FILE_WIDTH = 160
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _FILE_WIDTH)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130
+
+
+# ------------------------------------------------------------------ what the flags take
+
+
+class TokenCounts(tuple[int, ...]):
+    """Batch sizes; a type of its own, since typer takes a plain tuple for several arguments."""
+
+    __slots__ = ()
+
+
+def _tokens(text: str) -> TokenCounts:
+    try:
+        return TokenCounts(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"must be token counts such as 1,16,64: got {text!r}") from None
+
+
+def _seconds(text: str) -> int:
+    try:
+        return parse_duration(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _choice(choices: Sequence[str]) -> Any:  # noqa: ANN401 - typer's own type
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise typer.BadParameter(f"must be one of {', '.join(choices)}: got {text!r}")
+        return text
+
+    return parse
+
+
+Study = Annotated[
+    Path | None,
+    typer.Argument(metavar="[STUDY]", help="Study file (TOML); the quick-start study if none."),
+]
+MaxLoras = Annotated[int | None, typer.Option(min=1, help="As given to vLLM.")]
+Rank = Annotated[int | None, typer.Option(min=1, help="The server's --max-lora-rank.")]
+Tokens = Annotated[
+    TokenCounts | None,
+    typer.Option(parser=_tokens, metavar="1,16,64", help="Batch sizes, in tokens."),
+]
+Op = Annotated[list[LoraOp] | None, typer.Option(help="Only this op; may be repeated.")]
+Kernels = Annotated[
+    str | None,
+    typer.Option(parser=_choice(KERNELS), metavar="|".join(KERNELS), help="Whose kernels."),
+]
+Replay = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Answer from a recording, with no GPU; may be repeated."),
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="SQLAlchemy URL; sqlite:///autotune.db if none."),
+]
+Output = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Folder for vLLM's files; tuned/ if none.")
+]
+Merge = Annotated[bool, typer.Option("--merge", help="Add to files that autotune did not write.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="The same seed makes the same choices.")]
+
+
+# ------------------------------------------------------------------ the commands
+
+
+@app.command()
+def run(  # noqa: PLR0913 - one parameter a flag
+    *,
+    study: Study = None,
+    max_loras: MaxLoras = None,
+    rank: Rank = None,
+    tokens: Tokens = None,
+    op: Op = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Distinct configurations for each shape.")
+    ] = None,
+    time_budget: Annotated[
+        int | None,
+        typer.Option(parser=_seconds, metavar="10m", help="Limit for the whole search."),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(parser=_choice(SAMPLERS), metavar="|".join(SAMPLERS), help="How to search."),
+    ] = None,
+    kernels: Kernels = None,
+    replay: Replay = None,
+    storage: Storage = None,
+    output: Output = None,
+    merge: Merge = False,
+    seed: Seed = None,
+) -> None:
+    """Tune every shape, and write the files that vLLM loads."""
+    from autotune.environment import has_gpu
+    from autotune.runners import gpu_runner, replay_runner
+    from autotune.tuning import tune
+
+    if replay and kernels:
+        raise typer.BadParameter("--kernels contradicts --replay, whose kernels were recorded")
+    with _errors():
+        recorded = replay_runner(replay) if replay else None
+        plan = _plan(study, None if recorded is None else recorded.shapes).override(
+            max_loras=max_loras,
+            rank=rank,
+            tokens=tokens,
+            ops=op,
+            trials=trials,
+            time_budget_s=time_budget,
+            sampler=sampler,
+            kernels=kernels,
+            storage=storage,
+            output=output,
+            seed=seed,
+        )
+        if recorded is None and not has_gpu():
+            recorded = replay_runner(())
+            out.print(
+                f"No GPU here: replaying the recording of a {recorded.environment.gpu} that comes "
+                "with autotune; what is exported is for that GPU."
+            )
+        with recorded or gpu_runner(plan.kernels) as runner, _kept(plan.storage):
+            tuned = tune(plan, runner, _say_tuned)
+            environment = runner.environment
+        _print_tuned(tuned, plan)
+        selections = [result.selection for result in tuned if result.selection]
+        _export(selections, environment, plan.output, merge=merge)
+
+
+@app.command()
+def record(  # noqa: PLR0913 - one parameter a flag
+    *,
+    study: Study = None,
+    file: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The recording.")],
+    max_loras: MaxLoras = None,
+    rank: Rank = None,
+    tokens: Tokens = None,
+    op: Op = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Only so many configurations of each shape.")
+    ] = None,
+    kernels: Kernels = None,
+    seed: Seed = None,
+) -> None:
+    """Measure whole search spaces on the GPU, for replays without one."""
+    from autotune.recorder import record as record_plan
+    from autotune.runners import gpu_runner
+
+    with _errors():
+        plan = _plan(study, None).override(
+            max_loras=max_loras, rank=rank, tokens=tokens, ops=op, kernels=kernels, seed=seed
+        )
+        with gpu_runner(plan.kernels) as runner:
+            record_plan(plan, runner, file, sample=sample, progress=_say_recorded)
+        out.print(f"Recorded {len(plan.shapes)} shapes in {file}")
+
+
+@app.command()
+def shapes(  # noqa: PLR0913 - one parameter a flag
+    *,
+    study: Study = None,
+    max_loras: MaxLoras = None,
+    rank: Rank = None,
+    tokens: Tokens = None,
+    op: Op = None,
+    replay: Replay = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """List the shapes, with the key under which vLLM looks each one up."""
+    from autotune.report.tables import shapes_table
+    from autotune.runners import replay_runner
+
+    with _errors():
+        recorded = replay_runner(replay).shapes if replay else None
+        plan = _plan(study, recorded).override(
+            max_loras=max_loras, rank=rank, tokens=tokens, ops=op
+        )
+        layers = plan.layers
+    if as_json:
+        rows = [
+            shape.as_dict()
+            | {"layer": layer, "file": shape.file_name("{gpu}"), "key": shape.lookup_key}
+            for shape, layer in layers.items()
+        ]
+        out.print_json(json.dumps(rows))
+    else:
+        out.print(shapes_table(layers))
+
+
+@app.command()
+def export(
+    *,
+    storage: Annotated[str, typer.Option(metavar="URL", help="The studies' database.")] = (
+        "sqlite:///autotune.db"
+    ),
+    output: Annotated[str, typer.Option(metavar="DIR", help="Folder for vLLM's files.")] = "tuned",
+    merge: Merge = False,
+) -> None:
+    """Write vLLM's files again from what the studies chose."""
+    from autotune.tuning import stored_selections
+
+    with _errors():
+        stored = stored_selections(storage)
+        if not stored:
+            raise InputError(f"{storage} holds no finished shape; tune one with autotune run")
+        for environment, selections in stored:
+            _export(selections, environment, output, merge=merge)
+
+
+def main() -> None:
+    """Entry point of the ``autotune`` command."""
+    app()
+
+
+# ------------------------------------------------------------------ shared by the commands
+
+
+def _plan(study: Path | None, recorded: Sequence[KernelShape] | None) -> StudyPlan:
+    if study is not None:
+        return StudyPlan.read(study)
+    return StudyPlan.quickstart() if recorded is None else StudyPlan.of_shapes(recorded)
+
+
+def _export(
+    selections: Sequence[Selection], environment: Environment, folder: str, *, merge: bool
+) -> None:
+    from autotune.export import VllmExporter
+
+    paths = VllmExporter().export(selections, environment, Path(folder), merge=merge)
+    for path in paths:
+        out.print(f"Wrote {path}")
+    if paths:
+        out.print(f"Give them to vLLM with VLLM_TUNED_CONFIG_FOLDER={Path(folder).resolve()}")
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """One line and an exit code for whatever ends a command."""
+    try:
+        yield
+    except AutotuneError as error:
+        err.print(f"[red]autotune:[/red] {_plain(error)}")
+        raise typer.Exit(EXIT_ERROR) from None
+    except KeyboardInterrupt:
+        err.print("autotune: interrupted")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+@contextmanager
+def _kept(storage: str) -> Iterator[None]:
+    """Say on Ctrl-C that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print(f"Everything measured is in {storage}; the same command goes on from there.")
+        raise
+
+
+def _plain(error: BaseException) -> str:
+    """The message on one line, with nothing in it that rich would take for markup."""
+    from rich.markup import escape
+
+    return escape(" ".join(str(error).split()))
+
+
+def _say_tuned(tuned: Tuned, number: int, count: int) -> None:
+    from autotune.report.tables import selection_cells
+
+    name = f"[{number}/{count}] {tuned.shape.op.value} {tuned.shape.label}: "
+    if tuned.selection is None:
+        text = f"nothing works among {tuned.trials} trials"
+    else:
+        default_us, tuned_us, ratio = selection_cells(tuned.selection)
+        text = f"{default_us} -> {tuned_us} µs, {ratio}, {tuned.trials} trials"
+    out.print(name + text, markup=False)
+
+
+def _say_recorded(shape: KernelShape, outcomes: Counter[str], number: int, count: int) -> None:
+    ends = ", ".join(f"{number} {name}" for name, number in sorted(outcomes.items()))
+    out.print(f"[{number}/{count}] {shape.op.value} {shape.label}: {ends}", markup=False)
+
+
+def _print_tuned(tuned: Sequence[Tuned], plan: StudyPlan) -> None:
+    from autotune.report.tables import tuned_table
+
+    out.print()
+    rows = [(result.shape, result.selection, result.outcomes) for result in tuned]
+    out.print(tuned_table(rows, plan.layers))
+    out.print()

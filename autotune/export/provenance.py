@@ -1,0 +1,110 @@
+"""The file beside vLLM's that says where each entry comes from.
+
+It holds no times of day: the same measurements give the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autotune import __version__
+from autotune.environment import Environment
+from autotune.export.table import LEVELS, leaf_at, read_json, unusable
+from autotune.ops import gpu_file_prefix
+from autotune.selection import Selection
+
+SCHEMA = "autotune-provenance/1"
+
+#: Decimals of figures in microseconds and of ratios: a tenth of a nanosecond, far below the noise.
+_DECIMALS = 4
+
+#: Per tuned file's name, per look-up path such as ``9/3/16/4096/16``, what is known of the entry.
+Entries = dict[str, dict[str, dict[str, Any]]]
+
+_PATH = re.compile(rf"\d{{1,18}}(/\d{{1,18}}){{{LEVELS - 1}}}", re.ASCII)
+
+
+def provenance_name(gpu: str) -> str:
+    """The file's name for a GPU."""
+    return f"{gpu_file_prefix(gpu)}_provenance.json"
+
+
+def path_text(key: tuple[int, ...]) -> str:
+    """A look-up key as the provenance writes it."""
+    return "/".join(map(str, key))
+
+
+def entry_of(selection: Selection, environment: Environment) -> dict[str, Any]:
+    """What is known of one exported configuration, JSON-ready."""
+    ratio = selection.ratio
+    return {
+        "latency_us": round(selection.latency_us, _DECIMALS),
+        "default_latency_us": _rounded(selection.default_latency_us),
+        "speedup": ratio and round(ratio.value, _DECIMALS),
+        "interval": ratio and [round(ratio.low, _DECIMALS), round(ratio.high, _DECIMALS)],
+        "trials": selection.trials,
+        "outcomes": dict(sorted(selection.outcomes.items())),
+        "shape": selection.shape.as_dict(),
+        "config": selection.config.as_dict(),
+        "is_default": selection.is_default,
+        "environment": environment.as_dict(),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, _DECIMALS)
+
+
+def read_entries(path: Path) -> Entries:
+    """The entries of a provenance file; none where there is no such file.
+
+    Raises:
+        ExportError: The file is broken, or autotune did not write it.
+    """
+    content = read_json(path)
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise unusable(path, f"it is no {SCHEMA} file")
+    entries = content.get("entries")
+    if not isinstance(entries, dict) or not all(map(_are_entries, entries.values())):
+        raise unusable(path, "its entries are not nested by file and look-up path")
+    return entries
+
+
+def _are_entries(of_file: object) -> bool:
+    return isinstance(of_file, dict) and all(
+        _PATH.fullmatch(text) and isinstance(entry, dict) for text, entry in of_file.items()
+    )
+
+
+def _key(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split("/")))
+
+
+def still_true(entries: Mapping[str, Any], table: dict[str, Any]) -> dict[str, Any]:
+    """Those entries of a file whose configuration is what the file holds.
+
+    Others were edited by hand, or are of an export that was cut short.
+    """
+    return {
+        text: entry
+        for text, entry in entries.items()
+        if leaf_at(table, _key(text)) == entry.get("config")
+    }
+
+
+def as_content(entries: Entries, environment: Environment) -> dict[str, Any]:
+    """The whole file, in its order."""
+    return {
+        "schema": SCHEMA,
+        "autotune": __version__,
+        "environment": environment.as_dict(),
+        "entries": {
+            name: {text: entries[name][text] for text in sorted(entries[name], key=_key)}
+            for name in sorted(entries)
+        },
+    }

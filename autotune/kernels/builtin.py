@@ -1,0 +1,86 @@
+"""The builtin kernel provider: our own kernels, which do what vLLM's do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from autotune.kernels import ahead, expand, shrink
+from autotune.kernels._base import CompiledKernel, KernelProvider
+from autotune.kernels.defaults import default_config
+from autotune.kernels.inputs import operands_without_tensors
+from autotune.ops import LoraOp
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from autotune.kernels.inputs import Inputs
+    from autotune.shapes import KernelShape
+    from autotune.space import KernelConfig
+
+#: Hopper, the one target on which ptxas miscompiles a pipelined wgmma whose left side was cast in
+#: registers, as expand's x is (triton-lang/triton#9433); vLLM 0.33.0 turns the pipeline off there.
+_HOPPER = (9, 0)
+
+
+class BuiltinProvider(KernelProvider):
+    """Our own kernels. ``version`` must change whenever what they do or how fast changes."""
+
+    name = "builtin"
+    version = "1"
+
+    def default(self, shape: KernelShape) -> KernelConfig:
+        """What vLLM 0.33.0 launches by default."""
+        return default_config(shape)
+
+    def forced(self, shape: KernelShape, capability: tuple[int, int]) -> Mapping[str, int]:
+        """``num_stages = 1`` for ``expand`` on Hopper, nothing elsewhere."""
+        if shape.op is LoraOp.EXPAND and capability == _HOPPER:
+            return {"num_stages": 1}
+        return {}
+
+    def compile(
+        self, shape: KernelShape, config: KernelConfig, capability: tuple[int, int]
+    ) -> CompiledKernel:
+        """Compile into Triton's cache; leaves the process unable to launch.
+
+        Args:
+            shape: The shape.
+            config: The configuration.
+            capability: Compute capability of the target, such as ``(9, 0)``.
+
+        Raises:
+            Exception: Whatever the compiler raises.
+        """
+        ahead.compile_for(capability)
+        kernel, grid, arguments = _call(shape, replace(config, **self.forced(shape, capability)))
+        return ahead.describe(kernel.warmup(grid=grid, **arguments))
+
+    def launch(self, inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
+        """Enqueue the op once on the current stream.
+
+        Args:
+            inputs: The tensors of the shape.
+            config: The configuration.
+            weight_set: Which of the rotating weight sets is read.
+
+        Raises:
+            Exception: Whatever the launcher raises, such as ``OutOfResources``.
+        """
+        shape = inputs.shape
+        config = replace(config, **self.forced(shape, inputs.capability))
+        op = shrink if shape.op is LoraOp.SHRINK else expand
+        op.launch(inputs, config, weight_set)
+
+
+def _call(
+    shape: KernelShape, config: KernelConfig
+) -> tuple[Any, tuple[int, int, int], dict[str, Any]]:
+    """Kernel, grid and arguments to compile a shape's configuration with."""
+    operands = operands_without_tensors(shape)
+    if shape.op is LoraOp.SHRINK:
+        # Triton compiles a float for any value, so the scaling does not matter here.
+        arguments = shrink.arguments(shape, config, operands, scaling=1.0)
+        return shrink.shrink_kernel, shrink.grid(shape, config), arguments
+    arguments = expand.arguments(shape, config, operands)
+    return expand.expand_kernel, expand.grid(shape, config), arguments

@@ -1,0 +1,319 @@
+"""The tensors that a kernel is launched with: activations, rotating weights, token metadata.
+
+Knows the shapes that vLLM allocates, and nothing of configurations or timing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from autotune.errors import InputError
+from autotune.ops import LoraOp
+from autotune.shapes import DTYPE_BYTES, KernelShape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+#: ``lora_ids`` and token mapping of a token that uses no LoRA.
+NO_LORA = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenMetadata:
+    """Which tokens belong to which adapter, as vLLM's ``LoRAKernelMeta`` lays it out; all int32.
+
+    Attributes:
+        token_lora_mapping: (m,) adapter of each token, -1 for none.
+        token_indices_sorted_by_lora_ids: (m,) tokens, those of one adapter side by side.
+        num_tokens_per_lora: (max_loras + 1,) tokens of each slot.
+        lora_token_start_loc: (max_loras + 2,) where a slot's tokens start in the sorted ones.
+        lora_ids: (max_loras + 1,) adapter of each slot in ascending order, -1 (no LoRA) first;
+            slots that are not in use follow and are -1 too.
+    """
+
+    token_lora_mapping: torch.Tensor
+    token_indices_sorted_by_lora_ids: torch.Tensor
+    num_tokens_per_lora: torch.Tensor
+    lora_token_start_loc: torch.Tensor
+    lora_ids: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Operands:
+    """What a kernel is handed for one weight set: tensors, or stand-ins with their dtype alone.
+
+    Attributes:
+        x: shrink: (m, hidden); expand: (num_slices, m, rank) float32.
+        weights: One slice: the weight itself. More: (num_slices,) uint64, their addresses.
+        out: shrink: (num_slices, m, rank) float32; expand: (m, sum of slice_sizes).
+        token_indices: ``token_indices_sorted_by_lora_ids``.
+        num_tokens_per_lora: See ``TokenMetadata``.
+        lora_token_start_loc: See ``TokenMetadata``.
+        lora_ids: See ``TokenMetadata``.
+        slice_starts: expand: (num_slices,) uint64, first output column of each slice; 0 for one.
+        slice_sizes: The n of all slices, or (num_slices,) int64 where they differ.
+        weight_strides: Of adapter, n and k; numbers, or (num_slices,) int64 each where slices
+            differ in size.
+    """
+
+    x: Any
+    weights: Any
+    out: Any
+    token_indices: Any
+    num_tokens_per_lora: Any
+    lora_token_start_loc: Any
+    lora_ids: Any
+    slice_starts: Any
+    slice_sizes: Any
+    weight_strides: tuple[Any, Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Inputs:
+    """Everything that launches of one shape read and write.
+
+    Attributes:
+        shape: The shape.
+        x: shrink: (m, hidden) of the shape's dtype; expand: (num_slices, m, rank) float32.
+        weight_sets: Per set and slice one contiguous tensor: shrink (max_loras, rank, hidden),
+            expand (max_loras, slice size, rank).
+        out: shrink: (num_slices, m, rank) float32; expand: (m, sum of slice_sizes).
+        tokens: Which token uses which adapter.
+        scaling: shrink: what the product is multiplied by.
+        operands: What the kernel is handed, ready for each weight set.
+        capability: Compute capability of the device; (0, 0) for the CPU, where Triton interprets.
+    """
+
+    shape: KernelShape
+    x: torch.Tensor
+    weight_sets: tuple[tuple[torch.Tensor, ...], ...]
+    out: torch.Tensor
+    tokens: TokenMetadata
+    scaling: float
+    operands: tuple[Operands, ...]
+    capability: tuple[int, int]
+
+
+def weight_sizes(shape: KernelShape) -> tuple[tuple[int, int, int], ...]:
+    """Size of each slice's weight: (max_loras, n, k)."""
+    if shape.op is LoraOp.SHRINK:
+        return ((shape.max_loras, shape.rank, shape.hidden_size),) * shape.num_slices
+    return tuple((shape.max_loras, size, shape.rank) for size in shape.slice_sizes)
+
+
+def weight_set_bytes(shape: KernelShape) -> int:
+    """Bytes that one weight set takes: all slices of all ``max_loras`` adapters."""
+    elements = sum(loras * n * k for loras, n, k in weight_sizes(shape))
+    return elements * DTYPE_BYTES[shape.dtype]
+
+
+def weight_bytes_touched(shape: KernelShape) -> int:
+    """Bytes of weights that one launch reads: only those of adapters with a token."""
+    return weight_set_bytes(shape) // shape.max_loras * shape.loras_with_tokens
+
+
+def spread_tokens(shape: KernelShape, seed: int) -> torch.Tensor:
+    """Deal the tokens to the shape's adapters in turn, then shuffle them.
+
+    Returns:
+        (m,) int32 on the CPU: the adapter of each token.
+    """
+    dealt = torch.arange(shape.num_tokens, dtype=torch.int32) % shape.loras_with_tokens  # (m,)
+    shuffle = torch.Generator().manual_seed(seed)
+    return dealt[torch.randperm(shape.num_tokens, generator=shuffle)]
+
+
+def token_metadata(token_lora_mapping: torch.Tensor, max_loras: int) -> TokenMetadata:
+    """Sort the tokens by adapter, as vLLM does before a forward pass.
+
+    Args:
+        token_lora_mapping: (m,) adapter of each token, -1 for none.
+        max_loras: Adapters that there is room for.
+
+    Raises:
+        InputError: A token has an adapter that there is no room for.
+    """
+    mapping = token_lora_mapping.to(torch.int32)  # (m,)
+    low, high = int(mapping.min()), int(mapping.max())
+    if low < NO_LORA or high >= max_loras:
+        raise InputError(
+            f"adapters must lie between -1 (none) and {max_loras - 1}: got {low} to {high}"
+        )
+    used, counts = torch.unique(mapping, sorted=True, return_counts=True)  # (slots in use,) each
+    slots = used.numel()
+    lora_ids = mapping.new_full((max_loras + 1,), NO_LORA)
+    num_tokens_per_lora = mapping.new_zeros(max_loras + 1)
+    lora_token_start_loc = mapping.new_zeros(max_loras + 2)
+    lora_ids[:slots] = used
+    num_tokens_per_lora[:slots] = counts
+    lora_token_start_loc[1 : slots + 1] = counts.cumsum(0)
+    return TokenMetadata(
+        token_lora_mapping=mapping,
+        token_indices_sorted_by_lora_ids=mapping.argsort(stable=True).to(torch.int32),  # (m,)
+        num_tokens_per_lora=num_tokens_per_lora,
+        lora_token_start_loc=lora_token_start_loc,
+        lora_ids=lora_ids,
+    )
+
+
+def make_inputs(
+    shape: KernelShape,
+    *,
+    device: torch.device | str,
+    weight_sets: int,
+    seed: int,
+    token_lora_mapping: torch.Tensor | None = None,
+    scaling: float = 1.0,
+) -> Inputs:
+    """Allocate and fill what a shape's launches need. Values are such that outputs are near 1.
+
+    Args:
+        shape: The shape.
+        device: Where the tensors are made.
+        weight_sets: Sets of weights to rotate over; ``weight_set_bytes`` says what each takes.
+        seed: Of every random value.
+        token_lora_mapping: (m,) adapter of each token, -1 for none; ``spread_tokens`` by default.
+        scaling: shrink: what the product is multiplied by.
+
+    Raises:
+        InputError: The mapping does not fit the shape.
+    """
+    device = torch.device(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    mapping = spread_tokens(shape, seed) if token_lora_mapping is None else token_lora_mapping
+    if mapping.shape != (shape.num_tokens,):
+        raise InputError(
+            f"the mapping must name one adapter per token, {shape.num_tokens} of them: "
+            f"got a tensor of {tuple(mapping.shape)}"
+        )
+    tokens = token_metadata(mapping.to(device), shape.max_loras)
+    x, out = _activations(shape, generator)
+    sets = tuple(_weights(shape, generator) for _ in range(weight_sets))
+    return Inputs(
+        shape=shape,
+        x=x,
+        weight_sets=sets,
+        out=out,
+        tokens=tokens,
+        scaling=scaling,
+        operands=tuple(_operands(shape, x, weights, out, tokens) for weights in sets),
+        capability=torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0),
+    )
+
+
+def operands_without_tensors(shape: KernelShape) -> Operands:
+    """Stand-ins for a shape's tensors, to compile with.
+
+    Triton specialises on a tensor's dtype and on whether its address is a multiple of 16, which
+    every allocation of PyTorch's is and every stand-in claims to be.
+    """
+    from triton.runtime.jit import MockTensor
+
+    dtype = _dtype(shape)
+    shrink = shape.op is LoraOp.SHRINK
+    table, numbers = MockTensor(torch.uint64), MockTensor(torch.int64)
+    metadata = MockTensor(torch.int32)
+    starts, sizes, strides = _slice_tables(shape, lambda _: table, lambda _: numbers)
+    return Operands(
+        x=MockTensor(dtype if shrink else torch.float32),
+        weights=MockTensor(dtype) if shape.num_slices == 1 else table,
+        out=MockTensor(torch.float32 if shrink else dtype),
+        token_indices=metadata,
+        num_tokens_per_lora=metadata,
+        lora_token_start_loc=metadata,
+        lora_ids=metadata,
+        slice_starts=starts,
+        slice_sizes=sizes,
+        weight_strides=strides,
+    )
+
+
+def _dtype(shape: KernelShape) -> torch.dtype:
+    dtype = getattr(torch, shape.dtype)
+    assert isinstance(dtype, torch.dtype)  # noqa: S101 - for mypy; KernelShape checked the name
+    return dtype
+
+
+def _activations(
+    shape: KernelShape, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x, normally distributed, and out, all zeros."""
+    m, dtype, device = shape.num_tokens, _dtype(shape), generator.device
+    inner = (shape.num_slices, m, shape.rank)
+    if shape.op is LoraOp.SHRINK:
+        x = torch.empty(m, shape.hidden_size, dtype=dtype, device=device)  # (m, hidden)
+        out = torch.zeros(inner, dtype=torch.float32, device=device)  # (num_slices, m, rank)
+    else:
+        x = torch.empty(inner, dtype=torch.float32, device=device)  # (num_slices, m, rank)
+        out = torch.zeros(m, sum(shape.slice_sizes), dtype=dtype, device=device)  # (m, sum n)
+    return x.normal_(generator=generator), out
+
+
+def _weights(shape: KernelShape, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+    """One weight set. A deviation of 1/sqrt(k) keeps sums over k near 1."""
+    dtype, device = _dtype(shape), generator.device
+    return tuple(
+        torch.empty(size, dtype=dtype, device=device).normal_(  # (max_loras, n, k)
+            std=size[-1] ** -0.5, generator=generator
+        )
+        for size in weight_sizes(shape)
+    )
+
+
+def _operands(
+    shape: KernelShape,
+    x: torch.Tensor,
+    weights: tuple[torch.Tensor, ...],
+    out: torch.Tensor,
+    tokens: TokenMetadata,
+) -> Operands:
+    def addresses(values: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.uint64, device=x.device)  # (num_slices,)
+
+    def numbers(values: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=x.device)  # (num_slices,)
+
+    starts, sizes, strides = _slice_tables(shape, addresses, numbers)
+    table = weights[0] if len(weights) == 1 else addresses([each.data_ptr() for each in weights])
+    return Operands(
+        x=x,
+        weights=table,
+        out=out,
+        token_indices=tokens.token_indices_sorted_by_lora_ids,
+        num_tokens_per_lora=tokens.num_tokens_per_lora,
+        lora_token_start_loc=tokens.lora_token_start_loc,
+        lora_ids=tokens.lora_ids,
+        slice_starts=starts,
+        slice_sizes=sizes,
+        weight_strides=strides,
+    )
+
+
+def _slice_tables(
+    shape: KernelShape,
+    addresses: Callable[[Sequence[int]], Any],
+    numbers: Callable[[Sequence[int]], Any],
+) -> tuple[Any, Any, tuple[Any, Any, Any]]:
+    """Starts, sizes and weight strides of the slices: tables only where one number will not do.
+
+    Args:
+        shape: The shape.
+        addresses: Makes a table of uint64.
+        numbers: Makes a table of int64.
+    """
+    sizes = [n for _, n, _ in weight_sizes(shape)]
+    depth = weight_sizes(shape)[0][-1]
+    several = shape.op is LoraOp.EXPAND and len(sizes) > 1
+    starts = addresses(list(itertools.accumulate(sizes, initial=0))[:-1]) if several else 0
+    if len(set(sizes)) == 1:
+        return starts, sizes[0], (sizes[0] * depth, depth, 1)
+    strides = (
+        numbers([size * depth for size in sizes]),
+        numbers([depth] * len(sizes)),
+        numbers([1] * len(sizes)),
+    )
+    return starts, numbers(sizes), strides

@@ -1,0 +1,233 @@
+"""Are a kernel's numbers right? A float64 reference, and the check that every launch must pass."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from autotune.kernels.inputs import NO_LORA
+from autotune.ops import LoraOp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from autotune.kernels.inputs import Inputs
+    from autotune.shapes import KernelShape
+
+#: Most elements of a float64 temporary: 512 MiB, so that a check fits beside the weights.
+CHUNK_ELEMENTS = 1 << 26
+
+#: Bound on ``shrink``: products of bfloat16 or float16 are exact in float32, and their float32 sum
+#: differs by 1e-6 to 1e-5; 1e-3 leaves room for every order of summing, and for nothing else.
+SHRINK_BOUND = 1e-3
+
+#: Bounds on ``expand``, which rounds x and the result to the dtype. Measured with bfloat16: 1.7e-3;
+#: float16 has three more bits, so about 2e-4.
+EXPAND_BOUNDS = {"bfloat16": 1e-2, "float16": 2e-3}
+
+#: How far beyond the bound a single element may be off, in units of the result's root mean square.
+#: Rounding grows with the element: the largest of 1e8 normal values is 6 times the mean, and with
+#: rank 1, where an element is a product of two of them, 22 times. A tile that was not added to lies
+#: far beyond, though it may be too small a part of the output to be seen in its norm.
+WORST_ELEMENT = 20.0
+
+
+def error_bound(shape: KernelShape) -> float:
+    """The largest relative error that is still rounding."""
+    return SHRINK_BOUND if shape.op is LoraOp.SHRINK else EXPAND_BOUNDS[shape.dtype]
+
+
+def reference(inputs: Inputs, weight_set: int) -> torch.Tensor:
+    """What the kernel adds to each token, in float64 from the very tensors that it reads.
+
+    Rows of tokens without a LoRA are zero. Memory beyond the result stays near 2 GiB whatever the
+    shape.
+
+    Args:
+        inputs: The tensors; they are read only.
+        weight_set: Which of the rotating weight sets.
+
+    Returns:
+        shrink: (num_slices, m, rank); expand: (m, sum of slice_sizes), without what it is added to.
+    """
+    result = torch.zeros_like(inputs.out, dtype=torch.float64)
+    mapping = inputs.tokens.token_lora_mapping
+    for lora in torch.unique(mapping).tolist():
+        if lora != NO_LORA:
+            rows = (mapping == lora).nonzero().squeeze(1)  # (tokens of the adapter,)
+            _multiply(inputs, inputs.weight_sets[weight_set], lora, rows, result)
+    return result
+
+
+def _multiply(
+    inputs: Inputs,
+    weights: tuple[torch.Tensor, ...],
+    lora: int,
+    rows: torch.Tensor,
+    result: torch.Tensor,
+) -> None:
+    """Write one adapter's rows of ``result``, a bounded number of them at a time."""
+    start = 0
+    for slice_id, weight in enumerate(weights):
+        lora_weight = weight[lora].double()  # (n, k)
+        columns = slice(start, start + weight.shape[1])
+        start = columns.stop
+        for some in torch.split(rows, max(1, CHUNK_ELEMENTS // max(lora_weight.shape))):
+            if inputs.shape.op is LoraOp.SHRINK:
+                product = inputs.x[some].double() @ lora_weight.T  # (rows, rank)
+                result[slice_id, some] = product * inputs.scaling
+            else:
+                product = inputs.x[slice_id, some].double() @ lora_weight.T  # (rows, n)
+                result[some, columns] = product
+
+
+def relative_error(out: torch.Tensor, expected: torch.Tensor) -> float:
+    """‖out - expected‖ / ‖expected‖ in float64; 0 where both are zero.
+
+    Args:
+        out: What a kernel wrote, any dtype.
+        expected: float64, of the same size.
+    """
+    error = torch.linalg.vector_norm(out.double() - expected).item()
+    return _ratio(error, torch.linalg.vector_norm(expected).item())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Expected:
+    """What one launch must leave in the output, made once for a shape.
+
+    Attributes:
+        start: What the output holds before the launch, in its dtype. NaN wherever the kernel has to
+            write without reading; random values where it adds, and where it must not write.
+        values: float64, what it must hold afterwards.
+        norm: Euclidean norm of ``values`` over tokens with a LoRA.
+        root_mean_square: The same, per element.
+        idle_rows: Tokens without a LoRA.
+        bound: The largest relative error that is still rounding.
+    """
+
+    start: torch.Tensor
+    values: torch.Tensor
+    norm: float
+    root_mean_square: float
+    idle_rows: torch.Tensor
+    bound: float
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The verdict on one launch.
+
+    Attributes:
+        relative_error: ‖out - ref‖ / ‖ref‖ over tokens with a LoRA; NaN where an element is NaN or
+            was not written.
+        problem: What is wrong, empty where nothing is.
+    """
+
+    relative_error: float
+    problem: str
+
+
+def expect(inputs: Inputs, *, weight_set: int = 0, seed: int = 0) -> Expected:
+    """Work out once what every launch of a shape must leave behind.
+
+    Args:
+        inputs: The tensors; they are read only.
+        weight_set: The weight set that the launches will read.
+        seed: Of the values that the output holds before.
+    """
+    values = reference(inputs, weight_set)
+    idle_rows = (inputs.tokens.token_lora_mapping == NO_LORA).nonzero().squeeze(1)  # (idle tokens,)
+    used = values.numel() // inputs.shape.num_tokens * (inputs.shape.num_tokens - len(idle_rows))
+    start = torch.full_like(inputs.out, math.nan)
+    if inputs.shape.op is LoraOp.EXPAND:
+        _prepare_expand(inputs, start, values, idle_rows, seed)
+    squares = _squared_norm(values)
+    if len(idle_rows):
+        squares -= _squared_norm(values.index_select(-2, idle_rows))
+    norm = math.sqrt(max(squares, 0.0))
+    return Expected(
+        start=start,
+        values=values,
+        norm=norm,
+        root_mean_square=norm / math.sqrt(max(used, 1)),
+        idle_rows=idle_rows,
+        bound=error_bound(inputs.shape),
+    )
+
+
+def _prepare_expand(
+    inputs: Inputs, start: torch.Tensor, values: torch.Tensor, idle_rows: torch.Tensor, seed: int
+) -> None:
+    """Put random values where the kernel adds to the output, and where it must not write."""
+    generator = torch.Generator(start.device).manual_seed(seed)
+    if inputs.shape.add_inputs:
+        start.normal_(generator=generator)
+        values += start
+        return
+    idle = start[idle_rows].normal_(generator=generator)  # (idle tokens, sum n)
+    start[idle_rows] = idle
+    values[idle_rows] = idle.double()
+
+
+def _squared_norm(values: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(values).item() ** 2)
+
+
+def check_result(launch: Callable[[], None], inputs: Inputs, expected: Expected) -> Check:
+    """Launch once over a poisoned output and compare what comes out.
+
+    Costs a handful of kernels and one wait for the device.
+
+    Args:
+        launch: Enqueues the op once, with the weight set that ``expected`` was made for.
+        inputs: The tensors that it reads and writes.
+        expected: What it must leave behind.
+    """
+    inputs.out.copy_(expected.start)
+    launch()
+    squares, worst, idle = _differences(inputs.out, expected)
+    error = _ratio(math.sqrt(squares), expected.norm)
+    return Check(error, _problem(error, worst, idle, expected))
+
+
+def _differences(out: torch.Tensor, expected: Expected) -> tuple[float, float, float]:
+    """Squared norm of the error, its largest element, and the largest in rows without a LoRA."""
+    chunks = zip(_chunks(out), _chunks(expected.values), strict=True)
+    parts = []
+    for got, wanted in chunks:
+        difference = got - wanted  # float64
+        parts.append(torch.stack((difference.dot(difference), difference.abs().max())))
+    figures = torch.stack(parts)  # (chunks, 2)
+    idle = figures.new_zeros(())
+    if len(expected.idle_rows):
+        rows = out.index_select(-2, expected.idle_rows)
+        idle = (rows - expected.values.index_select(-2, expected.idle_rows)).abs().max()
+    squares, worst, changed = torch.stack((figures[:, 0].sum(), figures[:, 1].max(), idle)).tolist()
+    return squares, worst, changed
+
+
+def _chunks(values: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The values in order, no more at a time than a temporary may hold."""
+    return torch.split(values.view(-1), CHUNK_ELEMENTS)
+
+
+def _problem(error: float, worst: float, idle: float, expected: Expected) -> str:
+    """What is wrong; comparisons are written so that NaN fails them."""
+    if idle != 0.0:
+        return "rows of tokens without a LoRA were changed"
+    if math.isnan(error):
+        return "the output holds NaN, or was not written everywhere"
+    if not error <= expected.bound:
+        return f"relative error {error:.3g} exceeds {expected.bound:g}"
+    most = WORST_ELEMENT * expected.bound * expected.root_mean_square
+    if not worst <= most:
+        return f"an element is off by {worst:.3g}, {most:.3g} at most"
+    return ""
+
+
+def _ratio(error: float, norm: float) -> float:
+    return error / norm if norm else (0.0 if error == 0.0 else math.inf)

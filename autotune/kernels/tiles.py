@@ -1,0 +1,78 @@
+"""What both Triton kernels do alike: find the rows of a tile, and multiply along k.
+
+Functions of the kernels, not of the host. They touch no scheduling of their own, so that a
+configuration means the same work here as in vLLM's kernels.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # triton ships no types
+def tile_rows(
+    token_indices: tl.tensor,
+    lora_token_start_loc: tl.tensor,
+    lora_slot: tl.tensor,
+    first_row: tl.tensor,
+    rows_here: tl.tensor,
+    block_m: tl.constexpr,
+) -> tl.tensor:
+    """The tokens that a tile works on, int32.
+
+    Offsets of rows as wide as the model outgrow int32 in long batches, so there the caller widens
+    them. Rows past ``rows_here`` wrap around, so they read valid memory; the store masks them.
+    """
+    start = tl.load(lora_token_start_loc + lora_slot) + first_row
+    within = tl.arange(0, block_m) % rows_here
+    return tl.load(token_indices + start + within)
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # triton ships no types
+def tile_columns(n_tile: tl.tensor, n: tl.tensor, block_n: tl.constexpr) -> tl.tensor:
+    """The weight rows that a tile reads; those past ``n`` wrap around, and the store masks them."""
+    columns = n_tile * block_n + tl.arange(0, block_n)
+    return tl.max_contiguous(tl.multiple_of(columns % n, block_n), block_n)
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # triton ships no types
+def multiply_along_k(  # noqa: PLR0913, PLR0917 - Triton has no records to group operands in
+    a: tl.tensor,
+    b: tl.tensor,
+    a_stride_k: tl.tensor,
+    b_stride_k: tl.tensor,
+    k: tl.tensor,
+    first_k: tl.tensor,
+    block_m: tl.constexpr,
+    block_n: tl.constexpr,
+    block_k: tl.constexpr,
+    split_k: tl.constexpr,
+    even_k: tl.constexpr,
+) -> tl.tensor:
+    """Every ``split_k``-th block of ``a @ b`` along k, from ``first_k`` on, summed in float32.
+
+    ``a`` (block_m, block_k) and ``b`` (block_k, block_n) are pointers to the first block; ``a`` is
+    cast to the type of ``b``. With ``even_k`` no block reaches past ``k``; without it whole blocks
+    are still loaded unmasked, only the last one is masked, and those past ``k`` are skipped.
+    """
+    accumulator = tl.zeros((block_m, block_n), dtype=tl.float32)
+    step_k: tl.constexpr = block_k * split_k
+    for step in range(tl.cdiv(k, step_k)):
+        block_start = step * step_k + first_k
+        if even_k:  # noqa: SIM114 - only even_k is known when compiling
+            b_block = tl.load(b)
+            a_block = tl.load(a).to(b.dtype.element_ty)
+            accumulator += tl.dot(a_block, b_block)
+        elif block_start + block_k <= k:
+            b_block = tl.load(b)
+            a_block = tl.load(a).to(b.dtype.element_ty)
+            accumulator += tl.dot(a_block, b_block)
+        elif block_start < k:
+            inside = block_start + tl.arange(0, block_k) < k
+            b_block = tl.load(b, mask=inside[:, None], other=0.0)
+            a_block = tl.load(a, mask=inside[None, :], other=0.0).to(b.dtype.element_ty)
+            accumulator += tl.dot(a_block, b_block)
+        a += step_k * a_stride_k
+        b += step_k * b_stride_k
+    return accumulator

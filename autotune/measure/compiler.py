@@ -1,0 +1,185 @@
+"""Compiles kernels in processes of their own, ahead of the process that launches them.
+
+Triton needs no GPU to compile for one, and keeps its results in a cache on disk, where the
+launching process finds them. Threads would not do: Triton's compiler holds the interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING
+
+from autotune.errors import WorkerDied
+from autotune.measure._base import Outcome
+from autotune.measure.worker import START_TIMEOUT_S, Handler, Worker, one_line
+from autotune.shapes import KernelShape
+from autotune.space import KernelConfig
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from autotune.kernels import CompiledKernel
+
+#: One kernel takes about 0.5 s; with too many accumulators ptxas did not end within a minute.
+COMPILE_TIMEOUT_S = 30.0
+
+Job = tuple[KernelShape, KernelConfig]
+
+
+@dataclass(frozen=True, slots=True)
+class CompileFailure:
+    """Why there is no kernel."""
+
+    outcome: Outcome
+    reason: str
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One worker process and what it is doing."""
+
+    worker: Worker
+    job: Job | None = None
+    deadline: float = 0.0
+
+
+class CompilePool:
+    """Compiles jobs in the order in which they are submitted.
+
+    Nothing runs behind the owner's back: jobs are handed out and results taken in ``pump``, which
+    the owner calls while it waits for something else.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        capability: tuple[int, int],
+        *,
+        workers: int,
+        timeout_s: float = COMPILE_TIMEOUT_S,
+    ) -> None:
+        """Start the processes.
+
+        Args:
+            provider: Name of the kernel provider.
+            capability: Compute capability to compile for, such as ``(9, 0)``.
+            workers: How many processes.
+            timeout_s: Limit for one job, in seconds.
+        """
+        self._args = (provider, capability)
+        self._timeout_s = timeout_s
+        self._slots = [_Slot(self._start()) for _ in range(workers)]
+        self._waiting: list[Job] = []
+        self._results: dict[Job, CompiledKernel | CompileFailure] = {}
+
+    @property
+    def workers(self) -> int:
+        """How many processes compile."""
+        return len(self._slots)
+
+    @property
+    def connections(self) -> list[Connection]:
+        """What becomes readable when a job is done: for ``multiprocessing.connection.wait``."""
+        return [slot.worker.connection for slot in self._slots if slot.job is not None]
+
+    def submit(self, job: Job) -> None:
+        """Have a job done, unless it is already."""
+        if job in self._results or job in self._waiting:
+            return
+        if any(slot.job == job for slot in self._slots):
+            return
+        self._waiting.append(job)
+
+    def first_done(self, jobs: Sequence[Job]) -> tuple[Job, CompiledKernel | CompileFailure]:
+        """Wait until one of the jobs is done; the first in the sequence where several are."""
+        for job in jobs:
+            self.submit(job)
+        while True:
+            self.pump()
+            for job in jobs:
+                if job in self._results:
+                    return job, self._results[job]
+            wait(self.connections, timeout=self._until_next_deadline())
+
+    def forget(self) -> None:
+        """Drop all results and waiting jobs: their shape is finished."""
+        self._waiting.clear()
+        self._results.clear()
+
+    def pump(self) -> None:
+        """Take in results, end what takes too long, hand out jobs. Returns at once."""
+        for slot in self._slots:
+            if slot.job is not None:
+                self._look_at(slot)
+            if slot.job is None and self._waiting:
+                self._hand_out(slot, self._waiting.pop(0))
+
+    def close(self) -> None:
+        """End the processes."""
+        for slot in self._slots:
+            slot.worker.kill()
+
+    def _start(self) -> Worker:
+        return Worker(make_compiler, self._args)
+
+    def _hand_out(self, slot: _Slot, job: Job) -> None:
+        try:
+            slot.worker.send(job)
+        except WorkerDied:  # between jobs: no job's fault
+            self._replace(slot)
+            slot.worker.send(job)
+        slot.job = job
+        limit_s = self._timeout_s if slot.worker.is_ready else START_TIMEOUT_S
+        slot.deadline = time.monotonic() + limit_s
+
+    def _look_at(self, slot: _Slot) -> None:
+        job = slot.job
+        if job is None:
+            return
+        is_readable = slot.worker.connection.poll()
+        if is_readable and not slot.worker.is_ready:
+            # A process that cannot even start is a fault of the set-up, not of the job.
+            slot.worker.wait_until_ready()
+            slot.deadline = time.monotonic() + self._timeout_s
+            return
+        if not is_readable:
+            if time.monotonic() > slot.deadline:
+                reason = f"not compiled within {self._timeout_s:g} s"
+                self._results[job] = CompileFailure(Outcome.COMPILE_TIMEOUT, reason)
+                self._replace(slot)
+            return
+        try:
+            self._results[job] = slot.worker.receive(0.0)
+            slot.job = None
+        except WorkerDied as error:
+            self._results[job] = CompileFailure(Outcome.COMPILE_FAILED, str(error))
+            self._replace(slot)
+
+    def _replace(self, slot: _Slot) -> None:
+        slot.worker.kill()
+        slot.worker, slot.job = self._start(), None
+
+    def _until_next_deadline(self) -> float:
+        deadlines = [slot.deadline for slot in self._slots if slot.job is not None]
+        return max(0.0, min(deadlines, default=0.0) - time.monotonic()) + 0.01
+
+
+def make_compiler(provider_name: str, capability: tuple[int, int]) -> Handler:
+    """In the worker: a function from a job to a compiled kernel or the reason why there is none."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a context here would take memory from the launcher
+    os.environ.pop("TRITON_INTERPRET", None)  # the interpreter compiles nothing
+    from autotune.kernels import provider
+
+    kernels = provider(provider_name)
+
+    def compile_job(job: Job) -> CompiledKernel | CompileFailure:
+        try:
+            return kernels.compile(*job, capability)
+        except Exception as error:  # noqa: BLE001 - whatever a compiler raises is a value here
+            return CompileFailure(Outcome.COMPILE_FAILED, one_line(error))
+
+    return compile_job

@@ -1,0 +1,96 @@
+"""What the runner and the process that owns the GPU say to each other; plain values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autotune.environment import Device, Environment
+from autotune.measure._base import Outcome
+from autotune.shapes import KernelShape
+from autotune.space import KernelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Describe:
+    """Asks where this is; answered by ``Description``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The device, and the environment of every measurement made on it."""
+
+    device: Device
+    environment: Environment
+
+
+@dataclass(frozen=True, slots=True)
+class Consult:
+    """Asks what the kernels' provider says of a shape; answered by ``Advice``."""
+
+    shape: KernelShape
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """vLLM's default for a shape, and the parameters that the kernels set themselves."""
+
+    default: KernelConfig
+    forced: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Asks to make the inputs of a shape, in place of those of another; answered by None."""
+
+    shape: KernelShape
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Asks to check a configuration and take samples; answered by ``Started`` or ``Failure``."""
+
+    config: KernelConfig
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The numbers are right, and these are the first samples, microseconds per launch."""
+
+    relative_error: float
+    samples_us: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A configuration that did not get through.
+
+    Attributes:
+        outcome: How it ended.
+        reason: Why.
+        relative_error: Where the kernel ran but its numbers are wrong.
+        is_lost: The process cannot go on: its CUDA context is gone.
+    """
+
+    outcome: Outcome
+    reason: str
+    relative_error: float | None = None
+    is_lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """Asks for further samples of the configuration started last; answered by a tuple."""
+
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Asks to time configurations side by side; answered by samples per configuration.
+
+    A configuration that fails is left out of the answer.
+    """
+
+    configs: tuple[KernelConfig, ...]

@@ -1,0 +1,215 @@
+"""Recordings: measurements in a file, one JSON object a line, gzipped.
+
+The first line is a header with the schema and the environment; every other line is a measurement.
+Keys that a line leaves out take their defaults, and unknown ones are passed over.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from autotune.environment import Environment
+from autotune.errors import InputError, RecordingError
+from autotune.measure._base import Measurement, Outcome, Runner, StopRule
+from autotune.shapes import KernelShape
+from autotune.space import KernelConfig, SearchSpace
+
+SCHEMA = "autotune-recording/1"
+
+#: Decimals of a sample in microseconds: a GPU's timer does not resolve a nanosecond.
+_DECIMALS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """What a file holds.
+
+    Attributes:
+        environment: Where it was measured.
+        shapes: Per shape its measurements by configuration.
+        defaults: Per shape vLLM's default configuration.
+    """
+
+    environment: Environment
+    shapes: Mapping[KernelShape, Mapping[KernelConfig, Measurement]]
+    defaults: Mapping[KernelShape, KernelConfig]
+
+
+def read_recording(path: Path) -> Recording:
+    """Read a recording.
+
+    A configuration that was measured ``ok`` more than once keeps the samples of all its lines.
+
+    Raises:
+        RecordingError: The file cannot be read, is cut off, or is no recording.
+    """
+    lines = _lines(path)
+    header = next(lines, {})
+    if header.get("schema") != SCHEMA:
+        raise RecordingError(
+            f"{path} is no recording: its first line has schema {header.get('schema')!r}, "
+            f"not {SCHEMA!r}"
+        )
+    environment = Environment.from_mapping(header.get("environment") or {})
+    shapes: dict[KernelShape, dict[KernelConfig, Measurement]] = {}
+    defaults: dict[KernelShape, KernelConfig] = {}
+    for number, line in enumerate(lines, start=2):
+        try:
+            measurement = _measurement(line)
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            raise RecordingError(f"{path} line {number} is no measurement: {error}") from None
+        by_config = shapes.setdefault(measurement.shape, {})
+        earlier = by_config.get(measurement.config)
+        by_config[measurement.config] = _joined(earlier, measurement)
+        if line.get("is_default"):
+            defaults[measurement.shape] = measurement.config
+    return Recording(environment=environment, shapes=shapes, defaults=defaults)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            for number, text in enumerate(file, start=1):
+                line = json.loads(text)
+                if not isinstance(line, dict):
+                    raise RecordingError(f"{path} line {number} is no JSON object: {text[:40]!r}")
+                yield line
+    except EOFError:
+        raise RecordingError(f"{path} is cut off: copy or record it again") from None
+    except (OSError, zlib.error, UnicodeDecodeError, json.JSONDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise RecordingError(f"cannot read the recording {path}: {reason}") from None
+
+
+def _measurement(line: Mapping[str, Any]) -> Measurement:
+    shape = KernelShape.from_mapping(line["shape"])
+    return Measurement(
+        shape=shape,
+        config=KernelConfig.from_mapping(shape.op, line["config"]),
+        outcome=Outcome(line["outcome"]),
+        reason=line.get("reason", ""),
+        samples_us=tuple(map(float, line.get("samples_us", ()))),
+        relative_error=line.get("relative_error"),
+        shared_memory_bytes=line.get("shared_memory_bytes"),
+        registers=line.get("registers"),
+        spills=line.get("spills"),
+    )
+
+
+def _joined(earlier: Measurement | None, later: Measurement) -> Measurement:
+    if earlier is None or earlier.outcome is not Outcome.OK or later.outcome is not Outcome.OK:
+        return later
+    return replace(later, samples_us=earlier.samples_us + later.samples_us)
+
+
+class RecordingWriter:
+    """Writes a recording line by line; the file appears under its name when it is whole.
+
+    A context manager: on an error what was written so far is kept as well, since measuring it took
+    time on a GPU.
+    """
+
+    def __init__(self, path: Path, environment: Environment) -> None:
+        """Start a recording.
+
+        Raises:
+            RecordingError: The file cannot be written.
+        """
+        self._path = path
+        self._partial = path.with_name(path.name + ".partial")
+        try:
+            # mtime 0: the same measurements make the same bytes.
+            self._gzip = gzip.GzipFile(self._partial, "wb", mtime=0)
+        except OSError as error:
+            raise RecordingError(f"cannot write {self._partial}: {error.strerror}") from None
+        self._write({"schema": SCHEMA, "environment": environment.as_dict()})
+
+    def write(self, measurement: Measurement, *, is_default: bool) -> None:
+        """Add one measurement.
+
+        Raises:
+            RecordingError: The file cannot be written.
+        """
+        line: dict[str, Any] = {
+            "shape": measurement.shape.as_dict(),
+            "config": measurement.config.as_dict(),
+        }
+        if is_default:
+            line["is_default"] = True
+        line["outcome"] = measurement.outcome.value
+        if measurement.reason:
+            line["reason"] = measurement.reason
+        if measurement.samples_us:
+            line["samples_us"] = [round(sample, _DECIMALS) for sample in measurement.samples_us]
+        if measurement.relative_error is not None:
+            line["relative_error"] = float(f"{measurement.relative_error:.3g}")
+        for name in ("shared_memory_bytes", "registers", "spills"):
+            if (value := getattr(measurement, name)) is not None:
+                line[name] = value
+        self._write(line)
+
+    def close(self) -> None:
+        """Finish the file and give it its name."""
+        try:
+            self._gzip.close()
+            self._partial.replace(self._path)
+        except OSError as error:
+            raise RecordingError(f"cannot write {self._path}: {error.strerror}") from None
+
+    def __enter__(self) -> RecordingWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        try:
+            self._gzip.write(json.dumps(line).encode() + b"\n")
+        except OSError as error:
+            raise RecordingError(f"cannot write {self._partial}: {error.strerror}") from None
+
+
+class RecordingRunner(Runner):
+    """Writes down everything that another runner measures."""
+
+    def __init__(self, inner: Runner, writer: RecordingWriter) -> None:
+        self._inner, self._writer = inner, writer
+        self.environment, self.lookahead = inner.environment, inner.lookahead
+        self._defaults: dict[KernelShape, KernelConfig] = {}
+
+    def space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
+        """The inner runner's space."""
+        space = self._inner.space(shape, axes)
+        self._defaults[shape] = space.default
+        return space
+
+    def measure(
+        self, shape: KernelShape, pending: Sequence[KernelConfig], stop: StopRule
+    ) -> Measurement:
+        """Measure as the inner runner does, and write it down."""
+        measurement = self._inner.measure(shape, pending, stop)
+        is_default = measurement.config == self._defaults.get(shape)
+        self._writer.write(measurement, is_default=is_default)
+        return measurement
+
+    def compare(
+        self, shape: KernelShape, configs: Sequence[KernelConfig]
+    ) -> Mapping[KernelConfig, tuple[float, ...]]:
+        """Compare as the inner runner does; its samples are no measurement of their own."""
+        return self._inner.compare(shape, configs)
+
+    def close(self) -> None:
+        """Close the inner runner; the writer is its owner's."""
+        self._inner.close()

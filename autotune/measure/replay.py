@@ -1,0 +1,111 @@
+"""A Runner that answers from recordings, with no GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from autotune.errors import RecordingError, ReplayMiss
+from autotune.measure._base import Measurement, Outcome, Runner, StopRule
+from autotune.measure.racing import chunks, race
+from autotune.measure.recording import read_recording
+from autotune.shapes import KernelShape
+from autotune.space import KernelConfig, SearchSpace
+
+
+class ReplayRunner(Runner):
+    """Answers from recordings of one environment.
+
+    The search space of a shape is what was recorded of it; anything else is a ``ReplayMiss``.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Read recordings.
+
+        Raises:
+            RecordingError: One cannot be read, or they come from different environments.
+        """
+        recordings = [read_recording(path) for path in paths]
+        self.environment = recordings[0].environment
+        self._shapes: dict[KernelShape, Mapping[KernelConfig, Measurement]] = {}
+        self._defaults: dict[KernelShape, KernelConfig] = {}
+        for path, recording in zip(paths, recordings, strict=True):
+            difference = recording.environment.difference(self.environment)
+            if difference:
+                raise RecordingError(
+                    f"{path} was not measured where {paths[0]} was ({difference}); "
+                    "replay them one at a time"
+                )
+            for shape, by_config in recording.shapes.items():
+                if shape in self._shapes:
+                    raise RecordingError(
+                        f"{path} repeats {shape.op.value} {shape.label}; leave one recording out"
+                    )
+                self._shapes[shape] = by_config
+            self._defaults.update(recording.defaults)
+
+    @property
+    def shapes(self) -> tuple[KernelShape, ...]:
+        """The recorded shapes, in the order of the recordings."""
+        return tuple(self._shapes)
+
+    def space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
+        """What was recorded of the shape, within ``axes``."""
+        recorded = self._recorded(shape)
+        if shape not in self._defaults:
+            raise RecordingError(
+                f"the recording has no default for {shape.op.value} {shape.label}: "
+                'one of its lines needs "is_default": true'
+            )
+        within = [
+            config
+            for config in recorded
+            if all(value in axes.get(name, (value,)) for name, value in config.as_dict().items())
+        ]
+        return SearchSpace(shape, within, default=self._defaults[shape])
+
+    def measure(
+        self, shape: KernelShape, pending: Sequence[KernelConfig], stop: StopRule
+    ) -> Measurement:
+        """Answer the oldest pending configuration from the recording.
+
+        Raises:
+            ReplayMiss: It was not recorded.
+        """
+        config = pending[0]
+        recorded = self._recorded(shape).get(config)
+        if recorded is None:
+            raise ReplayMiss(
+                f"the recording has no {config.as_dict()} for {shape.op.value} {shape.label}"
+            )
+        if recorded.outcome is not Outcome.OK:
+            return recorded
+        samples, cut = race(chunks(recorded.samples_us), lambda so_far: stop(config, so_far))
+        if not cut:
+            return recorded
+        reason = "plainly slower than the best so far"
+        return replace(recorded, outcome=Outcome.TOO_SLOW, samples_us=samples, reason=reason)
+
+    def compare(
+        self, shape: KernelShape, configs: Sequence[KernelConfig]
+    ) -> Mapping[KernelConfig, tuple[float, ...]]:
+        """The recorded samples, equally many for all."""
+        recorded = self._recorded(shape)
+        known = {
+            config: recorded[config].samples_us
+            for config in configs
+            if recorded[config].outcome is Outcome.OK
+        }
+        count = min(map(len, known.values()), default=0)
+        return {config: samples[:count] for config, samples in known.items()}
+
+    def _recorded(self, shape: KernelShape) -> Mapping[KernelConfig, Measurement]:
+        try:
+            return self._shapes[shape]
+        except KeyError:
+            raise ReplayMiss(
+                f"the recording has no {shape.op.value} {shape.label}; it has "
+                f"{len(self._shapes)} shapes, the first {self.shapes[0].op.value} "
+                f"{self.shapes[0].label}"
+            ) from None

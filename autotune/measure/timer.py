@@ -1,0 +1,99 @@
+"""Timing launches on a CUDA device: graph replays over rotating weight sets, from a cold cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+#: A sample lasts at most about this long: a slow kernel needs no average over all weight sets.
+_LONGEST_SAMPLE_US = 20_000.0
+
+#: The buffer that is read to empty the L2 cache, in multiples of its size.
+_FLUSH_FACTOR = 2
+
+
+class CacheFlush:
+    """Empties the L2 cache by reading something else.
+
+    Reading, not writing: written lines would be carried to memory while the kernel is timed.
+    """
+
+    def __init__(self, l2_bytes: int) -> None:
+        elements = _FLUSH_FACTOR * l2_bytes // 4
+        self._buffer = torch.ones(elements, dtype=torch.float32, device="cuda")  # (elements,)
+        self._sum = torch.empty((), dtype=torch.float32, device="cuda")  # ()
+
+    def __call__(self) -> None:
+        """Enqueue the reading on the current stream."""
+        torch.sum(self._buffer, dim=0, out=self._sum)
+
+
+class LaunchTimer:
+    """Times one launch by replaying a CUDA graph of many.
+
+    Each launch of the graph reads its own weight set, and the cache is emptied before every replay,
+    so weights come from device memory, as they do when a stack of layers is run.
+    """
+
+    def __init__(
+        self, launch: Callable[[int], None], *, weight_sets: int, flush: CacheFlush
+    ) -> None:
+        """Capture the graph, and replay it once to warm up.
+
+        Args:
+            launch: Enqueues the op with the weight set of that number on the current stream. It
+                has been launched before, so that nothing is left to load.
+            weight_sets: How many sets there are to rotate over.
+            flush: Empties the cache.
+
+        Raises:
+            RuntimeError: The launch cannot be captured, or fails.
+        """
+        self._flush = flush
+        self._launches = _launches(_eager_us(launch), weight_sets)
+        self._graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            self._graph.capture_begin()
+            try:
+                for number in range(self._launches):
+                    launch(number)
+            finally:
+                self._graph.capture_end()
+        self.samples_us(1)
+
+    def samples_us(self, count: int) -> list[float]:
+        """Take samples, microseconds per launch."""
+        events = [_events() for _ in range(count)]
+        for start, end in events:
+            self._flush()
+            start.record()
+            self._graph.replay()
+            end.record()
+        torch.cuda.synchronize()
+        return [start.elapsed_time(end) * 1000 / self._launches for start, end in events]
+
+
+def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    start, end = (
+        torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        for _ in range(2)
+    )
+    return start, end
+
+
+def _eager_us(launch: Callable[[int], None]) -> float:
+    """What one launch takes, roughly, microseconds."""
+    start, end = _events()
+    start.record()
+    launch(0)
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) * 1000
+
+
+def _launches(launch_us: float, weight_sets: int) -> int:
+    """How many launches one sample holds."""
+    return max(1, min(weight_sets, int(_LONGEST_SAMPLE_US / max(launch_us, 1.0))))

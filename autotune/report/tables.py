@@ -1,0 +1,86 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.table import Table
+
+from autotune.measure import Outcome
+from autotune.selection import Selection
+from autotune.shapes import KernelShape
+
+
+def selection_cells(selection: Selection) -> tuple[str, str, str]:
+    """The default's µs, the tuned µs, and the ratio with its interval, as text."""
+    default_us = selection.default_latency_us
+    if selection.ratio is None or default_us is None:
+        return "does not run", f"{selection.latency_us:.2f}", "-"
+    ratio = selection.ratio
+    if selection.is_default:
+        return f"{default_us:.2f}", f"{selection.latency_us:.2f}", "1.00x (default)"
+    text = f"{ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
+    return f"{default_us:.2f}", f"{selection.latency_us:.2f}", text
+
+
+def outcome_counts(outcomes: Mapping[str, int]) -> tuple[int, int, int]:
+    """How many trials were invalid, how many failed, and how many were cut short."""
+    known = {outcome: outcomes.get(outcome.value, 0) for outcome in Outcome}
+    invalid, cut = known[Outcome.INVALID], known[Outcome.TOO_SLOW]
+    return invalid, sum(known.values()) - known[Outcome.OK] - invalid - cut, cut
+
+
+def sizes_text(shape: KernelShape) -> str:
+    """What goes in and what comes out, such as ``4096>16 x3`` or ``16>4096+1024+1024``."""
+    _, _, _, k, n = shape.lookup_key
+    if len(set(shape.slice_sizes)) > 1:
+        return f"{k}>" + "+".join(map(str, shape.slice_sizes))
+    return f"{k}>{n}" + (f" x{shape.num_slices}" if shape.num_slices > 1 else "")
+
+
+def tuned_table(
+    rows: Sequence[tuple[KernelShape, Selection | None, Counter[str]]],
+    layers: Mapping[KernelShape, str],
+) -> Table:
+    """One row a shape: the default against what was chosen, and what the search did.
+
+    Args:
+        rows: Per shape its selection, None where nothing works, and the outcomes of its trials.
+        layers: Per shape the names of its layers.
+    """
+    table = _table(
+        ("op", "layer", "sizes"),
+        ("tokens", "default µs", "tuned µs", "ratio", "trials", "invalid", "failed", "cut short"),
+    )
+    for shape, selection, outcomes in rows:
+        cells = selection_cells(selection) if selection else ("-", "-", "nothing works")
+        counts = map(str, (outcomes.total(), *outcome_counts(outcomes)))
+        names = (shape.op.value, layers.get(shape, ""), sizes_text(shape), str(shape.num_tokens))
+        table.add_row(*names, *cells, *counts)
+    return table
+
+
+def shapes_table(layers: Mapping[KernelShape, str]) -> Table:
+    """One row a shape: its layers, and the file and key that vLLM looks up.
+
+    Args:
+        layers: Per shape the names of its layers.
+    """
+    table = _table(("op", "layer", "sizes"), ("tokens",))
+    for name in ("file", "key"):
+        table.add_column(name, overflow="fold")
+    for shape, layer in layers.items():
+        key = "/".join(map(str, shape.lookup_key))
+        names = (shape.op.value, layer, sizes_text(shape), str(shape.num_tokens))
+        table.add_row(*names, shape.file_name("{gpu}"), key)
+    return table
+
+
+def _table(words: Iterable[str], numbers: Iterable[str]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in words:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", overflow="fold")
+    return table

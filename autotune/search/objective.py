@@ -1,0 +1,62 @@
+"""What a measurement means to Optuna."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from autotune.measure import Measurement, Outcome
+
+#: The metric's name on dashboards.
+METRIC = "latency_us"
+
+#: Name of the constraint that a configuration violates when it cannot work.
+CONSTRAINT = "runs"
+
+#: Outcomes of configurations that do work.
+_WORKS = {Outcome.OK, Outcome.TOO_SLOW}
+
+
+def constraint(measurement: Measurement) -> float:
+    """Above 0 where the configuration cannot work: samplers then keep away from it."""
+    return 0.0 if measurement.outcome in _WORKS else 1.0
+
+
+def verdict(measurement: Measurement) -> tuple[TrialState, float | None]:
+    """The trial's final state and objective value, the median latency in microseconds.
+
+    Everything but ``ok`` is PRUNED. FAILED would teach nothing: TPE and GP never read such trials.
+    """
+    if measurement.outcome is Outcome.OK:
+        return TrialState.COMPLETE, measurement.latency_us
+    return TrialState.PRUNED, None
+
+
+def frozen_trial(
+    measurement: Measurement,
+    *,
+    params: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+) -> FrozenTrial:
+    """The finished trial of a measurement, with parameters in the encoding given."""
+    state, value = verdict(measurement)
+    attributes: dict[str, Any] = {"outcome": measurement.outcome.value}
+    if measurement.reason:
+        attributes["reason"] = measurement.reason
+    if measurement.relative_error is not None:
+        attributes["relative_error"] = measurement.relative_error
+    samples = measurement.samples_us
+    return optuna.trial.create_trial(
+        state=state,
+        value=value,
+        params=dict(params),
+        distributions=dict(distributions),
+        user_attrs=attributes,
+        intermediate_values={0: statistics.median(samples)} if samples else {},
+        constraints={CONSTRAINT: constraint(measurement)},
+    )

@@ -1,0 +1,167 @@
+"""Which configuration is tried next.
+
+Every sampler here hands out each configuration of a space once: a space is a list, so nothing needs
+to be asked twice. Whatever Optuna's own samplers propose is moved to the nearest configuration that
+is valid and untried.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from autotune.errors import InputError
+from autotune.search.encoding import Positions
+from autotune.search.untried import Untried
+from autotune.space import KernelConfig
+
+#: Trials drawn at random before a model is asked: Optuna's own default for TPE and GP.
+_STARTUP_TRIALS = 10
+
+#: numpy's and Optuna's generators take seeds of 32 bits.
+_SEEDS = 2**32
+
+
+class UntriedSampler(BaseSampler):
+    """Base of the samplers that hand out every configuration once.
+
+    The choice depends on the seed and on how many configurations were handed out, not on the
+    generator's past: a search that is interrupted and goes on makes the same choices.
+    """
+
+    def __init__(self, untried: Untried, positions: Positions, *, seed: str) -> None:
+        """Draw from ``untried``, whose owner notes what is taken.
+
+        Args:
+            untried: What is left of the space.
+            positions: The encoding of trial parameters.
+            seed: Any text; the same text makes the same choices.
+        """
+        self._untried, self._positions, self._seed = untried, positions, seed
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """All axes, always: they are chosen together."""
+        return self._positions.distributions
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The parameters of the configuration to try next."""
+        digest = hashlib.sha256(f"{self._seed}/{self._untried.taken}".encode()).digest()
+        seed = int.from_bytes(digest[:8], "big") % _SEEDS
+        return self._positions.params(self.choose(study, trial, seed))
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:  # noqa: ANN401 - Optuna's signature
+        """Never asked for: all parameters are sampled together."""
+        raise InputError(f"{param_name} is no axis of this search space")
+
+    @abstractmethod
+    def choose(self, study: Study, trial: FrozenTrial, seed: int) -> KernelConfig:
+        """One of the untried configurations."""
+
+
+class ExhaustiveSampler(UntriedSampler):
+    """Every configuration in the space's order."""
+
+    def choose(self, study: Study, trial: FrozenTrial, seed: int) -> KernelConfig:
+        """The first one left."""
+        return self._untried.first()
+
+
+class RandomSampler(UntriedSampler):
+    """Every untried configuration is equally likely."""
+
+    def choose(self, study: Study, trial: FrozenTrial, seed: int) -> KernelConfig:
+        """Any one left."""
+        return self._untried.any(np.random.default_rng(seed))
+
+
+class ModelSampler(UntriedSampler):
+    """One of Optuna's samplers, moved to the nearest untried configuration."""
+
+    def __init__(
+        self,
+        untried: Untried,
+        positions: Positions,
+        *,
+        seed: str,
+        model: Callable[[int], BaseSampler],
+    ) -> None:
+        """Ask a model where to go.
+
+        Args:
+            untried: What is left of the space.
+            positions: The encoding of trial parameters.
+            seed: Any text; the same text makes the same choices.
+            model: Makes an Optuna sampler from a seed. It is made anew for every trial, since a
+                sampler cannot be told where in its random sequence to go on.
+        """
+        super().__init__(untried, positions, seed=seed)
+        self._model = model
+
+    def choose(self, study: Study, trial: FrozenTrial, seed: int) -> KernelConfig:
+        """What the model proposes, or the nearest to it; anything while it has too few trials."""
+        rng = np.random.default_rng(seed)
+        proposed = self._model(seed).sample_relative(study, trial, self._positions.distributions)
+        return self._untried.nearest(proposed, rng) if proposed else self._untried.any(rng)
+
+
+def _tpe(seed: int) -> BaseSampler:
+    # constant_liar: trials that are being compiled count as poor ones, so that a batch spreads out.
+    return _quietly(
+        optuna.samplers.TPESampler,
+        seed=seed,
+        n_startup_trials=_STARTUP_TRIALS,
+        multivariate=True,
+        constant_liar=True,
+    )
+
+
+def _gp(seed: int) -> BaseSampler:
+    try:
+        return _quietly(optuna.samplers.GPSampler, seed=seed, n_startup_trials=_STARTUP_TRIALS)
+    except ImportError as error:
+        raise InputError(
+            f"the sampler 'gp' needs scipy ({error}); install lora-autotune[gp] or use 'tpe'"
+        ) from None
+
+
+def _quietly(make: Callable[..., BaseSampler], **options: Any) -> BaseSampler:  # noqa: ANN401 - options differ by sampler
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return make(**options)
+
+
+_MODELS: Mapping[str, Callable[[int], BaseSampler]] = {"tpe": _tpe, "gp": _gp}
+_PLAIN: Mapping[str, type[UntriedSampler]] = {
+    "random": RandomSampler,
+    "exhaustive": ExhaustiveSampler,
+}
+
+#: What ``--sampler`` takes.
+SAMPLERS = (*_MODELS, *_PLAIN)
+
+
+def make_sampler(name: str, untried: Untried, positions: Positions, *, seed: str) -> UntriedSampler:
+    """The sampler of that name, one of ``SAMPLERS``."""
+    if name in _MODELS:
+        return ModelSampler(untried, positions, seed=seed, model=_MODELS[name])
+    return _PLAIN[name](untried, positions, seed=seed)

@@ -1,0 +1,205 @@
+"""Tuning one shape: an Optuna study in memory, asked and told until the budget is spent."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import optuna
+from optuna.study import Study
+from optuna.trial import Trial
+
+from autotune.measure import Measurement, Outcome, Runner
+from autotune.search.encoding import Positions
+from autotune.search.mirror import TrialMirror
+from autotune.search.objective import CONSTRAINT, constraint, frozen_trial, verdict
+from autotune.search.pruners import PlainlySlowPruner
+from autotune.search.samplers import make_sampler
+from autotune.search.untried import Untried
+from autotune.search.writer import StudyWriter
+from autotune.selection import Selection, select
+from autotune.shapes import KernelShape
+from autotune.space import KernelConfig, SearchSpace
+from autotune.store import Finished, Store
+
+#: Configurations that are timed again beside the default. On two recorded H100 grids the true best
+#: lay among the first three of a search by its own figures.
+FINALISTS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How long to search one shape.
+
+    Attributes:
+        trials: Distinct configurations, those measured in earlier runs included.
+        deadline: When to stop, as ``time.monotonic()`` counts; None for no limit.
+    """
+
+    trials: int
+    deadline: float | None = None
+
+    def is_spent(self, tried: int) -> bool:
+        """Whether no further configuration may be started."""
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        return late or tried >= self.trials
+
+
+def study_name(runner: Runner, shape: KernelShape) -> str:
+    """Name of the Optuna study of a shape: ``{gpu}/{provider}/{op}/{label}``."""
+    environment = runner.environment
+    return f"{environment.gpu}/{environment.provider}/{shape.op.value}/{shape.label}"
+
+
+class ShapeTuner:
+    """Finds the best configuration of one shape."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        space: SearchSpace,
+        *,
+        store: Store,
+        mirror: TrialMirror,
+        sampler: str,
+        seed: int,
+    ) -> None:
+        """Open the shape's study and take over what was measured before.
+
+        Args:
+            runner: Measures.
+            space: Of the shape.
+            store: Keeps measurements and selections.
+            mirror: Keeps Optuna's trials.
+            sampler: One of ``SAMPLERS``.
+            seed: The same seed makes the same choices.
+        """
+        self._runner, self._space, self._shape = runner, space, space.shape
+        self._store = store
+        name = study_name(runner, self._shape)
+        self._record = store.study(name, self._shape, runner.environment)
+        self._writer = StudyWriter(store, mirror, self._record)
+        self._positions = Positions(space)
+        self._untried = Untried(space, self._positions)
+        self._study: Study = optuna.create_study(
+            sampler=make_sampler(sampler, self._untried, self._positions, seed=f"{seed}/{name}"),
+            pruner=PlainlySlowPruner(),
+        )
+        self._measured: dict[KernelConfig, Measurement] = {}
+        self._pending: dict[KernelConfig, Trial] = {}
+        for item in self._writer.earlier:
+            self._take_over(item.measurement)
+
+    def run(self, budget: Budget) -> Selection | None:
+        """Search, time the finalists beside the default, and choose.
+
+        A shape whose selection stands, with nothing measured since, is not timed again.
+
+        Returns:
+            The selection; None where no configuration works.
+        """
+        try:
+            self._search(budget)
+        finally:
+            self._writer.close()
+        kept = self._store.selection(self._record)
+        if kept is not None and kept.trials == len(self._measured):
+            return kept
+        selection = self._select()
+        if selection is not None:
+            self._store.keep_selection(self._record, selection)
+        return selection
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """How many configurations ended in which outcome."""
+        return Counter(m.outcome.value for m in self._measured.values())
+
+    # ----------------------------------------------------------------- searching
+
+    def _search(self, budget: Budget) -> None:
+        while True:
+            self._fill_pending(budget)
+            if not self._pending:
+                return
+            started_at = _now()
+            measurement = self._runner.measure(self._shape, list(self._pending), self._is_too_slow)
+            self._tell(measurement)
+            self._writer.put(
+                Finished(measurement=measurement, started_at=started_at, finished_at=_now())
+            )
+
+    def _fill_pending(self, budget: Budget) -> None:
+        while len(self._pending) < self._runner.lookahead and len(self._untried):
+            if budget.is_spent(len(self._measured) + len(self._pending)):
+                return
+            config = self._ask()
+            self._untried.take(config)
+
+    def _ask(self) -> KernelConfig:
+        if not self._measured and not self._pending:
+            self._study.enqueue_trial(self._positions.params(self._space.default))
+        trial = self._study.ask(self._positions.distributions)
+        config = self._positions.config(trial.params)
+        self._pending[config] = trial
+        return config
+
+    def _is_too_slow(self, config: KernelConfig, samples_us: Sequence[float]) -> bool:
+        if config == self._space.default:  # needed in full: everything is compared with it
+            return False
+        trial = self._pending[config]
+        trial.report(statistics.median(samples_us), step=len(samples_us))
+        return trial.should_prune()
+
+    def _tell(self, measurement: Measurement) -> None:
+        trial = self._pending.pop(measurement.config)
+        trial.set_constraint(CONSTRAINT, constraint(measurement))
+        state, value = verdict(measurement)
+        self._study.tell(trial, value, state=state)
+        self._measured[measurement.config] = measurement
+
+    def _take_over(self, measurement: Measurement) -> None:
+        """Let the search know what an earlier run measured."""
+        config = self._space.canonical(measurement.config)
+        if self._space.rejection(config) is not None or config in self._measured:
+            return
+        trial = frozen_trial(
+            measurement,
+            params=self._positions.params(config),
+            distributions=self._positions.distributions,
+        )
+        self._study.add_trial(trial)
+        self._untried.take(config)
+        self._measured[config] = measurement
+
+    # ----------------------------------------------------------------- choosing
+
+    def _select(self) -> Selection | None:
+        default = self._space.default
+        ok = [c for c, m in self._measured.items() if m.outcome is Outcome.OK]
+        ok.sort(key=lambda config: self._measured[config].latency_us)
+        finalists = ok[:FINALISTS]
+        if default in ok and default not in finalists:
+            finalists.append(default)
+        samples = self._runner.compare(self._shape, finalists) if finalists else {}
+        if not samples:
+            return None
+        config, ratio = select(default, samples)
+        return Selection(
+            shape=self._shape,
+            config=config,
+            default=default,
+            config_us=samples[config],
+            default_us=samples.get(default, ()),
+            ratio=ratio,
+            trials=len(self._measured),
+            outcomes=dict(self.outcomes),
+        )
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc).replace(tzinfo=None)

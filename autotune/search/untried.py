@@ -1,0 +1,54 @@
+"""The configurations of a space that no trial has had yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from autotune.search.encoding import Positions
+from autotune.space import KernelConfig, SearchSpace
+
+
+class Untried:
+    """Keeps count of what is left of a space, and finds configurations in it."""
+
+    def __init__(self, space: SearchSpace, positions: Positions) -> None:
+        self._configs = space.configs
+        self._index = {config: index for index, config in enumerate(space.configs)}
+        self._names = tuple(positions.axes)
+        rows = [positions.params(config) for config in space.configs]
+        # rows: configurations, columns: axes
+        self._points = np.array([[row[name] for name in self._names] for row in rows], dtype=float)
+        self._left = np.ones(len(rows), dtype=bool)
+        self.taken = 0
+
+    def __len__(self) -> int:
+        """How many configurations are left."""
+        return len(self._configs) - self.taken
+
+    def take(self, config: KernelConfig) -> None:
+        """Note that a trial has this configuration now."""
+        index = self._index[config]
+        self.taken += int(self._left[index])
+        self._left[index] = False
+
+    def first(self) -> KernelConfig:
+        """The first one left, in the space's order."""
+        return self._configs[int(self._left.argmax())]
+
+    def any(self, rng: np.random.Generator) -> KernelConfig:
+        """One of those left, all equally likely."""
+        return self._configs[int(rng.choice(np.flatnonzero(self._left)))]
+
+    def nearest(self, params: Mapping[str, float], rng: np.random.Generator) -> KernelConfig:
+        """The one left that is the fewest axis steps away; ties are broken at random.
+
+        Args:
+            params: Positions on the axes.
+            rng: Breaks ties.
+        """
+        wanted = np.array([params[name] for name in self._names])
+        steps = np.abs(self._points - wanted).sum(axis=1)
+        steps[~self._left] = np.inf
+        return self._configs[int(rng.choice(np.flatnonzero(steps == steps.min())))]

@@ -1,0 +1,114 @@
+"""Writes finished measurements to the database beside the measuring."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from autotune.search.encoding import value_distributions
+from autotune.search.mirror import TrialMirror
+from autotune.search.objective import frozen_trial
+from autotune.store import Finished, Store, StudyRecord
+
+
+class StudyWriter:
+    """The database's side of one study.
+
+    A thread of its own takes whatever has been finished since it last looked, keeps the
+    measurements in one transaction, then the trials in another. A kill between the two loses
+    trials, never measurements, and the next run makes up for it.
+    """
+
+    def __init__(self, store: Store, mirror: TrialMirror, record: StudyRecord) -> None:
+        """Open the study, and complete Optuna's trials where a kill lost some.
+
+        Args:
+            store: Keeps measurements.
+            mirror: Keeps Optuna's trials.
+            record: The study, as the store knows it.
+        """
+        self._store, self._mirror, self._record = store, mirror, record
+        self._distributions = value_distributions(record.shape.op)
+        self._study: optuna.Study = mirror.open_study(record)
+        self.earlier: Sequence[Finished] = store.finished(record)
+        trials = len(self._study.get_trials(deepcopy=False))
+        mirror.add(self._study, [self._trial(item) for item in self.earlier[trials:]])
+        self._batches = _Batches(self._write)
+
+    def put(self, finished: Finished) -> None:
+        """Hand over a measurement; returns at once.
+
+        Raises:
+            StorageError: An earlier one could not be written.
+        """
+        self._batches.put(finished)
+
+    def close(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            StorageError: Something could not be written.
+        """
+        self._batches.close()
+
+    def _write(self, batch: Sequence[Finished]) -> None:
+        self._store.add(self._record, batch)
+        self._mirror.add(self._study, [self._trial(item) for item in batch])
+
+    def _trial(self, item: Finished) -> FrozenTrial:
+        config = item.measurement.config
+        trial = frozen_trial(
+            item.measurement, params=config.as_dict(), distributions=self._distributions
+        )
+        trial.datetime_start = _local(item.started_at)
+        trial.datetime_complete = _local(item.finished_at)
+        return trial
+
+
+def _local(utc: datetime) -> datetime:
+    """Optuna's trials carry naive local times."""
+    return utc.replace(tzinfo=timezone.utc).astimezone().replace(tzinfo=None)
+
+
+class _Batches:
+    """A thread that calls a function with everything put since the last call."""
+
+    def __init__(self, write: Callable[[Sequence[Finished]], None]) -> None:
+        self._write = write
+        self._queue: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="study-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, item: Finished) -> None:
+        self._raise()
+        self._queue.put(item)
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _run(self) -> None:
+        more = True
+        while more:
+            items = [self._queue.get()]
+            while not self._queue.empty():
+                items.append(self._queue.get())
+            more = None not in items
+            batch = [item for item in items if item is not None]
+            if batch and self._error is None:
+                try:
+                    self._write(batch)
+                except Exception as error:  # noqa: BLE001 - raised again in the owner's thread
+                    self._error = error

@@ -1,0 +1,55 @@
+"""Our tables, beside Optuna's in the same database."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+#: One row a kernel shape and environment; ``name`` is the Optuna study's.
+studies = Table(
+    "autotune_studies",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(512), nullable=False, unique=True),
+    Column("shape", Text, nullable=False),  # JSON
+    Column("environment", Text, nullable=False),  # JSON
+)
+
+#: One row a distinct configuration of a study, in the order in which they were finished.
+measurements = Table(
+    "autotune_measurements",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_id", ForeignKey("autotune_studies.id"), nullable=False),
+    Column("config", String(512), nullable=False),  # JSON
+    Column("outcome", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("samples_us", Text, nullable=False),  # JSON
+    Column("relative_error", Float(53)),
+    Column("shared_memory_bytes", Integer),
+    Column("registers", Integer),
+    Column("spills", Integer),
+    Column("started_at", DateTime, nullable=False),  # UTC
+    Column("finished_at", DateTime, nullable=False),  # UTC
+    UniqueConstraint("study_id", "config"),
+)
+
+#: The latest selection of a study.
+selections = Table(
+    "autotune_selections",
+    metadata,
+    Column("study_id", ForeignKey("autotune_studies.id"), primary_key=True),
+    Column("selection", Text, nullable=False),  # JSON
+)

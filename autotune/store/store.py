@@ -1,0 +1,236 @@
+"""Store: every measurement and selection, in one SQLAlchemy database.
+
+Optuna's own tables lie in the same database; this module does not know them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from autotune.environment import Environment
+from autotune.errors import StorageError
+from autotune.measure import Measurement, Outcome
+from autotune.selection import Selection
+from autotune.shapes import KernelShape
+from autotune.space import KernelConfig
+from autotune.store import schema
+
+#: Tables by which a database is known as Optuna's or ours.
+_OUR_TABLES = {"autotune_studies", "version_info"}
+
+#: How long a writer waits for another to finish, in seconds.
+_LOCK_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A measurement and when it was made, as naive UTC times."""
+
+    measurement: Measurement
+    started_at: datetime
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecord:
+    """A study as the store knows it: the database's id, the shape and the environment."""
+
+    id: int
+    name: str
+    shape: KernelShape
+    environment: Environment
+
+
+class Store:
+    """Measurements and selections in a database.
+
+    Safe to use from several threads: every call is a transaction on a connection of its own.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Open a database, and make our tables where they are missing.
+
+        Args:
+            url: A SQLAlchemy URL, such as ``sqlite:///autotune.db``.
+
+        Raises:
+            StorageError: The URL cannot be used, or the database belongs to another program.
+        """
+        self.url = url
+        try:
+            self.engine = sa.create_engine(url)
+            make_commits_cheap(self.engine)
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+            raise StorageError(
+                f"cannot use the storage URL: got {url!r} ({error}); "
+                "give one like sqlite:///autotune.db or postgresql+psycopg://user@host/name"
+            ) from None
+        with explained(self.url):
+            tables = set(sa.inspect(self.engine).get_table_names())
+            if tables and not tables & _OUR_TABLES:
+                raise StorageError(
+                    f"{url} is a database of another program (tables {', '.join(sorted(tables))}); "
+                    "give another --storage"
+                )
+            if self.engine.dialect.name == "sqlite":
+                with self.engine.connect() as connection:
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            schema.metadata.create_all(self.engine)
+
+    def study(self, name: str, shape: KernelShape, environment: Environment) -> StudyRecord:
+        """The study of that name, made where it is missing.
+
+        Raises:
+            StorageError: It is there, but was measured in another environment.
+        """
+        with self._transaction() as connection:
+            query = sa.select(schema.studies).where(schema.studies.c.name == name)
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                values = {
+                    "name": name,
+                    "shape": json.dumps(shape.as_dict()),
+                    "environment": json.dumps(environment.as_dict()),
+                }
+                result = connection.execute(sa.insert(schema.studies).values(values))
+                (study_id,) = result.inserted_primary_key or (0,)
+                return StudyRecord(id=study_id, name=name, shape=shape, environment=environment)
+        record = _study_record(row)
+        difference = record.environment.difference(environment)
+        if difference:
+            raise StorageError(
+                f"{self.url} holds {name} measured elsewhere ({difference}); give another --storage"
+            )
+        return record
+
+    def add(self, study: StudyRecord, finished: Sequence[Finished]) -> None:
+        """Keep measurements, all in one transaction, in the order given."""
+        if not finished:
+            return
+        with self._transaction() as connection:
+            rows = [_row(study, item) for item in finished]
+            connection.execute(sa.insert(schema.measurements), rows)
+
+    def finished(self, study: StudyRecord) -> list[Finished]:
+        """Every measurement of a study, in the order in which they were kept."""
+        table = schema.measurements
+        query = sa.select(table).where(table.c.study_id == study.id).order_by(table.c.id)
+        with self._transaction() as connection:
+            return [_finished(study.shape, row) for row in connection.execute(query)]
+
+    def keep_selection(self, study: StudyRecord, selection: Selection) -> None:
+        """Keep the study's selection in place of an earlier one."""
+        table = schema.selections
+        text = json.dumps(selection.as_dict())
+        with self._transaction() as connection:
+            connection.execute(sa.delete(table).where(table.c.study_id == study.id))
+            connection.execute(sa.insert(table).values(study_id=study.id, selection=text))
+
+    def selection(self, study: StudyRecord) -> Selection | None:
+        """The study's latest selection, if it has one."""
+        table = schema.selections
+        query = sa.select(table.c.selection).where(table.c.study_id == study.id)
+        with self._transaction() as connection:
+            text = connection.execute(query).scalar_one_or_none()
+        return None if text is None else Selection.from_mapping(json.loads(text))
+
+    def selections(self) -> list[tuple[Environment, Selection]]:
+        """Every study's latest selection with its environment, by study name."""
+        query = (
+            sa.select(schema.studies.c.environment, schema.selections.c.selection)
+            .join(schema.selections)
+            .order_by(schema.studies.c.name)
+        )
+        with self._transaction() as connection:
+            return [
+                (
+                    Environment.from_mapping(json.loads(row.environment)),
+                    Selection.from_mapping(json.loads(row.selection)),
+                )
+                for row in connection.execute(query)
+            ]
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        with explained(self.url), self.engine.begin() as connection:
+            yield connection
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Turn the database's own errors into a ``StorageError`` that says what to do."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        cause = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise StorageError(
+            f"cannot use the database {url}: {cause}; repair it or give another --storage"
+        ) from error
+
+
+def make_commits_cheap(engine: sa.Engine) -> None:
+    """Let SQLite's commits not wait for the disk, on connections made from now on.
+
+    With a write-ahead log and ``synchronous = NORMAL`` a power cut may lose the last commits, and
+    never harms the file (https://www.sqlite.org/wal.html). Other databases are left as they are.
+    """
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _make_sqlite_quick)
+
+
+def _make_sqlite_quick(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DB-API connection has no common type
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute(f"PRAGMA busy_timeout={_LOCK_TIMEOUT_S * 1000}")
+
+
+def _row(study: StudyRecord, item: Finished) -> dict[str, Any]:
+    measurement = item.measurement
+    return {
+        "study_id": study.id,
+        "config": json.dumps(measurement.config.as_dict()),
+        "outcome": measurement.outcome.value,
+        "reason": measurement.reason,
+        "samples_us": json.dumps(measurement.samples_us),
+        "relative_error": measurement.relative_error,
+        "shared_memory_bytes": measurement.shared_memory_bytes,
+        "registers": measurement.registers,
+        "spills": measurement.spills,
+        "started_at": item.started_at,
+        "finished_at": item.finished_at,
+    }
+
+
+def _finished(shape: KernelShape, row: sa.Row[Any]) -> Finished:
+    measurement = Measurement(
+        shape=shape,
+        config=KernelConfig.from_mapping(shape.op, json.loads(row.config)),
+        outcome=Outcome(row.outcome),
+        reason=row.reason,
+        samples_us=tuple(json.loads(row.samples_us)),
+        relative_error=row.relative_error,
+        shared_memory_bytes=row.shared_memory_bytes,
+        registers=row.registers,
+        spills=row.spills,
+    )
+    return Finished(measurement=measurement, started_at=row.started_at, finished_at=row.finished_at)
+
+
+def _study_record(row: sa.Row[Any]) -> StudyRecord:
+    return StudyRecord(
+        id=row.id,
+        name=row.name,
+        shape=KernelShape.from_mapping(json.loads(row.shape)),
+        environment=Environment.from_mapping(json.loads(row.environment)),
+    )

@@ -1,0 +1,102 @@
+"""The main job: every shape of a plan tuned, one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from autotune.environment import Environment
+from autotune.measure import Runner
+from autotune.plan import StudyPlan
+from autotune.search import Budget, ShapeTuner, TrialMirror
+from autotune.selection import Selection
+from autotune.shapes import KernelShape
+from autotune.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    """What came of one shape.
+
+    Attributes:
+        shape: The shape.
+        selection: The configuration chosen; None where none works.
+        trials: Distinct configurations measured, earlier runs included.
+        outcomes: How many of them ended in which outcome.
+    """
+
+    shape: KernelShape
+    selection: Selection | None
+    trials: int
+    outcomes: Counter[str]
+
+
+#: Told of every shape when it is done: what came of it, its number from 1, and how many there are.
+Progress = Callable[[Tuned, int, int], None]
+
+
+def tune(plan: StudyPlan, runner: Runner, progress: Progress) -> Sequence[Tuned]:
+    """Tune every shape of a plan; each ends with its selection in the plan's database.
+
+    What is measured is kept at once: after an interruption the same call goes on where it stopped.
+
+    Args:
+        plan: What to tune, and where to keep it.
+        runner: Measures.
+        progress: Called after every shape.
+
+    Raises:
+        AutotuneError: Something cannot be used as it is; what was measured is kept.
+    """
+    shapes = plan.shapes
+    spaces = [runner.space(shape, plan.axes[shape.op]) for shape in shapes]
+    end = None if plan.time_budget_s is None else time.monotonic() + plan.time_budget_s
+    store = Store(plan.storage)
+    mirror = TrialMirror(plan.storage)
+    tuned = []
+    try:
+        for number, space in enumerate(spaces, start=1):
+            tuner = ShapeTuner(
+                runner, space, store=store, mirror=mirror, sampler=plan.sampler, seed=plan.seed
+            )
+            deadline = _share(end, shapes_left=len(shapes) - number + 1)
+            selection = tuner.run(Budget(trials=plan.trials, deadline=deadline))
+            outcomes = tuner.outcomes
+            result = Tuned(
+                shape=space.shape,
+                selection=selection,
+                trials=outcomes.total(),
+                outcomes=outcomes,
+            )
+            tuned.append(result)
+            progress(result, number, len(shapes))
+    finally:
+        mirror.close()
+        store.close()
+    return tuned
+
+
+def stored_selections(url: str) -> list[tuple[Environment, list[Selection]]]:
+    """The selections in a database, by the environment in which they were measured.
+
+    Raises:
+        StorageError: The database cannot be used.
+    """
+    store = Store(url)
+    try:
+        grouped: dict[Environment, list[Selection]] = {}
+        for environment, selection in store.selections():
+            grouped.setdefault(environment, []).append(selection)
+    finally:
+        store.close()
+    return list(grouped.items())
+
+
+def _share(end: float | None, *, shapes_left: int) -> float | None:
+    """When the next of so many shapes must be done, so that each gets as long as the others."""
+    if end is None:
+        return None
+    now = time.monotonic()
+    return now + max(0.0, end - now) / shapes_left

@@ -1,0 +1,50 @@
+"""Marks that need something the machine may lack, and Triton's interpreter where there is no GPU."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+# Before any test imports a kernel: Triton decides how a function runs when it is defined.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+def postgres_programs() -> Path | None:
+    """The folder of PostgreSQL's server programs."""
+    found = shutil.which("initdb")
+    if found:
+        return Path(found).parent
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return folders[-1].parent if folders else None
+
+
+#: Per mark: is what it needs here, and what to say where it is not.
+_NEEDS: dict[str, tuple[Callable[[], object], str]] = {
+    "gpu": (torch.cuda.is_available, "no CUDA device"),
+    "postgres": (cache(postgres_programs), "no PostgreSQL server programs"),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require",
+        action="append",
+        default=[],
+        metavar="MARK",
+        help="fail, and do not skip, the tests of this mark where what they need is absent",
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark, (is_here, what) in _NEEDS.items():
+        if item.get_closest_marker(mark) and not is_here():
+            if mark in item.config.getoption("--require"):
+                pytest.fail(f"{what}, and --require {mark} was given")
+            pytest.skip(what)

@@ -1,0 +1,201 @@
+"""The builtin provider: what it forces, and compiling ahead without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from triton.backends.compiler import GPUTarget
+from triton.compiler.compiler import make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
+
+from autotune.errors import InputError
+from autotune.kernels import expand, provider, shrink
+from autotune.kernels.builtin import BuiltinProvider
+from autotune.kernels.inputs import make_inputs, operands_without_tensors
+from autotune.ops import LoraOp
+from autotune.space import as_launched
+from tests.kernels.cases import expand_shape, make_config, shrink_shape
+
+ROOT = Path(__file__).parents[2]
+
+#: Compiles each op twice for two targets, and expand on Hopper with two depths of pipeline.
+COMPILE = """
+import json
+from autotune.kernels import provider
+from tests.kernels.cases import expand_shape, make_config, shrink_shape
+
+kernels, answers = provider("builtin"), []
+for shape in (
+    shrink_shape(num_tokens=16, hidden_size=4096, rank=16, num_slices=3, dtype="bfloat16"),
+    shrink_shape(num_tokens=200, hidden_size=4100, rank=16),
+    expand_shape(num_tokens=16, slice_sizes=[4096, 1024, 1024], rank=16, dtype="bfloat16"),
+    expand_shape(num_tokens=17, slice_sizes=[1001], rank=8, add_inputs=False),
+):
+    for capability in ((8, 0), (9, 0)):
+        for num_stages in (2, 3):
+            config = make_config(shape.op, block_k=32, num_stages=num_stages)
+            compiled = kernels.compile(shape, config, capability)
+            answers.append([
+                shape.op.value, capability[0], compiled.shared_memory_bytes,
+                compiled.registers, compiled.spills,
+            ])
+print(json.dumps(answers))
+"""
+
+
+def specialisation(kernel, arguments):
+    """What Triton's cache key is made of: types, constants, alignments and options."""
+    function = JITFunction(kernel.fn)
+    backend = make_backend(GPUTarget("cuda", 90, 32))
+    bind = create_function_from_signature(function.signature, function.params, backend)
+    _, specialised, options = bind(**arguments)
+    return specialised, options
+
+
+@pytest.mark.parametrize("num_tokens", [1, 16, 17])
+@pytest.mark.parametrize("hidden_size", [64, 70, 33])
+@pytest.mark.parametrize("num_slices", [1, 3])
+def test_shrink_is_specialised_alike_with_tensors_and_without(num_tokens, hidden_size, num_slices):
+    shape = shrink_shape(num_tokens=num_tokens, hidden_size=hidden_size, num_slices=num_slices)
+    inputs = make_inputs(shape, device="cpu", weight_sets=1, seed=0, scaling=0.3)
+    config = make_config(LoraOp.SHRINK, split_k=4)
+
+    with_tensors = shrink.arguments(shape, config, inputs.operands[0], inputs.scaling)
+    without = shrink.arguments(shape, config, operands_without_tensors(shape), 1.0)
+
+    assert specialisation(shrink.shrink_kernel, with_tensors) == specialisation(
+        shrink.shrink_kernel, without
+    )
+
+
+@pytest.mark.parametrize("num_tokens", [1, 16, 17])
+@pytest.mark.parametrize("slice_sizes", [[64], [33], [64, 64, 64], [64, 33, 1]])
+@pytest.mark.parametrize("rank", [1, 16])
+def test_expand_is_specialised_alike_with_tensors_and_without(num_tokens, slice_sizes, rank):
+    shape = expand_shape(num_tokens=num_tokens, slice_sizes=slice_sizes, rank=rank)
+    inputs = make_inputs(shape, device="cpu", weight_sets=1, seed=0)
+    config = make_config(LoraOp.EXPAND)
+
+    with_tensors = expand.arguments(shape, config, inputs.operands[0])
+    without = expand.arguments(shape, config, operands_without_tensors(shape))
+
+    assert specialisation(expand.expand_kernel, with_tensors) == specialisation(
+        expand.expand_kernel, without
+    )
+
+
+@pytest.mark.parametrize("make_shape", [shrink_shape, expand_shape])
+def test_the_numbers_in_the_arguments_are_the_strides_of_the_tensors(make_shape):
+    shape = make_shape(num_tokens=5)
+    inputs = make_inputs(shape, device="cpu", weight_sets=1, seed=0)
+    config, operands = make_config(shape.op), inputs.operands[0]
+
+    if shape.op is LoraOp.SHRINK:
+        arguments = shrink.arguments(shape, config, operands, 1.0)
+        names = {"x": "mk", "out": ("slice", *"mn"), "weights": ("lora", *"nk")}
+    else:
+        arguments = expand.arguments(shape, config, operands)
+        names = {"x": ("slice", *"mk"), "out": "mn", "weights": ("lora", *"nk")}
+
+    for name, dimensions in names.items():
+        strides = tuple(arguments[f"{name}_stride_{each}"] for each in dimensions)
+        assert strides == arguments[name].stride()
+
+
+def test_a_different_configuration_is_a_different_specialisation():
+    shape = shrink_shape()
+    operands = operands_without_tensors(shape)
+
+    keys = [
+        specialisation(
+            shrink.shrink_kernel,
+            shrink.arguments(shape, make_config(LoraOp.SHRINK, **change), operands, 1.0),
+        )
+        for change in ({}, {"block_k": 32}, {"num_warps": 8}, {"num_stages": 3})
+    ]
+
+    assert all(keys.count(key) == 1 for key in keys)
+
+
+def test_expand_is_forced_to_one_stage_on_hopper_alone():
+    kernels = BuiltinProvider()
+
+    assert kernels.forced(expand_shape(), (9, 0)) == {"num_stages": 1}
+    assert kernels.forced(expand_shape(), (8, 0)) == {}
+    assert kernels.forced(expand_shape(), (10, 0)) == {}
+    assert kernels.forced(shrink_shape(), (9, 0)) == {}
+
+
+def test_configurations_that_hopper_makes_alike_are_aliases_in_the_space():
+    shape = expand_shape()
+    forced = BuiltinProvider().forced(shape, (9, 0))
+
+    launched = {
+        as_launched(shape, make_config(LoraOp.EXPAND, num_stages=stages), forced)
+        for stages in (1, 2, 5)
+    }
+
+    assert len(launched) == 1
+
+
+def test_the_builtin_provider_is_found_by_name():
+    kernels = provider("builtin")
+
+    assert kernels.name == "builtin"
+    assert kernels.version == "1"
+
+
+def test_an_unknown_provider_is_refused_with_the_choices():
+    with pytest.raises(InputError, match="unknown kernel provider: got 'cutlass'; use builtin"):
+        provider("cutlass")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """What compiling without a GPU answers, and how many kernels it left in the cache."""
+    cache = tmp_path_factory.mktemp("triton")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(cache), "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILE],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout), len(list(cache.rglob("*.cubin")))
+
+
+def test_a_process_without_a_gpu_compiles_for_ampere_and_hopper(compiled):
+    answers, _ = compiled
+
+    assert len(answers) == 16
+    for _, _, shared_memory_bytes, registers, spills in answers:
+        assert 0 < shared_memory_bytes < 48 * 1024
+        assert 0 < registers <= 255
+        assert spills == 0
+
+
+def test_a_deeper_pipeline_takes_more_shared_memory_but_where_it_is_forced_off(compiled):
+    answers, _ = compiled
+
+    for first, second in zip(answers[::2], answers[1::2], strict=True):
+        op, major, shared_memory_bytes = first[:3]
+        if op == "shrink" and first[2] != second[2]:
+            assert shared_memory_bytes < second[2]
+        if op == "expand" and major == 9:
+            assert first == second
+
+
+def test_what_launches_alike_is_compiled_once(compiled):
+    _, kernels = compiled
+
+    assert kernels == 14  # 16 less expand's second depth on Hopper, for two shapes
