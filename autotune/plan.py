@@ -94,12 +94,12 @@ class StudyPlan:
 
     @classmethod
     def of_shapes(cls, shapes: Iterable[KernelShape]) -> StudyPlan:
-        """The plan for shapes that are known already, such as those of a recording."""
+        """The study of shapes that come from elsewhere, such as a recording."""
         return cls(
-            source="the shapes given",
+            source="the recording",
             lora={},
             tokens=(),
-            shape_tables=dict(enumerate((shape.as_dict() for shape in shapes), start=1)),
+            shape_tables={n: shape.as_dict() for n, shape in enumerate(shapes, start=1)},
             axes={op: {} for op in LoraOp},
         )
 
@@ -190,7 +190,7 @@ class StudyPlan:
             StudyFileError: A flag's value is out of range, or no shape is left.
         """
         lora = _flags(_TABLES["lora"], max_loras=max_loras, rank=rank)
-        counts = _flags({"tokens": _counts}, tokens=tokens and list(tokens))
+        counts = _flags({"tokens": _counts}, tokens=None if tokens is None else list(tokens))
         plain = _flags(
             _TABLES["search"] | _TABLES["run"],
             trials=trials,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any
@@ -52,6 +52,7 @@ class CudaRunner(Runner):
         *,
         compile_workers: int | None = None,
         config_timeout_s: float = CONFIG_TIMEOUT_S,
+        device_server: Callable[[str], Handler] | None = None,
     ) -> None:
         """Start the device's process and the compile workers.
 
@@ -59,11 +60,14 @@ class CudaRunner(Runner):
             provider: Name of the kernel provider.
             compile_workers: How many; one per core but one where not given.
             config_timeout_s: Limit for one configuration, in seconds.
+            device_server: Makes what answers ``protocol``'s requests in the device's process, from
+                the provider's name; a real device where not given.
 
         Raises:
             WorkerDied: A process cannot start; its message says why.
         """
         self._provider = provider
+        self._device_server = device_server or make_device_server
         self._timeout_s = config_timeout_s
         self._shape: KernelShape | None = None
         self._pool: CompilePool | None = None
@@ -185,7 +189,7 @@ class CudaRunner(Runner):
         return self._worker.receive(max(0.0, deadline - time.monotonic()))
 
     def _start(self) -> Worker:
-        return Worker(make_device_server, (self._provider,))
+        return Worker(self._device_server, (self._provider,))
 
     def _replace_worker(self) -> None:
         self._worker.kill()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from triton.backends.compiler import GPUTarget
@@ -48,7 +49,7 @@ print(json.dumps(answers))
 """
 
 
-def specialisation(kernel, arguments):
+def specialisation(kernel: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
     """What Triton's cache key is made of: types, constants, alignments and options."""
     function = JITFunction(kernel.fn)
     backend = make_backend(GPUTarget("cuda", 90, 32))
@@ -161,7 +162,7 @@ def compiled(tmp_path_factory):
     cache = tmp_path_factory.mktemp("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(cache), "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(
+    run = subprocess.run(  # noqa: S603 - the script above
         [sys.executable, "-c", COMPILE],
         cwd=ROOT,
         env=environment,

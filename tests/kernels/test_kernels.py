@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from autotune.kernels.builtin import BuiltinProvider
 from autotune.kernels.inputs import make_inputs
-from autotune.kernels.reference import check_result, expect
+from autotune.kernels.reference import Check, check_result, expect
 from autotune.ops import LoraOp
+from autotune.shapes import KernelShape
+from autotune.space import KernelConfig
 from tests.kernels.cases import expand_shape, interpreted, make_config, shrink_shape
 
 pytestmark = [
@@ -20,7 +22,7 @@ pytestmark = [
 ]
 
 #: The interpreter runs one thread block at a time, about a millisecond each.
-EXAMPLES = 25
+EXAMPLES = 60
 
 BLOCKS = st.sampled_from([16, 32])
 MAX_LORAS = 3
@@ -28,7 +30,12 @@ TOKEN_MAPPINGS = st.lists(st.integers(-1, MAX_LORAS - 1), min_size=1, max_size=4
 RANKS = st.sampled_from([1, 8, 16, 32])
 
 
-def check(shape, config, mapping=None, scaling=1.0):
+def check(
+    shape: KernelShape,
+    config: KernelConfig,
+    mapping: list[int] | None = None,
+    scaling: float = 1.0,
+) -> Check:
     """Launch twice, with the other weight set first: nothing may be left over from it."""
     inputs = make_inputs(
         shape,
@@ -55,7 +62,7 @@ def check(shape, config, mapping=None, scaling=1.0):
     group_size_m=st.sampled_from([1, 2, 8]),
     scaling=st.sampled_from([1.0, 0.25]),
 )
-def test_shrink_is_right_for_any_sizes(
+def test_shrink_is_right_for_any_sizes(  # noqa: PLR0913, PLR0917 - one per strategy
     mapping, hidden_size, rank, num_slices, blocks, split_k, group_size_m, scaling
 ):
     shape = shrink_shape(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from autotune.kernels import reference as reference_module
 from autotune.kernels.inputs import Inputs, make_inputs
 from autotune.kernels.reference import (
+    Check,
     check_result,
     error_bound,
     expect,
@@ -17,6 +19,7 @@ from autotune.kernels.reference import (
     relative_error,
 )
 from autotune.ops import LoraOp
+from autotune.shapes import KernelShape
 from tests.kernels.cases import expand_shape, shrink_shape
 
 #: Three adapters' worth of tokens, two of them without a LoRA.
@@ -33,9 +36,11 @@ SHAPES = {
 each_op = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 
 
-def inputs_of(shape, mapping=MAPPING, **changes):
+def inputs_of(
+    shape: KernelShape, mapping: torch.Tensor | None = MAPPING, scaling: float = 1.0
+) -> Inputs:
     return make_inputs(
-        shape, device="cpu", weight_sets=2, seed=3, token_lora_mapping=mapping, **changes
+        shape, device="cpu", weight_sets=2, seed=3, token_lora_mapping=mapping, scaling=scaling
     )
 
 
@@ -50,10 +55,14 @@ def launch_right(inputs: Inputs) -> None:
     inputs.out[used] = before + product[used]
 
 
-def check_after(inputs, spoil):
+def leave(_: torch.Tensor) -> None:
+    """Spoil nothing."""
+
+
+def check_after(inputs: Inputs, spoil: Callable[[torch.Tensor], None]) -> Check:
     """Check a launch that is right but for what ``spoil`` does to the output afterwards."""
 
-    def launch():
+    def launch() -> None:
         launch_right(inputs)
         spoil(inputs.out)
 
@@ -120,7 +129,7 @@ def test_relative_error_is_the_norm_of_the_difference_over_that_of_the_reference
 def test_a_right_launch_passes_with_the_error_of_its_rounding(shape):
     inputs = inputs_of(shape)
 
-    check = check_after(inputs, lambda out: None)
+    check = check_after(inputs, leave)
 
     assert check.problem == ""
     assert 0 < check.relative_error < error_bound(shape)
@@ -128,7 +137,7 @@ def test_a_right_launch_passes_with_the_error_of_its_rounding(shape):
 
 @each_op
 def test_a_right_launch_passes_where_every_token_has_a_lora(shape):
-    check = check_after(inputs_of(shape, mapping=None), lambda out: None)
+    check = check_after(inputs_of(shape, mapping=None), leave)
 
     assert check.problem == ""
 
@@ -239,7 +248,7 @@ def test_another_weight_set_is_wrong(shape):
 def test_a_batch_without_any_lora_leaves_only_what_it_must(shape):
     inputs = inputs_of(shape, mapping=torch.full((7,), -1))
 
-    check = check_after(inputs, lambda out: None)
+    check = check_after(inputs, leave)
 
     assert check.problem == ""
     assert check.relative_error == 0.0

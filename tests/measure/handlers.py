@@ -1,0 +1,106 @@
+"""What tests run in worker processes; importable there by name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from autotune.environment import Device, Environment
+from autotune.measure import Outcome
+from autotune.measure.protocol import (
+    Advice,
+    Compare,
+    Consult,
+    Describe,
+    Description,
+    Failure,
+    More,
+    Open,
+    Start,
+    Started,
+)
+from autotune.measure.worker import Handler
+from autotune.ops import LoraOp
+from autotune.space import KernelConfig
+from tests.recordings import ENVIRONMENT
+
+#: num_warps of a configuration that makes the fake device misbehave, and how.
+CRASHES, HANGS, LIES, LOSES_CONTEXT, FAILS = 1, 2, 8, 16, 32
+
+
+def obedient() -> Handler:
+    """A handler that does what its request says."""
+
+    def handle(request: tuple[str, Any]) -> object:
+        verb, value = request
+        match verb:
+            case "echo":
+                return value
+            case "sleep":
+                time.sleep(value)
+            case "exit":
+                os._exit(value)
+            case "raise":
+                raise ValueError(value)
+            case "spawn":  # a child that would outlive its parent
+                child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+                Path(value).write_text(str(child.pid))
+                time.sleep(600)
+        return None
+
+    return handle
+
+
+def never_made() -> Handler:
+    raise RuntimeError("no such device\nwith details")
+
+
+class FakeDevice:
+    """Answers like the device's process, with latencies from the configuration alone."""
+
+    def __init__(self, _provider: str) -> None:
+        self._config: KernelConfig | None = None
+
+    def __call__(self, request: object) -> object:
+        match request:
+            case Describe():
+                device = Device(
+                    name=ENVIRONMENT["gpu"],
+                    capability=(9, 0),
+                    shared_memory_bytes=232448,
+                    l2_bytes=1 << 20,
+                    memory_bytes=1 << 30,
+                )
+                return Description(device, Environment(**ENVIRONMENT))
+            case Consult(shape):
+                table = {"block_m": 32, "block_n": 16, "block_k": 64, "num_warps": 4}
+                table |= {"num_stages": 2} | ({"split_k": 8} if shape.op is LoraOp.SHRINK else {})
+                return Advice(KernelConfig.from_mapping(shape.op, table), {})
+            case Open():
+                return None
+            case Start(config, samples):
+                return self._start(config, samples)
+            case More(samples):
+                return self._samples(samples)
+            case Compare(configs):
+                return {config: (float(config.block_k),) * 4 for config in configs}
+        raise ValueError(f"unknown request {request!r}")
+
+    def _start(self, config: KernelConfig, samples: int) -> Started | Failure:
+        self._config = config
+        if config.num_warps == CRASHES:
+            os._exit(139)
+        if config.num_warps == HANGS:
+            time.sleep(600)
+        if config.num_warps == LIES:
+            return Failure(Outcome.WRONG_RESULT, "relative error 1 exceeds 0.001", 1.0)
+        if config.num_warps == LOSES_CONTEXT:
+            return Failure(Outcome.LAUNCH_FAILED, "illegal memory access", is_lost=True)
+        return Started(1e-6, self._samples(samples))
+
+    def _samples(self, count: int) -> tuple[float, ...]:
+        return (float(self._config.block_k),) * count if self._config else ()

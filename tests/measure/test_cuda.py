@@ -1,0 +1,81 @@
+"""The directing side of the CUDA runner, with real compilers and a fake device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from autotune.errors import WorkerDied
+from autotune.measure import Outcome, never_stop
+from autotune.measure.cuda import CudaRunner
+from autotune.shapes import KernelShape
+from autotune.space import KernelConfig
+from tests.measure.handlers import CRASHES, HANGS, LIES, LOSES_CONTEXT, FakeDevice, never_made
+from tests.recordings import SHRINK
+
+SHAPE = KernelShape.from_mapping(SHRINK)
+
+
+def config(**changes: int) -> KernelConfig:
+    table = {"block_m": 16, "block_n": 16, "block_k": 64, "split_k": 8, "num_warps": 4}
+    return KernelConfig.from_mapping(SHAPE.op, table | {"num_stages": 2} | changes)
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory) -> Iterator[CudaRunner]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        with CudaRunner(
+            "builtin", compile_workers=1, config_timeout_s=2.0, device_server=FakeDevice
+        ) as cuda:
+            yield cuda
+
+
+@pytest.mark.parametrize(
+    ("num_warps", "outcome", "reason"),
+    [
+        (CRASHES, Outcome.WORKER_DIED, "exit code 139"),
+        (HANGS, Outcome.TIMED_OUT, "within 2 s"),
+        (LIES, Outcome.WRONG_RESULT, "relative error 1 exceeds"),
+        (LOSES_CONTEXT, Outcome.LAUNCH_FAILED, "illegal memory access"),
+    ],
+)
+def test_a_fault_costs_one_configuration_and_the_next_one_runs(runner, num_warps, outcome, reason):
+    faulty = runner.measure(SHAPE, [config(num_warps=num_warps)], never_stop)
+    assert faulty.outcome is outcome
+    assert reason in faulty.reason
+    assert faulty.samples_us == ()
+    assert runner.measure(SHAPE, [config(num_stages=3)], never_stop).outcome is Outcome.OK
+
+
+def test_a_kernel_that_needs_more_shared_memory_than_there_is_is_never_launched(runner):
+    # The fake device would crash on one warp; so it was not asked.
+    big = config(block_m=256, block_k=256, num_stages=5, num_warps=CRASHES)
+    measurement = runner.measure(SHAPE, [big], never_stop)
+    assert measurement.outcome in (Outcome.INVALID, Outcome.COMPILE_FAILED)
+    assert "shared_memory" in measurement.reason
+    assert measurement.shared_memory_bytes is not None
+    assert measurement.shared_memory_bytes > 232448
+
+
+def test_a_measurement_says_what_the_compiler_said(runner):
+    measurement = runner.measure(SHAPE, [config()], never_stop)
+    assert measurement.shared_memory_bytes is not None
+    assert measurement.shared_memory_bytes > 0
+
+
+def test_the_space_holds_the_default_and_the_device_s_limits(runner):
+    space = runner.space(SHAPE, {})
+    assert space.default in space.configs
+    rejection = space.rejection(config(block_k=256, num_stages=5, block_n=256))
+    assert rejection is not None
+
+
+def test_a_device_that_cannot_be_opened_is_an_error_that_says_why():
+    with pytest.raises(WorkerDied, match="no such device"):
+        CudaRunner("builtin", compile_workers=1, device_server=refuses_to_start)
+
+
+def refuses_to_start(_provider: str):
+    return never_made()

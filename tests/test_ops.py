@@ -1,0 +1,42 @@
+"""vLLM's names and keys, against literal values of its contract."""
+
+import pytest
+
+from autotune.ops import VLLM_RANKS, LoraOp, gpu_file_prefix
+
+
+def test_spaces_and_hyphens_become_underscores_and_nothing_else_changes():
+    assert gpu_file_prefix("NVIDIA A100-SXM4-80GB") == "NVIDIA_A100_SXM4_80GB"
+    assert gpu_file_prefix("Quadro T1000/PCIe") == "Quadro_T1000/PCIe"
+
+
+@pytest.mark.parametrize(
+    ("op", "add_inputs", "name"),
+    [
+        (LoraOp.SHRINK, False, "NVIDIA_H100_80GB_HBM3_SHRINK.json"),
+        (LoraOp.SHRINK, True, "NVIDIA_H100_80GB_HBM3_SHRINK.json"),
+        (LoraOp.EXPAND, True, "NVIDIA_H100_80GB_HBM3_EXPAND_TRUE.json"),
+        (LoraOp.EXPAND, False, "NVIDIA_H100_80GB_HBM3_EXPAND_FALSE.json"),
+    ],
+)
+def test_each_op_has_the_file_that_vllm_opens(op, add_inputs, name):
+    assert op.file_name("NVIDIA H100 80GB HBM3", add_inputs=add_inputs) == name
+
+
+@pytest.mark.parametrize(
+    ("op", "key"),
+    [(LoraOp.SHRINK, (9, 3, 16, 4096, 64)), (LoraOp.EXPAND, (9, 3, 16, 64, 4096))],
+)
+def test_the_first_key_counts_the_slot_for_no_lora_and_k_is_what_is_summed_over(op, key):
+    asked = op.lookup_key(max_loras=8, num_slices=3, num_tokens=16, hidden_size=4096, rank=64)
+    assert asked == key
+
+
+def test_an_entry_has_every_parameter_without_which_vllm_stops():
+    needed = {"block_m", "block_n", "block_k", "num_warps", "num_stages", "num_ctas"}
+    assert set(LoraOp.SHRINK.parameters) == needed | {"split_k", "group_size_m"}
+    assert set(LoraOp.EXPAND.parameters) == needed
+
+
+def test_the_ranks_are_those_of_max_lora_rank():
+    assert VLLM_RANKS == (1, 8, 16, 32, 64, 128, 256, 320, 512)
