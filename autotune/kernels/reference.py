@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from autotune.kernels.inputs import NO_LORA
+from autotune.kernels.tokens import NO_LORA
 from autotune.ops import LoraOp
 
 if TYPE_CHECKING:
