@@ -1,13 +1,14 @@
-# Short names for the commands of a working day. Everything runs in .venv.
+# Short names for the commands of a working day. Everything runs in .venv-dev.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV := .venv-dev
+BIN := $(VENV)/bin
 
 .PHONY: setup test lint gpu docs
 
-setup: .venv/ready
+setup: $(VENV)/ready
 
-.venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -23,4 +24,4 @@ gpu: setup
 	$(BIN)/pytest -m gpu --require gpu
 
 docs: setup
-	$(BIN)/python tests/cli/reference.py
+	$(BIN)/python -m tests.cli.reference

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from autotune.errors import AutotuneError, InputError
 from autotune.ops import LoraOp
-from autotune.plan import KERNELS, SAMPLERS, StudyPlan, parse_duration
+from autotune.plan import StudyPlan
+from autotune.studyfile import KERNELS, SAMPLERS, parse_duration
 
 if TYPE_CHECKING:
     from collections import Counter

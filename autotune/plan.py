@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.resources
-import re
-import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import InputError, ShapeError, SpaceError, StudyFileError
-from autotune.ops import VLLM_RANKS, LoraOp
-from autotune.shapes import DTYPE_BYTES, KernelShape
-from autotune.space import complete_axes, default_axes
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
-
-SAMPLERS = ("tpe", "gp", "random", "exhaustive")
-KERNELS = ("auto", "builtin")
-
-_SHAPE_KEYS = (*(field.name for field in fields(KernelShape)), "layer")
-_DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
-
-#: The axes that the user gave, per op; what is not given is the runner's to choose.
-Axes = Mapping[LoraOp, Mapping[str, tuple[int, ...]]]
+from autotune.errors import ShapeError, StudyFileError
+from autotune.ops import LoraOp
+from autotune.shapes import KernelShape
+from autotune.studyfile import (
+    TABLES,
+    Axes,
+    checked_flags,
+    read_shape_tables,
+    read_space,
+    read_table,
+    read_toml,
+    token_counts,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,21 +97,17 @@ class StudyPlan:
 
     @classmethod
     def _of_text(cls, text: str, source: str) -> StudyPlan:
-        try:
-            content = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise StudyFileError(f"{source}: not TOML: {error}; correct it there") from error
-        _check_keys(source, content, ("lora", "tokens", "shapes", "search", "run"))
+        content = read_toml(source, text)
         lora, tokens, search, run = (
-            _read_table(f"{source}: [{name}]", content.get(name, {}), checks)
-            for name, checks in _TABLES.items()
+            read_table(f"{source}: [{name}]", content.get(name, {}), checks)
+            for name, checks in TABLES.items()
         )
-        axes = _read_space(f"{source}: [search.space", search.pop("space", {}))
+        axes = read_space(f"{source}: [search.space", search.pop("space", {}))
         return cls(
             source=source,
             lora=lora,
             tokens=tokens.get("counts", ()),
-            shape_tables=_read_shape_tables(source, content.get("shapes", [])),
+            shape_tables=read_shape_tables(source, content.get("shapes", [])),
             axes=axes,
             time_budget_s=search.pop("time_budget", None),
             **search,
@@ -189,10 +177,12 @@ class StudyPlan:
         Raises:
             StudyFileError: A flag's value is out of range, or no shape is left.
         """
-        lora = _flags(_TABLES["lora"], max_loras=max_loras, rank=rank)
-        counts = _flags({"tokens": _counts}, tokens=None if tokens is None else list(tokens))
-        plain = _flags(
-            _TABLES["search"] | _TABLES["run"],
+        lora = checked_flags(TABLES["lora"], max_loras=max_loras, rank=rank)
+        counts = checked_flags(
+            {"tokens": token_counts}, tokens=None if tokens is None else list(tokens)
+        )
+        plain = checked_flags(
+            TABLES["search"] | TABLES["run"],
             trials=trials,
             sampler=sampler,
             seed=seed,
@@ -251,147 +241,6 @@ class StudyPlan:
             for count in (values["num_tokens"],) if own else self.tokens:
                 place = f"{self.source}: [[shapes]] no. {number}"
                 yield number, _shape(place, {**values, "num_tokens": count})
-
-
-def parse_duration(text: object) -> int:
-    """Seconds of a duration such as ``90s``, ``10m`` or ``1h30m``.
-
-    Raises:
-        InputError: It is not of that form, or is nothing.
-    """
-    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
-    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
-    total = 3600 * hours + 60 * minutes + seconds
-    if total == 0:
-        raise InputError(f"must be a duration such as 90s, 10m or 1h30m: got {text!r}")
-    return total
-
-
-# --------------------------------------------------------------------------- checks of one value
-# Each answers the value as it is kept, or raises InputError with what it must be and what it is.
-
-_Check = Callable[[Any], Any]
-
-
-def _at_least(smallest: int) -> _Check:
-    def check(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-            raise InputError(f"must be a whole number of at least {smallest}: got {value!r}")
-        return value
-
-    return check
-
-
-def _one_of(choices: Collection[object]) -> _Check:
-    def check(value: object) -> object:
-        # A bool equals 0 or 1, and rank = true is no rank.
-        if isinstance(value, bool) or value not in list(choices):
-            raise InputError(f"must be one of {', '.join(map(str, choices))}: got {value!r}")
-        return value
-
-    return check
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise InputError(f"must be a text that is not empty: got {value!r}")
-    return value
-
-
-def _counts(value: object) -> tuple[int, ...]:
-    if not isinstance(value, list) or not value:
-        raise InputError(f"must be a list of token counts, such as [1, 16]: got {value!r}")
-    return tuple(map(_at_least(1), value))
-
-
-def _table(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"must be a table: got {value!r}")
-    return value
-
-
-_TABLES: Mapping[str, dict[str, _Check]] = {
-    "lora": {
-        "max_loras": _at_least(1),
-        "rank": _one_of(VLLM_RANKS),
-        "active_loras": _at_least(1),
-        "dtype": _one_of(DTYPE_BYTES),
-    },
-    "tokens": {"counts": _counts},
-    "search": {
-        "trials": _at_least(1),
-        "sampler": _one_of(SAMPLERS),
-        "time_budget": parse_duration,
-        "seed": _at_least(0),
-        "space": _table,
-    },
-    "run": {"kernels": _one_of(KERNELS), "storage": _text, "output": _text},
-}
-
-
-# --------------------------------------------------------------------------- reading tables
-
-
-def _read_table(place: str, table: object, checks: Mapping[str, _Check]) -> dict[str, Any]:
-    """The values that a table gives, each checked."""
-    given = _checked(place, table, _table)
-    _check_keys(place, given, checks)
-    return {key: _checked(f"{place} {key}", value, checks[key]) for key, value in given.items()}
-
-
-def _checked(place: str, value: object, check: _Check) -> Any:  # noqa: ANN401 - the check's type
-    try:
-        return check(value)
-    except InputError as error:
-        raise StudyFileError(f"{place}: {error}") from error
-
-
-def _check_keys(place: str, table: Mapping[str, object], known: Collection[str]) -> None:
-    for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise StudyFileError(f"{place}: unknown key {key!r}; {advice}")
-
-
-def _flags(checks: Mapping[str, _Check], **given: object) -> dict[str, Any]:
-    """The flags that were given, each checked."""
-    return {
-        name: _checked(f"--{name.replace('_', '-')}", value, checks[name])
-        for name, value in given.items()
-        if value is not None
-    }
-
-
-def _read_shape_tables(source: str, tables: object) -> dict[int, dict[str, Any]]:
-    """The ``[[shapes]]`` tables by number; their values are checked once they are complete."""
-    if not isinstance(tables, list) or not tables:
-        raise StudyFileError(
-            f"{source}: there must be at least one [[shapes]] table: "
-            f"got {tables!r}; add one with op and hidden_size"
-        )
-    for number, table in enumerate(tables, start=1):
-        place = f"{source}: [[shapes]] no. {number}"
-        _check_keys(place, _checked(place, table, _table), _SHAPE_KEYS)
-        if "layer" in table:
-            _checked(f"{place} layer", table["layer"], _text)
-    return dict(enumerate(tables, start=1))
-
-
-def _read_space(place: str, table: dict[str, Any]) -> Axes:
-    """The axes given for each op; ``place`` is the table's header without its bracket."""
-    _check_keys(f"{place}]", table, [op.value for op in LoraOp])
-    return {op: _read_axes(f"{place}.{op.value}]", op, table.get(op.value, {})) for op in LoraOp}
-
-
-def _read_axes(place: str, op: LoraOp, table: object) -> dict[str, tuple[int, ...]]:
-    given = _checked(place, table, _table)
-    _check_keys(place, given, default_axes(op))
-    try:
-        axes = complete_axes(op, given)
-    except SpaceError as error:
-        raise StudyFileError(f"{place}: {error}") from error
-    return {name: axes[name] for name in given}
 
 
 def _shape(place: str, values: Mapping[str, Any]) -> KernelShape:

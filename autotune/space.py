@@ -95,7 +95,7 @@ def matmul_sizes(shape: KernelShape) -> tuple[int, int, int]:
     return shape.num_tokens, shape.hidden_size, shape.rank
 
 
-def _power_of_two(shape: KernelShape, config: KernelConfig) -> str | None:
+def _power_of_two(_shape: KernelShape, config: KernelConfig) -> str | None:
     for name in sorted(_POWERS_OF_TWO):
         value = getattr(config, name)
         smallest = SMALLEST_BLOCK if name in _BLOCKS else 1
@@ -124,7 +124,7 @@ def _split_within_depth(shape: KernelShape, config: KernelConfig) -> str | None:
     return None
 
 
-def _accumulators(shape: KernelShape, config: KernelConfig) -> str | None:
+def _accumulators(_shape: KernelShape, config: KernelConfig) -> str | None:
     per_thread = config.block_m * config.block_n // (32 * config.num_warps)
     if per_thread > MOST_ACCUMULATORS:
         return f"{per_thread} float32 accumulators a thread, {MOST_ACCUMULATORS} at most"

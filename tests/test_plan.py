@@ -9,7 +9,8 @@ import pytest
 
 from autotune.errors import InputError, StudyFileError
 from autotune.ops import LoraOp
-from autotune.plan import StudyPlan, parse_duration
+from autotune.plan import StudyPlan
+from autotune.studyfile import parse_duration
 
 SHRINK = '[[shapes]]\nop = "shrink"\nhidden_size = 4096\n'
 LORA = "[lora]\nmax_loras = 8\nrank = 16\n"

@@ -9,6 +9,10 @@ import torch
 #: A sample lasts at most about this long: a slow kernel needs no average over all weight sets.
 _LONGEST_SAMPLE_US = 20_000.0
 
+#: Flushes ahead of the first sample. The device works on them while the host enqueues the sample;
+#: without them the first of five samples of a 5 µs kernel came out 10 % high (H100).
+_HEAD_START = 4
+
 #: The buffer that is read to empty the L2 cache, in multiples of its size.
 _FLUSH_FACTOR = 2
 
@@ -67,6 +71,8 @@ class LaunchTimer:
     def samples_us(self, count: int) -> list[float]:
         """Take samples, microseconds per launch."""
         events = [_events() for _ in range(count)]
+        for _ in range(_HEAD_START):
+            self._flush()
         for start, end in events:
             self._flush()
             start.record()

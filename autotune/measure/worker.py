@@ -141,6 +141,7 @@ def _serve(
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
+    _be_silent()
     with contextlib.suppress(EOFError, BrokenPipeError):  # the owner is gone
         try:
             handler = make_handler(*args)
@@ -155,6 +156,14 @@ def _serve(
             except Exception as error:  # noqa: BLE001 - told to the owner
                 answer = _Fault(one_line(error))
             connection.send(answer)
+
+
+def _be_silent() -> None:
+    """Compilers print pages about what they cannot compile; the reason is in the answer."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # standard output and standard error, of child processes too
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 def _die_with_parent() -> None:
