@@ -67,6 +67,7 @@ class Device:
         shared_memory_bytes: What one thread block may use, opt-in included.
         l2_bytes: Size of the L2 cache.
         memory_bytes: Size of the device's memory.
+        uuid: Tells it from others of its kind.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Device:
     shared_memory_bytes: int
     l2_bytes: int
     memory_bytes: int
+    uuid: str
 
 
 def has_gpu() -> bool:
@@ -98,6 +100,7 @@ def describe_device() -> Device:
         shared_memory_bytes=limits["max_shared_mem"],
         l2_bytes=facts.L2_cache_size,
         memory_bytes=facts.total_memory,
+        uuid=str(facts.uuid),
     )
 
 

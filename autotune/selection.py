@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from autotune.measure import DeviceState
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
 
 #: The interval holds the true ratio in this share of cases.
 CONFIDENCE = 0.95
+
+#: An interval this narrow, relative to the ratio, is narrow enough: half of the noise of a run.
+SETTLED_WIDTH = 0.005
 
 #: Bootstrap resamples: with 2,000 the ends of a 95 % interval rest on 50 resamples each.
 _RESAMPLES = 2_000
@@ -48,6 +52,13 @@ class Ratio:
             value=float(np.exp(np.median(logs))), low=float(np.exp(low)), high=float(np.exp(high))
         )
 
+    @property
+    def verdict(self) -> str:
+        """``faster`` or ``slower`` than the default where that is certain, else ``same``."""
+        if self.low > 1:
+            return "faster"
+        return "slower" if self.high < 1 else "same"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
@@ -57,31 +68,38 @@ class Selection:
         shape: The shape.
         config: What is exported. The default's own values where nothing beat it beyond the noise.
         default: vLLM's configuration.
-        config_us: Samples of ``config``, microseconds per launch, taken beside the default's.
-        default_us: Samples of the default; empty where the default itself does not run.
+        samples_us: Per finalist, the default among them if it runs, samples that were taken side by
+            side, microseconds per launch.
         ratio: Default over ``config``; None where the default does not run.
         trials: Distinct configurations measured in the search.
         outcomes: How many of the configurations tried ended in which outcome.
+        states: The device before, during and after the finalists were timed, where it says.
     """
 
     shape: KernelShape
     config: KernelConfig
     default: KernelConfig
-    config_us: tuple[float, ...]
-    default_us: tuple[float, ...]
+    samples_us: Mapping[KernelConfig, tuple[float, ...]]
     ratio: Ratio | None
     trials: int
     outcomes: Mapping[str, int]
+    states: tuple[DeviceState, ...] = ()
+
+    @property
+    def is_throttled(self) -> bool:
+        """Whether the device held its clocks down while the finalists were timed."""
+        return any(state.throttle_reasons for state in self.states)
 
     @property
     def latency_us(self) -> float:
         """Median latency of the exported configuration, microseconds."""
-        return statistics.median(self.config_us)
+        return statistics.median(self.samples_us[self.config])
 
     @property
     def default_latency_us(self) -> float | None:
         """Median latency of vLLM's default, microseconds; None where it does not run."""
-        return statistics.median(self.default_us) if self.default_us else None
+        samples = self.samples_us.get(self.default)
+        return statistics.median(samples) if samples else None
 
     @property
     def is_default(self) -> bool:
@@ -95,11 +113,14 @@ class Selection:
             "shape": self.shape.as_dict(),
             "config": self.config.as_dict(),
             "default": self.default.as_dict(),
-            "config_us": list(self.config_us),
-            "default_us": list(self.default_us),
+            "samples_us": [
+                {"config": config.as_dict(), "samples_us": list(samples)}
+                for config, samples in self.samples_us.items()
+            ],
             "ratio": None if ratio is None else [ratio.value, ratio.low, ratio.high],
             "trials": self.trials,
             "outcomes": dict(self.outcomes),
+            "states": [asdict(state) for state in self.states],
         }
 
     @classmethod
@@ -111,11 +132,17 @@ class Selection:
             shape=shape,
             config=KernelConfig.from_mapping(shape.op, table["config"]),
             default=KernelConfig.from_mapping(shape.op, table["default"]),
-            config_us=tuple(table["config_us"]),
-            default_us=tuple(table["default_us"]),
+            samples_us={
+                KernelConfig.from_mapping(shape.op, row["config"]): tuple(row["samples_us"])
+                for row in table["samples_us"]
+            },
             ratio=ratio and Ratio(value=ratio[0], low=ratio[1], high=ratio[2]),
             trials=table["trials"],
             outcomes=table["outcomes"],
+            states=tuple(
+                DeviceState(**state | {"throttle_reasons": tuple(state["throttle_reasons"])})
+                for state in table["states"]
+            ),
         )
 
 
@@ -135,10 +162,27 @@ def select(
     Returns:
         The configuration, and its ratio to the default.
     """
-    fastest = min(samples, key=lambda config: statistics.median(samples[config]))
+    fastest = _fastest(samples)
     if default not in samples:
         return fastest, None
     ratio = Ratio.of(samples[default], samples[fastest])
-    if ratio.low > 1:
+    if ratio.verdict == "faster":
         return fastest, ratio
     return default, Ratio(value=1.0, low=1.0, high=1.0)
+
+
+def is_settled(default: KernelConfig, samples: Mapping[KernelConfig, Sequence[float]]) -> bool:
+    """Whether the fastest's ratio to the default is known well enough to stop timing.
+
+    Args:
+        default: vLLM's configuration.
+        samples: As for ``select``.
+    """
+    if default not in samples or len(samples) == 1:
+        return True
+    ratio = Ratio.of(samples[default], samples[_fastest(samples)])
+    return ratio.high - ratio.low < SETTLED_WIDTH * ratio.value
+
+
+def _fastest(samples: Mapping[KernelConfig, Sequence[float]]) -> KernelConfig:
+    return min(samples, key=lambda config: statistics.median(samples[config]))

@@ -50,6 +50,7 @@ def entry_of(selection: Selection, environment: Environment) -> dict[str, Any]:
         "shape": selection.shape.as_dict(),
         "config": selection.config.as_dict(),
         "is_default": selection.is_default,
+        "is_throttled": selection.is_throttled,
         "environment": environment.as_dict(),
     }
 

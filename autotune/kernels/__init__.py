@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 from autotune.errors import InputError
 from autotune.kernels._base import CompiledKernel, KernelProvider
 
@@ -14,6 +16,9 @@ PROVIDERS = ("builtin",)
 def provider(name: str) -> KernelProvider:
     """The kernel provider of that name; torch and triton are imported only now.
 
+    Args:
+        name: One of ``PROVIDERS``, or ``module:Class`` of a provider of one's own.
+
     Raises:
         InputError: There is no such provider.
     """
@@ -21,4 +26,9 @@ def provider(name: str) -> KernelProvider:
         from autotune.kernels.builtin import BuiltinProvider
 
         return BuiltinProvider()
+    module, _, attribute = name.partition(":")
+    if attribute:
+        made = getattr(importlib.import_module(module), attribute)()
+        if isinstance(made, KernelProvider):
+            return made
     raise InputError(f"unknown kernel provider: got {name!r}; use {' or '.join(PROVIDERS)}")

@@ -22,11 +22,14 @@ class CompiledKernel:
         shared_memory_bytes: Shared memory per thread block.
         registers: Registers per thread; None where the compiler does not say.
         spills: Registers spilled to local memory, per thread; None where it does not say.
+        fingerprint: The same for two configurations whose launches cannot be told apart; None where
+            that is not known.
     """
 
     shared_memory_bytes: int
     registers: int | None = None
     spills: int | None = None
+    fingerprint: str | None = None
 
 
 class KernelProvider(ABC):

@@ -5,6 +5,7 @@ Serves every provider whose kernels are Triton's.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 from pathlib import Path
@@ -53,18 +54,24 @@ def compile_for(capability: tuple[int, int]) -> None:
     triton.runtime.driver.set_active(CompileOnlyDriver(capability))
 
 
-def describe(compiled: Any) -> CompiledKernel:  # noqa: ANN401 - triton ships no types
+def describe(compiled: Any, grid: tuple[int, ...]) -> CompiledKernel:  # noqa: ANN401 - triton ships no types
     """What the compiler says of a kernel that Triton has compiled.
 
     Args:
         compiled: What ``warmup`` returned.
+        grid: The blocks that it will be launched with.
     """
     usage = _resource_usage(compiled)
     shared = compiled.metadata.shared
+    launch = (compiled.metadata.num_warps, shared, grid)
+    binary = hashlib.sha256(compiled.asm["cubin"])
+    binary.update(repr(launch).encode())
+    fingerprint = binary.hexdigest()
     if usage is None:
-        return CompiledKernel(shared_memory_bytes=shared)
+        return CompiledKernel(shared_memory_bytes=shared, fingerprint=fingerprint)
     return CompiledKernel(
         shared_memory_bytes=shared,
+        fingerprint=fingerprint,
         registers=int(usage["registers"]),
         spills=(int(usage["stack"]) + int(usage["local"])) // 4,
     )

@@ -54,7 +54,7 @@ class BuiltinProvider(KernelProvider):
         """
         ahead.compile_for(capability)
         kernel, grid, arguments = _call(shape, replace(config, **self.forced(shape, capability)))
-        return ahead.describe(kernel.warmup(grid=grid, **arguments))
+        return ahead.describe(kernel.warmup(grid=grid, **arguments), grid)
 
     def launch(self, inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
         """Enqueue the op once on the current stream.

@@ -6,6 +6,7 @@ Knows the shapes that vLLM allocates, and nothing of configurations or timing.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,14 @@ from autotune.shapes import DTYPE_BYTES, KernelShape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+
+#: Elements before and after the output: a store that is off by a row or a tile lands in them. A
+#: multiple of 16 bytes, so that the output is aligned as an allocation is.
+MARGIN = 4096
+
+#: What the margins hold: exact in every dtype, and nothing that a kernel here writes by chance.
+MARGIN_VALUE = -1024.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,6 +69,7 @@ class Inputs:
         weight_sets: Per set and slice one contiguous tensor: shrink (max_loras, rank, hidden),
             expand (max_loras, slice size, rank).
         out: shrink: (num_slices, m, rank) float32; expand: (m, sum of slice_sizes).
+        margins: What lies in memory before and after ``out``, all ``MARGIN_VALUE``.
         tokens: Which token uses which adapter.
         scaling: shrink: what the product is multiplied by.
         operands: What the kernel is handed, ready for each weight set.
@@ -70,6 +80,7 @@ class Inputs:
     x: torch.Tensor
     weight_sets: tuple[tuple[torch.Tensor, ...], ...]
     out: torch.Tensor
+    margins: tuple[torch.Tensor, torch.Tensor]
     tokens: TokenMetadata
     scaling: float
     operands: tuple[Operands, ...]
@@ -125,13 +136,15 @@ def make_inputs(
             f"got a tensor of {tuple(mapping.shape)}"
         )
     tokens = token_metadata(mapping.to(device), shape.max_loras)
-    x, out = _activations(shape, generator)
+    x = _activations(shape, generator)
+    out, margins = _output(shape, device)
     sets = tuple(_weights(shape, generator) for _ in range(weight_sets))
     return Inputs(
         shape=shape,
         x=x,
         weight_sets=sets,
         out=out,
+        margins=margins,
         tokens=tokens,
         scaling=scaling,
         operands=tuple(_operands(shape, x, weights, out, tokens) for weights in sets),
@@ -172,19 +185,31 @@ def _dtype(shape: KernelShape) -> torch.dtype:
     return dtype
 
 
-def _activations(
-    shape: KernelShape, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """x, normally distributed, and out, all zeros."""
-    m, dtype, device = shape.num_tokens, _dtype(shape), generator.device
-    inner = (shape.num_slices, m, shape.rank)
+def _activations(shape: KernelShape, generator: torch.Generator) -> torch.Tensor:
+    """x, normally distributed."""
+    m, device = shape.num_tokens, generator.device
     if shape.op is LoraOp.SHRINK:
-        x = torch.empty(m, shape.hidden_size, dtype=dtype, device=device)  # (m, hidden)
-        out = torch.zeros(inner, dtype=torch.float32, device=device)  # (num_slices, m, rank)
-    else:
-        x = torch.empty(inner, dtype=torch.float32, device=device)  # (num_slices, m, rank)
-        out = torch.zeros(m, sum(shape.slice_sizes), dtype=dtype, device=device)  # (m, sum n)
-    return x.normal_(generator=generator), out
+        x = torch.empty(m, shape.hidden_size, dtype=_dtype(shape), device=device)  # (m, hidden)
+    else:  # (num_slices, m, rank)
+        x = torch.empty(shape.num_slices, m, shape.rank, dtype=torch.float32, device=device)
+    return x.normal_(generator=generator)
+
+
+def _output(
+    shape: KernelShape, device: torch.device
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """out, all zeros, and the margins around it."""
+    shrink = shape.op is LoraOp.SHRINK
+    dtype = torch.float32 if shrink else _dtype(shape)
+    size = (
+        (shape.num_slices, shape.num_tokens, shape.rank)
+        if shrink
+        else (shape.num_tokens, sum(shape.slice_sizes))
+    )
+    end = MARGIN + math.prod(size)
+    memory = torch.full((end + MARGIN,), MARGIN_VALUE, dtype=dtype, device=device)  # (all,)
+    out = memory[MARGIN:end].view(size)  # shrink: (num_slices, m, rank); expand: (m, sum n)
+    return out.zero_(), (memory[:MARGIN], memory[end:])
 
 
 def _weights(shape: KernelShape, generator: torch.Generator) -> tuple[torch.Tensor, ...]:

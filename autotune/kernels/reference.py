@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from autotune.kernels.inputs import MARGIN_VALUE
 from autotune.kernels.tokens import NO_LORA
 from autotune.ops import LoraOp
 
@@ -189,14 +190,33 @@ def check_result(launch: Callable[[], None], inputs: Inputs, expected: Expected)
     """
     inputs.out.copy_(expected.start)
     launch()
-    squares, worst, idle = _differences(inputs.out, expected)
-    error = _ratio(math.sqrt(squares), expected.norm)
-    return Check(error, _problem(error, worst, idle, expected))
+    figures = _differences(inputs, expected)
+    if figures.outside != 0.0:
+        for margin in inputs.margins:  # the next launch must not answer for this one
+            margin.fill_(MARGIN_VALUE)
+    error = _ratio(math.sqrt(figures.squares), expected.norm)
+    return Check(error, _problem(error, figures, expected))
 
 
-def _differences(out: torch.Tensor, expected: Expected) -> tuple[float, float, float]:
-    """Squared norm of the error, its largest element, and the largest in rows without a LoRA."""
-    chunks = zip(_chunks(out), _chunks(expected.values), strict=True)
+class _Differences(NamedTuple):
+    """What an output differs by from what it must hold.
+
+    Attributes:
+        squares: Squared norm of the error.
+        worst: Its largest element.
+        idle: The largest change in rows of tokens without a LoRA.
+        outside: Whether anything next to the output was written, 1 or 0.
+    """
+
+    squares: float
+    worst: float
+    idle: float
+    outside: float
+
+
+def _differences(inputs: Inputs, expected: Expected) -> _Differences:
+    """Everything in one transfer from the device."""
+    chunks = zip(_chunks(inputs.out), _chunks(expected.values), strict=True)
     parts = []
     for got, wanted in chunks:
         difference = got - wanted  # float64
@@ -204,10 +224,11 @@ def _differences(out: torch.Tensor, expected: Expected) -> tuple[float, float, f
     figures = torch.stack(parts)  # (chunks, 2)
     idle = figures.new_zeros(())
     if len(expected.idle_rows):
-        rows = out.index_select(-2, expected.idle_rows)
+        rows = inputs.out.index_select(-2, expected.idle_rows)
         idle = (rows - expected.values.index_select(-2, expected.idle_rows)).abs().max()
-    squares, worst, changed = torch.stack((figures[:, 0].sum(), figures[:, 1].max(), idle)).tolist()
-    return squares, worst, changed
+    outside = (torch.stack(inputs.margins) != MARGIN_VALUE).any().double()
+    found = torch.stack((figures[:, 0].sum(), figures[:, 1].max(), idle, outside))
+    return _Differences(*found.tolist())
 
 
 def _chunks(values: torch.Tensor) -> Sequence[torch.Tensor]:
@@ -215,17 +236,19 @@ def _chunks(values: torch.Tensor) -> Sequence[torch.Tensor]:
     return torch.split(values.view(-1), CHUNK_ELEMENTS)
 
 
-def _problem(error: float, worst: float, idle: float, expected: Expected) -> str:
+def _problem(error: float, figures: _Differences, expected: Expected) -> str:
     """What is wrong; comparisons are written so that NaN fails them."""
-    if idle != 0.0:
+    if figures.outside != 0.0:
+        return "memory outside the output was written"
+    if figures.idle != 0.0:
         return "rows of tokens without a LoRA were changed"
     if math.isnan(error):
         return "the output holds NaN, or was not written everywhere"
     if not error <= expected.bound:
         return f"relative error {error:.3g} exceeds {expected.bound:g}"
     most = WORST_ELEMENT * expected.bound * expected.root_mean_square
-    if not worst <= most:
-        return f"an element is off by {worst:.3g}, {most:.3g} at most"
+    if not figures.worst <= most:
+        return f"an element is off by {figures.worst:.3g}, {most:.3g} at most"
     return ""
 
 

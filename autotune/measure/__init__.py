@@ -1,5 +1,23 @@
 """Turning (shape, configuration) into measurements, on a GPU or from a recording."""
 
-from autotune.measure._base import Measurement, Outcome, Runner, StopRule, never_stop
+from autotune.measure._base import (
+    Comparison,
+    DeviceState,
+    EnoughRule,
+    Measurement,
+    Outcome,
+    Runner,
+    StopRule,
+    never_stop,
+)
 
-__all__ = ["Measurement", "Outcome", "Runner", "StopRule", "never_stop"]
+__all__ = [
+    "Comparison",
+    "DeviceState",
+    "EnoughRule",
+    "Measurement",
+    "Outcome",
+    "Runner",
+    "StopRule",
+    "never_stop",
+]

@@ -60,6 +60,45 @@ class Measurement:
         return statistics.median(self.samples_us)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceState:
+    """What NVML says of the device at one moment.
+
+    Attributes:
+        sm_clock_mhz: Clock of the multiprocessors.
+        memory_clock_mhz: Clock of the memory.
+        temperature_c: Of the chip.
+        throttle_reasons: Why the clocks are held down, heat or power; empty where they are not.
+    """
+
+    sm_clock_mhz: int
+    memory_clock_mhz: int
+    temperature_c: int
+    throttle_reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Configurations timed side by side.
+
+    Attributes:
+        samples_us: Per configuration its samples, microseconds per launch, equally many for all:
+            the i-th of one was taken beside the i-th of the others.
+        states: The device before, during and after; empty where nothing says.
+    """
+
+    samples_us: Mapping[KernelConfig, tuple[float, ...]]
+    states: tuple[DeviceState, ...] = ()
+
+    @property
+    def is_throttled(self) -> bool:
+        """Whether the device held its clocks down meanwhile."""
+        return any(state.throttle_reasons for state in self.states)
+
+
+#: Asked now and then while configurations are compared: are these samples enough?
+EnoughRule = Callable[[Mapping[KernelConfig, Sequence[float]]], bool]
+
 #: Asked after every timing round with all samples so far: is this one plainly too slow?
 StopRule = Callable[[KernelConfig, Sequence[float]], bool]
 
@@ -113,18 +152,17 @@ class Runner(ABC):
 
     @abstractmethod
     def compare(
-        self, shape: KernelShape, configs: Sequence[KernelConfig]
-    ) -> Mapping[KernelConfig, tuple[float, ...]]:
-        """Time configurations side by side, one sample of each in turn.
+        self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule
+    ) -> Comparison:
+        """Time configurations side by side, one sample of each in turn, in random order.
 
         Args:
             shape: The shape.
-            configs: Configurations that were measured ``ok`` before.
+            configs: Distinct configurations of the shape.
+            enough: Asked now and then whether to stop; there is a limit besides.
 
         Returns:
-            Per configuration its samples, microseconds per launch, equally many for all: the i-th
-            of one was taken beside the i-th of the others. A configuration that failed this time is
-            left out.
+            The samples. A configuration that does not run is left out.
         """
 
     def close(self) -> None:  # noqa: B027 - many a runner holds nothing

@@ -52,6 +52,10 @@ class CompilePool:
 
     Nothing runs behind the owner's back: jobs are handed out and results taken in ``pump``, which
     the owner calls while it waits for something else.
+
+    Attributes:
+        wanted_s: Worker-seconds that there were while a job was waiting.
+        busy_s: How many of them were worked.
     """
 
     def __init__(
@@ -75,6 +79,9 @@ class CompilePool:
         self._slots = [_Slot(self._start()) for _ in range(workers)]
         self._waiting: list[Job] = []
         self._results: dict[Job, CompiledKernel | CompileFailure] = {}
+        self.wanted_s = 0.0
+        self.busy_s = 0.0
+        self._looked_at = time.monotonic()
 
     @property
     def workers(self) -> int:
@@ -105,13 +112,14 @@ class CompilePool:
                     return job, self._results[job]
             wait(self.connections, timeout=self._until_next_deadline())
 
-    def forget(self) -> None:
-        """Drop all results and waiting jobs: their shape is finished."""
-        self._waiting.clear()
-        self._results.clear()
+    def forget(self, shape: KernelShape) -> None:
+        """Drop the results and waiting jobs of a shape that is finished."""
+        self._waiting = [job for job in self._waiting if job[0] != shape]
+        self._results = {job: result for job, result in self._results.items() if job[0] != shape}
 
     def pump(self) -> None:
         """Take in results, end what takes too long, hand out jobs. Returns at once."""
+        self._account()
         for slot in self._slots:
             if slot.job is not None:
                 self._look_at(slot)
@@ -122,6 +130,15 @@ class CompilePool:
         """End the processes."""
         for slot in self._slots:
             slot.worker.kill()
+
+    def _account(self) -> None:
+        """How busy the workers were since the last look, while a job was waiting for one."""
+        now = time.monotonic()
+        if self._waiting:
+            elapsed = now - self._looked_at
+            self.wanted_s += elapsed * len(self._slots)
+            self.busy_s += elapsed * sum(slot.job is not None for slot in self._slots)
+        self._looked_at = now
 
     def _start(self) -> Worker:
         return Worker(make_compiler, self._args)
@@ -180,6 +197,12 @@ def make_compiler(provider_name: str, capability: tuple[int, int]) -> Handler:
         try:
             return kernels.compile(*job, capability)
         except Exception as error:  # noqa: BLE001 - whatever a compiler raises is a value here
-            return CompileFailure(Outcome.COMPILE_FAILED, one_line(error))
+            return CompileFailure(Outcome.COMPILE_FAILED, _reason(error))
 
     return compile_job
+
+
+def _reason(error: Exception) -> str:
+    """The line that says what is wrong: Triton puts ptxas's own below a general one."""
+    fatal = [line for line in str(error).splitlines() if line.startswith("ptxas fatal")]
+    return f"{type(error).__name__}: {fatal[0]}" if fatal else one_line(error)

@@ -7,40 +7,79 @@ neither torch nor Triton.
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from multiprocessing.connection import wait
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from autotune.errors import AutotuneError, WorkerDied
-from autotune.measure._base import Measurement, Outcome, Runner, StopRule
-from autotune.measure.compiler import CompileFailure, CompilePool
+from autotune.errors import WorkerDied
+from autotune.measure._base import (
+    Comparison,
+    DeviceState,
+    EnoughRule,
+    Measurement,
+    Outcome,
+    Runner,
+    StopRule,
+)
+from autotune.measure.compiler import COMPILE_TIMEOUT_S, CompileFailure, CompilePool
+from autotune.measure.device_process import DeviceProcess
 from autotune.measure.protocol import (
     Advice,
-    Compare,
     Consult,
     Describe,
     Description,
     Failure,
     More,
     Open,
+    Prepare,
     Start,
     Started,
+    TakeTurns,
+    Turns,
 )
 from autotune.measure.racing import race
-from autotune.measure.worker import Handler, Worker
+from autotune.measure.worker import Handler
 from autotune.shapes import KernelShape
 from autotune.space import Grid, KernelConfig, SearchSpace, complete_axes
+
+if TYPE_CHECKING:
+    from autotune.kernels import CompiledKernel
 
 #: Limit for launching, checking and timing one configuration; the slowest valid ones take 1 s.
 CONFIG_TIMEOUT_S = 10.0
 
-#: Limit for making a shape's inputs, or for comparing its finalists.
+#: Limit for making a shape's inputs.
 SHAPE_TIMEOUT_S = 120.0
+
+#: Rounds of a comparison between two looks at whether it is enough, and of all of them.
+TURNS_AT_ONCE = 20
+MOST_TURNS = 200
+
+#: How often a comparison is made again because the device held its clocks down, and after how long.
+THROTTLED_RETRIES = 2
+COOL_DOWN_S = 5.0
 
 #: Configurations beyond one per compile worker that are asked for ahead, so that none waits.
 _SPARE = 4
+
+
+@dataclass(slots=True)
+class EngineFigures:
+    """What the engine did, for judging it.
+
+    Attributes:
+        measured: Configurations that were launched or failed to be.
+        reused: Configurations whose launch was the very same as another's.
+        device_s: Seconds in which the device's process worked on measurements.
+        waited_s: Seconds in which it had nothing to do because nothing was compiled.
+    """
+
+    measured: int = 0
+    reused: int = 0
+    device_s: float = 0.0
+    waited_s: float = 0.0
 
 
 class CudaRunner(Runner):
@@ -52,6 +91,7 @@ class CudaRunner(Runner):
         *,
         compile_workers: int | None = None,
         config_timeout_s: float = CONFIG_TIMEOUT_S,
+        compile_timeout_s: float = COMPILE_TIMEOUT_S,
         device_server: Callable[[str], Handler] | None = None,
     ) -> None:
         """Start the device's process and the compile workers.
@@ -59,27 +99,30 @@ class CudaRunner(Runner):
         Args:
             provider: Name of the kernel provider.
             compile_workers: How many; one per core but one where not given.
-            config_timeout_s: Limit for one configuration, in seconds.
+            config_timeout_s: Limit for launching and timing one configuration, in seconds.
+            compile_timeout_s: Limit for compiling one, in seconds.
             device_server: Makes what answers ``protocol``'s requests in the device's process, from
                 the provider's name; a real device where not given.
 
         Raises:
             WorkerDied: A process cannot start; its message says why.
         """
-        self._provider = provider
-        self._device_server = device_server or make_device_server
         self._timeout_s = config_timeout_s
         self._shape: KernelShape | None = None
-        self._pool: CompilePool | None = None
-        self._worker = self._start()
+        self._open_shape: KernelShape | None = None
+        self._twins: dict[str, Measurement] = {}
+        self.figures = EngineFigures()
+        self._process = DeviceProcess(device_server or make_device_server, provider)
         try:
-            description: Description = self.ask(Describe(), SHAPE_TIMEOUT_S)
-            self._device, self.environment = description.device, description.environment
-            workers = compile_workers or max(1, _cores() - 1)
-            self._pool = CompilePool(provider, self._device.capability, workers=workers)
+            description: Description = self._process.ask(Describe(), SHAPE_TIMEOUT_S)
         except BaseException:
-            self.close()
+            self._process.close()
             raise
+        self._device, self.environment = description.device, description.environment
+        workers = compile_workers or max(1, _cores() - 1)
+        self.compilers = CompilePool(
+            provider, self._device.capability, workers=workers, timeout_s=compile_timeout_s
+        )
         self.lookahead = workers + _SPARE
 
     def space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
@@ -98,53 +141,73 @@ class CudaRunner(Runner):
     ) -> Measurement:
         """Compile all pending configurations ahead, and measure the first that is ready."""
         self._open(shape)
-        (_, config), compiled = self._compilers.first_done([(shape, c) for c in pending])
+        self._process.prepare_spare()
+        started = time.monotonic()
+        (_, config), compiled = self.compilers.first_done([(shape, c) for c in pending])
+        self.figures.waited_s += time.monotonic() - started
+        self.figures.measured += 1
         if isinstance(compiled, CompileFailure):
             return Measurement(
                 shape=shape, config=config, outcome=compiled.outcome, reason=compiled.reason
             )
-        limit = self._device.shared_memory_bytes
-        needed = compiled.shared_memory_bytes
-        if needed > limit:
-            reason = f"shared_memory: needs {needed} bytes a block, {limit} are there"
-            ending = Measurement(shape=shape, config=config, outcome=Outcome.INVALID, reason=reason)
-        else:
-            ending = self._time(shape, config, stop)
-        return replace(
-            ending,
-            shared_memory_bytes=needed,
+        twin = self._twins.get(compiled.fingerprint or "")
+        if twin is not None:
+            self.figures.reused += 1
+            return replace(twin, config=config)
+        measurement = replace(
+            self._launch(shape, config, compiled, stop),
+            shared_memory_bytes=compiled.shared_memory_bytes,
             registers=compiled.registers,
             spills=compiled.spills,
         )
+        if compiled.fingerprint is not None:
+            self._twins[compiled.fingerprint] = measurement
+        return measurement
 
     def compare(
-        self, shape: KernelShape, configs: Sequence[KernelConfig]
-    ) -> Mapping[KernelConfig, tuple[float, ...]]:
-        """Time configurations side by side on the device.
+        self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule
+    ) -> Comparison:
+        """Time configurations side by side, in a process that has measured nothing before.
 
-        Raises:
-            WorkerDied: The device's process ended meanwhile.
+        Where the device held its clocks down meanwhile it is done again after a pause; the last
+        comparison counts, and its states tell.
         """
-        self._open(shape)
-        answer: Mapping[KernelConfig, tuple[float, ...]]
-        answer = self.ask(Compare(tuple(configs)), SHAPE_TIMEOUT_S)
-        return answer
+        runnable = [config for config in configs if self._is_compiled(shape, config)]
+        self._replace_process()
+        comparison = self._compare_once(shape, runnable, enough)
+        for _ in range(THROTTLED_RETRIES):
+            if not comparison.is_throttled:
+                break
+            time.sleep(COOL_DOWN_S)
+            comparison = self._compare_once(shape, runnable, enough)
+        return comparison
+
+    def ask(self, request: object, timeout_s: float) -> Any:  # noqa: ANN401 - each request has its own answer
+        """Have the device's process answer, and keep the compilers busy meanwhile."""
+        return self._process.ask(request, timeout_s, self.compilers)
 
     def close(self) -> None:
         """End all processes."""
-        self._worker.kill()
-        if self._pool is not None:
-            self._pool.close()
+        self._process.close()
+        self.compilers.close()
 
-    @property
-    def _compilers(self) -> CompilePool:
-        if self._pool is None:
-            raise AutotuneError("the runner is closed; make a new one")
-        return self._pool
+    # ----------------------------------------------------------------- measuring
+
+    def _launch(
+        self, shape: KernelShape, config: KernelConfig, compiled: CompiledKernel, stop: StopRule
+    ) -> Measurement:
+        """Launch, check and time a compiled configuration, if the device can launch it at all."""
+        limit, needed = self._device.shared_memory_bytes, compiled.shared_memory_bytes
+        if needed > limit:
+            reason = f"shared_memory: needs {needed} bytes a block, {limit} are there"
+            return Measurement(shape=shape, config=config, outcome=Outcome.INVALID, reason=reason)
+        started = time.monotonic()
+        try:
+            return self._time(shape, config, stop)
+        finally:
+            self.figures.device_s += time.monotonic() - started
 
     def _time(self, shape: KernelShape, config: KernelConfig, stop: StopRule) -> Measurement:
-        """Launch, check and time a compiled configuration."""
-
         def ended(outcome: Outcome, reason: str = "", **facts: Any) -> Measurement:  # noqa: ANN401 - fields differ in type
             return Measurement(shape=shape, config=config, outcome=outcome, reason=reason, **facts)
 
@@ -154,10 +217,10 @@ class CudaRunner(Runner):
         except _NotTimed as error:
             failure = error.failure
             if failure.is_lost:
-                self._replace_worker()
+                self._replace_process()
             return ended(failure.outcome, failure.reason, relative_error=failure.relative_error)
         except WorkerDied as error:
-            self._replace_worker()
+            self._replace_process()
             if error.timed_out:
                 reason = f"not launched and timed within {self._timeout_s:g} s"
                 return ended(Outcome.TIMED_OUT, reason)
@@ -168,40 +231,73 @@ class CudaRunner(Runner):
         return ended(Outcome.OK, **facts)
 
     def _open(self, shape: KernelShape) -> None:
-        """Have the device's process hold the inputs of ``shape``."""
-        if self._shape != shape:
-            self._compilers.forget()
-            self._shape = None
+        """Turn to ``shape``, and have the device's process hold its inputs."""
+        if self._shape is not None and self._shape != shape:
+            self.compilers.forget(self._shape)
+            self._twins.clear()
+        self._shape = shape
+        if self._open_shape != shape:
+            self._open_shape = None
             self.ask(Open(shape), SHAPE_TIMEOUT_S)
-            self._shape = shape
+            self._open_shape = shape
 
-    def ask(self, request: object, timeout_s: float) -> Any:  # noqa: ANN401 - each request has its own answer
-        """Have the device's process answer, and keep the compilers busy meanwhile."""
-        self._worker.wait_until_ready()
-        self._worker.send(request)
-        deadline = time.monotonic() + timeout_s
-        while self._pool is not None and time.monotonic() < deadline:
-            self._pool.pump()
-            connections = [self._worker.connection, *self._pool.connections]
-            readable = wait(connections, timeout=max(0.0, deadline - time.monotonic()))
-            if self._worker.connection in readable:
+    def _replace_process(self) -> None:
+        self._process.replace()
+        self._open_shape = None
+
+    # ----------------------------------------------------------------- comparing
+
+    def _is_compiled(self, shape: KernelShape, config: KernelConfig) -> bool:
+        _, compiled = self.compilers.first_done([(shape, config)])
+        return (
+            not isinstance(compiled, CompileFailure)
+            and compiled.shared_memory_bytes <= self._device.shared_memory_bytes
+        )
+
+    def _compare_once(
+        self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule
+    ) -> Comparison:
+        ready = list(configs)
+        while ready:
+            try:
+                ready = self._prepare(shape, ready)
+                return self._take_turns(ready, enough) if ready else Comparison(samples_us={})
+            except _Fatal as error:
+                self._replace_process()
+                ready.remove(error.config)
+        return Comparison(samples_us={})
+
+    def _prepare(self, shape: KernelShape, configs: Sequence[KernelConfig]) -> list[KernelConfig]:
+        """Those of the configurations that the device's process holds ready now."""
+        self._open(shape)
+        ready = []
+        for config in configs:
+            try:
+                failure: Failure | None = self.ask(Prepare(config), self._timeout_s)
+            except WorkerDied:
+                raise _Fatal(config) from None
+            if failure is None:
+                ready.append(config)
+            elif failure.is_lost:
+                raise _Fatal(config)
+        return ready
+
+    def _take_turns(self, configs: Sequence[KernelConfig], enough: EnoughRule) -> Comparison:
+        order = random.Random(0)  # noqa: S311 - not for secrets: any order that is not fixed
+        samples: dict[KernelConfig, tuple[float, ...]] = dict.fromkeys(configs, ())
+        states: list[DeviceState] = []
+        for _ in range(MOST_TURNS // TURNS_AT_ONCE):
+            orders = tuple(tuple(order.sample(configs, len(configs))) for _ in range(TURNS_AT_ONCE))
+            try:
+                turns: Turns = self.ask(TakeTurns(orders), SHAPE_TIMEOUT_S)
+            except WorkerDied:
+                # Nobody can say which of them it was: the first is the likeliest to win.
+                raise _Fatal(configs[0]) from None
+            samples = {config: samples[config] + turns.samples_us[config] for config in configs}
+            states += [turns.state] if turns.state else []
+            if enough(samples):
                 break
-        return self._worker.receive(max(0.0, deadline - time.monotonic()))
-
-    def _start(self) -> Worker:
-        return Worker(self._device_server, (self._provider,))
-
-    def _replace_worker(self) -> None:
-        self._worker.kill()
-        self._worker = self._start()
-        self._shape = None
-
-
-def make_device_server(provider: str) -> Handler:
-    """In the device's process: what answers the requests. Imports torch and Triton there."""
-    from autotune.measure.device import DeviceServer
-
-    return DeviceServer(provider)
+        return Comparison(samples_us=samples, states=tuple(states))
 
 
 class _Launch:
@@ -213,21 +309,39 @@ class _Launch:
 
     def take(self, count: int) -> Sequence[float]:
         """Further samples, microseconds per launch."""
-        left_s = self._deadline - time.monotonic()
-        if self.relative_error is not None:
-            more: tuple[float, ...] = self._runner.ask(More(count), left_s)
-            return more
-        answer: Started | Failure = self._runner.ask(Start(self._config, count), left_s)
+        is_first = self.relative_error is None
+        request = Start(self._config, count) if is_first else More(count)
+        answer: Started | Failure | tuple[float, ...]
+        answer = self._runner.ask(request, self._deadline - time.monotonic())
         if isinstance(answer, Failure):
             raise _NotTimed(answer)
-        self.relative_error = answer.relative_error
-        return answer.samples_us
+        if isinstance(answer, Started):
+            self.relative_error = answer.relative_error
+            return answer.samples_us
+        return answer
+
+
+def make_device_server(provider: str) -> Handler:
+    """In the device's process: what answers the requests. Imports torch and Triton there."""
+    from autotune.measure.device import DeviceServer
+
+    return DeviceServer(provider)
 
 
 class _NotTimed(Exception):
+    """Carries a failure out of a callback; never leaves this module."""
+
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.reason)
         self.failure = failure
+
+
+class _Fatal(Exception):
+    """The device's process is gone because of a configuration; never leaves this module."""
+
+    def __init__(self, config: KernelConfig) -> None:
+        super().__init__(str(config))
+        self.config = config
 
 
 def _cores() -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autotune.environment import Device, Environment
-from autotune.measure._base import Outcome
+from autotune.measure._base import DeviceState, Outcome
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
 
@@ -87,10 +87,28 @@ class More:
 
 
 @dataclass(frozen=True, slots=True)
-class Compare:
-    """Asks to time configurations side by side; answered by samples per configuration.
+class Prepare:
+    """Asks to check a configuration and hold it ready for ``TakeTurns``.
 
-    A configuration that fails is left out of the answer.
+    Answered by None or ``Failure``.
     """
 
-    configs: tuple[KernelConfig, ...]
+    config: KernelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TakeTurns:
+    """Asks for one sample of each prepared configuration, in this order, round after round.
+
+    Answered by ``Turns``.
+    """
+
+    orders: tuple[tuple[KernelConfig, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Samples in microseconds per launch, and the device's state behind them if it is known."""
+
+    samples_us: Mapping[KernelConfig, tuple[float, ...]]
+    state: DeviceState | None

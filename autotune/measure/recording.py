@@ -17,7 +17,14 @@ from typing import Any
 
 from autotune.environment import Environment
 from autotune.errors import InputError, RecordingError
-from autotune.measure._base import Measurement, Outcome, Runner, StopRule
+from autotune.measure._base import (
+    Comparison,
+    EnoughRule,
+    Measurement,
+    Outcome,
+    Runner,
+    StopRule,
+)
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig, SearchSpace
 
@@ -205,10 +212,10 @@ class RecordingRunner(Runner):
         return measurement
 
     def compare(
-        self, shape: KernelShape, configs: Sequence[KernelConfig]
-    ) -> Mapping[KernelConfig, tuple[float, ...]]:
+        self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule
+    ) -> Comparison:
         """Compare as the inner runner does; its samples are no measurement of their own."""
-        return self._inner.compare(shape, configs)
+        return self._inner.compare(shape, configs, enough)
 
     def close(self) -> None:
         """Close the inner runner; the writer is its owner's."""

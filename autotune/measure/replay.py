@@ -7,7 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from autotune.errors import RecordingError, ReplayMiss
-from autotune.measure._base import Measurement, Outcome, Runner, StopRule
+from autotune.measure._base import (
+    Comparison,
+    EnoughRule,
+    Measurement,
+    Outcome,
+    Runner,
+    StopRule,
+)
 from autotune.measure.racing import chunks, race
 from autotune.measure.recording import read_recording
 from autotune.shapes import KernelShape
@@ -88,17 +95,20 @@ class ReplayRunner(Runner):
         return replace(recorded, outcome=Outcome.TOO_SLOW, samples_us=samples, reason=reason)
 
     def compare(
-        self, shape: KernelShape, configs: Sequence[KernelConfig]
-    ) -> Mapping[KernelConfig, tuple[float, ...]]:
+        self,
+        shape: KernelShape,
+        configs: Sequence[KernelConfig],
+        enough: EnoughRule,
+    ) -> Comparison:
         """The recorded samples, equally many for all."""
         recorded = self._recorded(shape)
         known = {
             config: recorded[config].samples_us
             for config in configs
-            if recorded[config].outcome is Outcome.OK
+            if config in recorded and recorded[config].outcome is Outcome.OK
         }
         count = min(map(len, known.values()), default=0)
-        return {config: samples[:count] for config, samples in known.items()}
+        return Comparison(samples_us={config: samples[:count] for config, samples in known.items()})
 
     def _recorded(self, shape: KernelShape) -> Mapping[KernelConfig, Measurement]:
         try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
-#: A sample lasts at most about this long: a slow kernel needs no average over all weight sets.
-_LONGEST_SAMPLE_US = 20_000.0
+#: A sample need not last longer, microseconds: the timer resolves half a microsecond.
+_LONG_SAMPLE_US = 500.0
+
+#: Launches of a sample, at the least: the gap before the first is part of it.
+_FEWEST_LAUNCHES = 4
 
 #: Flushes ahead of the first sample. The device works on them while the host enqueues the sample;
 #: without them the first of five samples of a 5 µs kernel came out 10 % high (H100).
@@ -66,20 +69,37 @@ class LaunchTimer:
                     launch(number)
             finally:
                 self._graph.capture_end()
-        self.samples_us(1)
+        sample_in_turn([self], flush)
 
     def samples_us(self, count: int) -> list[float]:
         """Take samples, microseconds per launch."""
-        events = [_events() for _ in range(count)]
-        for _ in range(_HEAD_START):
-            self._flush()
-        for start, end in events:
-            self._flush()
-            start.record()
-            self._graph.replay()
-            end.record()
-        torch.cuda.synchronize()
-        return [start.elapsed_time(end) * 1000 / self._launches for start, end in events]
+        return sample_in_turn([self] * count, self._flush)
+
+    def enqueue(self, start: torch.cuda.Event, end: torch.cuda.Event) -> None:
+        """Enqueue one sample between two events."""
+        start.record()
+        self._graph.replay()
+        end.record()
+
+    def sample_us(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        """Microseconds per launch of a sample that has run."""
+        return float(start.elapsed_time(end)) * 1000 / self._launches
+
+
+def sample_in_turn(timers: Sequence[LaunchTimer], flush: CacheFlush) -> list[float]:
+    """Take one sample of each timer in the order given, each from a cold cache.
+
+    Returns:
+        Microseconds per launch.
+    """
+    events = [_events() for _ in timers]
+    for _ in range(_HEAD_START):
+        flush()
+    for timer, (start, end) in zip(timers, events, strict=True):
+        flush()
+        timer.enqueue(start, end)
+    torch.cuda.synchronize()
+    return [timer.sample_us(start, end) for timer, (start, end) in zip(timers, events, strict=True)]
 
 
 def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
@@ -102,4 +122,5 @@ def _eager_us(launch: Callable[[int], None]) -> float:
 
 def _launches(launch_us: float, weight_sets: int) -> int:
     """How many launches one sample holds."""
-    return max(1, min(weight_sets, int(_LONGEST_SAMPLE_US / max(launch_us, 1.0))))
+    enough = max(_FEWEST_LAUNCHES, int(_LONG_SAMPLE_US / max(launch_us, 1.0)))
+    return min(weight_sets, enough)

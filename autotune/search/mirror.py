@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
 import optuna
 import sqlalchemy as sa
 from optuna.distributions import distribution_to_json
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
+from sqlalchemy.exc import SQLAlchemyError
 
 from autotune.errors import StorageError
 from autotune.search.objective import METRIC
-from autotune.store import StudyRecord, explained, make_commits_cheap
+from autotune.store import StudyRecord, explained, make_commits_cheap, shown
 
 #: The columns that a batch is written to (Optuna's schema 12).
 _COLUMNS = {
@@ -53,47 +56,77 @@ class TrialMirror:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._url = url
         try:
-            with explained(url):
+            with _explained(url):
                 self._storage = RDBStorage(url)
         except RuntimeError as error:
             raise StorageError(
-                f"Optuna cannot use the database {url}: {error}; give another --storage"
+                f"Optuna cannot use the database {shown(url)}: {error}; give another --storage"
             ) from None
         make_commits_cheap(self._storage.engine)
         self._storage.engine.dispose()  # connections made before do not have the setting
         self._tables = _known_tables()
 
     def open_study(self, study: StudyRecord) -> optuna.Study:
-        """Optuna's study of that name, made where it is missing."""
-        opened = optuna.create_study(
-            storage=self._storage, study_name=study.name, load_if_exists=True
-        )
-        if "shape" not in opened.user_attrs:
-            opened.set_user_attr("shape", study.shape.as_dict())
-            opened.set_user_attr("environment", study.environment.as_dict())
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                opened.set_metric_names([METRIC])
+        """Optuna's study of that name, made where it is missing.
+
+        Raises:
+            StorageError: The database cannot be used.
+        """
+        with _explained(self._url):
+            opened = optuna.create_study(
+                storage=self._storage, study_name=study.name, load_if_exists=True
+            )
+            if "shape" not in opened.user_attrs:
+                opened.set_user_attr("shape", study.shape.as_dict())
+                opened.set_user_attr("environment", study.environment.as_dict())
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    opened.set_metric_names([METRIC])
         return opened
+
+    def count(self, study: optuna.Study) -> int:
+        """How many trials the study has.
+
+        Raises:
+            StorageError: The database cannot be used.
+        """
+        with _explained(self._url):
+            return len(study.get_trials(deepcopy=False))
 
     def add(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
         """Append finished trials, in this order.
 
         Their ``datetime_start`` and ``datetime_complete`` are local times, as Optuna's are.
+
+        Raises:
+            StorageError: They cannot be written.
         """
         if not trials:
             return
-        if self._tables is None:
-            study.add_trials(trials)
-            return
-        study_id = self._storage.get_study_id_from_name(study.study_name)
-        with explained(self._url), self._storage.engine.begin() as connection:
-            _insert(connection, self._tables, study_id, trials)
+        with _explained(self._url):
+            if self._tables is None:
+                study.add_trials(trials)
+                return
+            study_id = self._storage.get_study_id_from_name(study.study_name)
+            with self._storage.engine.begin() as connection:
+                _insert(connection, self._tables, study_id, trials)
 
     def close(self) -> None:
         """Give back the connections."""
         self._storage.remove_session()
         self._storage.engine.dispose()
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """``explained``, also where Optuna has wrapped the database's error in one of its own."""
+    with explained(url):
+        try:
+            yield
+        except StorageInternalError as error:
+            if isinstance(error.__cause__, SQLAlchemyError):
+                raise error.__cause__ from None
+            raise
 
 
 def _known_tables() -> Mapping[str, sa.Table] | None:

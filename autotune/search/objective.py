@@ -57,6 +57,8 @@ def frozen_trial(
         params=dict(params),
         distributions=dict(distributions),
         user_attrs=attributes,
-        intermediate_values={0: statistics.median(samples)} if samples else {},
+        # The step is the one that a running trial would have reported last: TPE ranks pruned trials
+        # by it, so that a search that goes on makes the choices of one that was never interrupted.
+        intermediate_values={len(samples): statistics.median(samples)} if samples else {},
         constraints={CONSTRAINT: constraint(measurement)},
     )

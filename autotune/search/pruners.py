@@ -6,21 +6,22 @@ from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from autotune.measure.racing import is_plainly_slow
+from autotune.measure.racing import is_told_apart
 
 
-class PlainlySlowPruner(BasePruner):
-    """Prunes a trial whose running median is far above the best finished one.
+class RacingPruner(BasePruner):
+    """Prunes a trial that is slower than the best finished one beyond what the noise explains.
 
-    A step is a timing round; its value the median of all samples so far, microseconds.
+    A step is the number of samples so far; its value their median, microseconds per launch.
     """
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether the trial's latest median is plainly slower than the best trial's value."""
-        if trial.last_step is None:
+        """Whether the trial's latest median is told apart from the best complete trial's."""
+        samples = trial.last_step
+        if samples is None:
             return False
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         best_us = min((t.value for t in complete if t.value is not None), default=None)
         if best_us is None:
             return False
-        return is_plainly_slow(trial.intermediate_values[trial.last_step], best_us)
+        return is_told_apart(trial.intermediate_values[samples], samples, best_us=best_us)

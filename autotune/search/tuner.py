@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 
 import optuna
 from optuna.study import Study
@@ -17,11 +18,11 @@ from autotune.measure import Measurement, Outcome, Runner
 from autotune.search.encoding import Positions
 from autotune.search.mirror import TrialMirror
 from autotune.search.objective import CONSTRAINT, constraint, frozen_trial, verdict
-from autotune.search.pruners import PlainlySlowPruner
+from autotune.search.pruners import RacingPruner
 from autotune.search.samplers import make_sampler
 from autotune.search.untried import Untried
 from autotune.search.writer import StudyWriter
-from autotune.selection import Selection, select
+from autotune.selection import Selection, is_settled, select
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig, SearchSpace
 from autotune.store import Finished, Store
@@ -87,7 +88,7 @@ class ShapeTuner:
         self._untried = Untried(space, self._positions)
         self._study: Study = optuna.create_study(
             sampler=make_sampler(sampler, self._untried, self._positions, seed=f"{seed}/{name}"),
-            pruner=PlainlySlowPruner(),
+            pruner=RacingPruner(),
         )
         self._measured: dict[KernelConfig, Measurement] = {}
         self._pending: dict[KernelConfig, Trial] = {}
@@ -107,7 +108,7 @@ class ShapeTuner:
         finally:
             self._writer.close()
         kept = self._store.selection(self._record)
-        if kept is not None and kept.trials == len(self._measured):
+        if kept is not None and self._stands(kept):
             return kept
         selection = self._select()
         if selection is not None:
@@ -141,8 +142,10 @@ class ShapeTuner:
             self._untried.take(config)
 
     def _ask(self) -> KernelConfig:
-        if not self._measured and not self._pending:
-            self._study.enqueue_trial(self._positions.params(self._space.default))
+        default = self._space.default
+        # An interruption may have left the default unmeasured while others beside it were done.
+        if default not in self._measured and default not in self._pending:
+            self._study.enqueue_trial(self._positions.params(default))
         trial = self._study.ask(self._positions.distributions)
         config = self._positions.config(trial.params)
         self._pending[config] = trial
@@ -178,6 +181,10 @@ class ShapeTuner:
 
     # ----------------------------------------------------------------- choosing
 
+    def _stands(self, kept: Selection) -> bool:
+        """Whether a selection was made from exactly what is measured of the present axes."""
+        return kept.config in self._measured and kept.outcomes == dict(self.outcomes)
+
     def _select(self) -> Selection | None:
         default = self._space.default
         ok = [c for c, m in self._measured.items() if m.outcome is Outcome.OK]
@@ -185,7 +192,10 @@ class ShapeTuner:
         finalists = ok[:FINALISTS]
         if default in ok and default not in finalists:
             finalists.append(default)
-        samples = self._runner.compare(self._shape, finalists) if finalists else {}
+        if not finalists:
+            return None
+        comparison = self._runner.compare(self._shape, finalists, partial(is_settled, default))
+        samples = comparison.samples_us
         if not samples:
             return None
         config, ratio = select(default, samples)
@@ -193,11 +203,11 @@ class ShapeTuner:
             shape=self._shape,
             config=config,
             default=default,
-            config_us=samples[config],
-            default_us=samples.get(default, ()),
+            samples_us=samples,
             ratio=ratio,
             trials=len(self._measured),
             outcomes=dict(self.outcomes),
+            states=comparison.states,
         )
 
 

@@ -36,8 +36,8 @@ class StudyWriter:
         self._distributions = value_distributions(record.shape.op)
         self._study: optuna.Study = mirror.open_study(record)
         self.earlier: Sequence[Finished] = store.finished(record)
-        trials = len(self._study.get_trials(deepcopy=False))
-        mirror.add(self._study, [self._trial(item) for item in self.earlier[trials:]])
+        lost = self.earlier[mirror.count(self._study) :]
+        mirror.add(self._study, [self._trial(item) for item in lost])
         self._batches = _Batches(self._write)
 
     def put(self, finished: Finished) -> None:

@@ -77,8 +77,8 @@ class Store:
             tables = set(sa.inspect(self.engine).get_table_names())
             if tables and not tables & _OUR_TABLES:
                 raise StorageError(
-                    f"{url} is a database of another program (tables {', '.join(sorted(tables))}); "
-                    "give another --storage"
+                    f"{shown(url)} is a database of another program "
+                    f"(tables {', '.join(sorted(tables))}); give another --storage"
                 )
             if self.engine.dialect.name == "sqlite":
                 with self.engine.connect() as connection:
@@ -107,7 +107,8 @@ class Store:
         difference = record.environment.difference(environment)
         if difference:
             raise StorageError(
-                f"{self.url} holds {name} measured elsewhere ({difference}); give another --storage"
+                f"{shown(self.url)} holds {name} measured elsewhere ({difference}); "
+                "give another --storage"
             )
         return record
 
@@ -168,6 +169,11 @@ class Store:
             yield connection
 
 
+def shown(url: str) -> str:
+    """A database's URL as messages may show it: without its password."""
+    return sa.make_url(url).render_as_string(hide_password=True)
+
+
 @contextmanager
 def explained(url: str) -> Iterator[None]:
     """Turn the database's own errors into a ``StorageError`` that says what to do."""
@@ -176,7 +182,7 @@ def explained(url: str) -> Iterator[None]:
     except SQLAlchemyError as error:
         cause = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise StorageError(
-            f"cannot use the database {url}: {cause}; repair it or give another --storage"
+            f"cannot use the database {shown(url)}: {cause}; repair it or give another --storage"
         ) from error
 
 

@@ -55,12 +55,13 @@ def qkv_expand(**changes: Any) -> KernelShape:
 def selection(shape: KernelShape, **changes: int) -> Selection:
     """A selection whose configuration is the usual one with some parameters changed."""
     usual = SHRINK_CONFIG if shape.op is LoraOp.SHRINK else EXPAND_CONFIG
+    config = KernelConfig.from_mapping(shape.op, usual | changes)
+    default = KernelConfig.from_mapping(shape.op, usual | {"num_warps": 16})
     return Selection(
         shape=shape,
-        config=KernelConfig.from_mapping(shape.op, usual | changes),
-        default=KernelConfig.from_mapping(shape.op, usual | {"num_warps": 16}),
-        config_us=(10.123456, 10.2, 10.0),
-        default_us=(20.0, 20.5, 20.25),
+        config=config,
+        default=default,
+        samples_us={config: (10.123456, 10.2, 10.0)} | {default: (20.0, 20.5, 20.25)},
         ratio=Ratio(value=2.00049, low=1.98765432, high=2.1),
         trials=200,
         outcomes={"too_slow": 120, "ok": 80},

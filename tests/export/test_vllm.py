@@ -148,6 +148,7 @@ def test_the_provenance_tells_what_is_known_of_each_entry(tmp_path):
                 "shape": qkv_shrink().as_dict(),
                 "config": SHRINK_CONFIG,
                 "is_default": False,
+                "is_throttled": False,
                 "environment": H100.as_dict(),
             }
         }
@@ -155,7 +156,9 @@ def test_the_provenance_tells_what_is_known_of_each_entry(tmp_path):
 
 
 def test_a_default_that_does_not_run_leaves_its_figures_empty(tmp_path):
-    export(tmp_path, dataclasses.replace(selection(qkv_shrink()), default_us=(), ratio=None))
+    one = selection(qkv_shrink())
+    alone = {one.config: one.samples_us[one.config]}
+    export(tmp_path, dataclasses.replace(one, samples_us=alone, ratio=None))
 
     entry = read(tmp_path, PROVENANCE)["entries"][SHRINK]["9/3/16/4096/16"]
     assert (entry["default_latency_us"], entry["speedup"], entry["interval"]) == (None, None, None)

@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from autotune.environment import Device, Environment
-from autotune.measure import Outcome
+from autotune.measure import DeviceState, Outcome
 from autotune.measure.protocol import (
     Advice,
-    Compare,
     Consult,
     Describe,
     Description,
     Failure,
     More,
     Open,
+    Prepare,
     Start,
     Started,
+    TakeTurns,
+    Turns,
 )
 from autotune.measure.worker import Handler
 from autotune.ops import LoraOp
@@ -74,6 +76,7 @@ class FakeDevice:
                     shared_memory_bytes=232448,
                     l2_bytes=1 << 20,
                     memory_bytes=1 << 30,
+                    uuid="0",
                 )
                 return Description(device, Environment(**ENVIRONMENT))
             case Consult(shape):
@@ -86,8 +89,13 @@ class FakeDevice:
                 return self._start(config, samples)
             case More(samples):
                 return self._samples(samples)
-            case Compare(configs):
-                return {config: (float(config.block_k),) * 4 for config in configs}
+            case Prepare(config):
+                started = self._start(config, 1)
+                return started if isinstance(started, Failure) else None
+            case TakeTurns(orders):
+                state = DeviceState(sm_clock_mhz=1980, memory_clock_mhz=2619, temperature_c=40)
+                taken = {config: (float(config.block_k),) * len(orders) for config in orders[0]}
+                return Turns(taken, state)
         raise ValueError(f"unknown request {request!r}")
 
     def _start(self, config: KernelConfig, samples: int) -> Started | Failure:

@@ -8,11 +8,11 @@ import pytest
 
 from autotune.errors import WorkerDied
 from autotune.measure import Outcome, never_stop
-from autotune.measure.cuda import CudaRunner
+from autotune.measure.cuda import MOST_TURNS, TURNS_AT_ONCE, CudaRunner
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
 from tests.measure.handlers import CRASHES, HANGS, LIES, LOSES_CONTEXT, FakeDevice, never_made
-from tests.recordings import SHRINK
+from tests.recordings import EXPAND, SHRINK
 
 SHAPE = KernelShape.from_mapping(SHRINK)
 
@@ -70,6 +70,42 @@ def test_the_space_holds_the_default_and_the_device_s_limits(runner):
     assert space.default in space.configs
     rejection = space.rejection(config(block_k=256, num_stages=5, block_n=256))
     assert rejection is not None
+
+
+def test_finalists_that_kill_the_process_are_left_out_of_a_comparison(runner):
+    good = [config(block_k=64), config(block_k=128)]
+    bad = [config(num_warps=warps) for warps in (CRASHES, HANGS, LIES, LOSES_CONTEXT)]
+    compared = runner.compare(SHAPE, [bad[0], good[0], *bad[1:], good[1]], lambda samples: True)
+    assert set(compared.samples_us) == set(good)
+    assert len(compared.states) == 1
+
+
+def test_a_comparison_goes_on_until_it_is_enough_or_has_all_its_turns(runner):
+    configs = [config(block_k=64), config(block_k=128)]
+    asked = []
+
+    def enough(samples):
+        asked.append(len(samples[configs[0]]))
+        return len(asked) == 3
+
+    runner.compare(SHAPE, configs, enough)
+    assert asked == [TURNS_AT_ONCE, 2 * TURNS_AT_ONCE, 3 * TURNS_AT_ONCE]
+    samples = runner.compare(SHAPE, configs, lambda samples: False).samples_us
+    assert len(samples[configs[0]]) == MOST_TURNS
+
+
+def test_configurations_that_compile_to_one_binary_are_launched_once(runner):
+    # On Hopper the expand kernel has one stage, whatever it is asked for.
+    shape = KernelShape.from_mapping(EXPAND)
+    table = {"block_m": 16, "block_n": 16, "block_k": 16, "num_warps": 4}
+    twins = [
+        KernelConfig.from_mapping(shape.op, table | {"num_stages": stages}) for stages in (2, 3)
+    ]
+    before = runner.figures.reused
+    first, second = (runner.measure(shape, [twin], never_stop) for twin in twins)
+    assert runner.figures.reused == before + 1
+    assert [first.config, second.config] == twins
+    assert second.samples_us == first.samples_us
 
 
 def test_a_device_that_cannot_be_opened_is_an_error_that_says_why():

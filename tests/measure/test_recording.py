@@ -33,7 +33,7 @@ def measurements(draw) -> Measurement:
         shape=shape,
         config=config,
         outcome=outcome,
-        reason="" if outcome is Outcome.OK else draw(st.text("aµ\"\n ", min_size=1)),
+        reason="" if outcome is Outcome.OK else draw(st.text('aµ"\n ', min_size=1)),
         samples_us=tuple(draw(figures)) if works else (),
         relative_error=draw(st.sampled_from([None, 1e-6, 0.5])),
         registers=draw(st.sampled_from([None, 40])),

@@ -1,0 +1,88 @@
+"""The installed command, run as a user runs it: in a process of its own, in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+AUTOTUNE = (sys.executable, "-m", "autotune")
+
+#: A safety net only: no command here takes more than seconds.
+TIMEOUT_S = 300
+
+
+def environment() -> dict[str, str]:
+    """The environment of a user whose terminal is wide and without colours."""
+    forced = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "COLUMNS")
+    return {k: v for k, v in os.environ.items() if k not in forced} | {"COLUMNS": "250"}
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def has_failed_in_one_line(self, code: int = 1) -> str:
+        """The line that says why, and nothing else does."""
+        assert self.code == code, (self.out, self.err)
+        lines = self.err.splitlines()
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("autotune: ")
+        return lines[0]
+
+    def has_refused_its_usage(self) -> str:
+        """What is wrong with the flags."""
+        assert self.code == 2, (self.out, self.err)
+        assert "Usage:" in self.err
+        assert "Traceback" not in self.err
+        return self.err
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Runs ``autotune`` in one folder."""
+
+    folder: Path
+
+    def __call__(self, *arguments: object, before: Callable[[], None] | None = None) -> Ended:
+        """Run it to its end.
+
+        Args:
+            arguments: What follows ``autotune``.
+            before: Called in the new process before the command starts.
+        """
+        result = subprocess.run(  # noqa: S603 - our own command
+            [*AUTOTUNE, *map(str, arguments)],
+            cwd=self.folder,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            preexec_fn=before,
+        )
+        return Ended(result.returncode, result.stdout, result.stderr)
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        """Start it, to be interrupted."""
+        return subprocess.Popen(  # noqa: S603 - our own command
+            [*AUTOTUNE, *map(str, arguments)],
+            cwd=self.folder,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def files(self, folder: str = "tuned") -> Mapping[str, bytes]:
+        """The content of every file of a folder."""
+        return {path.name: path.read_bytes() for path in sorted((self.folder / folder).iterdir())}

@@ -1,0 +1,276 @@
+"""Bad input ends in one clear line, exit code 1, or 2 for the flags themselves."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import resource
+import sqlite3
+
+import pytest
+import torch
+
+from tests.recordings import write_recording
+
+HAS_GPU = torch.cuda.is_available()
+
+SHAPE = {"op": '"shrink"', "num_tokens": 16, "hidden_size": 4096, "rank": 16, "max_loras": 8}
+
+
+def study(**values: object) -> str:
+    """A study file of one shape."""
+    table = {**SHAPE, **values}
+    return "[[shapes]]\n" + "".join(f"{key} = {value}\n" for key, value in table.items())
+
+
+# ------------------------------------------------------------------ study files
+
+BAD_STUDIES = {
+    "an unknown key": (study() + "[search]\ntrails = 5\n", r"unknown key 'trails'.*'trials'"),
+    "an unknown table": (study() + "[serach]\ntrials = 5\n", r"unknown key 'serach'.*'search'"),
+    "an unknown key of a shape": (study(hiden_size=1), r"unknown key 'hiden_size'.*'hidden_size'"),
+    "an op that does not exist": (study(op='"shrnk"'), r"unknown op: got 'shrnk'; use .*shrink"),
+    "a dtype that does not exist": (study(dtype='"float8"'), r"'float8'; use bfloat16 or float16"),
+    "a negative size": (study(hidden_size=-4096), r"hidden_size must be 1 or more: got -4096"),
+    "a size of zero": (study(num_tokens=0), r"num_tokens must be 1 or more: got 0"),
+    "a size that is not whole": (study(hidden_size=40.5), r"hidden_size must be a whole .* 40\.5"),
+    "a size in quotes": (study(max_loras='"8"'), r"max_loras must be a whole number: got '8'"),
+    "a rank that vLLM does not allow": (study(rank=24), r"rank .*vLLM.*: got 24; use 1, 8, 16"),
+    "more active LoRAs than there are": (study(active_loras=9), r"active_loras .* got 9 of 8"),
+    "trials that are no number": (study() + '[search]\ntrials = "many"\n', r"trials: .* 'many'"),
+    "a sampler that does not exist": (study() + '[search]\nsampler = "luck"\n', r"tpe.*'luck'"),
+    "an axis that does not exist": (
+        study() + "[search.space.expand]\nsplit_k = [1]\n",
+        r"unknown key 'split_k'",
+    ),
+    "no shapes": ("[search]\ntrials = 5\n", r"at least one \[\[shapes\]\] table"),
+    "no TOML": ("trials: 5\n", r"not TOML"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_STUDIES.values(), ids=BAD_STUDIES)
+def test_a_study_file_with(autotune, text, message):
+    (autotune.folder / "study.toml").write_text(text)
+    line = autotune("shapes", "study.toml").has_failed_in_one_line()
+    assert line.startswith("autotune: study.toml: ")
+    assert re.search(message, line)
+
+
+def test_a_study_file_that_is_not_there_is_named(autotune):
+    line = autotune("run", "study.toml").has_failed_in_one_line()
+    assert "cannot read the study file study.toml: No such file or directory" in line
+    assert list(autotune.folder.iterdir()) == []
+
+
+def test_a_study_file_that_is_a_folder_or_no_text_is_named(autotune):
+    (autotune.folder / "folder.toml").mkdir()
+    (autotune.folder / "bytes.toml").write_bytes(b"\xff\xfe\x00")
+    assert "Is a directory" in autotune("shapes", "folder.toml").has_failed_in_one_line()
+    assert "not UTF-8" in autotune("shapes", "bytes.toml").has_failed_in_one_line()
+
+
+# ------------------------------------------------------------------ flags
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--op", "shrnk"], "'shrnk' is not one of 'shrink'"),
+        (["--tokens", "1,x"], "must be token counts such as 1,16,64: got '1,x'"),
+        (["--tokens", "1.5"], "must be token counts such as 1,16,64: got '1.5'"),
+        (["--trials", "0"], "0 is not in the range x>=1"),
+        (["--trials", "-5"], "-5 is not in the range x>=1"),
+        (["--trials", "many"], "'many' is not a valid int"),
+        (["--max-loras", "0"], "0 is not in the range x>=1"),
+        (["--rank", "16.5"], "'16.5' is not a valid int"),
+        (["--sampler", "luck"], "must be one of tpe, gp, random, exhaustive: got 'luck'"),
+        (["--kernels", "mine"], "must be one of auto, builtin"),
+        (["--time-budget", "soon"], "must be a duration such as 90s, 10m or 1h30m: got 'soon'"),
+        (["--seed", "-1"], "-1 is not in the range x>=0"),
+        (["--nonsense"], "No such option: --nonsense"),
+    ],
+)
+def test_a_flag_that_cannot_be_is_a_usage_error(autotune, flags, message):
+    assert message in autotune("run", *flags).has_refused_its_usage()
+    assert list(autotune.folder.iterdir()) == []
+
+
+def test_kernels_contradict_a_replay(autotune, recording):
+    ended = autotune("run", "--replay", recording, "--kernels", "builtin")
+    assert "--kernels contradicts --replay" in ended.has_refused_its_usage()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tokens", "-1"], r"--tokens: must be a whole number of at least 1: got -1"),
+        (["--rank", "24"], r"--rank: must be one of 1, 8, 16, .*: got 24"),
+    ],
+)
+def test_a_value_that_vllm_never_asks_for_is_an_error(autotune, flags, message):
+    line = autotune("shapes", *flags).has_failed_in_one_line()
+    assert re.search(message, line)
+
+
+def test_an_op_that_the_study_lacks_is_an_error(autotune):
+    (autotune.folder / "study.toml").write_text(study())
+    line = autotune("shapes", "study.toml", "--op", "expand").has_failed_in_one_line()
+    assert "--op: no shape of expand in study.toml; it has shrink" in line
+
+
+# ------------------------------------------------------------------ recordings
+
+
+def test_a_recording_that_is_not_there_is_named(autotune):
+    line = autotune("run", "--replay", "r.jsonl.gz").has_failed_in_one_line()
+    assert "cannot read the recording r.jsonl.gz: No such file or directory" in line
+
+
+def test_a_truncated_recording_is_refused_before_anything_is_made(autotune, recording):
+    whole = recording.read_bytes()
+    recording.write_bytes(whole[: len(whole) // 2])
+    line = autotune("run", "--replay", recording).has_failed_in_one_line()
+    assert f"{recording} is cut off: copy or record it again" in line
+    assert list(autotune.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no gzip", r"cannot read the recording .*Not a gzipped file"),
+        (gzip.compress(b""), r"is no recording"),
+        (gzip.compress(b'{"schema": "other/1"}\n'), r"schema 'other/1', not 'autotune-recording/1'"),
+        (gzip.compress(b"[1, 2]\n"), r"line 1 is no JSON object"),
+        (gzip.compress(b"{not json\n"), r"cannot read the recording"),
+    ],
+    ids=["no gzip", "empty", "another schema", "a list", "no JSON"],
+)
+def test_a_file_that_is_no_recording_is_refused(autotune, content, message):
+    (autotune.folder / "r.jsonl.gz").write_bytes(content)
+    line = autotune("shapes", "--replay", "r.jsonl.gz").has_failed_in_one_line()
+    assert re.search(message, line)
+
+
+def test_a_shape_that_was_not_recorded_is_an_error_before_anything_is_made(autotune, recording):
+    line = autotune("run", "--replay", recording, "--tokens", 17).has_failed_in_one_line()
+    assert "the recording has no shrink m=17" in line
+    assert list(autotune.folder.iterdir()) == []
+
+
+def test_recordings_of_two_gpus_are_not_replayed_together(autotune, recording, tmp_path):
+    other = write_recording(tmp_path / "other.jsonl.gz", gpu="NVIDIA Other-GPU")
+    line = autotune("run", "--replay", recording, "--replay", other).has_failed_in_one_line()
+    assert "gpu NVIDIA Other-GPU, here NVIDIA Test-GPU" in line
+
+
+# ------------------------------------------------------------------ databases
+
+
+def test_a_database_of_another_program_is_refused_and_stays_as_it_is(autotune, recording):
+    path = autotune.folder / "places.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE moz_places (id INTEGER PRIMARY KEY)")
+    connection.close()
+    before = path.read_bytes()
+    ended = autotune("run", "--replay", recording, "--storage", "sqlite:///places.sqlite")
+    line = ended.has_failed_in_one_line()
+    assert "is a database of another program (tables moz_places); give another --storage" in line
+    assert path.read_bytes() == before
+    assert [path.name for path in autotune.folder.iterdir()] == ["places.sqlite"]
+
+
+def test_a_storage_url_that_is_none_is_refused_with_an_example(autotune, recording):
+    ended = autotune("run", "--replay", recording, "--storage", "autotune.db")
+    assert "give one like sqlite:///autotune.db" in ended.has_failed_in_one_line()
+
+
+def test_figures_of_another_environment_are_not_mixed_in(autotune, recording, tmp_path):
+    autotune("run", "--replay", recording, "--trials", 3)
+    newer = write_recording(tmp_path / "newer.jsonl.gz", driver="590")
+    line = autotune("run", "--replay", newer, "--trials", 3).has_failed_in_one_line()
+    assert "measured elsewhere (driver 580, here 590); give another --storage" in line
+
+
+def test_exporting_from_a_database_without_selections_says_how_to_make_some(autotune):
+    line = autotune("export", "--storage", "sqlite:///new.db").has_failed_in_one_line()
+    assert "sqlite:///new.db holds no finished shape; tune one with autotune run" in line
+
+
+def limit_files(size: int):
+    """Called in a new process: a file that grows beyond that many bytes meets a full disk."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+def test_a_full_disk_while_measuring_keeps_what_was_measured(autotune, recording):
+    assert autotune("run", "--replay", recording, "--trials", 5).code == 0
+    size = (autotune.folder / "autotune.db").stat().st_size
+    flags = ("run", "--replay", recording, "--trials", 150)
+    line = autotune(*flags, before=limit_files(size + 65_536)).has_failed_in_one_line()
+    assert "cannot use the database sqlite:///autotune.db" in line
+    ended = autotune("run", "--replay", recording, "--trials", 6)
+    assert ended.code == 0, ended.err
+
+
+# ------------------------------------------------------------------ export folders
+
+
+def vllms_own(entries: int) -> str:
+    """A tuned file that somebody else made, with so many entries."""
+    leaf = {"block_m": 32, "block_n": 16, "block_k": 256, "split_k": 8, "num_warps": 4}
+    leaf |= {"num_ctas": 1, "group_size_m": 8, "num_stages": 2}
+    by_tokens = {str(tokens): {"8192": {"16": leaf}} for tokens in range(1, entries + 1)}
+    return json.dumps({"5": {"1": by_tokens}})
+
+
+def test_a_full_disk_at_export_leaves_the_folder_as_it_was_and_loses_nothing(autotune, recording):
+    autotune("run", "--replay", recording, "--trials", 5, "--output", "first")
+    theirs = autotune.folder / "tuned" / "NVIDIA_Test_GPU_SHRINK.json"
+    theirs.parent.mkdir()
+    theirs.write_text(vllms_own(1_000))  # more than the limit, which must let SQLite work
+    before = autotune.files()
+    line = autotune("export", "--merge", before=limit_files(65_536)).has_failed_in_one_line()
+    assert re.search(r"cannot write .*SHRINK\.json: File too large; .* `autotune export`", line)
+    assert autotune.files() == before
+    assert autotune("export", "--merge").code == 0
+
+
+def test_an_export_folder_with_files_of_somebody_else_is_refused_and_then_merged(
+    autotune, recording
+):
+    theirs = autotune.folder / "tuned" / "NVIDIA_Test_GPU_SHRINK.json"
+    theirs.parent.mkdir()
+    theirs.write_text(vllms_own(1))
+    ended = autotune("run", "--replay", recording, "--trials", 5)
+    line = ended.has_failed_in_one_line()
+    assert "NVIDIA_Test_GPU_SHRINK.json" in line
+    assert "--merge" in line
+    assert autotune.files() == {theirs.name: vllms_own(1).encode()}
+
+    again = autotune("run", "--replay", recording, "--trials", 5, "--merge")
+    assert again.code == 0, again.err
+    table = json.loads(theirs.read_text())
+    assert table["5"] == json.loads(vllms_own(1))["5"]
+    assert set(table) == {"5", "9"}
+
+
+def test_an_output_that_is_a_file_is_refused_and_nothing_measured_is_lost(autotune, recording):
+    (autotune.folder / "tuned").write_text("mine")
+    line = autotune("run", "--replay", recording, "--trials", 5).has_failed_in_one_line()
+    assert "tuned" in line
+    assert (autotune.folder / "tuned").read_text() == "mine"
+    assert autotune("export", "--output", "elsewhere").code == 0
+
+
+# ------------------------------------------------------------------ no GPU
+
+
+@pytest.mark.skipif(HAS_GPU, reason="a CUDA device is here: record would measure on it")
+def test_recording_without_a_gpu_says_so_and_leaves_no_file(autotune):
+    line = autotune("record", "-o", "r.jsonl.gz", "--tokens", 1).has_failed_in_one_line()
+    assert "no CUDA GPU here" in line
+    assert list(autotune.folder.iterdir()) == []

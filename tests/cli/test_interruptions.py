@@ -1,0 +1,77 @@
+"""Ctrl-C and kills: everything measured is kept, and the same command goes on."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+
+import pytest
+
+from autotune.runners import SHIPPED_RECORDING
+from tests.cli.command import TIMEOUT_S, Command
+from tests.test_architecture import ROOT
+
+#: A run on the shipped recording that takes long enough to be interrupted after its first shape.
+RUN = (
+    *("run", "--replay", ROOT / "recordings" / SHIPPED_RECORDING),
+    *("--op", "expand", "--tokens", "16,128", "--trials", 60, "--seed", 3),
+)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Command:
+    """The folder of a run that nothing disturbed."""
+    command = Command(tmp_path_factory.mktemp("uninterrupted"))
+    ended = command(*RUN)
+    assert ended.code == 0, ended.err
+    return command
+
+
+def stopped_after_the_first_shape(autotune: Command, number: signal.Signals) -> tuple[int, str]:
+    """Exit code and what was said."""
+    process = autotune.start(*RUN)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("[1/"):
+            break
+    process.send_signal(number)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert not (autotune.folder / "tuned").exists(), "it was done before the signal came"
+    return process.returncode, err
+
+
+def test_ctrl_c_says_where_everything_is_and_the_next_run_ends_alike(autotune, uninterrupted):
+    code, err = stopped_after_the_first_shape(autotune, signal.SIGINT)
+    assert code == 130
+    assert err.splitlines() == [
+        "Everything measured is in sqlite:///autotune.db; the same command goes on from there.",
+        "autotune: interrupted",
+    ]
+    ended = autotune(*RUN)
+    assert ended.code == 0, ended.err
+    assert autotune.files() == uninterrupted.files()
+
+
+def test_after_a_kill_the_next_run_ends_as_if_nothing_had_happened(autotune, uninterrupted):
+    code, _ = stopped_after_the_first_shape(autotune, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    ended = autotune(*RUN)
+    assert ended.code == 0, ended.err
+    assert autotune.files() == uninterrupted.files()
+
+
+def test_what_was_done_before_an_interruption_can_be_exported(autotune, uninterrupted):
+    stopped_after_the_first_shape(autotune, signal.SIGINT)
+    ended = autotune("export")
+    assert ended.code == 0, ended.err
+    assert set(autotune.files()) <= set(uninterrupted.files())
+
+
+def test_an_interruption_before_anything_is_measured_has_the_same_exit_code(autotune):
+    process = autotune.start(*RUN)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)  # it is still reading the recording, or importing
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130
+    assert "Traceback" not in err

@@ -1,0 +1,380 @@
+"""What the database of a run promises, asked of SQLite and of PostgreSQL.
+
+Two parts share it: our measurements (``Store``) and Optuna's trials (``TrialMirror``).
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+import optuna
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from autotune.environment import Environment
+from autotune.errors import StorageError
+from autotune.measure import Measurement, Outcome
+from autotune.search import TrialMirror
+from autotune.search import mirror as mirror_module
+from autotune.search.encoding import value_distributions
+from autotune.search.objective import CONSTRAINT, frozen_trial
+from autotune.selection import Ratio, Selection
+from autotune.shapes import KernelShape
+from autotune.space import KernelConfig
+from autotune.store import Finished, Store, StudyRecord
+from tests.conftest import postgres_programs
+from tests.recordings import ENVIRONMENT, EXPAND, SHRINK
+
+SHAPE = KernelShape.from_mapping(SHRINK)
+HERE = Environment.from_mapping(ENVIRONMENT)
+NOON = datetime(2025, 6, 1, 12, 0, 0, 250_000)  # noqa: DTZ001 - the store's times are naive UTC
+
+
+# ------------------------------------------------------------------ the databases
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory) -> Iterator[str]:
+    """URL of a PostgreSQL server of our own, without a database's name."""
+    programs = postgres_programs()
+    assert programs is not None
+    folder = tmp_path_factory.mktemp("postgres")
+    # The server refuses to run as root.
+    owner = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
+    if owner is not None:
+        for path in (folder, *folder.parents[:3]):
+            if path.stat().st_uid == 0 and path.name.startswith(("postgres", "pytest-", "popen-")):
+                path.chmod(0o755)
+        shutil.chown(folder, owner.pw_uid, owner.pw_gid)
+    cluster, log = folder / "cluster", folder / "log"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def call(program: str, *arguments: str) -> None:
+        command = [str(programs / program), *arguments]
+        result = subprocess.run(  # noqa: S603 - the server's own programs
+            command,
+            cwd=folder,
+            user=None if owner is None else owner.pw_uid,
+            group=None if owner is None else owner.pw_gid,
+            extra_groups=None if owner is None else [],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # pg_ctl's child would keep a pipe open
+            stderr=subprocess.DEVNULL,
+            timeout=120,
+            check=False,
+        )
+        assert result.returncode == 0, (program, log.read_text() if log.exists() else "")
+
+    call("initdb", "-D", str(cluster), "-U", "postgres", "-A", "trust", "--no-sync")
+    options = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
+    call("pg_ctl", "-D", str(cluster), "-l", str(log), "-w", "-o", options, "start")
+    try:
+        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}"
+    finally:
+        call("pg_ctl", "-D", str(cluster), "-m", "immediate", "-w", "stop")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def url(request, tmp_path) -> str:
+    """URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/autotune.db"
+    server = request.getfixturevalue("postgres_server")
+    name = f"test_{uuid.uuid4().hex}"
+    engine = sa.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return f"{server}/{name}"
+
+
+@pytest.fixture
+def store(url) -> Iterator[Store]:
+    opened = Store(url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def mirror(store) -> Iterator[TrialMirror]:
+    opened = TrialMirror(store.url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def storage(url) -> Iterator[RDBStorage]:
+    """The database as a user opens it with Optuna alone."""
+    opened = RDBStorage(url)
+    yield opened
+    opened.remove_session()
+    opened.engine.dispose()
+
+
+def config(**values: int) -> KernelConfig:
+    usual = {"block_m": 16, "block_n": 16, "block_k": 64, "split_k": 8}
+    usual |= {"num_warps": 4, "num_stages": 3}
+    return KernelConfig.from_mapping(SHAPE.op, usual | values)
+
+
+def finished(number: int, **values: object) -> Finished:
+    """The ``number``-th measurement of a study, a second after the one before."""
+    started = NOON + timedelta(seconds=number)
+    measurement = Measurement(
+        shape=SHAPE,
+        config=config(split_k=number + 1),
+        outcome=Outcome.OK,
+        samples_us=(10.0 + number, 11.0),
+    )
+    return Finished(
+        measurement=replace(measurement, **values),
+        started_at=started,
+        finished_at=started + timedelta(milliseconds=10),
+    )
+
+
+def selection(**values: object) -> Selection:
+    chosen = Selection(
+        shape=SHAPE,
+        config=config(),
+        default=config(block_k=128),
+        samples_us={config(): (5.0, 5.1), config(block_k=128): (10.0, 10.3)},
+        ratio=Ratio(value=2.0, low=1.9, high=2.1),
+        trials=20,
+        outcomes={"ok": 18, "too_slow": 2},
+    )
+    return replace(chosen, **values)
+
+
+# ------------------------------------------------------------------ measurements and selections
+
+
+def test_a_study_is_made_once(store, url):
+    made = store.study("a study", SHAPE, HERE)
+    assert store.study("a study", SHAPE, HERE) == made
+    again = Store(url)
+    assert again.study("a study", SHAPE, HERE) == made
+    again.close()
+    assert store.study("another", SHAPE, HERE).id != made.id
+
+
+def test_an_expand_with_unequal_slices_is_read_back_as_it_is(store):
+    shape = KernelShape.from_mapping(EXPAND)
+    store.study("expand", shape, HERE)
+    assert store.study("expand", shape, HERE).shape == shape
+
+
+def test_a_study_that_was_measured_elsewhere_is_refused_with_what_differs(store):
+    store.study("a study", SHAPE, HERE)
+    elsewhere = replace(HERE, triton="3.7.0", driver="590")
+    with pytest.raises(StorageError, match=r"triton 3\.6\.0, here 3\.7\.0; driver 580, here 590"):
+        store.study("a study", SHAPE, elsewhere)
+
+
+SAMPLES = st.lists(st.floats(1e-3, 1e7), max_size=15).map(tuple)
+COUNTS = st.none() | st.integers(0, 2**31 - 1)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60)
+
+
+@settings(
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    outcome=st.sampled_from(Outcome),
+    reason=TEXTS,
+    samples_us=SAMPLES,
+    relative_error=st.none() | st.floats(0, 1e300),
+    shared_memory_bytes=COUNTS,
+    registers=COUNTS,
+    spills=COUNTS,
+)
+def test_a_measurement_is_read_back_as_it_was_kept(store, **values):
+    study = store.study(f"study {uuid.uuid4()}", SHAPE, HERE)
+    item = finished(0, **values)
+    store.add(study, [item])
+    assert store.finished(study) == [item]
+
+
+def test_measurements_keep_the_order_in_which_they_were_finished(store):
+    study = store.study("a study", SHAPE, HERE)
+    other = store.study("another", SHAPE, HERE)
+    items = [finished(number) for number in (5, 3, 9, 1, 7)]
+    store.add(study, items[:2])
+    store.add(other, [finished(4)])
+    store.add(study, items[2:])
+    assert store.finished(study) == items
+
+
+def test_of_a_batch_that_cannot_be_kept_nothing_is_kept(store):
+    study = store.study("a study", SHAPE, HERE)
+    store.add(study, [finished(0)])
+    with pytest.raises(StorageError, match="cannot use the database"):
+        store.add(study, [finished(1), finished(0)])  # a configuration is measured once
+    assert store.finished(study) == [finished(0)]
+
+
+def test_keeping_no_measurements_changes_nothing(store):
+    study = store.study("a study", SHAPE, HERE)
+    store.add(study, [])
+    assert store.finished(study) == []
+
+
+def test_a_selection_replaces_the_one_before(store):
+    study = store.study("a study", SHAPE, HERE)
+    assert store.selection(study) is None
+    store.keep_selection(study, selection())
+    later = selection(trials=40, outcomes={"ok": 40}, ratio=None, samples_us={config(): (5.0,)})
+    store.keep_selection(study, later)
+    assert store.selection(study) == later
+
+
+def test_all_selections_come_with_their_environments_by_study_name(store):
+    elsewhere = replace(HERE, gpu="NVIDIA Other-GPU")
+    for name, environment, trials in (("b", HERE, 2), ("a", elsewhere, 1), ("c", HERE, 3)):
+        study = store.study(name, SHAPE, environment)
+        store.keep_selection(study, selection(trials=trials))
+    store.study("without one", SHAPE, HERE)
+    assert [(environment, chosen.trials) for environment, chosen in store.selections()] == [
+        (elsewhere, 1),
+        (HERE, 2),
+        (HERE, 3),
+    ]
+
+
+def test_readers_see_whole_batches_while_a_writer_writes(store, url):
+    study = store.study("a study", SHAPE, HERE)
+    done = threading.Event()
+    seen: list[list[int]] = [[], []]
+
+    def read(counts: list[int]) -> None:
+        reader = Store(url)
+        while not done.is_set():
+            counts.append(len(reader.finished(study)))
+        counts.append(len(reader.finished(study)))
+        reader.close()
+
+    readers = [threading.Thread(target=read, args=(counts,)) for counts in seen]
+    for thread in readers:
+        thread.start()
+    for batch in range(20):
+        store.add(study, [finished(5 * batch + number) for number in range(5)])
+    done.set()
+    for thread in readers:
+        thread.join(timeout=60)
+    for counts in seen:
+        assert counts[-1] == 100
+        assert all(count % 5 == 0 for count in counts)
+        assert all(before <= after for before, after in pairwise(counts))
+
+
+# ------------------------------------------------------------------ Optuna's trials
+
+
+def trials() -> list[FrozenTrial]:
+    """One trial of every kind that a search ends with; their times are local."""
+    items = [
+        finished(0),
+        finished(1, outcome=Outcome.TOO_SLOW, reason="plainly slower", samples_us=(80.0,) * 5),
+        finished(2, outcome=Outcome.LAUNCH_FAILED, reason="OutOfResources", samples_us=()),
+        finished(3, samples_us=(4.5,), relative_error=2.4e-7),
+        finished(4, outcome=Outcome.WRONG_RESULT, reason="off", samples_us=(), relative_error=0.5),
+    ]
+    made = []
+    for item in items:
+        trial = frozen_trial(
+            item.measurement,
+            params=item.measurement.config.as_dict(),
+            distributions=value_distributions(SHAPE.op),
+        )
+        trial.datetime_start, trial.datetime_complete = item.started_at, item.finished_at
+        made.append(trial)
+    return made
+
+
+def facts(trial: FrozenTrial) -> dict[str, object]:
+    """All that a trial says of itself, but for its database's own id."""
+    names = ("number", "state", "values", "params", "distributions", "user_attrs")
+    names += ("system_attrs", "intermediate_values", "datetime_start", "datetime_complete")
+    return {name: getattr(trial, name) for name in names} | {"constraints": trial.constraints}
+
+
+def study_of(store: Store, name: str = "a study") -> StudyRecord:
+    return store.study(name, SHAPE, HERE)
+
+
+@pytest.mark.parametrize("tables", ["known", "unknown"])
+def test_mirrored_trials_are_what_optuna_would_have_written(
+    store, storage, url, tables, monkeypatch
+):
+    if tables == "unknown":  # a later Optuna
+        monkeypatch.setattr(mirror_module, "_known_tables", lambda: None)
+    mirror = TrialMirror(url)
+    mirrored = mirror.open_study(study_of(store))
+    mirror.add(mirrored, trials()[:2])
+    mirror.add(mirrored, trials()[2:])
+    optunas = optuna.create_study(storage=storage, study_name="Optuna's own")
+    optunas.add_trials(trials())
+
+    loaded = optuna.load_study(storage=storage, study_name="a study")
+    assert list(map(facts, loaded.trials)) == list(map(facts, optunas.trials))
+    mirror.close()
+
+
+def test_this_optuna_has_the_tables_that_batches_are_written_to():
+    assert mirror_module._known_tables() is not None
+
+
+def test_mirrored_trials_are_numbered_consecutively_in_every_study(store, mirror, storage):
+    first = mirror.open_study(study_of(store, "first"))
+    second = mirror.open_study(study_of(store, "second"))
+    mirror.add(first, trials()[:3])
+    mirror.add(second, trials()[:2])
+    mirror.add(first, trials()[3:])
+    mirror.add(first, [])
+    assert [mirror.count(first), mirror.count(second)] == [5, 2]
+    for name, count in (("first", 5), ("second", 2)):
+        loaded = optuna.load_study(storage=storage, study_name=name)
+        assert [trial.number for trial in loaded.trials] == list(range(count))
+
+
+def test_a_mirrored_study_says_what_it_is_and_which_trial_is_best(store, mirror, storage):
+    mirror.add(mirror.open_study(study_of(store)), trials())
+    loaded = optuna.load_study(storage=storage, study_name="a study")
+    assert loaded.best_trial.number == 3
+    assert loaded.best_value == 4.5
+    assert loaded.best_params == finished(3).measurement.config.as_dict()
+    assert loaded.metric_names == ["latency_us"]
+    assert loaded.user_attrs == {"shape": SHAPE.as_dict(), "environment": HERE.as_dict()}
+
+
+def test_a_mirrored_configuration_that_cannot_work_violates_its_constraint(store, mirror, storage):
+    mirror.add(mirror.open_study(study_of(store)), trials())
+    loaded = optuna.load_study(storage=storage, study_name="a study").trials
+    cannot_work = [trial.constraints[CONSTRAINT] > 0 for trial in loaded]
+    assert cannot_work == [False, False, True, False, True]
+    assert {trial.state for trial in loaded} == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_a_study_that_optuna_opens_can_be_continued_with_it(store, mirror, storage):
+    mirror.add(mirror.open_study(study_of(store)), trials())
+    loaded = optuna.load_study(storage=storage, study_name="a study")
+    trial = loaded.ask(value_distributions(SHAPE.op))
+    loaded.tell(trial, 3.0)
+    assert loaded.best_trial.number == len(trials())

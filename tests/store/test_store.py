@@ -1,0 +1,159 @@
+"""Databases that cannot be used: one clear ``StorageError`` each, and nothing harmed."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+
+import pytest
+import sqlalchemy as sa
+
+from autotune.environment import Environment
+from autotune.errors import StorageError
+from autotune.search import TrialMirror
+from autotune.shapes import KernelShape
+from autotune.store import Store, store
+from tests.recordings import ENVIRONMENT, SHRINK
+
+SHAPE = KernelShape.from_mapping(SHRINK)
+HERE = Environment.from_mapping(ENVIRONMENT)
+
+
+def sqlite_url(path) -> str:
+    return f"sqlite:///{path}"
+
+
+def make_foreign(path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE moz_places (id INTEGER PRIMARY KEY, url TEXT)")
+    connection.execute("INSERT INTO moz_places (url) VALUES ('https://example.org')")
+    connection.commit()
+    connection.close()
+
+
+def test_a_database_of_another_program_is_refused_and_stays_as_it_is(tmp_path):
+    path = tmp_path / "places.sqlite"
+    make_foreign(path)
+    before = path.read_bytes()
+    with pytest.raises(StorageError, match=r"another program \(tables moz_places\).*--storage"):
+        Store(sqlite_url(path))
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["places.sqlite"]  # noqa: PTH208 - names are what is asked for
+
+
+def test_a_file_that_is_no_database_is_refused_and_stays_as_it_is(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("shopping list\n" * 200)
+    with pytest.raises(StorageError, match=r"notes\.txt: file is not a database; .*--storage"):
+        Store(sqlite_url(path))
+    assert path.read_text() == "shopping list\n" * 200
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(StorageError, match=r"nowhere/autotune\.db: unable to open database file"):
+        Store(sqlite_url(tmp_path / "nowhere" / "autotune.db"))
+
+
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path):
+    with pytest.raises(StorageError, match="unable to open database file"):
+        Store(sqlite_url(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "url", ["nosql:///autotune.db", "sqlite+nothing:///autotune.db", "autotune.db", "", "://"]
+)
+def test_a_url_of_no_known_database_is_refused_with_an_example(url):
+    with pytest.raises(StorageError, match=r"cannot use the storage URL: .*sqlite:///autotune\.db"):
+        Store(url)
+
+
+def test_a_server_that_is_not_there_is_named():
+    pytest.importorskip("psycopg")
+    with pytest.raises(StorageError, match=r"cannot use the database postgresql.*127\.0\.0\.1"):
+        Store("postgresql+psycopg://someone@127.0.0.1:1/autotune")
+
+
+def test_a_password_is_not_repeated_in_a_message():
+    pytest.importorskip("psycopg")
+    with pytest.raises(StorageError, match=r"someone:\*\*\*@") as raised:
+        Store("postgresql+psycopg://someone:opensesame@127.0.0.1:1/autotune")
+    assert "opensesame" not in str(raised.value)
+
+
+def test_an_empty_file_becomes_a_database(tmp_path):
+    path = tmp_path / "autotune.db"
+    path.touch()
+    opened = Store(sqlite_url(path))
+    opened.study("a study", SHAPE, HERE)
+    opened.close()
+    assert path.stat().st_size > 0
+
+
+def test_a_database_that_only_optuna_has_used_is_taken(tmp_path):
+    url = sqlite_url(tmp_path / "optuna.db")
+    TrialMirror(url).close()
+    opened = Store(url)
+    assert opened.selections() == []
+    opened.close()
+
+
+def test_a_database_that_another_program_locks_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_LOCK_TIMEOUT_S", 0)
+    url = sqlite_url(tmp_path / "autotune.db")
+    opened = Store(url)
+    other = sqlite3.connect(tmp_path / "autotune.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageError, match="database is locked"):
+        opened.study("a study", SHAPE, HERE)
+    other.execute("ROLLBACK")
+    other.close()
+    assert opened.study("a study", SHAPE, HERE).name == "a study"  # nothing is lost by it
+    opened.close()
+
+
+def test_trials_for_a_locked_database_are_a_storage_error_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_LOCK_TIMEOUT_S", 0)
+    url = sqlite_url(tmp_path / "autotune.db")
+    opened = Store(url)
+    mirror = TrialMirror(url)
+    study = opened.study("a study", SHAPE, HERE)
+    other = sqlite3.connect(tmp_path / "autotune.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageError, match="database is locked"):
+        mirror.open_study(study)
+    other.close()
+    mirror.close()
+    opened.close()
+
+
+def test_a_database_of_another_optuna_is_refused_with_what_to_do(tmp_path):
+    url = sqlite_url(tmp_path / "autotune.db")
+    TrialMirror(url).close()
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
+    engine.dispose()
+    with pytest.raises(StorageError, match=r"Optuna cannot use the database .*--storage"):
+        TrialMirror(url)
+
+
+def test_a_sqlite_database_lets_readers_in_while_it_is_written(tmp_path):
+    url = sqlite_url(tmp_path / "autotune.db")
+    opened = Store(url)
+    with opened.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL
+    opened.close()
+
+
+def test_two_threads_keep_measurements_of_their_studies_at_once(tmp_path):
+    opened = Store(sqlite_url(tmp_path / "autotune.db"))
+    names = [f"study {number}" for number in range(8)]
+    threads = [threading.Thread(target=opened.study, args=(n, SHAPE, HERE)) for n in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len({opened.study(name, SHAPE, HERE).id for name in names}) == len(names)
+    opened.close()
