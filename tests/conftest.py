@@ -1,4 +1,4 @@
-"""Marks that need something the machine may lack, and Triton's interpreter where there is no GPU."""
+"""Marks that need what the machine may lack, and Triton's interpreter where there is no GPU."""
 
 from __future__ import annotations
 

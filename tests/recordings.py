@@ -46,12 +46,12 @@ BEST = {"block_m": 32, "block_n": 16, "block_k": 64, "num_warps": 4, "num_stages
 def latency_us(config: dict[str, int]) -> float:
     """A bowl over the logarithms of the axes, lowest at ``BEST``, microseconds."""
     steps = (abs(math.log2(config[name] / best)) for name, best in BEST.items())
-    return 10.0 + 4.0 * sum(step**1.5 for step in steps)
+    return 10.0 + 4.0 * math.fsum(math.pow(step, 1.5) for step in steps)
 
 
 def lines(shape: dict[str, Any]) -> list[dict[str, Any]]:
     """One line a configuration, the slowest of the first hundred marked as the default."""
-    found = []
+    found: list[dict[str, Any]] = []
     for values in itertools.product(*_AXES.values()):
         config = dict(zip(_AXES, values, strict=True))
         if shape["op"] == "shrink":

@@ -93,7 +93,8 @@ def test_imports_point_down_the_layers(path):
     upward = {
         other
         for other in imported_parts(path)
-        if other != part and (LEVEL[other] > LEVEL[part] or other in beside - {"__init__", "errors"})
+        if other != part
+        and (LEVEL[other] > LEVEL[part] or other in beside - {"__init__", "errors"})
     }
     assert not upward, f"autotune.{part} may not import {', '.join(sorted(upward))}"
 

@@ -7,10 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from autotune.environment import Environment
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig, SearchSpace
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Outcome(str, Enum):
@@ -168,7 +172,7 @@ class Runner(ABC):
     def close(self) -> None:  # noqa: B027 - many a runner holds nothing
         """Give back processes and memory."""
 
-    def __enter__(self) -> Runner:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from autotune.errors import WorkerDied
 from autotune.measure._base import Outcome
@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 #: One kernel takes about 0.5 s; with too many accumulators ptxas did not end within a minute.
 COMPILE_TIMEOUT_S = 30.0
 
-Job = tuple[KernelShape, KernelConfig]
+
+class Job(NamedTuple):
+    """What to compile: a configuration of a shape, for a compute capability such as ``(9, 0)``."""
+
+    shape: KernelShape
+    config: KernelConfig
+    capability: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,6 @@ class CompilePool:
     def __init__(
         self,
         provider: str,
-        capability: tuple[int, int],
         *,
         workers: int,
         timeout_s: float = COMPILE_TIMEOUT_S,
@@ -70,12 +75,10 @@ class CompilePool:
 
         Args:
             provider: Name of the kernel provider.
-            capability: Compute capability to compile for, such as ``(9, 0)``.
             workers: How many processes.
             timeout_s: Limit for one job, in seconds.
         """
-        self._args = (provider, capability)
-        self._timeout_s = timeout_s
+        self._provider, self._timeout_s = provider, timeout_s
         self._slots = [_Slot(self._start()) for _ in range(workers)]
         self._waiting: list[Job] = []
         self._results: dict[Job, CompiledKernel | CompileFailure] = {}
@@ -114,8 +117,8 @@ class CompilePool:
 
     def forget(self, shape: KernelShape) -> None:
         """Drop the results and waiting jobs of a shape that is finished."""
-        self._waiting = [job for job in self._waiting if job[0] != shape]
-        self._results = {job: result for job, result in self._results.items() if job[0] != shape}
+        self._waiting = [job for job in self._waiting if job.shape != shape]
+        self._results = {job: result for job, result in self._results.items() if job.shape != shape}
 
     def pump(self) -> None:
         """Take in results, end what takes too long, hand out jobs. Returns at once."""
@@ -141,7 +144,7 @@ class CompilePool:
         self._looked_at = now
 
     def _start(self) -> Worker:
-        return Worker(make_compiler, self._args)
+        return Worker(make_compiler, (self._provider,))
 
     def _hand_out(self, slot: _Slot, job: Job) -> None:
         try:
@@ -185,7 +188,7 @@ class CompilePool:
         return max(0.0, min(deadlines, default=0.0) - time.monotonic()) + 0.01
 
 
-def make_compiler(provider_name: str, capability: tuple[int, int]) -> Handler:
+def make_compiler(provider_name: str) -> Handler:
     """In the worker: a function from a job to a compiled kernel or the reason why there is none."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a context here would take memory from the launcher
     os.environ.pop("TRITON_INTERPRET", None)  # the interpreter compiles nothing
@@ -195,7 +198,7 @@ def make_compiler(provider_name: str, capability: tuple[int, int]) -> Handler:
 
     def compile_job(job: Job) -> CompiledKernel | CompileFailure:
         try:
-            return kernels.compile(*job, capability)
+            return kernels.compile(*job)
         except Exception as error:  # noqa: BLE001 - whatever a compiler raises is a value here
             return CompileFailure(Outcome.COMPILE_FAILED, _reason(error))
 

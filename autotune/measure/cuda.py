@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import WorkerDied
@@ -23,8 +24,8 @@ from autotune.measure._base import (
     Runner,
     StopRule,
 )
-from autotune.measure.compiler import COMPILE_TIMEOUT_S, CompileFailure, CompilePool
-from autotune.measure.device_process import DeviceProcess
+from autotune.measure.compiler import COMPILE_TIMEOUT_S, CompileFailure, CompilePool, Job
+from autotune.measure.device_process import SHAPE_TIMEOUT_S, DeviceProcess
 from autotune.measure.protocol import (
     Advice,
     Consult,
@@ -32,7 +33,6 @@ from autotune.measure.protocol import (
     Description,
     Failure,
     More,
-    Open,
     Prepare,
     Start,
     Started,
@@ -49,9 +49,6 @@ if TYPE_CHECKING:
 
 #: Limit for launching, checking and timing one configuration; the slowest valid ones take 1 s.
 CONFIG_TIMEOUT_S = 10.0
-
-#: Limit for making a shape's inputs.
-SHAPE_TIMEOUT_S = 120.0
 
 #: Rounds of a comparison between two looks at whether it is enough, and of all of them.
 TURNS_AT_ONCE = 20
@@ -109,25 +106,26 @@ class CudaRunner(Runner):
         """
         self._timeout_s = config_timeout_s
         self._shape: KernelShape | None = None
-        self._open_shape: KernelShape | None = None
         self._twins: dict[str, Measurement] = {}
         self.figures = EngineFigures()
-        self._process = DeviceProcess(device_server or make_device_server, provider)
+        workers = compile_workers or max(1, _cores() - 1)
+        self.compilers = CompilePool(provider, workers=workers, timeout_s=compile_timeout_s)
+        self.lookahead = workers + _SPARE
+        make_process = partial(
+            DeviceProcess, device_server or make_device_server, provider, self.compilers
+        )
+        self._searcher, self._referee = make_process(), make_process()
         try:
-            description: Description = self._process.ask(Describe(), SHAPE_TIMEOUT_S)
+            self._searcher.start()
+            description: Description = self._searcher.ask(Describe(), SHAPE_TIMEOUT_S)
         except BaseException:
-            self._process.close()
+            self.close()
             raise
         self._device, self.environment = description.device, description.environment
-        workers = compile_workers or max(1, _cores() - 1)
-        self.compilers = CompilePool(
-            provider, self._device.capability, workers=workers, timeout_s=compile_timeout_s
-        )
-        self.lookahead = workers + _SPARE
 
     def space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
         """Every configuration that the static rules leave for this device."""
-        advice: Advice = self.ask(Consult(shape), SHAPE_TIMEOUT_S)
+        advice: Advice = self._searcher.ask(Consult(shape), SHAPE_TIMEOUT_S)
         grid = Grid(
             shape=shape,
             axes=complete_axes(shape.op, axes),
@@ -140,10 +138,13 @@ class CudaRunner(Runner):
         self, shape: KernelShape, pending: Sequence[KernelConfig], stop: StopRule
     ) -> Measurement:
         """Compile all pending configurations ahead, and measure the first that is ready."""
-        self._open(shape)
-        self._process.prepare_spare()
+        self._turn_to(shape)
+        self._searcher.open(shape)
+        self._searcher.prepare_spare()
+        self._referee.start()
         started = time.monotonic()
-        (_, config), compiled = self.compilers.first_done([(shape, c) for c in pending])
+        job, compiled = self.compilers.first_done([self._job(shape, c) for c in pending])
+        config = job.config
         self.figures.waited_s += time.monotonic() - started
         self.figures.measured += 1
         if isinstance(compiled, CompileFailure):
@@ -167,13 +168,14 @@ class CudaRunner(Runner):
     def compare(
         self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule
     ) -> Comparison:
-        """Time configurations side by side, in a process that has measured nothing before.
+        """Time configurations side by side, in a process that launches nothing but finalists.
 
         Where the device held its clocks down meanwhile it is done again after a pause; the last
         comparison counts, and its states tell.
         """
+        self._turn_to(shape)
+        self._referee.start()
         runnable = [config for config in configs if self._is_compiled(shape, config)]
-        self._replace_process()
         comparison = self._compare_once(shape, runnable, enough)
         for _ in range(THROTTLED_RETRIES):
             if not comparison.is_throttled:
@@ -182,13 +184,10 @@ class CudaRunner(Runner):
             comparison = self._compare_once(shape, runnable, enough)
         return comparison
 
-    def ask(self, request: object, timeout_s: float) -> Any:  # noqa: ANN401 - each request has its own answer
-        """Have the device's process answer, and keep the compilers busy meanwhile."""
-        return self._process.ask(request, timeout_s, self.compilers)
-
     def close(self) -> None:
         """End all processes."""
-        self._process.close()
+        self._searcher.close()
+        self._referee.close()
         self.compilers.close()
 
     # ----------------------------------------------------------------- measuring
@@ -211,16 +210,16 @@ class CudaRunner(Runner):
         def ended(outcome: Outcome, reason: str = "", **facts: Any) -> Measurement:  # noqa: ANN401 - fields differ in type
             return Measurement(shape=shape, config=config, outcome=outcome, reason=reason, **facts)
 
-        launch = _Launch(self, config, deadline=time.monotonic() + self._timeout_s)
+        launch = _Launch(self._searcher, config, deadline=time.monotonic() + self._timeout_s)
         try:
             samples, cut = race(launch.take, lambda so_far: stop(config, so_far))
         except _NotTimed as error:
             failure = error.failure
             if failure.is_lost:
-                self._replace_process()
+                self._searcher.replace()
             return ended(failure.outcome, failure.reason, relative_error=failure.relative_error)
         except WorkerDied as error:
-            self._replace_process()
+            self._searcher.replace()
             if error.timed_out:
                 reason = f"not launched and timed within {self._timeout_s:g} s"
                 return ended(Outcome.TIMED_OUT, reason)
@@ -230,25 +229,20 @@ class CudaRunner(Runner):
             return ended(Outcome.TOO_SLOW, "plainly slower than the best so far", **facts)
         return ended(Outcome.OK, **facts)
 
-    def _open(self, shape: KernelShape) -> None:
-        """Turn to ``shape``, and have the device's process hold its inputs."""
+    def _turn_to(self, shape: KernelShape) -> None:
+        """Forget what belongs to another shape."""
         if self._shape is not None and self._shape != shape:
             self.compilers.forget(self._shape)
             self._twins.clear()
         self._shape = shape
-        if self._open_shape != shape:
-            self._open_shape = None
-            self.ask(Open(shape), SHAPE_TIMEOUT_S)
-            self._open_shape = shape
 
-    def _replace_process(self) -> None:
-        self._process.replace()
-        self._open_shape = None
+    def _job(self, shape: KernelShape, config: KernelConfig) -> Job:
+        return Job(shape, config, self._device.capability)
 
     # ----------------------------------------------------------------- comparing
 
     def _is_compiled(self, shape: KernelShape, config: KernelConfig) -> bool:
-        _, compiled = self.compilers.first_done([(shape, config)])
+        _, compiled = self.compilers.first_done([self._job(shape, config)])
         return (
             not isinstance(compiled, CompileFailure)
             and compiled.shared_memory_bytes <= self._device.shared_memory_bytes
@@ -263,17 +257,17 @@ class CudaRunner(Runner):
                 ready = self._prepare(shape, ready)
                 return self._take_turns(ready, enough) if ready else Comparison(samples_us={})
             except _Fatal as error:
-                self._replace_process()
+                self._referee.replace()
                 ready.remove(error.config)
         return Comparison(samples_us={})
 
     def _prepare(self, shape: KernelShape, configs: Sequence[KernelConfig]) -> list[KernelConfig]:
         """Those of the configurations that the device's process holds ready now."""
-        self._open(shape)
+        self._referee.open(shape)
         ready = []
         for config in configs:
             try:
-                failure: Failure | None = self.ask(Prepare(config), self._timeout_s)
+                failure: Failure | None = self._referee.ask(Prepare(config), self._timeout_s)
             except WorkerDied:
                 raise _Fatal(config) from None
             if failure is None:
@@ -289,7 +283,7 @@ class CudaRunner(Runner):
         for _ in range(MOST_TURNS // TURNS_AT_ONCE):
             orders = tuple(tuple(order.sample(configs, len(configs))) for _ in range(TURNS_AT_ONCE))
             try:
-                turns: Turns = self.ask(TakeTurns(orders), SHAPE_TIMEOUT_S)
+                turns: Turns = self._referee.ask(TakeTurns(orders), SHAPE_TIMEOUT_S)
             except WorkerDied:
                 # Nobody can say which of them it was: the first is the likeliest to win.
                 raise _Fatal(configs[0]) from None
@@ -303,8 +297,8 @@ class CudaRunner(Runner):
 class _Launch:
     """One configuration on the device: the first samples come with the check of its numbers."""
 
-    def __init__(self, runner: CudaRunner, config: KernelConfig, *, deadline: float) -> None:
-        self._runner, self._config, self._deadline = runner, config, deadline
+    def __init__(self, process: DeviceProcess, config: KernelConfig, *, deadline: float) -> None:
+        self._process, self._config, self._deadline = process, config, deadline
         self.relative_error: float | None = None
 
     def take(self, count: int) -> Sequence[float]:
@@ -312,7 +306,7 @@ class _Launch:
         is_first = self.relative_error is None
         request = Start(self._config, count) if is_first else More(count)
         answer: Started | Failure | tuple[float, ...]
-        answer = self._runner.ask(request, self._deadline - time.monotonic())
+        answer = self._process.ask(request, self._deadline - time.monotonic())
         if isinstance(answer, Failure):
             raise _NotTimed(answer)
         if isinstance(answer, Started):

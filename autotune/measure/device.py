@@ -11,6 +11,7 @@ from autotune.kernels import KernelProvider, provider
 from autotune.kernels.inputs import Inputs, make_inputs, weight_set_bytes
 from autotune.kernels.reference import check_result, expect
 from autotune.measure._base import Outcome
+from autotune.measure.nvml import DeviceMonitor
 from autotune.measure.protocol import (
     Advice,
     Consult,
@@ -25,7 +26,6 @@ from autotune.measure.protocol import (
     TakeTurns,
     Turns,
 )
-from autotune.measure.nvml import DeviceMonitor
 from autotune.measure.timer import CacheFlush, LaunchTimer, sample_in_turn
 from autotune.measure.worker import one_line
 from autotune.shapes import KernelShape
@@ -53,7 +53,7 @@ class DeviceServer:
         self._ready: dict[KernelConfig, LaunchTimer] = {}
         self._monitor = DeviceMonitor(self._device.uuid)
 
-    def __call__(self, request: object) -> object:
+    def __call__(self, request: object) -> object:  # noqa: PLR0911 - one for each request
         """The answer to a request."""
         match request:
             case Describe():

@@ -8,6 +8,7 @@ explain why it is slower than the best.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import islice
 
@@ -55,7 +56,7 @@ def run_spread(latency_us: float) -> float:
     Returns:
         0.01 for long kernels, 0.02 at 4 µs. No number of samples makes it smaller.
     """
-    return _together(_RUN_SPREAD, _RUN_SPREAD_US / latency_us)
+    return math.hypot(_RUN_SPREAD, _RUN_SPREAD_US / latency_us)
 
 
 def figure_spread(latency_us: float, samples: int) -> float:
@@ -65,7 +66,7 @@ def figure_spread(latency_us: float, samples: int) -> float:
         latency_us: Latency, microseconds per launch.
         samples: How many samples the median is of.
     """
-    return _together(run_spread(latency_us), _MEDIAN_FACTOR * _SAMPLE_SPREAD / samples**0.5)
+    return math.hypot(run_spread(latency_us), _MEDIAN_FACTOR * _SAMPLE_SPREAD / math.sqrt(samples))
 
 
 def is_told_apart(median_us: float, samples: int, *, best_us: float) -> bool:
@@ -122,11 +123,3 @@ def chunks(samples_us: Sequence[float]) -> Callable[[int], Sequence[float]]:
         return list(islice(left, count))
 
     return take
-
-
-def _together(spread: float, other: float) -> float:
-    """The spread of a sum whose two parts are independent."""
-    # Not math.hypot: the tests' simulation hands in a thousand searches as an array.
-    square: float = spread**2 + other**2
-    root: float = square**0.5
-    return root

@@ -72,28 +72,37 @@ def test_a_study_file_that_is_a_folder_or_no_text_is_named(autotune):
 
 # ------------------------------------------------------------------ flags
 
+# Typer's own words, which differ by its version.
+RANGE = r"in the range|greater than or equal to"
+INTEGER = r"valid int"
+
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flag", "value", "message"),
     [
-        (["--op", "shrnk"], "'shrnk' is not one of 'shrink'"),
-        (["--tokens", "1,x"], "must be token counts such as 1,16,64: got '1,x'"),
-        (["--tokens", "1.5"], "must be token counts such as 1,16,64: got '1.5'"),
-        (["--trials", "0"], "0 is not in the range x>=1"),
-        (["--trials", "-5"], "-5 is not in the range x>=1"),
-        (["--trials", "many"], "'many' is not a valid int"),
-        (["--max-loras", "0"], "0 is not in the range x>=1"),
-        (["--rank", "16.5"], "'16.5' is not a valid int"),
-        (["--sampler", "luck"], "must be one of tpe, gp, random, exhaustive: got 'luck'"),
-        (["--kernels", "mine"], "must be one of auto, builtin"),
-        (["--time-budget", "soon"], "must be a duration such as 90s, 10m or 1h30m: got 'soon'"),
-        (["--seed", "-1"], "-1 is not in the range x>=0"),
-        (["--nonsense"], "No such option: --nonsense"),
+        ("--op", "shrnk", r"'shrnk' is not one of 'shrink'"),
+        ("--tokens", "1,x", r"must be token counts such as 1,16,64: got '1,x'"),
+        ("--tokens", "1.5", r"must be token counts such as 1,16,64: got '1\.5'"),
+        ("--trials", "0", RANGE),
+        ("--trials", "-5", RANGE),
+        ("--trials", "many", INTEGER),
+        ("--max-loras", "0", RANGE),
+        ("--rank", "16.5", INTEGER),
+        ("--sampler", "luck", r"must be one of tpe, gp, random, exhaustive: got 'luck'"),
+        ("--kernels", "mine", r"must be one of auto, builtin.*: got 'mine'"),
+        ("--time-budget", "soon", r"must be a duration such as 90s, 10m or 1h30m: got 'soon'"),
+        ("--seed", "-1", RANGE),
     ],
 )
-def test_a_flag_that_cannot_be_is_a_usage_error(autotune, flags, message):
-    assert message in autotune("run", *flags).has_refused_its_usage()
+def test_a_flag_that_cannot_be_is_a_usage_error(autotune, flag, value, message):
+    said = autotune("run", flag, value).has_refused_its_usage()
+    assert flag in said
+    assert re.search(message, said)
     assert list(autotune.folder.iterdir()) == []
+
+
+def test_an_unknown_flag_is_a_usage_error(autotune):
+    assert "--nonsense" in autotune("run", "--nonsense").has_refused_its_usage()
 
 
 def test_kernels_contradict_a_replay(autotune, recording):
@@ -140,7 +149,10 @@ def test_a_truncated_recording_is_refused_before_anything_is_made(autotune, reco
     [
         (b"no gzip", r"cannot read the recording .*Not a gzipped file"),
         (gzip.compress(b""), r"is no recording"),
-        (gzip.compress(b'{"schema": "other/1"}\n'), r"schema 'other/1', not 'autotune-recording/1'"),
+        (
+            gzip.compress(b'{"schema": "other/1"}\n'),
+            r"schema 'other/1', not 'autotune-recording/1'",
+        ),
         (gzip.compress(b"[1, 2]\n"), r"line 1 is no JSON object"),
         (gzip.compress(b"{not json\n"), r"cannot read the recording"),
     ],

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import optuna
 import pytest
@@ -133,7 +134,7 @@ def config(**values: int) -> KernelConfig:
     return KernelConfig.from_mapping(SHAPE.op, usual | values)
 
 
-def finished(number: int, **values: object) -> Finished:
+def finished(number: int, **values: Any) -> Finished:
     """The ``number``-th measurement of a study, a second after the one before."""
     started = NOON + timedelta(seconds=number)
     measurement = Measurement(
@@ -149,7 +150,7 @@ def finished(number: int, **values: object) -> Finished:
     )
 
 
-def selection(**values: object) -> Selection:
+def selection(**values: Any) -> Selection:
     chosen = Selection(
         shape=SHAPE,
         config=config(),
@@ -310,8 +311,8 @@ def trials() -> list[FrozenTrial]:
 
 def facts(trial: FrozenTrial) -> dict[str, object]:
     """All that a trial says of itself, but for its database's own id."""
-    names = ("number", "state", "values", "params", "distributions", "user_attrs")
-    names += ("system_attrs", "intermediate_values", "datetime_start", "datetime_complete")
+    names = ["number", "state", "values", "params", "distributions", "user_attrs"]
+    names += ["system_attrs", "intermediate_values", "datetime_start", "datetime_complete"]
     return {name: getattr(trial, name) for name in names} | {"constraints": trial.constraints}
 
 

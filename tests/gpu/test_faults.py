@@ -89,5 +89,7 @@ def test_a_study_among_faulty_kernels_ends_with_the_results_of_a_clean_one(tmp_p
 def gpu_processes() -> list[str]:
     """Processes that use the GPU, as nvidia-smi lists them."""
     query = ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=True)
+    answer = subprocess.run(  # noqa: S603 - a fixed command
+        query, capture_output=True, text=True, check=True
+    )
     return answer.stdout.split()

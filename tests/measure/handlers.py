@@ -67,7 +67,7 @@ class FakeDevice:
     def __init__(self, _provider: str) -> None:
         self._config: KernelConfig | None = None
 
-    def __call__(self, request: object) -> object:
+    def __call__(self, request: object) -> object:  # noqa: PLR0911 - one for each request
         match request:
             case Describe():
                 device = Device(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from autotune.kernels import CompiledKernel, provider
 from autotune.measure import Outcome
-from autotune.measure.compiler import CompileFailure, CompilePool
+from autotune.measure.compiler import CompileFailure, CompilePool, Job
 from autotune.shapes import KernelShape
 from autotune.space import Grid, KernelConfig, SearchSpace, complete_axes
 from tests.recordings import EXPAND, SHRINK
@@ -28,17 +27,17 @@ def space(shape: KernelShape) -> SearchSpace:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch) -> Iterator[Path]:
-    cache = tmp_path / "cache"
+def own_cache(tmp_path, monkeypatch) -> Path:
+    cache: Path = tmp_path / "cache"
     monkeypatch.setenv("TRITON_CACHE_DIR", str(cache))
-    yield cache
+    return cache
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
 def test_every_configuration_of_a_small_space_compiles_with_no_gpu(capability, own_cache):
     shapes = [KernelShape.from_mapping(table) for table in (SHRINK, EXPAND)]
-    jobs = [(shape, config) for shape in shapes for config in space(shape).configs]
-    pool = CompilePool("builtin", capability, workers=2)
+    jobs = [Job(shape, c, capability) for shape in shapes for c in space(shape).configs]
+    pool = CompilePool("builtin", workers=2)
     try:
         left = dict.fromkeys(jobs)
         while left:
@@ -60,14 +59,14 @@ def test_a_compile_that_never_ends_is_killed_with_its_children_and_the_next_one_
     # 1,024 accumulators a thread: ptxas does not end within a minute.
     endless = KernelConfig.from_mapping(shape.op, table | {"num_warps": 2})
     easy = KernelConfig.from_mapping(shape.op, table | {"num_warps": 4, "block_m": 16})
-    pool = CompilePool("builtin", (8, 0), workers=1, timeout_s=8.0)
+    pool = CompilePool("builtin", workers=1, timeout_s=8.0)
     try:
-        _, compiled = pool.first_done([(shape, endless)])
+        _, compiled = pool.first_done([Job(shape, endless, (8, 0))])
         assert isinstance(compiled, CompileFailure)
         assert compiled.outcome is Outcome.COMPILE_TIMEOUT
         assert "within 8 s" in compiled.reason
         assert not running("ptxas", own_cache)
-        _, compiled = pool.first_done([(shape, easy)])
+        _, compiled = pool.first_done([Job(shape, easy, (8, 0))])
         assert isinstance(compiled, CompiledKernel), compiled
     finally:
         pool.close()
@@ -89,9 +88,9 @@ def test_a_kernel_that_cannot_be_compiled_says_why():
     shape = KernelShape.from_mapping(SHRINK)
     table = {"block_m": 16, "block_n": 16, "block_k": 64, "split_k": 8, "num_warps": 4}
     broken = KernelConfig.from_mapping(shape.op, table | {"block_m": 24, "num_stages": 2})
-    pool = CompilePool("builtin", (9, 0), workers=1)
+    pool = CompilePool("builtin", workers=1)
     try:
-        _, compiled = pool.first_done([(shape, broken)])
+        _, compiled = pool.first_done([Job(shape, broken, (9, 0))])
     finally:
         pool.close()
     assert isinstance(compiled, CompileFailure)
@@ -101,8 +100,8 @@ def test_a_kernel_that_cannot_be_compiled_says_why():
 
 def test_results_of_a_finished_shape_are_dropped_and_can_be_asked_for_again():
     shape = KernelShape.from_mapping(SHRINK)
-    job = (shape, space(shape).configs[0])
-    pool = CompilePool("builtin", (9, 0), workers=1)
+    job = Job(shape, space(shape).configs[0], (9, 0))
+    pool = CompilePool("builtin", workers=1)
     try:
         first = pool.first_done([job])
         pool.forget(shape)

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +25,8 @@ from autotune.measure.racing import (
 )
 from autotune.measure.recording import read_recording
 from autotune.runners import SHIPPED_RECORDING
+
+Latencies = npt.NDArray[np.float64]
 
 latencies_us = st.floats(1, 1e5)
 counts = st.integers(1, 100)
@@ -123,12 +126,14 @@ def test_what_is_plainly_slow_after_one_round_depends_on_how_long_the_kernel_is(
 # The truth of a configuration is its recorded median; the noise is synthetic: every configuration's
 # run is off by run_spread, its samples by SAMPLE_NOISE, and one sample in a hundred is a spike.
 
-SEARCHES = 1_000
+SEARCHES = 400
 SAMPLE_NOISE = 0.005
 SPIKE_SHARE, SPIKE = 0.01, 1.5
 
 #: As good as the best: within a thousandth of it.
 AS_GOOD = 1.001
+
+told_apart = np.vectorize(is_told_apart, otypes=[bool])
 
 #: Shapes of the shipped recording, (op, tokens, slices, columns of x): best latencies from 3 to
 #: 103 µs, 26 to 1,000 configurations, among them those with the most configurations near the best.
@@ -161,7 +166,7 @@ class Searches:
     full: int
 
 
-def simulate(truth_us, noise=1.0, seed=0):
+def simulate(truth_us: Latencies, noise: float = 1.0, seed: int = 0) -> Searches:
     """Time all configurations in random order, many searches side by side."""
     rng = np.random.default_rng(seed)
     searches = np.arange(SEARCHES)
@@ -185,27 +190,30 @@ def simulate(truth_us, noise=1.0, seed=0):
     )
 
 
-def noisy_samples(truth_us, noise, rng):
-    run_us = truth_us * (1 + noise * run_spread(truth_us) * rng.standard_normal(SEARCHES))
+def noisy_samples(truth_us: Latencies, noise: float, rng: np.random.Generator) -> Latencies:
+    run_noise = noise * np.vectorize(run_spread)(truth_us) * rng.standard_normal(SEARCHES)
+    run_us = truth_us * (1 + run_noise)
     size = (SEARCHES, FULL_SAMPLES)
     spikes = np.where(rng.random(size) < SPIKE_SHARE, SPIKE, 1.0)
-    return run_us[:, None] * (1 + noise * SAMPLE_NOISE * rng.standard_normal(size)) * spikes
+    samples_us: Latencies
+    samples_us = run_us[:, None] * (1 + noise * SAMPLE_NOISE * rng.standard_normal(size)) * spikes
+    return samples_us
 
 
-def race_side_by_side(samples_us, best_us):
+def race_side_by_side(samples_us: Latencies, best_us: Latencies) -> npt.NDArray[np.int_]:
     """How many samples each search takes; a search with no best so far takes all."""
     stopped_at = np.full(SEARCHES, FULL_SAMPLES)
     going = np.flatnonzero(np.isfinite(best_us))
     for samples in asked_at():
         median_us = np.median(samples_us[going, :samples], axis=1)
-        apart = is_told_apart(median_us, samples, best_us=best_us[going])
+        apart = told_apart(median_us, samples, best_us=best_us[going])
         stopped_at[going[apart]] = samples
         going = going[~apart]
     return stopped_at
 
 
 @cache
-def recorded_latencies_us() -> dict[tuple[str, int, int, int], np.ndarray]:
+def recorded_latencies_us() -> dict[tuple[str, int, int, int], Latencies]:
     path = importlib.resources.files("autotune") / "recordings" / SHIPPED_RECORDING
     return {
         (shape.op.value, shape.num_tokens, shape.num_slices, shape.hidden_size): np.array(
@@ -216,7 +224,7 @@ def recorded_latencies_us() -> dict[tuple[str, int, int, int], np.ndarray]:
 
 
 @cache
-def searches_of(shape, noise):
+def searches_of(shape: tuple[str, int, int, int], noise: float) -> Searches:
     return simulate(recorded_latencies_us()[shape], noise)
 
 

@@ -122,7 +122,9 @@ def test_the_nearest_to_a_tried_configuration_is_the_fewest_axis_steps_away(untr
     start = positions.params(space.configs[0])
 
     def steps(config) -> int:
-        return sum(abs(position - start[name]) for name, position in positions.params(config).items())
+        return sum(
+            abs(position - start[name]) for name, position in positions.params(config).items()
+        )
 
     distances = []
     while len(untried):

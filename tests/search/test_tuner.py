@@ -208,8 +208,8 @@ def test_a_search_goes_on_alike_after_trials_that_were_pruned_in_different_round
     first = CountingRunner(path, interrupted_after=40)
     with pytest.raises(KeyboardInterrupt):
         tuned(first, DATABASE, 60)
-    steps = {step for trial in stored_trials(first) for step in trial.intermediate_values}
-    assert steps >= {ROUND_SAMPLES, 2 * ROUND_SAMPLES}
+    pruned = [t for t in stored_trials(first) if t.state is TrialState.PRUNED]
+    assert len({step for trial in pruned for step in trial.intermediate_values}) > 1
     second = CountingRunner(path)
     tuned(second, DATABASE, 60)
     assert first.measured + second.measured == whole.measured
