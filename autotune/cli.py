@@ -134,6 +134,10 @@ def run(  # noqa: PLR0913 - one parameter a flag
     storage: Storage = None,
     output: Output = None,
     merge: Merge = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write everything measured into a recording, too."),
+    ] = None,
     seed: Seed = None,
 ) -> None:
     """Tune every shape, and write the files that vLLM loads."""
@@ -165,15 +169,15 @@ def run(  # noqa: PLR0913 - one parameter a flag
                 "with autotune; what is exported is for that GPU."
             )
         with recorded or gpu_runner(plan.kernels) as runner, _kept(plan.storage):
-            tuned = tune(plan, runner, _say_tuned)
+            tuned = tune(plan, runner, _say_tuned, record=record)
             environment = runner.environment
         _print_tuned(tuned, plan)
         selections = [result.selection for result in tuned if result.selection]
         _export(selections, environment, plan.output, merge=merge)
 
 
-@app.command()
-def record(  # noqa: PLR0913 - one parameter a flag
+@app.command("record")
+def record_spaces(  # noqa: PLR0913 - one parameter a flag
     *,
     study: Study = None,
     file: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The recording.")],
@@ -188,7 +192,7 @@ def record(  # noqa: PLR0913 - one parameter a flag
     seed: Seed = None,
 ) -> None:
     """Measure whole search spaces on the GPU, for replays without one."""
-    from autotune.recorder import record as record_plan
+    from autotune.recorder import record
     from autotune.runners import gpu_runner
 
     with _errors():
@@ -196,7 +200,7 @@ def record(  # noqa: PLR0913 - one parameter a flag
             max_loras=max_loras, rank=rank, tokens=tokens, ops=op, kernels=kernels, seed=seed
         )
         with gpu_runner(plan.kernels) as runner:
-            record_plan(plan, runner, file, sample=sample, progress=_say_recorded)
+            record(plan, runner, file, sample=sample, progress=_say_recorded)
         out.print(f"Recorded {len(plan.shapes)} shapes in {file}")
 
 

@@ -6,9 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from autotune.environment import Environment
 from autotune.measure import Runner
+from autotune.measure.recording import RecordingRunner, RecordingWriter
 from autotune.plan import StudyPlan
 from autotune.search import Budget, ShapeTuner, TrialMirror
 from autotune.selection import Selection
@@ -37,7 +39,9 @@ class Tuned:
 Progress = Callable[[Tuned, int, int], None]
 
 
-def tune(plan: StudyPlan, runner: Runner, progress: Progress) -> Sequence[Tuned]:
+def tune(
+    plan: StudyPlan, runner: Runner, progress: Progress, *, record: Path | None = None
+) -> Sequence[Tuned]:
     """Tune every shape of a plan; each ends with its selection in the plan's database.
 
     What is measured is kept at once: after an interruption the same call goes on where it stopped.
@@ -46,32 +50,36 @@ def tune(plan: StudyPlan, runner: Runner, progress: Progress) -> Sequence[Tuned]
         plan: What to tune, and where to keep it.
         runner: Measures.
         progress: Called after every shape.
+        record: A recording to write of everything measured, earlier runs included.
 
     Raises:
         AutotuneError: Something cannot be used as it is; what was measured is kept.
     """
-    shapes = plan.shapes
-    spaces = [runner.space(shape, plan.axes[shape.op]) for shape in shapes]
+    if record is not None:
+        with RecordingWriter(record, runner.environment) as writer:
+            return tune(plan, RecordingRunner(runner, writer), progress)
+    spaces = [runner.space(shape, plan.axes[shape.op]) for shape in plan.shapes]
     end = None if plan.time_budget_s is None else time.monotonic() + plan.time_budget_s
     store = Store(plan.storage)
     mirror = TrialMirror(plan.storage)
-    tuned = []
+    tuned: list[Tuned] = []
     try:
         for number, space in enumerate(spaces, start=1):
             tuner = ShapeTuner(
                 runner, space, store=store, mirror=mirror, sampler=plan.sampler, seed=plan.seed
             )
-            deadline = _share(end, shapes_left=len(shapes) - number + 1)
+            deadline = _share(end, shapes_left=len(spaces) - number + 1)
             selection = tuner.run(Budget(trials=plan.trials, deadline=deadline))
             outcomes = tuner.outcomes
-            result = Tuned(
-                shape=space.shape,
-                selection=selection,
-                trials=outcomes.total(),
-                outcomes=outcomes,
+            tuned.append(
+                Tuned(
+                    shape=space.shape,
+                    selection=selection,
+                    trials=outcomes.total(),
+                    outcomes=outcomes,
+                )
             )
-            tuned.append(result)
-            progress(result, number, len(shapes))
+            progress(tuned[-1], number, len(spaces))
     finally:
         mirror.close()
         store.close()

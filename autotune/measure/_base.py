@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -168,6 +168,9 @@ class Runner(ABC):
         Returns:
             The samples. A configuration that does not run is left out.
         """
+
+    def recall(self, measurements: Iterable[Measurement]) -> None:  # noqa: B027 - most need not know
+        """Be told what earlier runs measured of a shape whose space was asked for."""
 
     def close(self) -> None:  # noqa: B027 - many a runner holds nothing
         """Give back processes and memory."""

@@ -39,7 +39,7 @@ from autotune.measure.protocol import (
     TakeTurns,
     Turns,
 )
-from autotune.measure.racing import race
+from autotune.measure.racing import TOO_SLOW_REASON, race
 from autotune.measure.worker import Handler
 from autotune.shapes import KernelShape
 from autotune.space import Grid, KernelConfig, SearchSpace, complete_axes
@@ -184,6 +184,13 @@ class CudaRunner(Runner):
             comparison = self._compare_once(shape, runnable, enough)
         return comparison
 
+    def forget(self) -> None:
+        """Drop what is known of the present shape, so that all of it is measured anew."""
+        if self._shape is not None:
+            self.compilers.forget(self._shape)
+        self._twins.clear()
+        self._shape = None
+
     def close(self) -> None:
         """End all processes."""
         self._searcher.close()
@@ -226,14 +233,13 @@ class CudaRunner(Runner):
             return ended(Outcome.WORKER_DIED, str(error))
         facts: dict[str, Any] = {"samples_us": samples, "relative_error": launch.relative_error}
         if cut:
-            return ended(Outcome.TOO_SLOW, "plainly slower than the best so far", **facts)
+            return ended(Outcome.TOO_SLOW, TOO_SLOW_REASON, **facts)
         return ended(Outcome.OK, **facts)
 
     def _turn_to(self, shape: KernelShape) -> None:
         """Forget what belongs to another shape."""
-        if self._shape is not None and self._shape != shape:
-            self.compilers.forget(self._shape)
-            self._twins.clear()
+        if self._shape != shape:
+            self.forget()
         self._shape = shape
 
     def _job(self, shape: KernelShape, config: KernelConfig) -> Job:

@@ -47,6 +47,10 @@ _LUCK = 2.5
 _MISFORTUNE = 2.5
 
 
+#: What a configuration that was dropped is told.
+TOO_SLOW_REASON = "slower than the best so far beyond the noise"
+
+
 def run_spread(latency_us: float) -> float:
     """Relative standard deviation of a configuration's latency from run to run.
 

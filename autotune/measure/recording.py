@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -207,9 +207,14 @@ class RecordingRunner(Runner):
     ) -> Measurement:
         """Measure as the inner runner does, and write it down."""
         measurement = self._inner.measure(shape, pending, stop)
-        is_default = measurement.config == self._defaults.get(shape)
-        self._writer.write(measurement, is_default=is_default)
+        self.recall([measurement])
         return measurement
+
+    def recall(self, measurements: Iterable[Measurement]) -> None:
+        """Write down what earlier runs measured, so that the recording is whole."""
+        for measurement in measurements:
+            is_default = measurement.config == self._defaults.get(measurement.shape)
+            self._writer.write(measurement, is_default=is_default)
 
     def compare(
         self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule

@@ -15,7 +15,7 @@ from autotune.measure._base import (
     Runner,
     StopRule,
 )
-from autotune.measure.racing import chunks, race
+from autotune.measure.racing import TOO_SLOW_REASON, chunks, race
 from autotune.measure.recording import read_recording
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig, SearchSpace
@@ -91,7 +91,7 @@ class ReplayRunner(Runner):
         samples, cut = race(chunks(recorded.samples_us), lambda so_far: stop(config, so_far))
         if not cut:
             return recorded
-        reason = "plainly slower than the best so far"
+        reason = TOO_SLOW_REASON
         return replace(recorded, outcome=Outcome.TOO_SLOW, samples_us=samples, reason=reason)
 
     def compare(

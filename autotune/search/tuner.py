@@ -94,6 +94,7 @@ class ShapeTuner:
         self._pending: dict[KernelConfig, Trial] = {}
         for item in self._writer.earlier:
             self._take_over(item.measurement)
+        runner.recall(self._measured.values())
 
     def run(self, budget: Budget) -> Selection | None:
         """Search, time the finalists beside the default, and choose.

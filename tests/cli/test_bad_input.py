@@ -240,7 +240,7 @@ def vllms_own(entries: int) -> str:
 
 
 def test_a_full_disk_at_export_leaves_the_folder_as_it_was_and_loses_nothing(autotune, recording):
-    autotune("run", "--replay", recording, "--trials", 5, "--output", "first")
+    assert autotune("run", "--replay", recording, "--trials", 5, "--output", "first").code == 0
     theirs = autotune.folder / "tuned" / "NVIDIA_Test_GPU_SHRINK.json"
     theirs.parent.mkdir()
     theirs.write_text(vllms_own(1_000))  # more than the limit, which must let SQLite work

@@ -224,15 +224,15 @@ def test_the_default_is_measured_even_if_an_interruption_came_before_it_was_done
 
     first = YoungestFirst(recording, interrupted_after=2)
     with pytest.raises(KeyboardInterrupt):
-        tuned(first, DATABASE, 10)
+        tuned(first, DATABASE, 5)
     default = first.space(SHAPE, {}).default
     assert default not in first.measured
     second = YoungestFirst(recording)
-    selection = tuned(second, DATABASE, 10)
+    selection = tuned(second, DATABASE, 5)
     assert default in second.measured
     assert selection is not None
     assert selection.ratio is not None
-    assert len(set(first.measured + second.measured)) == 10
+    assert len(set(first.measured + second.measured)) == 5
 
 
 def test_a_runner_that_looks_ahead_measures_each_configuration_once(recording):

@@ -1,0 +1,137 @@
+"""Figures of the measuring engine on the GPU that is here; ``studies/LOG.md`` has ours.
+
+    python studies/engine.py
+
+It searches one space of ``shrink`` exhaustively from a cold and from a warm cache, repeats a search
+ten times and compares what was chosen, and times one configuration while the processor is busy and
+while it is not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from autotune.measure.cuda import CudaRunner
+from autotune.search import Budget, ShapeTuner, TrialMirror
+from autotune.selection import Selection
+from autotune.shapes import KernelShape
+from autotune.space import KernelConfig, SearchSpace
+from autotune.store import Store
+
+SHAPE = KernelShape.from_mapping(
+    {"op": "shrink", "num_tokens": 64, "hidden_size": 4096, "rank": 64}
+    | {"num_slices": 3, "max_loras": 8}
+)
+AXES = {
+    "block_m": (16, 32, 64),
+    "block_n": (16, 32, 64),
+    "block_k": (64, 128, 256),
+    "split_k": (4, 8, 16, 32),
+    "group_size_m": (8,),
+    "num_warps": (2, 4, 8),
+    "num_stages": (2, 3, 4),
+}
+REPEATS = 10
+TRIALS = 200
+
+
+def search(
+    runner: CudaRunner, space: SearchSpace, sampler: str, *, trials: int, seed: int
+) -> Selection:
+    """One whole search in a database of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{Path(folder) / 'engine.db'}"
+        store, mirror = Store(url), TrialMirror(url)
+        tuner = ShapeTuner(runner, space, store=store, mirror=mirror, sampler=sampler, seed=seed)
+        selection = tuner.run(Budget(trials=trials))
+        mirror.close()
+        store.close()
+    if selection is None:
+        raise SystemExit("nothing works on this device")
+    return selection
+
+
+def throughput(runner: CudaRunner, space: SearchSpace, name: str, sampler: str) -> None:
+    """Search the whole space and print what the engine did."""
+    figures, pool = runner.figures, runner.compilers
+    before = (figures.measured, figures.reused, figures.device_s, pool.busy_s, pool.wanted_s)
+    started = time.monotonic()
+    search(runner, space, sampler, trials=len(space.configs), seed=0)
+    took_s = time.monotonic() - started
+    after = (figures.measured, figures.reused, figures.device_s, pool.busy_s, pool.wanted_s)
+    measured, reused, device_s, busy_s, wanted_s = (
+        now - then for now, then in zip(after, before, strict=True)
+    )
+    print(
+        f"{name:24} {measured:5.0f} configs {took_s:6.1f} s {measured / took_s:6.1f}/s   "
+        f"device {1000 * device_s / measured:.1f} ms a config, idle {1 - device_s / took_s:.0%}   "
+        f"pool busy {busy_s / max(wanted_s, 1e-9):.0%} of {wanted_s:.0f} s   "
+        f"reused {reused:.0f}",
+        flush=True,
+    )
+
+
+def repeated(runner: CudaRunner, space: SearchSpace) -> None:
+    """Ten searches with ten seeds; what they chose, in one comparison."""
+    chosen = []
+    for seed in range(REPEATS):
+        runner.forget()  # measure everything anew
+        chosen.append(search(runner, space, "tpe", trials=TRIALS, seed=seed).config)
+    compared = runner.compare(SHAPE, list(dict.fromkeys(chosen)), lambda samples: False).samples_us
+    latencies = {config: statistics.median(samples) for config, samples in compared.items()}
+    best = min(latencies.values())
+    losses = sorted(latencies[config] / best - 1 for config in chosen)
+    texts = " ".join(f"{loss:.2%}" for loss in losses)
+    print(f"chosen of {REPEATS} searches above the best of them ({best:.2f} µs): {texts}")
+
+
+def busy_processor(runner: CudaRunner, config: KernelConfig) -> None:
+    """One configuration's latency while every core works, and while none does."""
+    cores = len(os.sched_getaffinity(0))
+    for name in ("idle", "busy", "idle", "busy"):
+        burners = [multiprocessing.Process(target=_burn, daemon=True) for _ in range(cores)]
+        for burner in burners if name == "busy" else ():
+            burner.start()
+        time.sleep(1.0)
+        compared = [runner.compare(SHAPE, [config], lambda samples: True) for _ in range(20)]
+        medians = [statistics.median(one.samples_us[config]) for one in compared]
+        print(
+            f"processor {name}: {statistics.median(medians):.3f} µs, "
+            f"from {min(medians):.3f} to {max(medians):.3f}"
+        )
+        for burner in burners if name == "busy" else ():
+            burner.terminate()
+
+
+def _burn() -> None:
+    for _ in itertools.count():
+        pass
+
+
+def main() -> None:
+    """Print all figures."""
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TRITON_CACHE_DIR"] = cache
+        started = time.monotonic()
+        with CudaRunner("builtin") as runner:
+            space = runner.space(SHAPE, AXES)
+            print(runner.environment)
+            print(f"start {time.monotonic() - started:.1f} s, {runner.compilers.workers} compilers")
+            throughput(runner, space, "cold, exhaustive", "exhaustive")
+        with CudaRunner("builtin") as runner:
+            space = runner.space(SHAPE, AXES)
+            throughput(runner, space, "warm cache, exhaustive", "exhaustive")
+            runner.forget()
+            throughput(runner, space, "warm cache, tpe", "tpe")
+            repeated(runner, space)
+            busy_processor(runner, space.default)
+
+
+if __name__ == "__main__":
+    main()
