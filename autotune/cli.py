@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +23,7 @@ from autotune.studyfile import KERNELS, SAMPLERS, parse_duration
 if TYPE_CHECKING:
     from collections import Counter
 
+    from autotune.bench import Benched
     from autotune.environment import Environment
     from autotune.selection import Selection
     from autotune.shapes import KernelShape
@@ -32,6 +33,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Find the fastest launch configurations of vLLM's multi-LoRA Triton kernels.",
 )
 
@@ -42,6 +44,7 @@ out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty()
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 EXIT_ERROR = 1
+EXIT_CHECK_FAILED = 3
 EXIT_INTERRUPTED = 130
 
 
@@ -68,6 +71,22 @@ def _seconds(text: str) -> int:
         raise typer.BadParameter(str(error)) from None
 
 
+class WholeNumber(int):
+    """A number that ``_whole`` has checked; typer's own message leaves out what it was given."""
+
+    __slots__ = ()
+
+
+def _whole(smallest: int) -> Callable[[str], WholeNumber]:
+    def parse(text: str) -> WholeNumber:
+        if not text.isascii() or not text.isdigit() or int(text) < smallest:
+            message = f"must be a whole number of at least {smallest}: got {text!r}"
+            raise typer.BadParameter(message)
+        return WholeNumber(text)
+
+    return parse
+
+
 def _choice(choices: Sequence[str]) -> Any:  # noqa: ANN401 - typer's own type
     def parse(text: str) -> str:
         if text not in choices:
@@ -81,8 +100,13 @@ Study = Annotated[
     Path | None,
     typer.Argument(metavar="[STUDY]", help="Study file (TOML); the quick-start study if none."),
 ]
-MaxLoras = Annotated[int | None, typer.Option(min=1, help="As given to vLLM.")]
-Rank = Annotated[int | None, typer.Option(min=1, help="The server's --max-lora-rank.")]
+MaxLoras = Annotated[
+    WholeNumber | None, typer.Option(parser=_whole(1), metavar="N", help="As given to vLLM.")
+]
+Rank = Annotated[
+    WholeNumber | None,
+    typer.Option(parser=_whole(1), metavar="N", help="The server's --max-lora-rank."),
+]
 Tokens = Annotated[
     TokenCounts | None,
     typer.Option(parser=_tokens, metavar="1,16,64", help="Batch sizes, in tokens."),
@@ -104,7 +128,11 @@ Output = Annotated[
     str | None, typer.Option(metavar="DIR", help="Folder for vLLM's files; tuned/ if none.")
 ]
 Merge = Annotated[bool, typer.Option("--merge", help="Add to files that autotune did not write.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="The same seed makes the same choices.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+Seed = Annotated[
+    WholeNumber | None,
+    typer.Option(parser=_whole(0), metavar="N", help="The same seed makes the same choices."),
+]
 
 
 # ------------------------------------------------------------------ the commands
@@ -119,7 +147,8 @@ def run(  # noqa: PLR0913 - one parameter a flag
     tokens: Tokens = None,
     op: Op = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Distinct configurations for each shape.")
+        WholeNumber | None,
+        typer.Option(parser=_whole(1), metavar="N", help="Distinct configurations for each shape."),
     ] = None,
     time_budget: Annotated[
         int | None,
@@ -186,7 +215,10 @@ def record_spaces(  # noqa: PLR0913 - one parameter a flag
     tokens: Tokens = None,
     op: Op = None,
     sample: Annotated[
-        int | None, typer.Option(min=1, help="Only so many configurations of each shape.")
+        WholeNumber | None,
+        typer.Option(
+            parser=_whole(1), metavar="N", help="Only so many configurations of each shape."
+        ),
     ] = None,
     kernels: Kernels = None,
     seed: Seed = None,
@@ -213,7 +245,7 @@ def shapes(  # noqa: PLR0913 - one parameter a flag
     tokens: Tokens = None,
     op: Op = None,
     replay: Replay = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the shapes, with the key under which vLLM looks each one up."""
     from autotune.report.tables import shapes_table
@@ -237,6 +269,44 @@ def shapes(  # noqa: PLR0913 - one parameter a flag
 
 
 @app.command()
+def bench(  # noqa: PLR0913 - one parameter a flag
+    *,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with vLLM's files.")],
+    study: Study = None,
+    max_loras: MaxLoras = None,
+    rank: Rank = None,
+    tokens: Tokens = None,
+    op: Op = None,
+    kernels: Kernels = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time a folder's entries beside vLLM's defaults on the GPU.
+
+    Without --tokens, token counts between the study's are timed too: vLLM takes the nearest entry.
+    The exit code is 3 if an entry is slower than the default, or does not run.
+    """
+    from autotune.bench import bench as bench_plan
+    from autotune.runners import gpu_runner
+
+    with _errors():
+        plan = _plan(study, None).override(
+            max_loras=max_loras, rank=rank, tokens=tokens, ops=op, kernels=kernels
+        )
+        with gpu_runner(plan.kernels) as runner:
+            rows = bench_plan(
+                plan,
+                runner,
+                folder,
+                ceilings=runner.ceilings(),
+                tokens_given=tokens is not None,
+                progress=_say_benched,
+            )
+    _print_benched(rows, as_json=as_json)
+    if any(row.is_slower for row in rows):
+        raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+@app.command()
 def export(
     *,
     storage: Annotated[str, typer.Option(metavar="URL", help="The studies' database.")] = (
@@ -251,7 +321,7 @@ def export(
     with _errors():
         stored = stored_selections(storage)
         if not stored:
-            raise InputError(f"{storage} holds no finished shape; tune one with autotune run")
+            raise InputError("the database holds no finished shape; tune one with autotune run")
         for environment, selections in stored:
             _export(selections, environment, output, merge=merge)
 
@@ -301,7 +371,9 @@ def _kept(storage: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        err.print(f"Everything measured is in {storage}; the same command goes on from there.")
+        from autotune.store import shown
+
+        err.print(f"Everything measured is in {shown(storage)}; the same command goes on.")
         raise
 
 
@@ -327,6 +399,25 @@ def _say_tuned(tuned: Tuned, number: int, count: int) -> None:
 def _say_recorded(shape: KernelShape, outcomes: Counter[str], number: int, count: int) -> None:
     ends = ", ".join(f"{number} {name}" for name, number in sorted(outcomes.items()))
     out.print(f"[{number}/{count}] {shape.op.value} {shape.label}: {ends}", markup=False)
+
+
+def _say_benched(row: Benched, number: int, count: int) -> None:
+    """On standard error: standard output is the result's, which may be JSON."""
+    from autotune.report.tables import bench_cells, tokens_text
+
+    default_us, tuned_us, ratio, verdict, _ = bench_cells(row)
+    name = f"[{number}/{count}] {row.shape.op.value} {row.shape.label}, {tokens_text(row)} tokens: "
+    err.print(f"{name}{default_us} -> {tuned_us} µs, {ratio}, {verdict}", markup=False)
+
+
+def _print_benched(rows: Sequence[Benched], *, as_json: bool) -> None:
+    from autotune.report.tables import bench_table, verdict_counts
+
+    if as_json:
+        out.print_json(json.dumps([row.as_dict() for row in rows]))
+    else:
+        out.print(bench_table(rows))
+        out.print(verdict_counts(rows))
 
 
 def _print_tuned(tuned: Sequence[Tuned], plan: StudyPlan) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from autotune.environment import has_gpu
 from autotune.errors import GpuMissing
-from autotune.measure import Runner
 from autotune.measure.cuda import CudaRunner
 from autotune.measure.replay import ReplayRunner
 
@@ -19,7 +18,7 @@ SHIPPED_RECORDING = "llama-3.1-8b_h100.jsonl.gz"
 _AUTO_KERNELS = "builtin"
 
 
-def gpu_runner(kernels: str) -> Runner:
+def gpu_runner(kernels: str) -> CudaRunner:
     """The runner of the GPU that is here.
 
     Args:
@@ -29,7 +28,7 @@ def gpu_runner(kernels: str) -> Runner:
         GpuMissing: There is none.
     """
     if not has_gpu():
-        raise GpuMissing("no CUDA GPU here: run it where there is one, or give --replay FILE")
+        raise GpuMissing("no CUDA GPU here: run this where there is one")
     return CudaRunner(_AUTO_KERNELS if kernels == "auto" else kernels)
 
 

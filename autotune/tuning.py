@@ -92,7 +92,7 @@ def stored_selections(url: str) -> list[tuple[Environment, list[Selection]]]:
     Raises:
         StorageError: The database cannot be used.
     """
-    store = Store(url)
+    store = Store(url, must_exist=True)
     try:
         grouped: dict[Environment, list[Selection]] = {}
         for environment, selection in store.selections():

@@ -38,7 +38,6 @@ AXES = {
     "num_stages": (2, 3, 4),
 }
 REPEATS = 10
-TRIALS = 200
 
 
 def search(
@@ -77,18 +76,22 @@ def throughput(runner: CudaRunner, space: SearchSpace, name: str, sampler: str) 
     )
 
 
-def repeated(runner: CudaRunner, space: SearchSpace) -> None:
+def repeated(runner: CudaRunner, space: SearchSpace, sampler: str, *, trials: int) -> None:
     """Ten searches with ten seeds; what they chose, in one comparison."""
     chosen = []
     for seed in range(REPEATS):
         runner.forget()  # measure everything anew
-        chosen.append(search(runner, space, "tpe", trials=TRIALS, seed=seed).config)
+        chosen.append(search(runner, space, sampler, trials=trials, seed=seed).config)
     compared = runner.compare(SHAPE, list(dict.fromkeys(chosen)), lambda samples: False).samples_us
     latencies = {config: statistics.median(samples) for config, samples in compared.items()}
     best = min(latencies.values())
     losses = sorted(latencies[config] / best - 1 for config in chosen)
     texts = " ".join(f"{loss:.2%}" for loss in losses)
-    print(f"chosen of {REPEATS} searches above the best of them ({best:.2f} µs): {texts}")
+    print(
+        f"{REPEATS} searches, {sampler}, {trials} trials, above the best of what they chose "
+        f"({best:.2f} µs): {texts}",
+        flush=True,
+    )
 
 
 def busy_processor(runner: CudaRunner, config: KernelConfig) -> None:
@@ -129,7 +132,7 @@ def main() -> None:
             throughput(runner, space, "warm cache, exhaustive", "exhaustive")
             runner.forget()
             throughput(runner, space, "warm cache, tpe", "tpe")
-            repeated(runner, space)
+            repeated(runner, space, "random", trials=len(space.configs))
             busy_processor(runner, space.default)
 
 

@@ -130,4 +130,5 @@ def test_a_shape_that_cannot_be_measured_is_an_error_before_anything_is(runner):
 
 
 def test_an_empty_database_has_no_selections():
+    Store("sqlite:///autotune.db").close()
     assert stored_selections("sqlite:///autotune.db") == []

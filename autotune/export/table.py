@@ -39,8 +39,8 @@ def read_json(path: Path) -> object:
 
 
 def unusable(path: Path, reason: str) -> ExportError:
-    """The error for a file in the output folder that cannot be added to."""
-    return ExportError(f"cannot add to {path}: {reason}; move it away or give another --output")
+    """The error for a file that is there and makes no sense."""
+    return ExportError(f"cannot use {path}: {reason}; move it away or give another folder")
 
 
 def read_table(path: Path) -> dict[str, Any] | None:

@@ -28,10 +28,12 @@ from autotune.measure.compiler import COMPILE_TIMEOUT_S, CompileFailure, Compile
 from autotune.measure.device_process import SHAPE_TIMEOUT_S, DeviceProcess
 from autotune.measure.protocol import (
     Advice,
+    Ceilings,
     Consult,
     Describe,
     Description,
     Failure,
+    MeasureCeilings,
     More,
     Prepare,
     Start,
@@ -190,6 +192,11 @@ class CudaRunner(Runner):
             self.compilers.forget(self._shape)
         self._twins.clear()
         self._shape = None
+
+    def ceilings(self) -> Ceilings:
+        """Measure what the device reaches at best, for rooflines."""
+        ceilings: Ceilings = self._searcher.ask(MeasureCeilings(), SHAPE_TIMEOUT_S)
+        return ceilings
 
     def close(self) -> None:
         """End all processes."""

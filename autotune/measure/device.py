@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
+from collections.abc import Callable
+
 import torch
 import triton
 from triton.runtime.errors import OutOfResources
@@ -14,10 +18,12 @@ from autotune.measure._base import Outcome
 from autotune.measure.nvml import DeviceMonitor
 from autotune.measure.protocol import (
     Advice,
+    Ceilings,
     Consult,
     Describe,
     Description,
     Failure,
+    MeasureCeilings,
     More,
     Open,
     Prepare,
@@ -26,7 +32,7 @@ from autotune.measure.protocol import (
     TakeTurns,
     Turns,
 )
-from autotune.measure.timer import CacheFlush, LaunchTimer, sample_in_turn
+from autotune.measure.timer import CacheFlush, LaunchTimer
 from autotune.measure.worker import one_line
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
@@ -36,6 +42,17 @@ _WEIGHT_SETS = 32
 
 #: Share of the device's memory that weight sets may take.
 _WEIGHT_SHARE = 0.25
+
+#: The buffer that is copied to measure the memory, in multiples of the L2 cache's size: what is
+#: still in the cache from the copy before is then a small part of it.
+_COPY_FACTOR = 16
+
+#: Side of the matrices whose product is measured: large enough to keep any device busy.
+_MATMUL_SIDE = 8192
+
+#: Runs of the copy and of the product: warm-ups, and those of which the median counts.
+_CEILING_WARM_UPS = 5
+_CEILING_RUNS = 15
 
 #: Seed of inputs: the same shape is always timed on the same numbers.
 _SEED = 2026
@@ -72,6 +89,8 @@ class DeviceServer:
                 return self._prepare(config)
             case TakeTurns(orders):
                 return self._take_turns(orders)
+            case MeasureCeilings():
+                return _measure_ceilings(self._device.l2_bytes)
         raise ValueError(f"cannot answer {request!r} now")
 
     def _environment(self) -> Environment:
@@ -121,10 +140,8 @@ class DeviceServer:
 
     def _take_turns(self, orders: tuple[tuple[KernelConfig, ...], ...]) -> Turns:
         samples: dict[KernelConfig, list[float]] = {config: [] for config in orders[0]}
-        for order in orders:
-            timers = [self._ready[config] for config in order]
-            for config, sample in zip(order, sample_in_turn(timers, self._flush), strict=True):
-                samples[config].append(sample)
+        for config in itertools.chain(*orders):
+            samples[config].append(self._ready[config].sample_us())
         return Turns({c: tuple(taken) for c, taken in samples.items()}, self._monitor.state())
 
     def _bench_here(self) -> _ShapeBench:
@@ -169,6 +186,47 @@ def _inputs_that_fit(shape: KernelShape, weight_sets: int) -> Inputs:
             raise
     torch.cuda.empty_cache()
     return _inputs_that_fit(shape, weight_sets // 2)
+
+
+def _measure_ceilings(l2_bytes: int) -> Ceilings:
+    """What plain PyTorch reaches; the memory is given back afterwards."""
+    ceilings = Ceilings(_copy_bytes_per_s(_COPY_FACTOR * l2_bytes), _matmul_flops_per_s())
+    torch.cuda.empty_cache()
+    return ceilings
+
+
+def _copy_bytes_per_s(size_bytes: int) -> float:
+    """Bytes read and written per second while a buffer of that size is copied."""
+    source = torch.randn(size_bytes // 4, dtype=torch.float32, device="cuda")  # (elements,)
+    target = torch.empty_like(source)  # (elements,)
+    return 2 * source.nbytes / _median_s(lambda: target.copy_(source))
+
+
+def _matmul_flops_per_s() -> float:
+    """Operations per second of a square matrix product on random numbers."""
+    side = _MATMUL_SIDE
+    a, b = (torch.randn(side, side, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    out = torch.empty_like(a)  # (side, side)
+    return 2 * side**3 / _median_s(lambda: torch.mm(a, b, out=out))
+
+
+def _median_s(enqueue: Callable[[], object]) -> float:
+    """Seconds that the device takes for what is enqueued, warmed up."""
+    for _ in range(_CEILING_WARM_UPS):
+        enqueue()
+    events = []
+    for _ in range(_CEILING_RUNS):
+        start, end = (
+            torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            for _ in range(2)
+        )
+        start.record()
+        enqueue()
+        end.record()
+        events.append((start, end))
+    torch.cuda.synchronize()
+    median_ms: float = statistics.median(start.elapsed_time(end) for start, end in events)
+    return median_ms / 1000
 
 
 #: What a launch may raise: torch's CUDA errors, out of memory among them, are RuntimeErrors.

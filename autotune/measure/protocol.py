@@ -112,3 +112,21 @@ class Turns:
 
     samples_us: Mapping[KernelConfig, tuple[float, ...]]
     state: DeviceState | None
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureCeilings:
+    """Asks what the device reaches at best; answered by ``Ceilings``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What the device reaches at best.
+
+    Attributes:
+        copy_bytes_per_s: Of a copy within the device's memory, bytes read and bytes written.
+        matmul_flops_per_s: Of a large bfloat16 matrix product.
+    """
+
+    copy_bytes_per_s: float
+    matmul_flops_per_s: float

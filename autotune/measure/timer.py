@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
 #: A sample need not last longer, microseconds: the timer resolves half a microsecond.
 _LONG_SAMPLE_US = 500.0
 
-#: Launches of a sample, at the least: the gap before the first is part of it.
+#: Launches of a sample, at the least.
 _FEWEST_LAUNCHES = 4
 
-#: Flushes ahead of the first sample. The device works on them while the host enqueues the sample;
-#: without them the first of five samples of a 5 µs kernel came out 10 % high (H100).
+#: Flushes ahead of the one launch that is timed outside a graph: while the device works on them,
+#: some 40 µs each (H100), the host enqueues the launch. Without them it is the host that is timed: a
+#: 5 µs kernel seemed to take 50, and its samples held 4 to 10 launches in place of 32.
 _HEAD_START = 4
 
 #: The buffer that is read to empty the L2 cache, in multiples of its size.
@@ -40,7 +41,8 @@ class LaunchTimer:
     """Times one launch by replaying a CUDA graph of many.
 
     Each launch of the graph reads its own weight set, and the cache is emptied before every replay,
-    so weights come from device memory, as they do when a stack of layers is run.
+    so weights come from device memory, as they do when a stack of layers is run. The events lie in
+    the graph as well: what the host takes to start it is no part of a sample.
     """
 
     def __init__(
@@ -58,61 +60,46 @@ class LaunchTimer:
             RuntimeError: The launch cannot be captured, or fails.
         """
         self._flush = flush
-        self._launches = _launches(_eager_us(launch), weight_sets)
+        self._launches = _launches(_eager_us(launch, flush), weight_sets)
+        self._start, self._end = _event(external=True), _event(external=True)
         self._graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.cuda.synchronize()
         with torch.cuda.stream(stream):
             self._graph.capture_begin()
             try:
+                self._start.record()
                 for number in range(self._launches):
                     launch(number)
+                self._end.record()
             finally:
                 self._graph.capture_end()
-        sample_in_turn([self], flush)
+        self.sample_us()
+
+    def sample_us(self) -> float:
+        """Take one sample, microseconds per launch."""
+        self._flush()
+        self._graph.replay()
+        torch.cuda.synchronize()
+        return float(self._start.elapsed_time(self._end)) * 1000 / self._launches
 
     def samples_us(self, count: int) -> list[float]:
         """Take samples, microseconds per launch."""
-        return sample_in_turn([self] * count, self._flush)
-
-    def enqueue(self, start: torch.cuda.Event, end: torch.cuda.Event) -> None:
-        """Enqueue one sample between two events."""
-        start.record()
-        self._graph.replay()
-        end.record()
-
-    def sample_us(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
-        """Microseconds per launch of a sample that has run."""
-        return float(start.elapsed_time(end)) * 1000 / self._launches
+        return [self.sample_us() for _ in range(count)]
 
 
-def sample_in_turn(timers: Sequence[LaunchTimer], flush: CacheFlush) -> list[float]:
-    """Take one sample of each timer in the order given, each from a cold cache.
+def _event(*, external: bool = False) -> torch.cuda.Event:
+    """An event with a time; an external one keeps it when it is captured in a graph."""
+    return torch.cuda.Event(  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        enable_timing=True, external=external
+    )
 
-    Returns:
-        Microseconds per launch.
-    """
-    events = [_events() for _ in timers]
+
+def _eager_us(launch: Callable[[int], None], flush: CacheFlush) -> float:
+    """What one launch takes, roughly, microseconds."""
+    start, end = _event(), _event()
     for _ in range(_HEAD_START):
         flush()
-    for timer, (start, end) in zip(timers, events, strict=True):
-        flush()
-        timer.enqueue(start, end)
-    torch.cuda.synchronize()
-    return [timer.sample_us(start, end) for timer, (start, end) in zip(timers, events, strict=True)]
-
-
-def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
-    start, end = (
-        torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        for _ in range(2)
-    )
-    return start, end
-
-
-def _eager_us(launch: Callable[[int], None]) -> float:
-    """What one launch takes, roughly, microseconds."""
-    start, end = _events()
     start.record()
     launch(0)
     end.record()

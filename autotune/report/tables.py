@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from autotune.measure import Outcome
-from autotune.selection import Selection
+from autotune.selection import Ratio, Selection
 from autotune.shapes import KernelShape
+
+if TYPE_CHECKING:
+    from autotune.bench import Benched
 
 
 def selection_cells(selection: Selection) -> tuple[str, str, str]:
@@ -20,8 +24,22 @@ def selection_cells(selection: Selection) -> tuple[str, str, str]:
     ratio = selection.ratio
     if selection.is_default:
         return f"{default_us:.2f}", f"{selection.latency_us:.2f}", "1.00x (default)"
-    text = f"{ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
-    return f"{default_us:.2f}", f"{selection.latency_us:.2f}", text
+    return f"{default_us:.2f}", f"{selection.latency_us:.2f}", _ratio_text(ratio)
+
+
+def bench_cells(row: Benched) -> tuple[str, str, str, str, str]:
+    """The default's µs, the tuned µs, the ratio, the verdict and the shares of the roofline."""
+    ratio = "-" if row.ratio is None else _ratio_text(row.ratio)
+    verdict = row.verdict + (" (throttled)" if row.is_throttled else "")
+    shares = f"{_percent(row.default_share)} -> {_percent(row.tuned_share)}"
+    return _us_text(row.default_us), _us_text(row.tuned_us), ratio, verdict, shares
+
+
+def verdict_counts(rows: Iterable[Benched]) -> str:
+    """How many shapes came out how, such as ``27 faster, 1 same, 0 slower``."""
+    counts = Counter({"faster": 0, "same": 0, "slower": 0})
+    counts.update(row.verdict for row in rows)
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
 def outcome_counts(outcomes: Mapping[str, int]) -> tuple[int, int, int]:
@@ -61,6 +79,34 @@ def tuned_table(
     return table
 
 
+def bench_table(rows: Iterable[Benched]) -> Table:
+    """One row a shape: the default against the folder's entry.
+
+    Args:
+        rows: What came of each shape.
+    """
+    table = _table(
+        ("op", "layer", "sizes"),
+        ("tokens", "default µs", "tuned µs", "ratio", "verdict", "share of roofline"),
+    )
+    for row in rows:
+        names = (row.shape.op.value, row.layer, sizes_text(row.shape), tokens_text(row))
+        table.add_row(*names, *bench_cells(row))
+    return table
+
+
+def tokens_text(row: Benched) -> str:
+    """The token count and, if vLLM takes another key than the shape's own, which, as ``4 (as 1)``.
+
+    A count between the plan's always says so.
+    """
+    count, key = row.shape.num_tokens, row.shape.lookup_key
+    max_loras, slices, taken, k, n = row.path
+    if (max_loras, slices, count, k, n) != key:
+        return f"{count} (as {'/'.join(map(str, row.path))})"
+    return f"{count} (as {taken})" if row.is_between or taken != count else str(count)
+
+
 def shapes_table(layers: Mapping[KernelShape, str]) -> Table:
     """One row a shape: its layers, and the file and key that vLLM looks up.
 
@@ -75,6 +121,18 @@ def shapes_table(layers: Mapping[KernelShape, str]) -> Table:
         names = (shape.op.value, layer, sizes_text(shape), str(shape.num_tokens))
         table.add_row(*names, shape.file_name("{gpu}"), key)
     return table
+
+
+def _ratio_text(ratio: Ratio) -> str:
+    return f"{ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def _us_text(latency_us: float | None) -> str:
+    return "does not run" if latency_us is None else f"{latency_us:.2f}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
 
 
 def _table(words: Iterable[str], numbers: Iterable[str]) -> Table:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -55,11 +56,12 @@ class Store:
     Safe to use from several threads: every call is a transaction on a connection of its own.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, must_exist: bool = False) -> None:
         """Open a database, and make our tables where they are missing.
 
         Args:
             url: A SQLAlchemy URL, such as ``sqlite:///autotune.db``.
+            must_exist: Whether a SQLite file that is not there is an error, and not made.
 
         Raises:
             StorageError: The URL cannot be used, or the database belongs to another program.
@@ -73,6 +75,10 @@ class Store:
                 f"cannot use the storage URL: got {url!r} ({error}); "
                 "give one like sqlite:///autotune.db or postgresql+psycopg://user@host/name"
             ) from None
+        path = self.engine.url.database
+        is_file = self.engine.dialect.name == "sqlite" and path not in (None, "", ":memory:")
+        if must_exist and is_file and not Path(str(path)).exists():
+            raise StorageError(f"there is no database {path}; give the --storage of a run")
         with explained(self.url):
             tables = set(sa.inspect(self.engine).get_table_names())
             if tables and not tables & _OUR_TABLES:

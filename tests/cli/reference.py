@@ -37,8 +37,9 @@ def rewritten(readme: str) -> str:
 
 
 def _row(parameter: Any) -> str:
-    names = "`, `".join(parameter.opts) if parameter.opts[0].startswith("-") else "STUDY"
-    metavar = f" {parameter.metavar}" if parameter.metavar and names != "STUDY" else ""
+    is_option = parameter.opts[0].startswith("-")
+    names = "`, `".join(parameter.opts) if is_option else parameter.metavar
+    metavar = f" {parameter.metavar}" if parameter.metavar and is_option else ""
     text = f"{names}{metavar}".replace("|", "\\|")
     return f"| `{text}` | {parameter.help} |"
 

@@ -43,7 +43,7 @@ def test_ctrl_c_says_where_everything_is_and_the_next_run_ends_alike(autotune, u
     code, err = stopped_after_the_first_shape(autotune, signal.SIGINT)
     assert code == 130
     assert err.splitlines() == [
-        "Everything measured is in sqlite:///autotune.db; the same command goes on from there.",
+        "Everything measured is in sqlite:///autotune.db; the same command goes on.",
         "autotune: interrupted",
     ]
     assert autotune("export", "--output", "so-far").code == 0

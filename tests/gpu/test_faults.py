@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -83,13 +84,21 @@ def test_a_study_among_faulty_kernels_ends_with_the_results_of_a_clean_one(tmp_p
     ]
     assert statistics.median(ratios) == pytest.approx(1, abs=0.03)
     assert max(ratios) < 1.5
-    assert not gpu_processes()
+    assert not children_on_the_gpu()
 
 
-def gpu_processes() -> list[str]:
-    """Processes that use the GPU, as nvidia-smi lists them."""
+def children_on_the_gpu() -> list[int]:
+    """Children of this process that use the GPU, as nvidia-smi lists them."""
     query = ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"]
     answer = subprocess.run(  # noqa: S603 - a fixed command
         query, capture_output=True, text=True, check=True
     )
-    return answer.stdout.split()
+    return [pid for pid in map(int, answer.stdout.split()) if parent(pid) == os.getpid()]
+
+
+def parent(pid: int) -> int | None:
+    """The parent of a process; None where it has ended meanwhile."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return None

@@ -13,10 +13,12 @@ from autotune.environment import Device, Environment
 from autotune.measure import DeviceState, Outcome
 from autotune.measure.protocol import (
     Advice,
+    Ceilings,
     Consult,
     Describe,
     Description,
     Failure,
+    MeasureCeilings,
     More,
     Open,
     Prepare,
@@ -32,6 +34,10 @@ from tests.recordings import ENVIRONMENT
 
 #: num_warps of a configuration that makes the fake device misbehave, and how.
 CRASHES, HANGS, LIES, LOSES_CONTEXT, FAILS = 1, 2, 8, 16, 32
+
+
+#: What the fake device reaches: 1 TB/s and 1 PFLOP/s.
+CEILINGS = Ceilings(1e12, 1e15)
 
 
 def obedient() -> Handler:
@@ -96,6 +102,8 @@ class FakeDevice:
                 state = DeviceState(sm_clock_mhz=1980, memory_clock_mhz=2619, temperature_c=40)
                 taken = {config: (float(config.block_k),) * len(orders) for config in orders[0]}
                 return Turns(taken, state)
+            case MeasureCeilings():
+                return CEILINGS
         raise ValueError(f"unknown request {request!r}")
 
     def _start(self, config: KernelConfig, samples: int) -> Started | Failure:
