@@ -9,6 +9,7 @@ import pytest
 from autotune.errors import ReplayMiss
 from autotune.measure.replay import ReplayRunner
 from autotune.plan import StudyPlan
+from autotune.store import Store
 from autotune.tuning import Tuned, stored_selections, tune
 from tests.recordings import BEST, EXPAND, SHRINK, lines, write_recording
 from tests.search.cases import CountingRunner, broken_lines, write_lines

@@ -13,8 +13,8 @@ _LONG_SAMPLE_US = 500.0
 _FEWEST_LAUNCHES = 4
 
 #: Flushes ahead of the one launch that is timed outside a graph: while the device works on them,
-#: some 40 µs each (H100), the host enqueues the launch. Without them it is the host that is timed: a
-#: 5 µs kernel seemed to take 50, and its samples held 4 to 10 launches in place of 32.
+#: some 40 µs each (H100), the host enqueues the launch. Without them it is the host that is timed:
+#: a 5 µs kernel seemed to take 50, and its samples held 4 to 10 launches in place of 32.
 _HEAD_START = 4
 
 #: The buffer that is read to empty the L2 cache, in multiples of its size.

@@ -11,6 +11,7 @@ import sqlite3
 import pytest
 import torch
 
+from autotune.store import Store
 from tests.recordings import write_recording
 
 HAS_GPU = torch.cuda.is_available()
