@@ -7,18 +7,35 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from autotune.errors import AutotuneError, InputError
-from autotune.ops import LoraOp
+from autotune.flags import (
+    AsJson,
+    Kernels,
+    MaxLoras,
+    Merge,
+    Op,
+    Output,
+    Rank,
+    Record,
+    Replay,
+    Sample,
+    Sampler,
+    Seed,
+    Storage,
+    Study,
+    TimeBudget,
+    Tokens,
+    Trials,
+)
 from autotune.plan import StudyPlan
-from autotune.studyfile import KERNELS, SAMPLERS, parse_duration
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -48,93 +65,6 @@ EXIT_CHECK_FAILED = 3
 EXIT_INTERRUPTED = 130
 
 
-# ------------------------------------------------------------------ what the flags take
-
-
-class TokenCounts(tuple[int, ...]):
-    """Batch sizes; a type of its own, since typer takes a plain tuple for several arguments."""
-
-    __slots__ = ()
-
-
-def _tokens(text: str) -> TokenCounts:
-    try:
-        return TokenCounts(int(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"must be token counts such as 1,16,64: got {text!r}") from None
-
-
-def _seconds(text: str) -> int:
-    try:
-        return parse_duration(text)
-    except InputError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
-class WholeNumber(int):
-    """A number that ``_whole`` has checked; typer's own message leaves out what it was given."""
-
-    __slots__ = ()
-
-
-def _whole(smallest: int) -> Callable[[str], WholeNumber]:
-    def parse(text: str) -> WholeNumber:
-        if not text.isascii() or not text.isdigit() or int(text) < smallest:
-            message = f"must be a whole number of at least {smallest}: got {text!r}"
-            raise typer.BadParameter(message)
-        return WholeNumber(text)
-
-    return parse
-
-
-def _choice(choices: Sequence[str]) -> Any:  # noqa: ANN401 - typer's own type
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise typer.BadParameter(f"must be one of {', '.join(choices)}: got {text!r}")
-        return text
-
-    return parse
-
-
-Study = Annotated[
-    Path | None,
-    typer.Argument(metavar="[STUDY]", help="Study file (TOML); the quick-start study if none."),
-]
-MaxLoras = Annotated[
-    WholeNumber | None, typer.Option(parser=_whole(1), metavar="N", help="As given to vLLM.")
-]
-Rank = Annotated[
-    WholeNumber | None,
-    typer.Option(parser=_whole(1), metavar="N", help="The server's --max-lora-rank."),
-]
-Tokens = Annotated[
-    TokenCounts | None,
-    typer.Option(parser=_tokens, metavar="1,16,64", help="Batch sizes, in tokens."),
-]
-Op = Annotated[list[LoraOp] | None, typer.Option(help="Only this op; may be repeated.")]
-Kernels = Annotated[
-    str | None,
-    typer.Option(parser=_choice(KERNELS), metavar="|".join(KERNELS), help="Whose kernels."),
-]
-Replay = Annotated[
-    list[Path] | None,
-    typer.Option(metavar="FILE", help="Answer from a recording, with no GPU; may be repeated."),
-]
-Storage = Annotated[
-    str | None,
-    typer.Option(metavar="URL", help="SQLAlchemy URL; sqlite:///autotune.db if none."),
-]
-Output = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Folder for vLLM's files; tuned/ if none.")
-]
-Merge = Annotated[bool, typer.Option("--merge", help="Add to files that autotune did not write.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
-Seed = Annotated[
-    WholeNumber | None,
-    typer.Option(parser=_whole(0), metavar="N", help="The same seed makes the same choices."),
-]
-
-
 # ------------------------------------------------------------------ the commands
 
 
@@ -146,27 +76,15 @@ def run(  # noqa: PLR0913 - one parameter a flag
     rank: Rank = None,
     tokens: Tokens = None,
     op: Op = None,
-    trials: Annotated[
-        WholeNumber | None,
-        typer.Option(parser=_whole(1), metavar="N", help="Distinct configurations for each shape."),
-    ] = None,
-    time_budget: Annotated[
-        int | None,
-        typer.Option(parser=_seconds, metavar="10m", help="Limit for the whole search."),
-    ] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(parser=_choice(SAMPLERS), metavar="|".join(SAMPLERS), help="How to search."),
-    ] = None,
+    trials: Trials = None,
+    time_budget: TimeBudget = None,
+    sampler: Sampler = None,
     kernels: Kernels = None,
     replay: Replay = None,
     storage: Storage = None,
     output: Output = None,
     merge: Merge = False,
-    record: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write everything measured into a recording, too."),
-    ] = None,
+    record: Record = None,
     seed: Seed = None,
 ) -> None:
     """Tune every shape, and write the files that vLLM loads."""
@@ -214,12 +132,7 @@ def record_spaces(  # noqa: PLR0913 - one parameter a flag
     rank: Rank = None,
     tokens: Tokens = None,
     op: Op = None,
-    sample: Annotated[
-        WholeNumber | None,
-        typer.Option(
-            parser=_whole(1), metavar="N", help="Only so many configurations of each shape."
-        ),
-    ] = None,
+    sample: Sample = None,
     kernels: Kernels = None,
     seed: Seed = None,
 ) -> None:

@@ -26,7 +26,7 @@ LAYERS = (
     ("search",),
     ("export", "report"),
     ("studyfile",),
-    ("plan",),
+    ("plan", "flags"),
     ("runners", "recorder", "tuning", "bench"),
     ("cli",),
     ("__main__",),
@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "torch": {"environment", "kernels", "measure"},
     "triton": {"environment", "kernels", "measure"},
     "sqlalchemy": {"store", "search"},
-    "typer": {"cli"},
+    "typer": {"cli", "flags"},
     "rich": {"cli", "report"},
 }
 

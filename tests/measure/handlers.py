@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,19 @@ class FakeDevice:
 
     def _samples(self, count: int) -> tuple[float, ...]:
         return (float(self._config.block_k),) * count if self._config else ()
+
+
+class HotDevice(FakeDevice):
+    """A fake device that holds its clocks down in the first comparison after every start."""
+
+    def __init__(self, provider: str) -> None:
+        super().__init__(provider)
+        self._is_hot = True
+
+    def __call__(self, request: object) -> object:
+        answer = super().__call__(request)
+        if isinstance(answer, Turns) and answer.state and self._is_hot:
+            self._is_hot = False
+            state = replace(answer.state, throttle_reasons=("power cap",))
+            return Turns(answer.samples_us, state)
+        return answer

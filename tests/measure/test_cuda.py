@@ -7,11 +7,19 @@ from collections.abc import Iterator
 import pytest
 
 from autotune.errors import WorkerDied
-from autotune.measure import Outcome, never_stop
+from autotune.measure import Outcome, cuda, never_stop
 from autotune.measure.cuda import MOST_TURNS, TURNS_AT_ONCE, CudaRunner
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
-from tests.measure.handlers import CRASHES, HANGS, LIES, LOSES_CONTEXT, FakeDevice, never_made
+from tests.measure.handlers import (
+    CRASHES,
+    HANGS,
+    LIES,
+    LOSES_CONTEXT,
+    FakeDevice,
+    HotDevice,
+    never_made,
+)
 from tests.recordings import EXPAND, SHRINK
 
 SHAPE = KernelShape.from_mapping(SHRINK)
@@ -28,8 +36,8 @@ def runner(tmp_path_factory) -> Iterator[CudaRunner]:
         patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         with CudaRunner(
             "builtin", compile_workers=1, config_timeout_s=2.0, device_server=FakeDevice
-        ) as cuda:
-            yield cuda
+        ) as made:
+            yield made
 
 
 @pytest.mark.parametrize(
@@ -92,6 +100,19 @@ def test_a_comparison_goes_on_until_it_is_enough_or_has_all_its_turns(runner):
     assert asked == [TURNS_AT_ONCE, 2 * TURNS_AT_ONCE, 3 * TURNS_AT_ONCE]
     samples = runner.compare(SHAPE, configs, lambda samples: False).samples_us
     assert len(samples[configs[0]]) == MOST_TURNS
+
+
+@pytest.mark.parametrize(("retries", "is_throttled"), [(0, True), (2, False)])
+def test_a_comparison_under_throttling_is_repeated_or_else_marked(
+    tmp_path, monkeypatch, retries, is_throttled
+):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(cuda, "THROTTLED_RETRIES", retries)
+    monkeypatch.setattr(cuda, "COOL_DOWN_S", 0.0)
+    with CudaRunner("builtin", compile_workers=1, device_server=HotDevice) as hot:
+        comparison = hot.compare(SHAPE, [config()], lambda samples: True)
+    assert comparison.is_throttled is is_throttled
+    assert len(comparison.samples_us[config()]) == TURNS_AT_ONCE
 
 
 def test_configurations_that_compile_to_one_binary_are_launched_once(runner):

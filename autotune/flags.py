@@ -1,0 +1,116 @@
+"""What the command line's flags take: their types, checks and help texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autotune.errors import InputError
+from autotune.ops import LoraOp
+from autotune.studyfile import KERNELS, SAMPLERS, parse_duration
+
+
+class TokenCounts(tuple[int, ...]):
+    """Batch sizes; a type of its own, since typer takes a plain tuple for several arguments."""
+
+    __slots__ = ()
+
+
+def _tokens(text: str) -> TokenCounts:
+    try:
+        return TokenCounts(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"must be token counts such as 1,16,64: got {text!r}") from None
+
+
+def _seconds(text: str) -> int:
+    try:
+        return parse_duration(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+class WholeNumber(int):
+    """A number that ``_whole`` has checked; typer's own message leaves out what it was given."""
+
+    __slots__ = ()
+
+
+def _whole(smallest: int) -> Callable[[str], WholeNumber]:
+    def parse(text: str) -> WholeNumber:
+        if not text.isascii() or not text.isdigit() or int(text) < smallest:
+            message = f"must be a whole number of at least {smallest}: got {text!r}"
+            raise typer.BadParameter(message)
+        return WholeNumber(text)
+
+    return parse
+
+
+def _choice(choices: Sequence[str]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise typer.BadParameter(f"must be one of {', '.join(choices)}: got {text!r}")
+        return text
+
+    return parse
+
+
+Study = Annotated[
+    Path | None,
+    typer.Argument(metavar="[STUDY]", help="Study file (TOML); the quick-start study if none."),
+]
+MaxLoras = Annotated[
+    WholeNumber | None, typer.Option(parser=_whole(1), metavar="N", help="As given to vLLM.")
+]
+Rank = Annotated[
+    WholeNumber | None,
+    typer.Option(parser=_whole(1), metavar="N", help="The server's --max-lora-rank."),
+]
+Tokens = Annotated[
+    TokenCounts | None,
+    typer.Option(parser=_tokens, metavar="1,16,64", help="Batch sizes, in tokens."),
+]
+Op = Annotated[list[LoraOp] | None, typer.Option(help="Only this op; may be repeated.")]
+Kernels = Annotated[
+    str | None,
+    typer.Option(parser=_choice(KERNELS), metavar="|".join(KERNELS), help="Whose kernels."),
+]
+Replay = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Answer from a recording, with no GPU; may be repeated."),
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="SQLAlchemy URL; sqlite:///autotune.db if none."),
+]
+Output = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Folder for vLLM's files; tuned/ if none.")
+]
+Merge = Annotated[bool, typer.Option("--merge", help="Add to files that autotune did not write.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+Seed = Annotated[
+    WholeNumber | None,
+    typer.Option(parser=_whole(0), metavar="N", help="The same seed makes the same choices."),
+]
+Trials = Annotated[
+    WholeNumber | None,
+    typer.Option(parser=_whole(1), metavar="N", help="Distinct configurations for each shape."),
+]
+TimeBudget = Annotated[
+    int | None, typer.Option(parser=_seconds, metavar="10m", help="Limit for the whole search.")
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option(parser=_choice(SAMPLERS), metavar="|".join(SAMPLERS), help="How to search."),
+]
+Sample = Annotated[
+    WholeNumber | None,
+    typer.Option(parser=_whole(1), metavar="N", help="Only so many configurations of each shape."),
+]
+Record = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write everything measured into a recording, too."),
+]
