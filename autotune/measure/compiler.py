@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -81,7 +82,8 @@ class CompilePool:
         """
         self._provider, self._timeout_s = provider, timeout_s
         self._slots = [_Slot(self._start()) for _ in range(workers)]
-        self._waiting: list[Job] = []
+        self._waiting: deque[Job] = deque()
+        self._submitted: set[Job] = set()
         self._results: dict[Job, CompiledKernel | CompileFailure] = {}
         self.wanted_s = 0.0
         self.busy_s = 0.0
@@ -99,11 +101,9 @@ class CompilePool:
 
     def submit(self, job: Job) -> None:
         """Have a job done, unless it is already."""
-        if job in self._results or job in self._waiting:
-            return
-        if any(slot.job == job for slot in self._slots):
-            return
-        self._waiting.append(job)
+        if job not in self._submitted:
+            self._submitted.add(job)
+            self._waiting.append(job)
 
     def first_done(self, jobs: Sequence[Job]) -> tuple[Job, CompiledKernel | CompileFailure]:
         """Wait until one of the jobs is done; the first in the sequence where several are."""
@@ -118,8 +118,11 @@ class CompilePool:
 
     def forget(self, shape: KernelShape) -> None:
         """Drop the results and waiting jobs of a shape that is finished."""
-        self._waiting = [job for job in self._waiting if job.shape != shape]
-        self._results = {job: result for job, result in self._results.items() if job.shape != shape}
+        finished = {job for job in self._submitted if job.shape == shape}
+        self._submitted -= finished
+        self._waiting = deque(job for job in self._waiting if job not in finished)
+        for job in finished:
+            self._results.pop(job, None)
 
     def pump(self) -> None:
         """Take in results, end what takes too long, hand out jobs. Returns at once."""
@@ -128,7 +131,7 @@ class CompilePool:
             if slot.job is not None:
                 self._look_at(slot)
             if slot.job is None and self._waiting:
-                self._hand_out(slot, self._waiting.pop(0))
+                self._hand_out(slot, self._waiting.popleft())
 
     def close(self) -> None:
         """End the processes."""
