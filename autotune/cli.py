@@ -57,8 +57,14 @@ app = typer.Typer(
 #: Columns where the output is no terminal: a file has room.
 _FILE_WIDTH = 160
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _FILE_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# No markup: what is printed holds brackets of its own, in intervals and in users' paths.
+out = Console(
+    markup=False,
+    highlight=False,
+    soft_wrap=True,
+    width=None if sys.stdout.isatty() else _FILE_WIDTH,
+)
+err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 EXIT_ERROR = 1
 EXIT_CHECK_FAILED = 3
@@ -271,7 +277,7 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except AutotuneError as error:
-        err.print(f"[red]autotune:[/red] {_plain(error)}")
+        err.print("autotune:", " ".join(str(error).split()))
         raise typer.Exit(EXIT_ERROR) from None
     except KeyboardInterrupt:
         err.print("autotune: interrupted")
@@ -290,13 +296,6 @@ def _kept(storage: str) -> Iterator[None]:
         raise
 
 
-def _plain(error: BaseException) -> str:
-    """The message on one line, with nothing in it that rich would take for markup."""
-    from rich.markup import escape
-
-    return escape(" ".join(str(error).split()))
-
-
 def _say_tuned(tuned: Tuned, number: int, count: int) -> None:
     from autotune.report.tables import selection_cells
 
@@ -306,12 +305,12 @@ def _say_tuned(tuned: Tuned, number: int, count: int) -> None:
     else:
         default_us, tuned_us, ratio = selection_cells(tuned.selection)
         text = f"{default_us} -> {tuned_us} µs, {ratio}, {tuned.trials} trials"
-    out.print(name + text, markup=False)
+    out.print(name + text)
 
 
 def _say_recorded(shape: KernelShape, outcomes: Counter[str], number: int, count: int) -> None:
     ends = ", ".join(f"{number} {name}" for name, number in sorted(outcomes.items()))
-    out.print(f"[{number}/{count}] {shape.op.value} {shape.label}: {ends}", markup=False)
+    out.print(f"[{number}/{count}] {shape.op.value} {shape.label}: {ends}")
 
 
 def _say_benched(row: Benched, number: int, count: int) -> None:
@@ -320,7 +319,7 @@ def _say_benched(row: Benched, number: int, count: int) -> None:
 
     default_us, tuned_us, ratio, verdict, _ = bench_cells(row)
     name = f"[{number}/{count}] {row.shape.op.value} {row.shape.label}, {tokens_text(row)} tokens: "
-    err.print(f"{name}{default_us} -> {tuned_us} µs, {ratio}, {verdict}", markup=False)
+    err.print(f"{name}{default_us} -> {tuned_us} µs, {ratio}, {verdict}")
 
 
 def _print_benched(rows: Sequence[Benched], *, as_json: bool) -> None:

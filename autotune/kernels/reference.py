@@ -85,17 +85,6 @@ def _multiply(
                 result[some, columns] = product
 
 
-def relative_error(out: torch.Tensor, expected: torch.Tensor) -> float:
-    """‖out - expected‖ / ‖expected‖ in float64; 0 where both are zero.
-
-    Args:
-        out: What a kernel wrote, any dtype.
-        expected: float64, of the same size.
-    """
-    error = torch.linalg.vector_norm(out.double() - expected).item()
-    return _ratio(error, torch.linalg.vector_norm(expected).item())
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Expected:
     """What one launch must leave in the output, made once for a shape.

@@ -72,13 +72,11 @@ class EngineFigures:
         measured: Configurations that were launched or failed to be.
         reused: Configurations whose launch was the very same as another's.
         device_s: Seconds in which the device's process worked on measurements.
-        waited_s: Seconds in which it had nothing to do because nothing was compiled.
     """
 
     measured: int = 0
     reused: int = 0
     device_s: float = 0.0
-    waited_s: float = 0.0
 
 
 class CudaRunner(Runner):
@@ -144,10 +142,8 @@ class CudaRunner(Runner):
         self._searcher.open(shape)
         self._searcher.prepare_spare()
         self._referee.start()
-        started = time.monotonic()
         job, compiled = self.compilers.first_done([self._job(shape, c) for c in pending])
         config = job.config
-        self.figures.waited_s += time.monotonic() - started
         self.figures.measured += 1
         if isinstance(compiled, CompileFailure):
             return Measurement(
