@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv-dev
 BIN := $(VENV)/bin
 
-.PHONY: setup test lint gpu docs
+.PHONY: setup test lint gpu vllm docs
 
 setup: $(VENV)/ready
 
@@ -22,6 +22,10 @@ lint: setup
 
 gpu: setup
 	$(BIN)/pytest -m gpu --require gpu
+
+vllm: setup
+	$(BIN)/python -m tests.vllm.fetch
+	$(BIN)/pytest -n auto -m vllm --require vllm
 
 docs: setup
 	$(BIN)/python -m tests.cli.reference

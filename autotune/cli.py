@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,9 @@ from rich.console import Console
 from autotune.errors import AutotuneError, InputError
 from autotune.flags import (
     AsJson,
+    CheckReplay,
+    CheckStorage,
+    CheckStudy,
     Kernels,
     MaxLoras,
     Merge,
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
     from autotune.bench import Benched
     from autotune.environment import Environment
+    from autotune.export.findings import Report
     from autotune.selection import Selection
     from autotune.shapes import KernelShape
     from autotune.tuning import Tuned
@@ -121,12 +125,12 @@ def run(  # noqa: PLR0913 - one parameter a flag
                 f"No GPU here: replaying the recording of a {recorded.environment.gpu} that comes "
                 "with autotune; what is exported is for that GPU."
             )
-        with recorded or gpu_runner(plan.kernels) as runner, _kept(plan.storage):
+        with recorded or gpu_runner(plan.kernels, err.print) as runner, _kept(plan.storage):
             tuned = tune(plan, runner, _say_tuned, record=record)
             environment = runner.environment
         _print_tuned(tuned, plan)
         selections = [result.selection for result in tuned if result.selection]
-        _export(selections, environment, plan.output, merge=merge)
+        _export([(environment, selections)], plan.output, merge=merge)
 
 
 @app.command("record")
@@ -150,7 +154,7 @@ def record_spaces(  # noqa: PLR0913 - one parameter a flag
         plan = _plan(study, None).override(
             max_loras=max_loras, rank=rank, tokens=tokens, ops=op, kernels=kernels, seed=seed
         )
-        with gpu_runner(plan.kernels) as runner:
+        with gpu_runner(plan.kernels, err.print) as runner:
             record(plan, runner, file, sample=sample, progress=_say_recorded)
         out.print(f"Recorded {len(plan.shapes)} shapes in {file}")
 
@@ -211,7 +215,7 @@ def bench(  # noqa: PLR0913 - one parameter a flag
         plan = _plan(study, None).override(
             max_loras=max_loras, rank=rank, tokens=tokens, ops=op, kernels=kernels
         )
-        with gpu_runner(plan.kernels) as runner:
+        with gpu_runner(plan.kernels, err.print) as runner:
             rows = bench_plan(
                 plan,
                 runner,
@@ -241,8 +245,47 @@ def export(
         stored = stored_selections(storage)
         if not stored:
             raise InputError("the database holds no finished shape; tune one with autotune run")
-        for environment, selections in stored:
-            _export(selections, environment, output, merge=merge)
+        _export(stored, output, merge=merge)
+
+
+@app.command()
+def check(  # noqa: PLR0913 - one parameter a flag
+    *,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with vLLM's files.")],
+    study: CheckStudy = None,
+    max_loras: MaxLoras = None,
+    rank: Rank = None,
+    tokens: Tokens = None,
+    op: Op = None,
+    replay: CheckReplay = None,
+    storage: CheckStorage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what vLLM finds in a folder, and what is wrong there.
+
+    With no study, recording or database, and no flag about shapes, the files alone are checked.
+    The exit code is 3 if vLLM would stop, compute wrong numbers, or never read one of the files.
+    """
+    from autotune.checking import check as check_files
+
+    if replay and storage:
+        raise typer.BadParameter("--replay and --storage both name the shapes; give one of them")
+    flags = (max_loras, rank, tokens, op)
+    with _errors():
+        known = _known_shapes(replay, storage)
+        if not known and (study or any(flag is not None for flag in flags)):
+            known = {None: None}
+        plans = {
+            gpu: _plan(study, shapes).override(
+                max_loras=max_loras, rank=rank, tokens=tokens, ops=op
+            )
+            for gpu, shapes in known.items()
+        }
+        report = check_files(folder, {gpu: plan.shapes for gpu, plan in plans.items()})
+        layers = {shape: names for plan in plans.values() for shape, names in plan.layers.items()}
+    _print_checked(report, layers, as_json=as_json)
+    if report.has_errors:
+        raise typer.Exit(EXIT_CHECK_FAILED)
 
 
 def main() -> None:
@@ -259,16 +302,46 @@ def _plan(study: Path | None, recorded: Sequence[KernelShape] | None) -> StudyPl
     return StudyPlan.quickstart() if recorded is None else StudyPlan.of_shapes(recorded)
 
 
+def _known_shapes(
+    replay: Sequence[Path] | None, storage: str | None
+) -> dict[str | None, Sequence[KernelShape] | None]:
+    """The shapes of a recording or a database by GPU; empty where neither is given."""
+    from autotune.runners import replay_runner
+    from autotune.tuning import stored_selections
+
+    if replay:
+        recorded = replay_runner(replay)
+        return {recorded.environment.gpu: recorded.shapes}
+    found: dict[str, list[KernelShape]] = {}
+    for environment, selections in stored_selections(storage) if storage else ():
+        found.setdefault(environment.gpu, []).extend(each.shape for each in selections)
+    if storage and not found:
+        raise InputError("the database holds no finished shape; tune one with autotune run")
+    return {gpu: tuple(dict.fromkeys(shapes)) for gpu, shapes in found.items()}
+
+
 def _export(
-    selections: Sequence[Selection], environment: Environment, folder: str, *, merge: bool
+    stored: Sequence[tuple[Environment, Sequence[Selection]]], folder: str, *, merge: bool
 ) -> None:
+    """Write the files, and check what was written; exit code 3 where that finds an error."""
+    from autotune.checking import check_exported
     from autotune.export import VllmExporter
 
-    paths = VllmExporter().export(selections, environment, Path(folder), merge=merge)
-    for path in paths:
+    by_gpu: dict[str | None, list[KernelShape]] = {}
+    written: dict[Path, None] = {}
+    for environment, selections in stored:
+        paths = VllmExporter().export(selections, environment, Path(folder), merge=merge)
+        written |= dict.fromkeys(paths)
+        by_gpu.setdefault(environment.gpu, []).extend(each.shape for each in selections)
+    if not written:
+        return
+    for path in written:
         out.print(f"Wrote {path}")
-    if paths:
-        out.print(f"Give them to vLLM with VLLM_TUNED_CONFIG_FOLDER={Path(folder).resolve()}")
+    out.print(f"Give them to vLLM with VLLM_TUNED_CONFIG_FOLDER={Path(folder).resolve()}")
+    report = check_exported(Path(folder), by_gpu)
+    _print_findings(report)
+    if report.has_errors:
+        raise typer.Exit(EXIT_CHECK_FAILED)
 
 
 @contextmanager
@@ -330,6 +403,26 @@ def _print_benched(rows: Sequence[Benched], *, as_json: bool) -> None:
     else:
         out.print(bench_table(rows))
         out.print(verdict_counts(rows))
+
+
+def _print_checked(report: Report, layers: Mapping[KernelShape, str], *, as_json: bool) -> None:
+    from autotune.report.tables import check_table
+
+    if as_json:
+        out.print_json(json.dumps(report.as_dict()))
+        return
+    if report.lookups:
+        out.print(check_table(report.lookups, layers))
+        out.print()
+    _print_findings(report)
+
+
+def _print_findings(report: Report) -> None:
+    from autotune.report.tables import check_counts, finding_lines
+
+    for line in finding_lines(report.findings):
+        out.print(line)
+    out.print(check_counts(report))
 
 
 def _print_tuned(tuned: Sequence[Tuned], plan: StudyPlan) -> None:

@@ -43,6 +43,11 @@ class Environment:
                 raise RecordingError(f"the environment's {name!r} must be a string: got {table!r}")
         return cls(**{name: table[name] for name in names})
 
+    @property
+    def kernels(self) -> str:
+        """Whose kernels, as a study's name says it: ``vllm-0.33.0``, or ``builtin``."""
+        return f"vllm-{self.provider_version}" if self.provider == "vllm" else self.provider
+
     def as_dict(self) -> dict[str, str]:
         """The environment as JSON-ready values."""
         return asdict(self)

@@ -11,6 +11,8 @@ A bad candidate configuration is never an exception: it is an ``Outcome`` with a
     │   │   └── ReplayMiss    a shape or configuration that the recording does not hold
     │   ├── StorageError      a database that cannot be used
     │   └── ExportError       an output folder that cannot be written, or must not be
+    │       └── EntryMissing  vLLM's look-up in a tuned file ends at no entry
+    ├── KernelsUnusable       a vLLM that is not there, or whose kernels cannot be driven
     ├── GpuMissing            no CUDA device where one is needed
     └── WorkerDied            a worker process ended, hung or answered with a fault of its own
 
@@ -52,6 +54,22 @@ class StorageError(InputError):
 
 class ExportError(InputError):
     """An output folder that cannot be written, or must not be."""
+
+
+class EntryMissing(ExportError):
+    """vLLM's look-up in a tuned file ends at no entry.
+
+    Attributes:
+        vllm_error: The name of the exception that stops vLLM; None where it takes its default.
+    """
+
+    def __init__(self, message: str, *, vllm_error: str | None) -> None:
+        super().__init__(message)
+        self.vllm_error = vllm_error
+
+
+class KernelsUnusable(AutotuneError):
+    """A vLLM that is not there, or whose kernels cannot be driven."""
 
 
 class GpuMissing(AutotuneError):

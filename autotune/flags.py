@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from autotune.errors import InputError
-from autotune.ops import LoraOp
+from autotune.ops import DENSE_OPS, LoraOp
 from autotune.studyfile import KERNELS, SAMPLERS, parse_duration
 
 
@@ -58,9 +58,22 @@ def _choice(choices: Sequence[str]) -> Callable[[str], str]:
     return parse
 
 
+def _op(text: str) -> LoraOp:
+    names = [op.value for op in DENSE_OPS]
+    if text not in names:
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, names))}")
+    return LoraOp(text)
+
+
 Study = Annotated[
     Path | None,
     typer.Argument(metavar="[STUDY]", help="Study file (TOML); the quick-start study if none."),
+]
+CheckStudy = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[STUDY]", help="Study file (TOML) whose shapes are looked up; may be left out."
+    ),
 ]
 MaxLoras = Annotated[
     WholeNumber | None, typer.Option(parser=_whole(1), metavar="N", help="As given to vLLM.")
@@ -73,7 +86,14 @@ Tokens = Annotated[
     TokenCounts | None,
     typer.Option(parser=_tokens, metavar="1,16,64", help="Batch sizes, in tokens."),
 ]
-Op = Annotated[list[LoraOp] | None, typer.Option(help="Only this op; may be repeated.")]
+Op = Annotated[
+    list[LoraOp] | None,
+    typer.Option(
+        parser=_op,
+        metavar="|".join(op.value for op in DENSE_OPS),
+        help="Only this op; may be repeated.",
+    ),
+]
 Kernels = Annotated[
     str | None,
     typer.Option(parser=_choice(KERNELS), metavar="|".join(KERNELS), help="Whose kernels."),
@@ -81,6 +101,18 @@ Kernels = Annotated[
 Replay = Annotated[
     list[Path] | None,
     typer.Option(metavar="FILE", help="Answer from a recording, with no GPU; may be repeated."),
+]
+CheckReplay = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--replay", metavar="FILE", help="A recording: its GPU, and its shapes; may be repeated."
+    ),
+]
+CheckStorage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage", metavar="URL", help="The studies' database: its GPU, and its shapes."
+    ),
 ]
 Storage = Annotated[
     str | None,

@@ -8,6 +8,7 @@ vLLM 0.11.1, 0.15.1, 0.22.1, 0.28.0 and 0.33.0.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
 #: What ``--max-lora-rank`` accepts (``vllm/config/lora.py``, 0.33.0).
@@ -16,8 +17,20 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 #: Parameters that an entry may leave out, and what vLLM then takes.
 PARAMETER_DEFAULTS = {"group_size_m": 8, "num_ctas": 1}
 
+#: What vLLM takes for a parameter that a MoE entry leaves out.
+MOE_DEFAULTS = {
+    "block_m": 64,
+    "block_n": 64,
+    "block_k": 32,
+    "split_k": 1,
+    "group_size_m": 8,
+    "num_warps": 4,
+    "num_stages": 3,
+}
+
 _TILE = ("block_m", "block_n", "block_k")
 _LAUNCH = ("num_warps", "num_stages", "num_ctas")
+_LEVELS = ("max_loras", "num_slices", "m", "k", "n")
 
 
 class LoraOp(str, Enum):
@@ -25,13 +38,54 @@ class LoraOp(str, Enum):
 
     SHRINK = "shrink"
     EXPAND = "expand"
+    W13_SHRINK = "fused_moe_lora_w13_shrink"
+    W13_EXPAND = "fused_moe_lora_w13_expand"
+    W2_SHRINK = "fused_moe_lora_w2_shrink"
+    W2_EXPAND = "fused_moe_lora_w2_expand"
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether it is a kernel of a fused mixture of experts."""
+        return self not in DENSE_OPS
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """The launch parameters of this op, in the order in which they are written."""
+        if self.is_moe:
+            return tuple(MOE_DEFAULTS)
         if self is LoraOp.SHRINK:
             return (*_TILE, "split_k", "group_size_m", *_LAUNCH)
         return (*_TILE, *_LAUNCH)
+
+    @property
+    def required_parameters(self) -> tuple[str, ...]:
+        """Those without which vLLM stops at the launch, with a ``KeyError``."""
+        if self.is_moe:
+            return ()
+        return tuple(name for name in self.parameters if name != "group_size_m")
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """What the keys above an entry stand for, outermost first."""
+        return (*_LEVELS, "i") if self.is_moe else _LEVELS
+
+    def values_in(self, entry: Mapping[str, object]) -> dict[str, object]:
+        """The parameters that vLLM reads of an entry, by the names used here, as they stand.
+
+        A MoE entry may spell them in lower case, or as ``BLOCK_SIZE_M`` and ``NUM_WARPS``.
+        """
+        names = {name: name for name in self.parameters}
+        if self.is_moe:
+            names |= {name.upper().replace("BLOCK_", "BLOCK_SIZE_"): name for name in names}
+        return {names[key]: value for key, value in entry.items() if key in names}
+
+    @property
+    def file_suffixes(self) -> tuple[str, ...]:
+        """How the names of the files that it reads end; ``expand`` has one per ``add_inputs``."""
+        name = f"_{self.value.upper()}"
+        if self is LoraOp.EXPAND:
+            return (f"{name}_TRUE.json", f"{name}_FALSE.json")
+        return (f"{name}.json",)
 
     def file_name(self, gpu: str, *, add_inputs: bool) -> str:
         """The file that vLLM reads this op's entries from.
@@ -40,13 +94,13 @@ class LoraOp(str, Enum):
             gpu: The GPU's name as ``torch.cuda.get_device_name()`` gives it.
             add_inputs: Whether ``expand`` adds to its output; other ops do not look at it.
         """
-        suffix = f"_{str(add_inputs).upper()}" if self is LoraOp.EXPAND else ""
-        return f"{gpu_file_prefix(gpu)}_{self.value.upper()}{suffix}.json"
+        suffix = self.file_suffixes[0 if add_inputs else -1]
+        return f"{gpu_file_prefix(gpu)}{suffix}"
 
     def lookup_key(
         self, *, max_loras: int, num_slices: int, num_tokens: int, hidden_size: int, rank: int
     ) -> tuple[int, ...]:
-        """The keys that vLLM goes down in the file, outermost first.
+        """The keys that vLLM goes down in a dense op's file, outermost first.
 
         The first is ``max_loras + 1``: vLLM passes the length of ``lora_ids``, which has a slot
         for tokens without a LoRA.
@@ -60,6 +114,10 @@ class LoraOp(str, Enum):
         """
         k, n = (hidden_size, rank) if self is LoraOp.SHRINK else (rank, hidden_size)
         return (max_loras + 1, num_slices, num_tokens, k, n)
+
+
+#: The ops of ordinary linear layers, which are the ones that can be tuned.
+DENSE_OPS = (LoraOp.SHRINK, LoraOp.EXPAND)
 
 
 def gpu_file_prefix(gpu: str) -> str:

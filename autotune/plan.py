@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import ShapeError, StudyFileError
-from autotune.ops import LoraOp
+from autotune.ops import DENSE_OPS, LoraOp
 from autotune.shapes import KernelShape
 from autotune.studyfile import (
     TABLES,
@@ -85,14 +85,16 @@ class StudyPlan:
         return cls._of_text(file.read_text(encoding="utf-8"), "the quick-start study")
 
     @classmethod
-    def of_shapes(cls, shapes: Iterable[KernelShape]) -> StudyPlan:
+    def of_shapes(
+        cls, shapes: Iterable[KernelShape], *, source: str = "the recording"
+    ) -> StudyPlan:
         """The study of shapes that come from elsewhere, such as a recording."""
         return cls(
-            source="the recording",
+            source=source,
             lora={},
             tokens=(),
             shape_tables={n: shape.as_dict() for n, shape in enumerate(shapes, start=1)},
-            axes={op: {} for op in LoraOp},
+            axes={op: {} for op in DENSE_OPS},
         )
 
     @classmethod

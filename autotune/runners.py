@@ -3,33 +3,51 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autotune.environment import has_gpu
-from autotune.errors import GpuMissing
+from autotune.errors import GpuMissing, KernelsUnusable
 from autotune.measure.cuda import CudaRunner
 from autotune.measure.replay import ReplayRunner
 
 #: The recording that comes with the package, of the quick-start study.
 SHIPPED_RECORDING = "llama-3.1-8b_h100.jsonl.gz"
 
-#: What ``--kernels auto`` means.
-_AUTO_KERNELS = "builtin"
 
-
-def gpu_runner(kernels: str) -> CudaRunner:
+def gpu_runner(kernels: str, say: Callable[[str], None]) -> CudaRunner:
     """The runner of the GPU that is here.
 
     Args:
-        kernels: Name of the kernel provider, or ``auto``.
+        kernels: Name of the kernel provider, or ``auto``: vLLM's kernels where they can be had.
+        say: Told in one line whose kernels it is that are launched.
 
     Raises:
         GpuMissing: There is none.
+        KernelsUnusable: The kernels asked for cannot be had.
     """
     if not has_gpu():
         raise GpuMissing("no CUDA GPU here: run this where there is one")
-    return CudaRunner(_AUTO_KERNELS if kernels == "auto" else kernels)
+    if kernels != "auto":
+        return CudaRunner(kernels)
+    reason = "vLLM is not installed here"
+    if _has_vllm():
+        try:
+            runner = CudaRunner("vllm")
+        except KernelsUnusable as error:
+            reason = str(error)
+        else:
+            say(f"The kernels are those of vLLM {runner.environment.provider_version}.")
+            return runner
+    say(f"The kernels are autotune's own: {reason}.")
+    return CudaRunner("builtin")
+
+
+def _has_vllm() -> bool:
+    """Whether a vLLM can be imported; it is not, since that takes seconds."""
+    found = importlib.util.find_spec("vllm")
+    return found is not None and found.origin is not None
 
 
 def replay_runner(paths: Sequence[Path]) -> ReplayRunner:

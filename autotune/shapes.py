@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from autotune.errors import ShapeError
-from autotune.ops import VLLM_RANKS, LoraOp
+from autotune.ops import DENSE_OPS, VLLM_RANKS, LoraOp
 
 #: Bytes of one weight, per dtype that vLLM's LoRA kernels take.
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2}
@@ -131,11 +131,14 @@ class KernelShape:
 
 
 def _op(value: object) -> LoraOp:
+    names = ", ".join(op.value for op in DENSE_OPS)
     try:
-        return LoraOp(value)
+        op = LoraOp(value)
     except ValueError:
-        names = ", ".join(op.value for op in LoraOp)
         raise ShapeError(f"unknown op: got {value!r}; use one of {names}") from None
+    if op.is_moe:
+        raise ShapeError(f"shapes of MoE ops are not built yet: got {op.value}; use one of {names}")
+    return op
 
 
 def _slice_sizes(op: LoraOp, values: Mapping[str, Any]) -> tuple[int, ...]:

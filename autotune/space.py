@@ -21,6 +21,9 @@ MOST_ACCUMULATORS = 256
 #: No launch parameter of a GPU kernel is larger: a block of 4,096 rows alone would be.
 LARGEST_VALUE = 4096
 
+#: A thread block has 1,024 threads at most, 32 to a warp.
+MOST_WARPS = 32
+
 _BLOCKS = {"block_m", "block_n", "block_k"}
 _POWERS_OF_TWO = _BLOCKS | {"num_warps"}
 
@@ -95,13 +98,22 @@ def matmul_sizes(shape: KernelShape) -> tuple[int, int, int]:
     return shape.num_tokens, shape.hidden_size, shape.rank
 
 
-def _power_of_two(_shape: KernelShape, config: KernelConfig) -> str | None:
-    for name in sorted(_POWERS_OF_TWO):
-        value = getattr(config, name)
-        smallest = SMALLEST_BLOCK if name in _BLOCKS else 1
-        if value < smallest or value & (value - 1):
-            return f"{name} must be a power of two of at least {smallest}: got {value}"
+def value_fault(name: str, value: int) -> str | None:
+    """Why no kernel can be launched with this value of a parameter; None where one can."""
+    smallest = SMALLEST_BLOCK if name in _BLOCKS else 1
+    is_power = value > 0 and not value & (value - 1)
+    if name in _POWERS_OF_TWO and (value < smallest or not is_power):
+        return f"{name} must be a power of two of at least {smallest}: got {value}"
+    if value < smallest:
+        return f"{name} must be {smallest} or more: got {value}"
+    if name == "num_warps" and value > MOST_WARPS:
+        return f"{name} must be at most {MOST_WARPS}: got {value}"
     return None
+
+
+def _power_of_two(_shape: KernelShape, config: KernelConfig) -> str | None:
+    faults = (value_fault(name, getattr(config, name)) for name in sorted(_POWERS_OF_TWO))
+    return next(filter(None, faults), None)
 
 
 def block_limits(shape: KernelShape) -> dict[str, int]:
@@ -142,13 +154,19 @@ _RULES: tuple[tuple[str, Callable[[KernelShape, KernelConfig], str | None]], ...
 def least_shared_memory_bytes(shape: KernelShape, config: KernelConfig) -> int:
     """Shared memory that the software pipeline needs at the least, bytes a block.
 
-    A pipeline of ``num_stages`` keeps at least ``num_stages - 1`` tiles in flight. ``expand``
-    may hold its activations in registers, so only its weights are counted.
+    A pipeline of ``num_stages`` keeps at least ``num_stages - 1`` tiles in flight.
     """
-    tile = config.block_k * config.block_n
-    if shape.op is LoraOp.SHRINK:
-        tile += config.block_m * config.block_k
-    return (config.num_stages - 1) * tile * DTYPE_BYTES[shape.dtype]
+    values = tile_values(shape.op, config.block_m, config.block_n, config.block_k)
+    return (config.num_stages - 1) * values * DTYPE_BYTES[shape.dtype]
+
+
+def tile_values(op: LoraOp, block_m: int, block_n: int, block_k: int) -> int:
+    """How many values one step of a dense op's pipeline brings into shared memory at the least.
+
+    ``expand`` may hold its activations in registers, so only its weights are counted.
+    """
+    weights = block_k * block_n
+    return weights + block_m * block_k if op is LoraOp.SHRINK else weights
 
 
 def as_launched(

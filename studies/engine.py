@@ -56,22 +56,28 @@ def search(
     return selection
 
 
+def snapshot(runner: CudaRunner) -> tuple[float, ...]:
+    """What the engine has done until now."""
+    figures, pool = runner.figures, runner.compilers
+    counts = (figures.measured, figures.reused, figures.device_s, figures.compare_s)
+    return (*counts, pool.busy_s, pool.wanted_s)
+
+
 def throughput(runner: CudaRunner, space: SearchSpace, name: str, sampler: str) -> None:
     """Search the whole space and print what the engine did."""
-    figures, pool = runner.figures, runner.compilers
-    before = (figures.measured, figures.reused, figures.device_s, pool.busy_s, pool.wanted_s)
+    before = snapshot(runner)
     started = time.monotonic()
     search(runner, space, sampler, trials=len(space.configs), seed=0)
     took_s = time.monotonic() - started
-    after = (figures.measured, figures.reused, figures.device_s, pool.busy_s, pool.wanted_s)
-    measured, reused, device_s, busy_s, wanted_s = (
-        now - then for now, then in zip(after, before, strict=True)
+    measured, reused, device_s, compare_s, busy_s, wanted_s = (
+        now - then for now, then in zip(snapshot(runner), before, strict=True)
     )
+    took_s -= compare_s
     print(
         f"{name:24} {measured:5.0f} configs {took_s:6.1f} s {measured / took_s:6.1f}/s   "
         f"device {1000 * device_s / measured:.1f} ms a config, idle {1 - device_s / took_s:.0%}   "
         f"pool busy {busy_s / max(wanted_s, 1e-9):.0%} of {wanted_s:.0f} s   "
-        f"reused {reused:.0f}",
+        f"reused {reused:.0f}   finalists {compare_s:.1f} s more",
         flush=True,
     )
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 import hypothesis
 import pytest
@@ -53,6 +54,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark, (is_here, what) in _NEEDS.items():
         if item.get_closest_marker(mark) and not is_here():
-            if mark in item.config.getoption("--require"):
-                pytest.fail(f"{what}, and --require {mark} was given")
-            pytest.skip(what)
+            absent(item.config, mark, what)
+
+
+def absent(config: pytest.Config, mark: str, what: str) -> NoReturn:
+    """End a test whose need is not there: as failed, where the mark is required, else as skipped.
+
+    Args:
+        config: Of the test.
+        mark: The mark that says what the test needs.
+        what: What is not there.
+    """
+    if mark in config.getoption("--require"):
+        pytest.fail(f"{what}, and --require {mark} was given")
+    pytest.skip(what)

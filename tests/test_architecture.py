@@ -27,7 +27,7 @@ LAYERS = (
     ("export", "report"),
     ("studyfile",),
     ("plan", "flags"),
-    ("runners", "recorder", "tuning", "bench"),
+    ("runners", "recorder", "tuning", "bench", "checking"),
     ("cli",),
     ("__main__",),
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autotune.ops import VLLM_RANKS, LoraOp, gpu_file_prefix
+from autotune.ops import DENSE_OPS, VLLM_RANKS, LoraOp, gpu_file_prefix
 
 
 def test_spaces_and_hyphens_become_underscores_and_nothing_else_changes():
@@ -17,6 +17,8 @@ def test_spaces_and_hyphens_become_underscores_and_nothing_else_changes():
         (LoraOp.SHRINK, True, "NVIDIA_H100_80GB_HBM3_SHRINK.json"),
         (LoraOp.EXPAND, True, "NVIDIA_H100_80GB_HBM3_EXPAND_TRUE.json"),
         (LoraOp.EXPAND, False, "NVIDIA_H100_80GB_HBM3_EXPAND_FALSE.json"),
+        (LoraOp.W13_SHRINK, True, "NVIDIA_H100_80GB_HBM3_FUSED_MOE_LORA_W13_SHRINK.json"),
+        (LoraOp.W2_EXPAND, False, "NVIDIA_H100_80GB_HBM3_FUSED_MOE_LORA_W2_EXPAND.json"),
     ],
 )
 def test_each_op_has_the_file_that_vllm_opens(op, add_inputs, name):
@@ -36,6 +38,26 @@ def test_an_entry_has_every_parameter_without_which_vllm_stops():
     needed = {"block_m", "block_n", "block_k", "num_warps", "num_stages", "num_ctas"}
     assert set(LoraOp.SHRINK.parameters) == needed | {"split_k", "group_size_m"}
     assert set(LoraOp.EXPAND.parameters) == needed
+
+
+def test_vllm_does_without_group_size_m_and_without_any_parameter_of_a_moe_op():
+    for op in DENSE_OPS:
+        assert set(op.parameters) - set(op.required_parameters) <= {"group_size_m"}
+    assert all(op.required_parameters == () for op in LoraOp if op.is_moe)
+
+
+def test_a_moe_file_has_one_level_more():
+    levels = ("max_loras", "num_slices", "m", "k", "n")
+    for op in LoraOp:
+        assert op.levels == ((*levels, "i") if op.is_moe else levels)
+        assert op.is_moe is (op not in DENSE_OPS)
+
+
+def test_a_moe_entry_is_read_in_either_case_and_a_dense_one_in_lower_case_only():
+    upper = {"BLOCK_SIZE_M": 16, "GROUP_SIZE_M": 8, "NUM_WARPS": 4, "SPLIT_K": 1}
+    lower = {"block_m": 16, "group_size_m": 8, "num_warps": 4, "split_k": 1}
+    assert LoraOp.W2_SHRINK.values_in(upper) == LoraOp.W2_SHRINK.values_in(lower) == lower
+    assert LoraOp.SHRINK.values_in(lower | {"BLOCK_SIZE_M": 32, "note": "x"}) == lower
 
 
 def test_the_ranks_are_those_of_max_lora_rank():

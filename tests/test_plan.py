@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from autotune.errors import InputError, StudyFileError
-from autotune.ops import LoraOp
+from autotune.ops import DENSE_OPS, LoraOp
 from autotune.plan import StudyPlan
 from autotune.studyfile import parse_duration
 
@@ -40,7 +40,7 @@ def test_a_short_file_takes_the_usual_values_for_the_rest(read):
 
     assert (plan.trials, plan.sampler, plan.time_budget_s, plan.seed) == (200, "tpe", None, 0)
     assert (plan.kernels, plan.storage, plan.output) == ("auto", "sqlite:///autotune.db", "tuned")
-    assert plan.axes == {op: {} for op in LoraOp}
+    assert plan.axes == {op: {} for op in DENSE_OPS}
 
 
 def test_a_shape_is_made_for_every_token_count(read):

@@ -126,3 +126,8 @@ def test_a_label_names_what_is_not_at_its_default():
 def test_a_batch_uses_no_more_loras_than_it_has_tokens():
     assert KernelShape.from_mapping(SHRINK | {"num_tokens": 3}).loras_with_tokens == 3
     assert KernelShape.from_mapping(SHRINK | {"num_tokens": 30}).loras_with_tokens == 8
+
+
+def test_a_moe_op_is_refused_as_long_as_its_shapes_are_not_built():
+    with pytest.raises(ShapeError, match="MoE ops are not built yet: got fused_moe_lora_w2_shrink"):
+        KernelShape.from_mapping(SHRINK | {"op": "fused_moe_lora_w2_shrink"})

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotune.errors import SpaceError
-from autotune.ops import LoraOp
+from autotune.ops import DENSE_OPS, LoraOp
 from autotune.shapes import KernelShape
 from autotune.space import (
     LARGEST_VALUE,
@@ -87,7 +87,7 @@ def test_a_configuration_has_the_parameters_of_its_op_in_the_order_they_are_writ
 # ------------------------------------------------------------------ axes
 
 
-@pytest.mark.parametrize("op", LoraOp)
+@pytest.mark.parametrize("op", DENSE_OPS)
 def test_the_usual_axes_hold_the_example_space_of_vllms_tuning_guide(op):
     axes = default_axes(op)
 

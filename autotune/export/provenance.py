@@ -12,6 +12,8 @@ from typing import Any
 
 from autotune import __version__
 from autotune.environment import Environment
+from autotune.errors import InputError
+from autotune.export.names import PROVENANCE_SUFFIX
 from autotune.export.table import LEVELS, leaf_at, read_json, unusable
 from autotune.ops import gpu_file_prefix
 from autotune.selection import Selection
@@ -29,7 +31,7 @@ _PATH = re.compile(rf"\d{{1,18}}(/\d{{1,18}}){{{LEVELS - 1}}}", re.ASCII)
 
 def provenance_name(gpu: str) -> str:
     """The file's name for a GPU."""
-    return f"{gpu_file_prefix(gpu)}_provenance.json"
+    return f"{gpu_file_prefix(gpu)}{PROVENANCE_SUFFIX}"
 
 
 def path_text(key: tuple[int, ...]) -> str:
@@ -74,6 +76,15 @@ def read_entries(path: Path) -> Entries:
     if not isinstance(entries, dict) or not all(map(_are_entries, entries.values())):
         raise unusable(path, "its entries are not nested by file and look-up path")
     return entries
+
+
+def read_environment(path: Path) -> Environment | None:
+    """Where the last export's entries were measured; None where the file does not say."""
+    try:
+        content = read_json(path)
+        return Environment.from_mapping(content["environment"] if isinstance(content, dict) else {})
+    except (InputError, KeyError, AttributeError):
+        return None
 
 
 def _are_entries(of_file: object) -> bool:

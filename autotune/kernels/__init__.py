@@ -10,7 +10,7 @@ from autotune.kernels._base import CompiledKernel, KernelProvider
 __all__ = ["PROVIDERS", "CompiledKernel", "KernelProvider", "provider"]
 
 #: Names that ``provider`` knows.
-PROVIDERS = ("builtin",)
+PROVIDERS = ("builtin", "vllm")
 
 
 def provider(name: str) -> KernelProvider:
@@ -21,11 +21,16 @@ def provider(name: str) -> KernelProvider:
 
     Raises:
         InputError: There is no such provider.
+        KernelsUnusable: It is vLLM's, and cannot be had here.
     """
     if name == "builtin":
         from autotune.kernels.builtin import BuiltinProvider
 
         return BuiltinProvider()
+    if name == "vllm":
+        from autotune.kernels.vllm import VllmProvider
+
+        return VllmProvider()
     module, _, attribute = name.partition(":")
     if attribute:
         made = getattr(importlib.import_module(module), attribute)()

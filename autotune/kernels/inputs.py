@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from autotune.errors import InputError
-from autotune.kernels.tokens import TokenMetadata, spread_tokens, token_metadata
+from autotune.kernels.tokens import (
+    TokenMetadata,
+    metadata_without_memory,
+    spread_tokens,
+    token_metadata,
+)
 from autotune.ops import LoraOp
 from autotune.shapes import DTYPE_BYTES, KernelShape
 
@@ -136,9 +141,13 @@ def make_inputs(
             f"got a tensor of {tuple(mapping.shape)}"
         )
     tokens = token_metadata(mapping.to(device), shape.max_loras)
-    x = _activations(shape, generator)
+    x = _empty_x(shape, device).normal_(generator=generator)
     out, margins = _output(shape, device)
-    sets = tuple(_weights(shape, generator) for _ in range(weight_sets))
+    # A deviation of 1/sqrt(k) keeps sums over k near 1.
+    deviation = weight_sizes(shape)[0][-1] ** -0.5
+    sets = tuple(_empty_weights(shape, device) for _ in range(weight_sets))
+    for weight in itertools.chain(*sets):
+        weight.normal_(std=deviation, generator=generator)
     return Inputs(
         shape=shape,
         x=x,
@@ -149,6 +158,27 @@ def make_inputs(
         scaling=scaling,
         operands=tuple(_operands(shape, x, weights, out, tokens) for weights in sets),
         capability=torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0),
+    )
+
+
+def inputs_without_memory(shape: KernelShape) -> Inputs:
+    """A shape's tensors on PyTorch's ``meta`` device: sizes, strides and dtypes, and no numbers.
+
+    Their address is 0, which Triton takes for a multiple of 16, as every allocation's is. There is
+    one weight set, and no operands.
+    """
+    device = torch.device("meta")
+    out, margins = _output(shape, device)
+    return Inputs(
+        shape=shape,
+        x=_empty_x(shape, device),
+        weight_sets=(_empty_weights(shape, device),),
+        out=out,
+        margins=margins,
+        tokens=metadata_without_memory(shape.num_tokens, shape.max_loras),
+        scaling=1.0,
+        operands=(),
+        capability=(0, 0),
     )
 
 
@@ -185,14 +215,13 @@ def _dtype(shape: KernelShape) -> torch.dtype:
     return dtype
 
 
-def _activations(shape: KernelShape, generator: torch.Generator) -> torch.Tensor:
-    """x, normally distributed."""
-    m, device = shape.num_tokens, generator.device
+def _empty_x(shape: KernelShape, device: torch.device) -> torch.Tensor:
+    """x, not filled."""
+    m = shape.num_tokens
     if shape.op is LoraOp.SHRINK:
-        x = torch.empty(m, shape.hidden_size, dtype=_dtype(shape), device=device)  # (m, hidden)
-    else:  # (num_slices, m, rank)
-        x = torch.empty(shape.num_slices, m, shape.rank, dtype=torch.float32, device=device)
-    return x.normal_(generator=generator)
+        return torch.empty(m, shape.hidden_size, dtype=_dtype(shape), device=device)  # (m, hidden)
+    size = (shape.num_slices, m, shape.rank)
+    return torch.empty(size, dtype=torch.float32, device=device)  # (num_slices, m, rank)
 
 
 def _output(
@@ -212,15 +241,10 @@ def _output(
     return out.zero_(), (memory[:MARGIN], memory[end:])
 
 
-def _weights(shape: KernelShape, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-    """One weight set. A deviation of 1/sqrt(k) keeps sums over k near 1."""
-    dtype, device = _dtype(shape), generator.device
-    return tuple(
-        torch.empty(size, dtype=dtype, device=device).normal_(  # (max_loras, n, k)
-            std=size[-1] ** -0.5, generator=generator
-        )
-        for size in weight_sizes(shape)
-    )
+def _empty_weights(shape: KernelShape, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """One weight set, not filled: per slice (max_loras, n, k)."""
+    dtype = _dtype(shape)
+    return tuple(torch.empty(size, dtype=dtype, device=device) for size in weight_sizes(shape))
 
 
 def _operands(

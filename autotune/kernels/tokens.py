@@ -78,3 +78,18 @@ def token_metadata(token_lora_mapping: torch.Tensor, max_loras: int) -> TokenMet
         lora_token_start_loc=lora_token_start_loc,
         lora_ids=lora_ids,
     )
+
+
+def metadata_without_memory(num_tokens: int, max_loras: int) -> TokenMetadata:
+    """The tensors of ``token_metadata`` on PyTorch's ``meta`` device: sizes, and no numbers."""
+
+    def empty(size: int) -> torch.Tensor:
+        return torch.empty(size, dtype=torch.int32, device="meta")
+
+    return TokenMetadata(
+        token_lora_mapping=empty(num_tokens),
+        token_indices_sorted_by_lora_ids=empty(num_tokens),
+        num_tokens_per_lora=empty(max_loras + 1),
+        lora_token_start_loc=empty(max_loras + 2),
+        lora_ids=empty(max_loras + 1),
+    )

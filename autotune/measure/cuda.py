@@ -72,11 +72,13 @@ class EngineFigures:
         measured: Configurations that were launched or failed to be.
         reused: Configurations whose launch was the very same as another's.
         device_s: Seconds in which the device's process worked on measurements.
+        compare_s: Seconds that comparisons of finalists took.
     """
 
     measured: int = 0
     reused: int = 0
     device_s: float = 0.0
+    compare_s: float = 0.0
 
 
 class CudaRunner(Runner):
@@ -95,7 +97,7 @@ class CudaRunner(Runner):
 
         Args:
             provider: Name of the kernel provider.
-            compile_workers: How many; one per core but one where not given.
+            compile_workers: How many; one per core where not given.
             config_timeout_s: Limit for launching and timing one configuration, in seconds.
             compile_timeout_s: Limit for compiling one, in seconds.
             device_server: Makes what answers ``protocol``'s requests in the device's process, from
@@ -108,7 +110,7 @@ class CudaRunner(Runner):
         self._shape: KernelShape | None = None
         self._twins: dict[str, Measurement] = {}
         self.figures = EngineFigures()
-        workers = compile_workers or max(1, _cores() - 1)
+        workers = compile_workers or _cores()
         self.compilers = CompilePool(provider, workers=workers, timeout_s=compile_timeout_s)
         self.lookahead = workers + _SPARE
         make_process = partial(
@@ -139,10 +141,13 @@ class CudaRunner(Runner):
     ) -> Measurement:
         """Compile all pending configurations ahead, and measure the first that is ready."""
         self._turn_to(shape)
+        jobs = [self._job(shape, config) for config in pending]
+        for job in jobs:  # compiled while the inputs are made
+            self.compilers.submit(job)
         self._searcher.open(shape)
         self._searcher.prepare_spare()
         self._referee.start()
-        job, compiled = self.compilers.first_done([self._job(shape, c) for c in pending])
+        job, compiled = self.compilers.first_done(jobs)
         config = job.config
         self.figures.measured += 1
         if isinstance(compiled, CompileFailure):
@@ -171,6 +176,7 @@ class CudaRunner(Runner):
         Where the device held its clocks down meanwhile it is done again after a pause; the last
         comparison counts, and its states tell.
         """
+        started = time.monotonic()
         self._turn_to(shape)
         self._referee.start()
         runnable = [config for config in configs if self._is_compiled(shape, config)]
@@ -180,6 +186,7 @@ class CudaRunner(Runner):
                 break
             time.sleep(COOL_DOWN_S)
             comparison = self._compare_once(shape, runnable, enough)
+        self.figures.compare_s += time.monotonic() - started
         return comparison
 
     def forget(self) -> None:

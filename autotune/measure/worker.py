@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from autotune.errors import WorkerDied
+from autotune.errors import AutotuneError, WorkerDied
 
 #: A request goes in, a picklable answer comes out.
 Handler = Callable[[Any], Any]
@@ -73,6 +73,7 @@ class Worker:
         """Wait until the handler is made.
 
         Raises:
+            AutotuneError: The handler could not be made for a reason of its own.
             WorkerDied: The process ended before, or took too long.
         """
         if not self._is_ready:
@@ -117,6 +118,8 @@ class Worker:
         if isinstance(answer, _Ready):
             self._is_ready = True
             return None
+        if isinstance(answer, AutotuneError):
+            raise answer
         if isinstance(answer, _Fault):
             raise WorkerDied(answer.message)
         return answer
@@ -145,6 +148,9 @@ def _serve(
     with contextlib.suppress(EOFError, BrokenPipeError):  # the owner is gone
         try:
             handler = make_handler(*args)
+        except AutotuneError as error:  # says all that there is to say
+            connection.send(error)
+            return
         except Exception as error:  # noqa: BLE001 - told to the owner, whose process this is not
             connection.send(_Fault(one_line(error)))
             return

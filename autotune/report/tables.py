@@ -14,6 +14,10 @@ from autotune.shapes import KernelShape
 
 if TYPE_CHECKING:
     from autotune.bench import Benched
+    from autotune.export.findings import Finding, LookedUp, Report
+
+#: Findings of one kind in one file that are printed; a file may have thousands of entries.
+_MOST_ALIKE = 5
 
 
 def selection_cells(selection: Selection) -> tuple[str, str, str]:
@@ -121,6 +125,61 @@ def shapes_table(layers: Mapping[KernelShape, str]) -> Table:
         names = (shape.op.value, layer, sizes_text(shape), str(shape.num_tokens))
         table.add_row(*names, shape.file_name("{gpu}"), key)
     return table
+
+
+def check_table(lookups: Iterable[LookedUp], layers: Mapping[KernelShape, str]) -> Table:
+    """One row a shape: what vLLM asks its file for, and what it finds.
+
+    Args:
+        lookups: What came of each look-up.
+        layers: Per shape the names of its layers.
+    """
+    table = _table(("op", "layer", "sizes"), ("tokens",))
+    for name in ("file", "key", "found"):
+        table.add_column(name, overflow="fold")
+    for lookup in lookups:
+        shape = lookup.shape
+        key = "/".join(map(str, shape.lookup_key))
+        names = (shape.op.value, layers.get(shape, ""), sizes_text(shape), str(shape.num_tokens))
+        table.add_row(*names, lookup.file, key, _found_text(lookup))
+    return table
+
+
+def _found_text(lookup: LookedUp) -> str:
+    if lookup.outcome == "nearest" and lookup.path is not None:
+        return f"nearest: {'/'.join(map(str, lookup.path))}"
+    texts = {"exact": "exact", "default": "no file: vLLM's default", "stops": "vLLM stops"}
+    return texts[lookup.outcome]
+
+
+def finding_lines(findings: Iterable[Finding]) -> list[str]:
+    """One line a finding; of many of one kind in one file, the first few and how many follow."""
+    alike: dict[tuple[str, str, str], list[Finding]] = {}
+    for finding in findings:
+        group = (finding.severity, finding.kind, finding.file)
+        alike.setdefault(group, []).append(finding)
+    lines: list[str] = []
+    for (severity, _, file), those in alike.items():
+        lines += map(str, those[:_MOST_ALIKE])
+        if len(those) > _MOST_ALIKE:
+            more = len(those) - _MOST_ALIKE
+            lines.append(f"{severity}: {file}: and {more} more like the last; --json has all")
+    return lines
+
+
+def check_counts(report: Report) -> str:
+    """How many shapes were found how, and how much is wrong, in one line."""
+    counts = Counter({"exact": 0, "nearest": 0, "default": 0, "stops": 0})
+    counts.update(lookup.outcome for lookup in report.lookups)
+    told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    shapes = f"{_counted(counts.total(), 'shape')} looked up: {told}; " if report.lookups else ""
+    severities = report.severities
+    ends = ", ".join(_counted(severities[name], name) for name in ("error", "warning"))
+    return f"Checked {report.folder} for vLLM {report.release}: {shapes}{ends}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _ratio_text(ratio: Ratio) -> str:

@@ -51,9 +51,9 @@ class Budget:
 
 
 def study_name(runner: Runner, shape: KernelShape) -> str:
-    """Name of the Optuna study of a shape: ``{gpu}/{provider}/{op}/{label}``."""
+    """Name of the Optuna study of a shape, such as ``{gpu}/vllm-0.33.0/{op}/{label}``."""
     environment = runner.environment
-    return f"{environment.gpu}/{environment.provider}/{shape.op.value}/{shape.label}"
+    return f"{environment.gpu}/{environment.kernels}/{shape.op.value}/{shape.label}"
 
 
 class ShapeTuner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def on_a_fake_device(tmp_path, monkeypatch):
     (tmp_path / "study.toml").write_text(STUDY)
     (tmp_path / "expand.toml").write_text(STUDY.replace("shrink", "expand"))
 
-    def fake_gpu(kernels: str) -> CudaRunner:
+    def fake_gpu(kernels: str, _say: Callable[[str], None]) -> CudaRunner:
         assert kernels == "auto"
         return CudaRunner("builtin", compile_workers=1, device_server=FakeDevice)
 
@@ -42,7 +43,7 @@ def on_a_fake_device(tmp_path, monkeypatch):
 
     def run(*arguments: str, study: str = "study.toml", **changes: int):
         shapes = StudyPlan.read(tmp_path / "study.toml").shapes
-        with fake_gpu("auto") as runner:
+        with fake_gpu("auto", print) as runner:
             exported(tmp_path / "tuned", runner, *[(s, FAKE_DEFAULT | changes) for s in shapes])
         return CliRunner().invoke(cli.app, ["bench", "tuned", study, *arguments])
 

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from autotune.environment import Environment
-from autotune.ops import VLLM_RANKS, LoraOp
+from autotune.ops import DENSE_OPS, VLLM_RANKS, LoraOp
 from autotune.selection import Ratio, Selection
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
@@ -74,7 +74,7 @@ _values = st.integers(1, 4096)
 @st.composite
 def shapes(draw: st.DrawFn) -> KernelShape:
     """Any shape that vLLM may ask for."""
-    op = draw(st.sampled_from(LoraOp))
+    op = draw(st.sampled_from(DENSE_OPS))
     max_loras = draw(st.integers(1, 64))
     table: dict[str, Any] = {
         "op": op.value,

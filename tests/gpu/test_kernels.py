@@ -1,7 +1,8 @@
-"""The builtin kernels on a real GPU, and compiling them ahead of it."""
+"""The kernels of each provider on a real GPU, and compiling them ahead of it."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from autotune.kernels.builtin import BuiltinProvider
+from autotune.kernels import PROVIDERS, KernelProvider, provider
+from autotune.kernels.defaults import default_config
 from autotune.kernels.inputs import make_inputs
 from autotune.kernels.reference import Check, check_result, error_bound, expect
-from autotune.ops import LoraOp
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
 
@@ -50,6 +51,14 @@ DTYPES = ["bfloat16", "float16"]
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
+
+@pytest.fixture(params=PROVIDERS)
+def kernels(request: pytest.FixtureRequest) -> KernelProvider:
+    if request.param == "vllm" and importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    return provider(request.param)
+
+
 #: Runs in a process that sees no GPU: compiles the jobs on standard input for a capability.
 COMPILE = """
 import json, sys
@@ -57,11 +66,12 @@ from autotune.kernels import provider
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
 
-jobs, capability = json.load(sys.stdin)
+name, jobs, capability = json.load(sys.stdin)
+kernels = provider(name)
 for shape, config in jobs:
     shape = KernelShape.from_mapping(shape)
     config = KernelConfig.from_mapping(shape.op, config)
-    provider("builtin").compile(shape, config, tuple(capability))
+    kernels.compile(shape, config, tuple(capability))
 """
 
 #: Runs in another one, with the GPU: launches the same jobs and checks their numbers.
@@ -73,12 +83,12 @@ from autotune.kernels.reference import check_result, expect
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
 
-jobs, _ = json.load(sys.stdin)
+name, jobs, _ = json.load(sys.stdin)
+kernels = provider(name)
 for shape, config in jobs:
     shape = KernelShape.from_mapping(shape)
     config = KernelConfig.from_mapping(shape.op, config)
     inputs = make_inputs(shape, device="cuda", weight_sets=1, seed=0)
-    kernels = provider("builtin")
     check = check_result(lambda: kernels.launch(inputs, config, 0), inputs, expect(inputs))
     if check.problem:
         sys.exit(f"{shape.label}: {check.problem}")
@@ -119,7 +129,7 @@ def expand_case(name: str, dtype: str) -> tuple[KernelShape, KernelConfig]:
 
 def config_of(shape: KernelShape, values: tuple[int, ...] | None) -> KernelConfig:
     if values is None:
-        return BuiltinProvider().default(shape)
+        return default_config(shape)
     names = [name for name in shape.op.parameters if name != "num_ctas"]
     return KernelConfig.from_mapping(shape.op, dict(zip(names, values, strict=True)))
 
@@ -130,57 +140,60 @@ def with_idle_tokens(shape: KernelShape) -> torch.Tensor:
     return torch.where(tokens % 5 == 4, -1, tokens % (shape.max_loras - 1))
 
 
-def check(shape: KernelShape, config: KernelConfig, mapping: torch.Tensor | None = None) -> Check:
+def check(
+    kernels: KernelProvider,
+    shape: KernelShape,
+    config: KernelConfig,
+    mapping: torch.Tensor | None = None,
+) -> Check:
     inputs = make_inputs(shape, device="cuda", weight_sets=2, seed=11, token_lora_mapping=mapping)
-    provider = BuiltinProvider()
     expected = expect(inputs, weight_set=1)
-    provider.launch(inputs, config, 0)
-    return check_result(lambda: provider.launch(inputs, config, 1), inputs, expected)
+    kernels.launch(inputs, config, 0)
+    return check_result(lambda: kernels.launch(inputs, config, 1), inputs, expected)
 
 
 @each_dtype
 @pytest.mark.parametrize("name", SHRINKS)
-def test_shrink_is_right(name, dtype):
+def test_shrink_is_right(kernels, name, dtype):
     shape, config = shrink_case(name, dtype)
 
-    assert check(shape, config).problem == ""
-    assert check(shape, config, with_idle_tokens(shape)).problem == ""
+    assert check(kernels, shape, config).problem == ""
+    assert check(kernels, shape, config, with_idle_tokens(shape)).problem == ""
 
 
 @each_dtype
 @pytest.mark.parametrize("name", EXPANDS)
-def test_expand_is_right(name, dtype):
+def test_expand_is_right(kernels, name, dtype):
     shape, config = expand_case(name, dtype)
 
-    assert check(shape, config).problem == ""
-    assert check(shape, config, with_idle_tokens(shape)).problem == ""
+    assert check(kernels, shape, config).problem == ""
+    assert check(kernels, shape, config, with_idle_tokens(shape)).problem == ""
 
 
 @each_dtype
 @pytest.mark.parametrize("make_case", [shrink_case, expand_case])
-def test_the_error_of_a_right_kernel_lies_well_below_its_bound(make_case, dtype):
+def test_the_error_of_a_right_kernel_lies_well_below_its_bound(kernels, make_case, dtype):
     shape, config = make_case("prefill, vLLM's default", dtype)
 
-    error = check(shape, config).relative_error
+    error = check(kernels, shape, config).relative_error
 
     assert 0 < error < error_bound(shape) / 3
 
 
 @pytest.mark.parametrize("make_case", [shrink_case, expand_case])
-def test_launches_captured_in_a_graph_replay_right(make_case):
+def test_launches_captured_in_a_graph_replay_right(kernels, make_case):
     shape, config = make_case("one token, vLLM's default", "bfloat16")
     inputs = make_inputs(shape, device="cuda", weight_sets=1, seed=0)
-    provider = BuiltinProvider()
-    provider.launch(inputs, config, 0)  # loads the kernel, which a capture cannot
+    kernels.launch(inputs, config, 0)  # loads the kernel, which a capture cannot
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        provider.launch(inputs, config, 0)
+        kernels.launch(inputs, config, 0)
 
     assert check_result(graph.replay, inputs, expect(inputs)).problem == ""
 
 
-def test_a_launch_finds_what_a_process_without_a_gpu_has_compiled(tmp_path):
+def test_a_launch_finds_what_a_process_without_a_gpu_has_compiled(kernels, tmp_path):
     jobs = [
         make_case(name, dtype)
         for make_case, cases in ((shrink_case, SHRINKS), (expand_case, EXPANDS))
@@ -189,6 +202,7 @@ def test_a_launch_finds_what_a_process_without_a_gpu_has_compiled(tmp_path):
     ]
     message = json.dumps(
         (
+            kernels.name,
             [(shape.as_dict(), config.as_dict()) for shape, config in jobs],
             torch.cuda.get_device_capability(),
         )
@@ -222,11 +236,10 @@ def cached_kernels(cache: Path) -> set[Path]:
     return {path.relative_to(cache) for path in cache.rglob("*.cubin")}
 
 
-def test_hopper_runs_expand_in_one_stage():
+def test_hopper_runs_expand_in_one_stage(kernels):
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("not a Hopper GPU")
     shape, config = expand_case("prefill, vLLM's default", "bfloat16")
 
-    assert shape.op is LoraOp.EXPAND
-    assert BuiltinProvider().forced(shape, (9, 0)) == {"num_stages": 1}
-    assert check(shape, config).problem == ""
+    assert kernels.forced(shape, (9, 0)) == {"num_stages": 1}
+    assert check(kernels, shape, config).problem == ""

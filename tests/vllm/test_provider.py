@@ -1,0 +1,212 @@
+"""The vllm kernel provider on the real kernels of each release, without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.kernels.defaults import default_config
+from tests.kernels.cases import expand_shape, shrink_shape
+from tests.vllm.conftest import need
+from tests.vllm.releases import NEWEST, RELEASES, ROOT
+
+pytestmark = pytest.mark.vllm
+
+#: Sizes of every kind: one slice and several, equal and not, divided by the blocks and not.
+SHAPES = [
+    shrink_shape(num_tokens=16, hidden_size=256, rank=16, num_slices=3),
+    shrink_shape(num_tokens=5, hidden_size=70, rank=8),
+    expand_shape(num_tokens=16, slice_sizes=[128, 32, 32], rank=16),
+    expand_shape(num_tokens=17, slice_sizes=[40], rank=8, add_inputs=False),
+    expand_shape(num_tokens=1, slice_sizes=[64, 64], rank=32),
+]
+
+#: What every script starts with. ``compiled`` compiles a shape of each op for two targets. ``keys``
+#: gives what Triton's cache key is made of, with real tensors and with those without memory.
+START = """
+import json, sys
+from dataclasses import replace
+from triton.backends.compiler import GPUTarget
+from triton.compiler.compiler import make_backend
+from triton.runtime.jit import create_function_from_signature
+from autotune.errors import KernelsUnusable
+from autotune.kernels import provider
+from autotune.kernels.inputs import inputs_without_memory, make_inputs
+from autotune.shapes import KernelShape
+from autotune.space import KernelConfig
+from tests.kernels.cases import make_config
+
+shapes = [KernelShape.from_mapping(each) for each in json.load(sys.stdin)]
+try:
+    kernels = provider("vllm")
+except KernelsUnusable as error:
+    print(json.dumps({"refused": str(error)}))
+    sys.exit()
+
+def compiled():
+    answers = []
+    for shape in (shapes[0], shapes[2]):
+        for capability in ((8, 0), (9, 0)):
+            small = make_config(shape.op)
+            for config in (small, replace(small, num_warps=2)):
+                kernel = kernels.compile(shape, config, capability)
+                answers.append([kernel.registers, kernel.spills, kernel.fingerprint])
+    return answers
+
+def keys():
+    found = []
+    for shape in shapes:
+        kernel, both = kernels._ops[shape.op].kernel, []
+        for inputs in (
+            make_inputs(shape, device="cpu", weight_sets=1, seed=0), inputs_without_memory(shape)
+        ):
+            kernels._call_as_on(
+                (9, 0), inputs, make_config(shape.op),
+                lambda grid, arguments, named: both.append([grid, key(kernel, arguments, named)]),
+            )
+        found.append(both)
+    return found
+
+def key(kernel, arguments, named):
+    bind = create_function_from_signature(
+        kernel.signature, kernel.params, make_backend(GPUTarget("cuda", 90, 32))
+    )
+    _, specialised, options = bind(*arguments, **named)
+    return repr((specialised, options))
+"""
+
+DESCRIBE = """
+print(json.dumps({
+    "version": kernels.version,
+    "defaults": [kernels.default(shape).as_dict() for shape in shapes],
+    "forced": [[dict(kernels.forced(shape, c)) for c in ((8, 0), (9, 0))] for shape in shapes],
+    "compiled": compiled(),
+    "keys": keys(),
+}))
+"""
+
+#: Runs every shape twice, so that vLLM's tables of weights would be found again, on the CPU.
+INTERPRET = """
+import torch
+from vllm.lora.ops.triton_ops import utils
+from autotune.kernels.reference import check_result, expect
+
+# vLLM copies from pinned memory, which there is none of without a GPU.
+utils.async_tensor_h2d = lambda data, dtype, **_: torch.tensor(data, dtype=dtype)
+problems = []
+for shape in [*shapes, *shapes]:
+    inputs = make_inputs(shape, device="cpu", weight_sets=2, seed=0)
+    for config in (make_config(shape.op), make_config(shape.op, block_n=32, block_k=32)):
+        kernels.launch(inputs, config, 0)
+        check = check_result(
+            lambda: kernels.launch(inputs, config, 1), inputs, expect(inputs, weight_set=1)
+        )
+        problems.append(check.problem)
+print(json.dumps(problems))
+"""
+
+
+def run_with(release: Path, script: str, cache: Path, **changes: str) -> Any:
+    """What a script prints that is run with a release on its path."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "TRITON_"))}
+    clean["PYTHONPATH"] = os.pathsep.join(
+        [str(release), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    clean |= {"CUDA_VISIBLE_DEVICES": "", "TRITON_CACHE_DIR": str(cache), **changes}
+    run = subprocess.run(  # noqa: S603 - one of the scripts above
+        [sys.executable, "-c", START + script],
+        input=json.dumps([shape.as_dict() for shape in SHAPES]),
+        cwd=ROOT,
+        env=clean,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module", params=RELEASES)
+def release(request: pytest.FixtureRequest) -> Path:
+    return need(request.param, request.config)
+
+
+@pytest.fixture(scope="module")
+def answer(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return run_with(release, DESCRIBE, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def newest(request: pytest.FixtureRequest) -> Path:
+    return need(NEWEST, request.config)
+
+
+def test_a_release_is_known_by_its_version(release, answer):
+    assert answer["version"] == release.name
+
+
+def test_what_a_release_forces_is_seen(release, answer):
+    for shape, forced in zip(SHAPES, answer["forced"], strict=True):
+        is_forced = release.name == NEWEST and shape.op.value == "expand"
+        assert forced == [{}, {"num_stages": 1} if is_forced else {}]
+
+
+def test_a_release_compiles_without_a_gpu(answer):
+    assert all(registers > 0 and spills == 0 for registers, spills, _ in answer["compiled"])
+    fingerprints = [fingerprint for _, _, fingerprint in answer["compiled"]]
+    assert len(set(fingerprints)) == len(fingerprints) == 8
+
+
+def test_what_is_compiled_ahead_is_what_is_launched(answer):
+    for with_tensors, without in answer["keys"]:
+        assert with_tensors == without
+
+
+def test_a_release_computes_what_the_reference_does(release, tmp_path):
+    problems = run_with(release, INTERPRET, tmp_path, TRITON_INTERPRET="1")
+
+    assert problems == [""] * len(SHAPES) * 2 * 2
+
+
+def test_the_newest_release_has_the_defaults_that_the_builtin_kernels_state(newest, tmp_path):
+    # A folder that is set does not change what the default is.
+    (tmp_path / "any_SHRINK.json").write_text("{}")
+
+    answer = run_with(newest, DESCRIBE, tmp_path, VLLM_TUNED_CONFIG_FOLDER=str(tmp_path))
+
+    assert answer["defaults"] == [default_config(shape).as_dict() for shape in SHAPES]
+
+
+def test_a_wrapper_with_an_unknown_parameter_is_refused_by_name(newest, tmp_path):
+    changed = tmp_path / "changed"
+    shutil.copytree(newest, changed, copy_function=os.symlink)
+    module = changed / "vllm/lora/ops/triton_ops/lora_shrink_op.py"
+    text = module.read_text()
+    module.unlink()
+    module.write_text(text.replace("scaling: float,\n", "scaling: float, gain: float = 1,\n"))
+
+    answer = run_with(changed, DESCRIBE, tmp_path)
+
+    assert f"cannot drive the kernels of vLLM {NEWEST}" in answer["refused"]
+    assert "_lora_shrink takes gain" in answer["refused"]
+
+
+def test_batch_invariance_is_refused_since_it_reads_no_file(newest, tmp_path):
+    answer = run_with(newest, DESCRIBE, tmp_path, VLLM_BATCH_INVARIANT="1")
+
+    assert "VLLM_BATCH_INVARIANT" in answer["refused"]
+
+
+def test_no_vllm_is_refused_with_what_to_do(tmp_path):
+    answer = run_with(tmp_path, DESCRIBE, tmp_path)
+
+    assert "cannot import vLLM" in answer["refused"]
+    assert "--kernels builtin" in answer["refused"]
