@@ -60,6 +60,7 @@ def tune(
             return tune(plan, RecordingRunner(runner, writer), progress)
     spaces = [runner.space(shape, plan.axes[shape.op]) for shape in plan.shapes]
     end = None if plan.time_budget_s is None else time.monotonic() + plan.time_budget_s
+    overrun_s = 0.0
     store = Store(plan.storage)
     mirror = TrialMirror(plan.storage)
     tuned: list[Tuned] = []
@@ -68,8 +69,10 @@ def tune(
             tuner = ShapeTuner(
                 runner, space, store=store, mirror=mirror, sampler=plan.sampler, seed=plan.seed
             )
-            deadline = _share(end, shapes_left=len(spaces) - number + 1)
+            deadline = _deadline(end, shapes_left=len(spaces) - number + 1, overrun_s=overrun_s)
             selection = tuner.run(Budget(trials=plan.trials, deadline=deadline))
+            if deadline is not None:
+                overrun_s = max(0.0, time.monotonic() - deadline)
             outcomes = tuner.outcomes
             tuned.append(
                 Tuned(
@@ -102,9 +105,15 @@ def stored_selections(url: str) -> list[tuple[Environment, list[Selection]]]:
     return list(grouped.items())
 
 
-def _share(end: float | None, *, shapes_left: int) -> float | None:
-    """When the next of so many shapes must be done, so that each gets as long as the others."""
+def _deadline(end: float | None, *, shapes_left: int, overrun_s: float) -> float | None:
+    """When the next of so many shapes must be done, so that each gets as long as the others.
+
+    Args:
+        end: When all of them must be; None for no limit.
+        shapes_left: How many there are, the next one included.
+        overrun_s: How long the one before went on after its deadline, with its finalists.
+    """
     if end is None:
         return None
     now = time.monotonic()
-    return now + max(0.0, end - now) / shapes_left
+    return now + max(0.0, (end - now) / shapes_left - overrun_s)

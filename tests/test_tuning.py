@@ -9,6 +9,7 @@ import pytest
 from autotune.errors import ReplayMiss
 from autotune.measure.replay import ReplayRunner
 from autotune.plan import StudyPlan
+from autotune.search.tuner import FEWEST_TRIALS
 from autotune.store import Store
 from autotune.tuning import Tuned, stored_selections, tune
 from tests.recordings import BEST, EXPAND, SHRINK, lines, write_recording
@@ -70,12 +71,34 @@ def test_a_shape_where_nothing_works_is_told_and_the_run_goes_on(tmp_path):
     assert selections == [good.selection]
 
 
-def test_a_spent_time_budget_starts_nothing_and_still_answers_for_every_shape(runner):
+def test_a_spent_time_budget_still_chooses_for_every_shape(runner):
     told = Told()
     tuned = tune(plan_of(runner, time_budget_s=0), runner, told)
-    assert [(result.selection, result.trials) for result in tuned] == [(None, 0), (None, 0)]
+    assert [result.trials for result in tuned] == [FEWEST_TRIALS] * 2
+    assert all(result.selection for result in tuned)
     assert len(told.calls) == 2
-    assert runner.measured == []
+
+
+def test_what_a_shape_takes_beyond_its_time_is_not_taken_from_the_last(tmp_path, monkeypatch):
+    now = [1000.0]
+
+    class SlowRunner(CountingRunner):
+        def measure(self, shape, pending, stop):
+            now[0] += 0.5
+            return super().measure(shape, pending, stop)
+
+        def compare(self, shape, configs, enough):
+            now[0] += 4.0
+            return super().compare(shape, configs, enough)
+
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    names = [{**SHRINK, "num_tokens": tokens} for tokens in (1, 2, 3, 4)]
+    path = write_lines(tmp_path / "r.jsonl.gz", [line for name in names for line in lines(name)])
+    tuned = tune(plan_of(SlowRunner(path), time_budget_s=48), SlowRunner(path), Told())
+    # The first cannot know yet; the others leave time for their finalists.
+    _, *others = (result.trials for result in tuned)
+    assert max(others) - min(others) <= 1
+    assert now[0] <= 1048.0
 
 
 def test_the_time_budget_is_shared_among_the_shapes(tmp_path, monkeypatch):

@@ -32,13 +32,19 @@ from autotune.store import Finished, Store
 FINALISTS = 5
 
 
+#: Configurations of a shape that are measured even when its time is over, the default among them: a
+#: shape without an entry would get one of its neighbours' in vLLM.
+FEWEST_TRIALS = 10
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """How long to search one shape.
 
     Attributes:
         trials: Distinct configurations, those measured in earlier runs included.
-        deadline: When to stop, as ``time.monotonic()`` counts; None for no limit.
+        deadline: When to stop, as ``time.monotonic()`` counts, but not before ``FEWEST_TRIALS``;
+            None for no limit.
     """
 
     trials: int
@@ -47,7 +53,7 @@ class Budget:
     def is_spent(self, tried: int) -> bool:
         """Whether no further configuration may be started."""
         late = self.deadline is not None and time.monotonic() >= self.deadline
-        return late or tried >= self.trials
+        return tried >= (min(FEWEST_TRIALS, self.trials) if late else self.trials)
 
 
 def study_name(runner: Runner, shape: KernelShape) -> str:

@@ -20,7 +20,7 @@ from autotune.measure.racing import ROUND_SAMPLES
 from autotune.measure.replay import ReplayRunner
 from autotune.search import Budget
 from autotune.search.objective import CONSTRAINT
-from autotune.search.tuner import FINALISTS, study_name
+from autotune.search.tuner import FEWEST_TRIALS, FINALISTS, study_name
 from autotune.store import Store
 from autotune.store import store as store_module
 from tests.recordings import SHRINK, lines, write_recording
@@ -90,19 +90,21 @@ def test_a_smaller_budget_than_what_is_there_measures_nothing(runner):
     assert len(runner.measured) == 10
 
 
-def test_a_deadline_in_the_past_measures_nothing_more(runner):
-    tuned(runner, DATABASE, 10)
+@pytest.mark.parametrize("before", [0, 5, FEWEST_TRIALS, FEWEST_TRIALS + 5])
+def test_a_deadline_in_the_past_measures_no_more_than_a_selection_needs(runner, before):
+    if before:
+        tuned(runner, DATABASE, before)
     with opened(runner, DATABASE) as tuner:
         selection = tuner.run(Budget(trials=100, deadline=time.monotonic() - 1))
-    assert len(runner.measured) == 10
+    assert len(runner.measured) == max(before, FEWEST_TRIALS)
     assert selection is not None
-    assert selection.trials == 10
+    assert selection.default_latency_us is not None
 
 
-def test_a_deadline_in_the_past_selects_nothing_where_nothing_was_measured(runner):
+def test_fewer_trials_than_those_are_not_exceeded_when_it_is_late(runner):
     with opened(runner, DATABASE) as tuner:
-        assert tuner.run(Budget(trials=100, deadline=time.monotonic() - 1)) is None
-    assert runner.measured == []
+        tuner.run(Budget(trials=3, deadline=time.monotonic() - 1))
+    assert len(runner.measured) == 3
 
 
 def test_a_deadline_ends_a_search_that_has_trials_left(recording):
@@ -110,7 +112,7 @@ def test_a_deadline_ends_a_search_that_has_trials_left(recording):
         deadline = time.monotonic() + 3600
 
         def measure(self, shape, pending, stop):
-            if len(self.measured) == 6:
+            if len(self.measured) == FEWEST_TRIALS + 6:
                 budget.__setattr__("deadline", 0)
             return super().measure(shape, pending, stop)
 
@@ -123,7 +125,7 @@ def test_a_deadline_ends_a_search_that_has_trials_left(recording):
     runner, budget = LateRunner(recording), MovableBudget()
     with opened(runner, DATABASE) as tuner:
         selection = tuner.run(budget)  # type: ignore[arg-type]
-    assert len(runner.measured) == 7
+    assert len(runner.measured) == FEWEST_TRIALS + 7
     assert selection is not None
 
 
