@@ -98,25 +98,37 @@ class LoraOp(str, Enum):
         return f"{gpu_file_prefix(gpu)}{suffix}"
 
     def lookup_key(
-        self, *, max_loras: int, num_slices: int, num_tokens: int, hidden_size: int, rank: int
+        self,
+        *,
+        max_loras: int,
+        num_slices: int,
+        num_tokens: int,
+        hidden_size: int,
+        rank: int,
+        intermediate_size: int = 0,
     ) -> tuple[int, ...]:
-        """The keys that vLLM goes down in a dense op's file, outermost first.
+        """The keys that vLLM goes down in the file, outermost first.
 
-        The first is ``max_loras + 1``: vLLM passes the length of ``lora_ids``, which has a slot
-        for tokens without a LoRA.
+        For dense ops the first is ``max_loras + 1``: vLLM passes the length of ``lora_ids``, which
+        has a slot for tokens without a LoRA. MoE ops are all asked for with k = rank and n = the
+        model's hidden size.
 
         Args:
             max_loras: As given to vLLM.
             num_slices: Number of packed projections.
             num_tokens: Tokens in the batch.
-            hidden_size: ``shrink``: size of the input; ``expand``: size of the largest slice.
+            hidden_size: ``shrink``: size of the input; ``expand``: size of the largest slice; MoE
+                ops: the model's.
             rank: The server's ``--max-lora-rank``.
+            intermediate_size: MoE ops: output size of a slice of w13, input size of w2.
         """
+        if self.is_moe:
+            return (max_loras, num_slices, num_tokens, rank, hidden_size, intermediate_size)
         k, n = (hidden_size, rank) if self is LoraOp.SHRINK else (rank, hidden_size)
         return (max_loras + 1, num_slices, num_tokens, k, n)
 
 
-#: The ops of ordinary linear layers, which are the ones that can be tuned.
+#: The ops of ordinary linear layers.
 DENSE_OPS = (LoraOp.SHRINK, LoraOp.EXPAND)
 
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from autotune.errors import ShapeError
-from autotune.ops import DENSE_OPS, VLLM_RANKS, LoraOp
+from autotune.ops import VLLM_RANKS, LoraOp
 
 #: Bytes of one weight, per dtype that vLLM's LoRA kernels take.
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2}
 
 _SIZES = ("num_tokens", "hidden_size", "rank", "num_slices", "max_loras", "active_loras")
+
+#: Sizes that only the ops of a mixture of experts have.
+_MOE_SIZES = ("num_experts", "top_k", "intermediate_size")
+
+#: Fields that only the ops of a mixture of experts have.
+_MOE_FIELDS = (*_MOE_SIZES, "routing", "fully_sharded")
+
+#: How tokens choose their experts: all alike, a few of them much more than others, only N of them.
+_ROUTING = re.compile(r"uniform|zipf|hit=([1-9][0-9]{0,5})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,14 +33,22 @@ class KernelShape:
         op: The kernel.
         num_tokens: Tokens in the batch (m).
         hidden_size: ``shrink``: size of the input (k). ``expand``: size of the largest slice (n).
+            MoE ops: the model's hidden size, for all four.
         rank: The server's ``--max-lora-rank``; every adapter is padded to it.
-        num_slices: Packed projections: 3 for qkv, 2 for gate and up, 1 otherwise.
+        num_slices: Packed projections: 3 for qkv, 2 for gate and up, 1 otherwise. w13 has 2, or 1
+            in models whose experts are one fused tensor; w2 has 1.
         slice_sizes: Output size of each slice; ``expand`` only, empty for ``shrink``.
         max_loras: As given to vLLM, without the slot for "no LoRA".
         active_loras: Adapters that the tokens are spread over, at most ``max_loras``.
         dtype: Of the weights: ``bfloat16`` or ``float16``.
         add_inputs: ``expand`` only: whether the result is added to the output, as vLLM does
             in normal serving.
+        num_experts: MoE ops only, 0 for others: experts on this device.
+        top_k: MoE ops only: experts that each token goes to.
+        intermediate_size: MoE ops only: w13: output size of each slice; w2: size of the input; both
+            per tensor-parallel rank, as vLLM allocates the weights.
+        routing: MoE ops only: ``uniform``, ``zipf``, or ``hit=N`` where only N experts get tokens.
+        fully_sharded: MoE ops only: whether the server runs with ``--fully-sharded-loras``.
     """
 
     op: LoraOp
@@ -43,14 +61,19 @@ class KernelShape:
     active_loras: int
     dtype: str
     add_inputs: bool
+    num_experts: int = 0
+    top_k: int = 0
+    intermediate_size: int = 0
+    routing: str = ""
+    fully_sharded: bool = False
 
     @classmethod
     def from_mapping(cls, table: Mapping[str, Any]) -> KernelShape:
         """Read a shape from a study file's or a recording's table.
 
         ``slice_sizes`` gives ``hidden_size`` and ``num_slices`` of an ``expand``; absent keys take
-        ``active_loras = max_loras``, ``dtype = "bfloat16"``, ``num_slices = 1`` and
-        ``add_inputs = true``.
+        ``active_loras = max_loras``, ``dtype = "bfloat16"``, ``num_slices = 1`` (w13: 2),
+        ``add_inputs = true``, ``routing = "uniform"`` and ``fully_sharded = false``.
 
         Raises:
             ShapeError: A key is unknown, missing, of the wrong type or out of range.
@@ -65,10 +88,12 @@ class KernelShape:
         if values["slice_sizes"]:
             values["hidden_size"] = max(values["slice_sizes"])
             values["num_slices"] = len(values["slice_sizes"])
-        values.setdefault("num_slices", 1)
+        values.setdefault("num_slices", 2 if op in _W13 else 1)
         values.setdefault("active_loras", values.get("max_loras"))
         values.setdefault("dtype", "bfloat16")
         values["add_inputs"] = op is LoraOp.EXPAND and values.get("add_inputs", True)
+        if op.is_moe:
+            values.setdefault("routing", "uniform")
         _check(values)
         return cls(**values)
 
@@ -88,6 +113,8 @@ class KernelShape:
             if len(set(self.slice_sizes)) > 1:
                 table["slice_sizes"] = list(self.slice_sizes)
             table["add_inputs"] = self.add_inputs
+        if self.op.is_moe:
+            table |= {name: getattr(self, name) for name in _MOE_FIELDS}
         return table
 
     @property
@@ -99,6 +126,7 @@ class KernelShape:
             num_tokens=self.num_tokens,
             hidden_size=self.hidden_size,
             rank=self.rank,
+            intermediate_size=self.intermediate_size,
         )
 
     def file_name(self, gpu: str) -> str:
@@ -116,7 +144,7 @@ class KernelShape:
 
         What is not at its default is added, so that different shapes have different labels.
         """
-        _, _, m, k, n = self.lookup_key
+        _, _, m, k, n, *_ = self.lookup_key
         parts = [f"m={m}", f"k={k}", f"n={n}", f"slices={self.num_slices}"]
         parts.append(f"max_loras={self.max_loras}")
         if self.active_loras != self.max_loras:
@@ -127,27 +155,32 @@ class KernelShape:
             parts.append(f"dtype={self.dtype}")
         if self.op is LoraOp.EXPAND and not self.add_inputs:
             parts.append("add_inputs=false")
+        if self.op.is_moe:
+            parts += [f"i={self.intermediate_size}", f"experts={self.num_experts}"]
+            parts.append(f"top_k={self.top_k}")
+            parts += [] if self.routing == "uniform" else [f"routing={self.routing}"]
+            parts += ["fully_sharded"] if self.fully_sharded else []
         return ",".join(parts)
 
 
+_W13 = (LoraOp.W13_SHRINK, LoraOp.W13_EXPAND)
+
+
 def _op(value: object) -> LoraOp:
-    names = ", ".join(op.value for op in DENSE_OPS)
     try:
-        op = LoraOp(value)
+        return LoraOp(value)
     except ValueError:
+        names = ", ".join(op.value for op in LoraOp)
         raise ShapeError(f"unknown op: got {value!r}; use one of {names}") from None
-    if op.is_moe:
-        raise ShapeError(f"shapes of MoE ops are not built yet: got {op.value}; use one of {names}")
-    return op
 
 
 def _slice_sizes(op: LoraOp, values: Mapping[str, Any]) -> tuple[int, ...]:
     """The output size of every slice; checks that the two ways to give them agree."""
     given = values.get("slice_sizes")
     absent = given is None or given == ()
-    if op is LoraOp.SHRINK:
+    if op is not LoraOp.EXPAND:
         if not absent:
-            raise ShapeError(f"shrink takes num_slices, not slice_sizes: got {given!r}")
+            raise ShapeError(f"{op.value} takes num_slices, not slice_sizes: got {given!r}")
         return ()
     if absent:
         slices = _size("num_slices", values.get("num_slices", 1))
@@ -190,3 +223,35 @@ def _check(values: Mapping[str, Any]) -> None:
         )
     if not isinstance(values["add_inputs"], bool):
         raise ShapeError(f"add_inputs must be true or false: got {values['add_inputs']!r}")
+    if values["op"].is_moe:
+        _check_moe(values)
+    else:
+        _check_dense(values)
+
+
+def _check_dense(values: Mapping[str, Any]) -> None:
+    for name in _MOE_FIELDS:
+        if name in values:
+            op = values["op"].value
+            raise ShapeError(f"{op} has no {name}, only MoE ops do: got {values[name]!r}")
+
+
+def _check_moe(values: Mapping[str, Any]) -> None:
+    op = values["op"]
+    for name in _MOE_SIZES:
+        _size(name, values.get(name))
+    most = 2 if op in _W13 else 1
+    if values["num_slices"] > most:
+        raise ShapeError(f"{op.value} has at most {most} slices: got {values['num_slices']}")
+    experts, top_k, routing = values["num_experts"], values["top_k"], values["routing"]
+    if top_k > experts:
+        raise ShapeError(f"top_k cannot exceed num_experts: got {top_k} of {experts}")
+    match = _ROUTING.fullmatch(routing) if isinstance(routing, str) else None
+    if match is None:
+        raise ShapeError(f"routing must be uniform, zipf or hit=N: got {routing!r}")
+    if match[1] and not top_k <= int(match[1]) <= experts:
+        raise ShapeError(
+            f"routing must hit {top_k} (top_k) to {experts} (num_experts) experts: got {routing!r}"
+        )
+    if not isinstance(values.get("fully_sharded", False), bool):
+        raise ShapeError(f"fully_sharded must be true or false: got {values['fully_sharded']!r}")
