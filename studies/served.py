@@ -1,6 +1,6 @@
 """What the vLLM installed here makes of a tuned folder: its own loader, wrappers and kernels.
 
-    VLLM_TUNED_CONFIG_FOLDER=tuned python studies/served.py [STUDY]
+    VLLM_TUNED_CONFIG_FOLDER=tuned python studies/served.py STUDY [RANK]
 
 For every shape it times vLLM's wrapper as vLLM calls it, nothing replaced, beside the same wrapper
 with vLLM's default configuration, and compares the tuned one's numbers with a float64 reference.
@@ -64,7 +64,9 @@ class Served:
 
 def main() -> int:
     """Time all shapes of a study; 1 where numbers are wrong."""
-    plan = StudyPlan.read(Path(sys.argv[1])) if len(sys.argv) > 1 else StudyPlan.quickstart()
+    plan = StudyPlan.read(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        plan = plan.override(rank=int(sys.argv[2]))
     served = Served()
     print(f"vLLM {served.provider.version}, torch {torch.__version__}")
     ratios, wrong = [], 0

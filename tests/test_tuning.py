@@ -87,9 +87,9 @@ def test_what_a_shape_takes_beyond_its_time_is_not_taken_from_the_last(tmp_path,
             now[0] += 0.5
             return super().measure(shape, pending, stop)
 
-        def compare(self, shape, configs, enough):
+        def compare(self, shape, configs, *rule):
             now[0] += 4.0
-            return super().compare(shape, configs, enough)
+            return super().compare(shape, configs, *rule)  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     names = [{**SHRINK, "num_tokens": tokens} for tokens in (1, 2, 3, 4)]

@@ -94,7 +94,8 @@ class Worker:
         """The answer to the oldest request.
 
         Raises:
-            WorkerDied: The process ended, did not answer in time, or its handler raised.
+            AutotuneError: The handler raised it.
+            WorkerDied: The process ended, did not answer in time, or its handler raised another.
         """
         self.wait_until_ready()
         return self._receive(time.monotonic() + timeout_s)
@@ -159,6 +160,8 @@ def _serve(
             request = connection.recv()
             try:
                 answer = handler(request)
+            except AutotuneError as error:
+                answer = error
             except Exception as error:  # noqa: BLE001 - told to the owner
                 answer = _Fault(one_line(error))
             connection.send(answer)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.environment import Device, Environment
+from autotune.errors import InputError, KernelsUnusable
 from autotune.measure import DeviceState, Outcome
 from autotune.measure.protocol import (
     Advice,
@@ -55,6 +56,8 @@ def obedient() -> Handler:
                 os._exit(value)
             case "raise":
                 raise ValueError(value)
+            case "refuse":
+                raise InputError(value)
             case "spawn":  # a child that would outlive its parent
                 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
                 Path(value).write_text(str(child.pid))
@@ -62,6 +65,11 @@ def obedient() -> Handler:
         return None
 
     return handle
+
+
+def unusable() -> Handler:
+    """Cannot be made for a reason of its own."""
+    raise KernelsUnusable("no kernels today")
 
 
 def never_made() -> Handler:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from autotune.errors import WorkerDied
+from autotune.errors import InputError, KernelsUnusable, WorkerDied
 from autotune.measure.worker import Worker
-from tests.measure.handlers import never_made, obedient
+from tests.measure.handlers import never_made, obedient, unusable
 
 #: Far longer than any answer takes, so that a slow machine fails no test.
 PATIENCE_S = 60.0
@@ -67,6 +67,21 @@ def test_a_handler_that_cannot_be_made_says_why():
     with pytest.raises(WorkerDied, match=r"^RuntimeError: no such device$"):
         worker.wait_until_ready()
     worker.kill()
+
+
+def test_an_error_of_our_own_reaches_the_owner_as_it_is():
+    worker = Worker(unusable, ())
+    with pytest.raises(KernelsUnusable, match=r"^no kernels today$"):
+        worker.wait_until_ready()
+    worker.kill()
+
+
+def test_so_does_one_that_a_request_ends_with(worker):
+    worker.send(("refuse", "too wide"))
+    with pytest.raises(InputError, match=r"^too wide$"):
+        worker.receive(PATIENCE_S)
+    worker.send(("echo", 1))
+    assert worker.receive(PATIENCE_S) == 1
 
 
 def ends(pid: int) -> bool:
