@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from autotune.kernels.inputs import weight_bytes_touched, weight_sizes
-from autotune.measure.protocol import Ceilings
-from autotune.ops import LoraOp
-from autotune.shapes import DTYPE_BYTES, KernelShape
+import math
 
-#: What lies between shrink and expand is float32, whatever the weights are.
-_FLOAT32_BYTES = 4
+from autotune.kernels.inputs import weight_bytes_touched
+from autotune.kernels.layout import adds_to_output, layout, num_rows
+from autotune.measure.protocol import Ceilings
+from autotune.shapes import KernelShape
 
 
 def bytes_moved(shape: KernelShape) -> int:
     """Bytes that one launch must move: each input is read once, each output written once.
 
-    Weights count for the adapters that have a token. An ``expand`` that adds to its output reads it
-    first.
+    Weights count for the adapters, and of a mixture for their experts, that have a token. An
+    ``expand`` that adds to its output reads it first.
     """
-    between = shape.num_slices * shape.num_tokens * shape.rank * _FLOAT32_BYTES
-    dtype_bytes = DTYPE_BYTES[shape.dtype]
-    if shape.op is LoraOp.SHRINK:
-        outer = shape.num_tokens * shape.hidden_size * dtype_bytes
-    else:
-        times = 2 if shape.add_inputs else 1
-        outer = shape.num_tokens * sum(shape.slice_sizes) * dtype_bytes * times
-    return outer + weight_bytes_touched(shape) + between
+    sizes = layout(shape)
+    x_bytes = math.prod(sizes.x) * sizes.x_dtype.itemsize
+    out_bytes = math.prod(sizes.out) * sizes.out_dtype.itemsize
+    times = 2 if adds_to_output(shape) else 1
+    return x_bytes + weight_bytes_touched(shape) + times * out_bytes
 
 
 def flops(shape: KernelShape) -> int:
-    """Floating-point operations of one launch: 2 m n k for each slice."""
-    return sum(2 * shape.num_tokens * n * k for _, n, k in weight_sizes(shape))
+    """Floating-point operations of one launch: 2 n k for each row of each slice."""
+    return sum(2 * num_rows(shape) * n * k for *_, n, k in layout(shape).weights)
 
 
 def floor_us(shape: KernelShape, ceilings: Ceilings) -> float:

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeGuard
 
 from autotune.errors import SpaceError
-from autotune.ops import PARAMETER_DEFAULTS, LoraOp
+from autotune.ops import MOE_DEFAULTS, PARAMETER_DEFAULTS, LoraOp
 from autotune.shapes import DTYPE_BYTES, KernelShape
 
 #: ``tl.dot`` takes no tile side below 16, so 16 is what a smaller dimension is padded to.
 SMALLEST_BLOCK = 16
+
+#: What a kernel can be launched with: vLLM's default for rank 8 has a ``block_n`` of 8.
+_SMALLEST = {"block_m": SMALLEST_BLOCK, "block_n": 8, "block_k": SMALLEST_BLOCK}
 
 #: float32 accumulators a thread may hold. A thread has 255 registers; with 1,024 accumulators
 #: ptxas did not end within a minute, and everything up to 256 compiled (H100, Triton 3.6).
@@ -23,6 +26,9 @@ LARGEST_VALUE = 4096
 
 #: A thread block has 1,024 threads at most, 32 to a warp.
 MOST_WARPS = 32
+
+#: Experts times adapters that vLLM wants for each (token, expert) pair before it sorts none.
+_NAIVE_SPARSITY = 8
 
 _BLOCKS = {"block_m", "block_n", "block_k"}
 _POWERS_OF_TWO = _BLOCKS | {"num_warps"}
@@ -39,7 +45,7 @@ class KernelConfig:
     group_size_m: int | None = None
     num_warps: int
     num_stages: int
-    num_ctas: int
+    num_ctas: int | None = None
 
     @classmethod
     def from_mapping(cls, op: LoraOp, table: Mapping[str, Any]) -> KernelConfig:
@@ -54,8 +60,9 @@ class KernelConfig:
                     f"{op.value} has no parameter {name!r}; it has {', '.join(op.parameters)}"
                 )
         values = {}
+        defaults = MOE_DEFAULTS if op.is_moe else PARAMETER_DEFAULTS
         for name in op.parameters:
-            value = table.get(name, PARAMETER_DEFAULTS.get(name))
+            value = table.get(name, defaults.get(name))
             if not _is_value(value):
                 raise SpaceError(f"{name} must be 1 to {LARGEST_VALUE}: got {value!r}")
             values[name] = value
@@ -91,16 +98,58 @@ def next_power_of_two(value: int) -> int:
     return 1 << (value - 1).bit_length()
 
 
+def is_shrink(op: LoraOp) -> bool:
+    """Whether an op goes from the model's size to the rank; the others go back."""
+    return op in {LoraOp.SHRINK, LoraOp.W13_SHRINK, LoraOp.W2_SHRINK}
+
+
 def matmul_sizes(shape: KernelShape) -> tuple[int, int, int]:
-    """(m, n, k) of the matrix product that one slice of the shape makes."""
-    if shape.op is LoraOp.SHRINK:
-        return shape.num_tokens, shape.rank, shape.hidden_size
-    return shape.num_tokens, shape.hidden_size, shape.rank
+    """(m, n, k) of the largest matrix product that one slice of the shape makes.
+
+    In a mixture of experts that is the product of one adapter's expert: a token goes to an expert
+    once, so it has ``num_tokens`` rows at most, and a single one where blocks are assigned naively.
+    """
+    m = 1 if assigns_naively(shape) else shape.num_tokens
+    outer = shape.hidden_size
+    if shape.op in {LoraOp.W13_EXPAND, LoraOp.W2_SHRINK}:
+        outer = shape.intermediate_size
+    return (m, shape.rank, outer) if is_shrink(shape.op) else (m, outer, shape.rank)
+
+
+def assigns_naively(shape: KernelShape) -> bool:
+    """Whether vLLM gives each (token, expert) pair a row of tiles of its own, and sorts nothing.
+
+    So it does where the pairs are few beside the experts (``add_lora_w13`` in
+    ``vllm/lora/punica_wrapper/punica_gpu.py``, 0.33.0), and never with fully sharded LoRAs.
+    """
+    if not shape.op.is_moe or shape.fully_sharded:
+        return False
+    pairs = shape.num_tokens * shape.top_k
+    return pairs * _NAIVE_SPARSITY <= shape.num_experts * shape.max_loras
+
+
+def launched_rows(shape: KernelShape, block_m: int) -> int:
+    """Rows that the tiles of one LoRA slot are launched for; most of a MoE op's are left at once.
+
+    A dense op's are the tokens. A MoE op's are those that vLLM allocates: room for every (token,
+    expert) pair to be in one adapter, with each expert's rows padded to whole blocks
+    (``moe_lora_align_block_size`` in ``vllm/lora/punica_wrapper/punica_gpu.py``, 0.33.0).
+
+    Args:
+        shape: The shape.
+        block_m: Rows of a tile.
+    """
+    if not shape.op.is_moe:
+        return shape.num_tokens
+    pairs = shape.num_tokens * shape.top_k
+    if assigns_naively(shape) or pairs < shape.num_experts:
+        return pairs * block_m
+    return pairs + shape.num_experts * (block_m - 1)
 
 
 def value_fault(name: str, value: int) -> str | None:
     """Why no kernel can be launched with this value of a parameter; None where one can."""
-    smallest = SMALLEST_BLOCK if name in _BLOCKS else 1
+    smallest = _SMALLEST.get(name, 1)
     is_power = value > 0 and not value & (value - 1)
     if name in _POWERS_OF_TWO and (value < smallest or not is_power):
         return f"{name} must be a power of two of at least {smallest}: got {value}"
@@ -130,7 +179,7 @@ def _block_within_dimension(shape: KernelShape, config: KernelConfig) -> str | N
 
 
 def _split_within_depth(shape: KernelShape, config: KernelConfig) -> str | None:
-    steps = -(-shape.hidden_size // config.block_k)
+    steps = -(-matmul_sizes(shape)[2] // config.block_k)
     if config.split_k is not None and config.split_k > next_power_of_two(steps):
         return f"split_k {config.split_k} leaves blocks with nothing to do: k has {steps} steps"
     return None
@@ -152,12 +201,17 @@ _RULES: tuple[tuple[str, Callable[[KernelShape, KernelConfig], str | None]], ...
 
 
 def least_shared_memory_bytes(shape: KernelShape, config: KernelConfig) -> int:
-    """Shared memory that the software pipeline needs at the least, bytes a block.
+    """Shared memory that the kernel needs at the least, bytes a block.
 
-    A pipeline of ``num_stages`` keeps at least ``num_stages - 1`` tiles in flight.
+    A pipeline of ``num_stages`` keeps at least ``num_stages - 1`` tiles in flight. The MoE ops load
+    their weights by addresses that the compiler knows nothing of, two bytes at a time, which it
+    cannot pipeline, nor always x: there one tile of each is all that is certain.
     """
+    bytes_each = DTYPE_BYTES[shape.dtype]
+    if shape.op.is_moe:
+        return (config.block_m + config.block_n) * config.block_k * bytes_each
     values = tile_values(shape.op, config.block_m, config.block_n, config.block_k)
-    return (config.num_stages - 1) * values * DTYPE_BYTES[shape.dtype]
+    return (config.num_stages - 1) * values * bytes_each
 
 
 def tile_values(op: LoraOp, block_m: int, block_n: int, block_k: int) -> int:
@@ -185,8 +239,8 @@ def as_launched(
     config = replace(config, **forced) if forced else config
     if config.group_size_m is None:
         return config
-    rows = -(-shape.num_tokens // config.block_m)
-    columns = -(-shape.rank // config.block_n)
+    rows = -(-launched_rows(shape, config.block_m) // config.block_m)
+    columns = -(-matmul_sizes(shape)[1] // config.block_n)
     group = 1 if columns == 1 else min(config.group_size_m, rows)
     return replace(config, group_size_m=group)
 
@@ -198,19 +252,26 @@ def default_axes(op: LoraOp) -> dict[str, tuple[int, ...]]:
     """The values that are searched for each parameter of an op where nothing else is said.
 
     They hold the example space of vLLM's tuning guide (``README_TUNING.md``), vLLM's own defaults
-    (``block_n`` 16, among others) and the values next to both. ``expand`` runs over the rank, which
-    may be 16, so its ``block_k`` starts there.
+    (``block_n`` 16, among others) and the values next to both. What runs over the rank, which may
+    be 16, has a ``block_k`` that starts there.
     """
+    deep = (32, 64, 128, 256)
     axes: dict[str, tuple[int, ...]] = {
         "block_m": (16, 32, 64, 128, 256),
         "block_n": (16, 32, 64, 128, 256),
-        "block_k": (32, 64, 128, 256) if op is LoraOp.SHRINK else (16, 32, 64, 128, 256),
+        "block_k": deep if is_shrink(op) else (16, *deep),
         "split_k": (1, 2, 4, 8, 16, 32, 64, 128),
         "group_size_m": (1, 4, 8, 16),
         "num_warps": (1, 2, 4, 8, 16),
         "num_stages": (1, 2, 3, 4, 5),
         "num_ctas": (1,),
     }
+    if op.is_moe:
+        # Every expert's rows are padded to whole blocks, and a block of weights serves one expert:
+        # larger ones are mostly padding. The parts of a split are added up in the dtype, so more
+        # of them cost digits; expand has none, whatever it is told.
+        axes["block_m"] = (16, 32, 64, 128)
+        axes["split_k"] = (1, 2, 4, 8, 16) if is_shrink(op) else (1,)
     return {name: axes[name] for name in op.parameters}
 
 

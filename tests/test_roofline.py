@@ -45,3 +45,16 @@ def test_every_slice_multiplies_and_adds_m_n_k_times(table, count):
 )
 def test_the_floor_is_what_takes_longer_of_moving_and_multiplying(ceilings, expected_us):
     assert floor_us(shape(SHRINK), ceilings) == pytest.approx(expected_us)
+
+
+def test_a_moe_op_counts_the_experts_that_are_hit_and_a_row_for_each_of_a_token():
+    w13 = {"op": "fused_moe_lora_w13_shrink", "num_tokens": 4, "hidden_size": 64, "rank": 16}
+    w13 |= {"max_loras": 1, "num_experts": 8, "top_k": 2, "intermediate_size": 96}
+    table = w13 | {"routing": "hit=2"}
+    x, weights, out = 4 * 64 * 2, 2 * 2 * 16 * 64 * 2, 2 * 8 * 16 * 2
+    assert bytes_moved(shape(table)) == x + weights + out
+    assert flops(shape(table)) == 2 * (2 * 8 * 16 * 64)
+
+    expand = shape(table, op="fused_moe_lora_w13_expand")
+    x, weights, out = 2 * 8 * 16 * 2, 2 * 2 * 96 * 16 * 2, 8 * 192 * 2
+    assert bytes_moved(expand) == x + weights + 2 * out

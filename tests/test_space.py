@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotune.errors import SpaceError
-from autotune.ops import DENSE_OPS, LoraOp
+from autotune.ops import DENSE_OPS, MOE_DEFAULTS, LoraOp
 from autotune.shapes import KernelShape
 from autotune.space import (
     LARGEST_VALUE,
@@ -17,11 +17,18 @@ from autotune.space import (
     Grid,
     KernelConfig,
     SearchSpace,
+    assigns_naively,
+    block_limits,
     complete_axes,
     default_axes,
+    is_shrink,
+    launched_rows,
+    matmul_sizes,
     next_power_of_two,
 )
 from tests.export.examples import EXPAND_CONFIG, SHRINK_CONFIG, qkv_expand, qkv_shrink, shapes
+
+MOE_OPS = tuple(op for op in LoraOp if op.is_moe)
 
 #: What a thread block may use on an H100.
 H100_BYTES = 232_448
@@ -38,7 +45,16 @@ README_AXES = {
 }
 
 
+def moe(op: LoraOp, **changes: Any) -> KernelShape:
+    """A layer like Qwen3-30B-A3B's at max_loras 8, rank 16, 64 tokens."""
+    table = {"num_tokens": 64, "hidden_size": 2048, "intermediate_size": 768, "rank": 16}
+    layer = {"op": op.value, "num_experts": 128, "top_k": 8, "max_loras": 8}
+    return KernelShape.from_mapping(layer | table | changes)
+
+
 def config(op: LoraOp, **changes: int) -> KernelConfig:
+    if op.is_moe:
+        return KernelConfig.from_mapping(op, changes)
     usual = SHRINK_CONFIG if op is LoraOp.SHRINK else EXPAND_CONFIG
     return KernelConfig.from_mapping(op, usual | changes)
 
@@ -290,3 +306,103 @@ def test_the_space_of_a_recording_is_what_was_recorded():
     assert found.rejection(recorded[1]) is None
     assert str(found.rejection(other)).startswith("not_recorded: ")
     assert found.canonical(other) == other
+
+
+# ------------------------------------------------------------------ mixtures of experts
+
+
+@pytest.mark.parametrize("op", MOE_OPS)
+def test_a_moe_configuration_has_no_ctas_and_may_leave_out_everything(op):
+    assert config(op).num_ctas is None
+    assert config(op).as_dict() == MOE_DEFAULTS
+    assert KernelConfig.from_mapping(op, config(op).as_dict()) == config(op)
+
+
+@pytest.mark.parametrize("op", MOE_OPS)
+def test_the_usual_moe_axes_hold_vllms_defaults(op):
+    axes = default_axes(op)
+
+    assert tuple(axes) == op.parameters
+    assert all(value in axes[name] for name, value in MOE_DEFAULTS.items())
+
+
+def test_only_moe_shrinks_are_split():
+    for op in MOE_OPS:
+        assert (len(default_axes(op)["split_k"]) > 1) is is_shrink(op)
+
+
+@pytest.mark.parametrize(
+    ("op", "sizes"),
+    [
+        (LoraOp.W13_SHRINK, (64, 16, 2048)),
+        (LoraOp.W13_EXPAND, (64, 768, 16)),
+        (LoraOp.W2_SHRINK, (64, 16, 768)),
+        (LoraOp.W2_EXPAND, (64, 2048, 16)),
+    ],
+)
+def test_each_moe_op_multiplies_what_its_weights_say(op, sizes):
+    assert matmul_sizes(moe(op)) == sizes
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "fully_sharded", "is_naive"),
+    [(16, False, True), (17, False, False), (16, True, False)],
+)
+def test_few_tokens_among_many_experts_are_not_sorted(num_tokens, fully_sharded, is_naive):
+    shape = moe(LoraOp.W2_SHRINK, num_tokens=num_tokens, fully_sharded=fully_sharded)
+
+    assert assigns_naively(shape) is is_naive
+    assert block_limits(shape)["block_m"] == (16 if is_naive else next_power_of_two(num_tokens))
+
+
+def test_dense_ops_have_their_tokens_as_rows():
+    assert not assigns_naively(qkv_shrink())
+    assert launched_rows(qkv_shrink(num_tokens=5), 16) == 5
+
+
+def test_moe_ops_have_rows_for_whatever_experts_the_tokens_may_choose():
+    sorted_rows, naive = moe(LoraOp.W2_SHRINK), moe(LoraOp.W2_SHRINK, num_tokens=2)
+    few = moe(LoraOp.W2_SHRINK, num_tokens=2, max_loras=1, num_experts=20)
+
+    assert launched_rows(sorted_rows, 16) == 64 * 8 + 128 * 15
+    assert launched_rows(naive, 16) == 2 * 8 * 16
+    assert launched_rows(few, 32) == 2 * 8 * 32  # fewer rows than experts: a block for each
+
+
+@pytest.mark.parametrize(
+    ("op", "split_k", "steps"), [(LoraOp.W13_SHRINK, 128, 64), (LoraOp.W2_SHRINK, 64, 24)]
+)
+def test_a_moe_shrink_is_split_within_the_depth_of_its_own_weights(op, split_k, steps):
+    rejection = space(moe(op), {"split_k": [1, split_k]}).rejection(
+        config(op, block_n=16, block_k=32, split_k=split_k)
+    )
+
+    assert str(rejection).startswith("split_within_depth: ")
+    assert str(rejection).endswith(f"k has {steps} steps")
+
+
+def test_the_order_of_a_moe_ops_tiles_is_one_where_there_is_one_column_of_them():
+    shrink, expand = space(moe(LoraOp.W13_SHRINK)), space(moe(LoraOp.W13_EXPAND), {"block_k": [16]})
+
+    assert {one.group_size_m for one in shrink.configs} == {8}
+    assert {one.group_size_m for one in expand.configs} == {1, 4, 8, 16}
+
+
+def test_an_expand_that_is_told_to_split_is_the_one_that_does_not():
+    shape = moe(LoraOp.W2_EXPAND)
+    found = space(shape, {"split_k": [1, 4], "block_k": [16]}, forced={"split_k": 1})
+    told = config(shape.op, block_k=16, split_k=4)
+
+    assert found.canonical(told) == config(shape.op, block_k=16)
+
+
+@pytest.mark.parametrize("op", MOE_OPS)
+@pytest.mark.parametrize("num_tokens", [1, 64, 4096])
+def test_no_configuration_of_a_moe_space_but_the_default_breaks_a_rule(op, num_tokens):
+    shape, few = moe(op, num_tokens=num_tokens), {"num_stages": [2], "num_warps": [4]}
+    everything = grid(shape, few)
+    found = space(shape, few)
+
+    assert len(found.configs) > 10
+    assert all(everything.rejection(one) is None for one in found.configs[1:])
+    assert len({everything.launch(one) for one in found.configs}) == len(found.configs)

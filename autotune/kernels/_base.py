@@ -78,6 +78,16 @@ class KernelProvider(ABC):
             Exception: Whatever the launcher raises, such as ``OutOfResources``.
         """
 
+    def collect(self, inputs: Inputs, config: KernelConfig) -> None:  # noqa: B027 - most need not
+        """Put what the last launch wrote into ``inputs.out``, where the kernels write elsewhere.
+
+        It is no part of the op, and not timed.
+
+        Args:
+            inputs: The tensors that were launched with.
+            config: The configuration that was launched.
+        """
+
     def forced(self, shape: KernelShape, capability: tuple[int, int]) -> Mapping[str, int]:
         """Parameters that the kernels set themselves there, whatever a configuration says."""
         return {}

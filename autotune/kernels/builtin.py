@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from autotune.kernels import ahead, expand, shrink
+from autotune.kernels import ahead, expand, fused_moe, shrink
 from autotune.kernels._base import CompiledKernel, KernelProvider
 from autotune.kernels.defaults import default_config
 from autotune.kernels.inputs import operands_without_tensors
+from autotune.kernels.moe_inputs import moe_operands_without_tensors
 from autotune.ops import LoraOp
+from autotune.space import is_shrink
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,9 +36,11 @@ class BuiltinProvider(KernelProvider):
         return default_config(shape)
 
     def forced(self, shape: KernelShape, capability: tuple[int, int]) -> Mapping[str, int]:
-        """``num_stages = 1`` for ``expand`` on Hopper, nothing elsewhere."""
+        """``num_stages = 1`` for ``expand`` on Hopper, ``split_k = 1`` for the MoE expands."""
         if shape.op is LoraOp.EXPAND and capability == _HOPPER:
             return {"num_stages": 1}
+        if shape.op.is_moe and not is_shrink(shape.op):
+            return {"split_k": 1}
         return {}
 
     def compile(
@@ -69,14 +73,22 @@ class BuiltinProvider(KernelProvider):
         """
         shape = inputs.shape
         config = replace(config, **self.forced(shape, inputs.capability))
-        op = shrink if shape.op is LoraOp.SHRINK else expand
-        op.launch(inputs, config, weight_set)
+        if shape.op.is_moe:
+            fused_moe.launch(inputs, config, weight_set)
+        elif shape.op is LoraOp.SHRINK:
+            shrink.launch(inputs, config, weight_set)
+        else:
+            expand.launch(inputs, config, weight_set)
 
 
 def _call(
     shape: KernelShape, config: KernelConfig
 ) -> tuple[Any, tuple[int, int, int], dict[str, Any]]:
     """Kernel, grid and arguments to compile a shape's configuration with."""
+    if shape.op.is_moe:
+        stand_ins = moe_operands_without_tensors(shape)
+        arguments = fused_moe.arguments(shape, config, *stand_ins)
+        return fused_moe.fused_moe_kernel, fused_moe.grid(shape, config), arguments
     operands = operands_without_tensors(shape)
     if shape.op is LoraOp.SHRINK:
         # Triton compiles a float for any value, so the scaling does not matter here.

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from autotune.errors import InputError
+from autotune.kernels.layout import layout
+from autotune.kernels.moe_inputs import MoeInputs, moe_inputs
+from autotune.kernels.routing import Routing, pairs_hit
 from autotune.kernels.tokens import (
     TokenMetadata,
     metadata_without_memory,
@@ -36,7 +39,7 @@ MARGIN_VALUE = -1024.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Operands:
-    """What a kernel is handed for one weight set: tensors, or stand-ins with their dtype alone.
+    """What a dense kernel is handed for one weight set: tensors, or stand-ins with their dtype.
 
     Attributes:
         x: shrink: (m, hidden); expand: (num_slices, m, rank) float32.
@@ -70,15 +73,16 @@ class Inputs:
 
     Attributes:
         shape: The shape.
-        x: shrink: (m, hidden) of the shape's dtype; expand: (num_slices, m, rank) float32.
-        weight_sets: Per set and slice one contiguous tensor: shrink (max_loras, rank, hidden),
-            expand (max_loras, slice size, rank).
-        out: shrink: (num_slices, m, rank) float32; expand: (m, sum of slice_sizes).
+        x: See ``Layout``, as for ``out``.
+        weight_sets: Per set and slice one contiguous tensor, (max_loras, n, k), in a mixture of
+            experts (max_loras, num_experts, n, k).
+        out: What the op writes.
         margins: What lies in memory before and after ``out``, all ``MARGIN_VALUE``.
         tokens: Which token uses which adapter.
-        scaling: shrink: what the product is multiplied by.
-        operands: What the kernel is handed, ready for each weight set.
+        scaling: Dense shrink: what the product is multiplied by.
+        operands: What a dense kernel is handed, ready for each weight set; empty for MoE ops.
         capability: Compute capability of the device; (0, 0) for the CPU, where Triton interprets.
+        moe: MoE ops: which token uses which expert, and what the kernel is handed.
     """
 
     shape: KernelShape
@@ -90,27 +94,41 @@ class Inputs:
     scaling: float
     operands: tuple[Operands, ...]
     capability: tuple[int, int]
+    moe: MoeInputs | None = None
+
+    @property
+    def row_loras(self) -> torch.Tensor:
+        """(rows,) adapter of each row of the output, -1 for none."""
+        mapping = self.tokens.token_lora_mapping
+        return mapping.repeat_interleave(self.shape.top_k) if self.moe else mapping
 
 
-def weight_sizes(shape: KernelShape) -> tuple[tuple[int, int, int], ...]:
-    """Size of each slice's weight: (max_loras, n, k)."""
-    if shape.op is LoraOp.SHRINK:
-        return ((shape.max_loras, shape.rank, shape.hidden_size),) * shape.num_slices
-    return tuple((shape.max_loras, size, shape.rank) for size in shape.slice_sizes)
+def weight_sizes(shape: KernelShape) -> tuple[tuple[int, ...], ...]:
+    """Size of each slice's weight: (max_loras, n, k), MoE: (max_loras, num_experts, n, k)."""
+    return layout(shape).weights
 
 
 def weight_set_bytes(shape: KernelShape) -> int:
-    """Bytes that one weight set takes: all slices of all ``max_loras`` adapters."""
-    elements = sum(loras * n * k for loras, n, k in weight_sizes(shape))
-    return elements * DTYPE_BYTES[shape.dtype]
+    """Bytes that one weight set takes: all slices, experts and adapters that there is room for."""
+    return sum(math.prod(size) for size in weight_sizes(shape)) * DTYPE_BYTES[shape.dtype]
 
 
-def weight_bytes_touched(shape: KernelShape) -> int:
-    """Bytes of weights that one launch reads: only those of adapters with a token."""
-    return weight_set_bytes(shape) // shape.max_loras * shape.loras_with_tokens
+def weight_bytes_touched(shape: KernelShape, *, seed: int = 0) -> int:
+    """Bytes of weights that one launch reads: only those that a token needs.
+
+    Args:
+        shape: The shape.
+        seed: As given to ``make_inputs``: MoE ops draw from it which experts get tokens. Another
+            one hits about as many.
+    """
+    if not shape.op.is_moe:
+        return weight_set_bytes(shape) // shape.max_loras * shape.loras_with_tokens
+    matrices = shape.max_loras * shape.num_experts
+    hit = pairs_hit(shape, spread_tokens(shape, seed), seed)
+    return weight_set_bytes(shape) // matrices * hit
 
 
-def make_inputs(
+def make_inputs(  # noqa: PLR0913 - each by its name
     shape: KernelShape,
     *,
     device: torch.device | str,
@@ -118,6 +136,7 @@ def make_inputs(
     seed: int,
     token_lora_mapping: torch.Tensor | None = None,
     scaling: float = 1.0,
+    routing: Routing | None = None,
 ) -> Inputs:
     """Allocate and fill what a shape's launches need. Values are such that outputs are near 1.
 
@@ -127,10 +146,11 @@ def make_inputs(
         weight_sets: Sets of weights to rotate over; ``weight_set_bytes`` says what each takes.
         seed: Of every random value.
         token_lora_mapping: (m,) adapter of each token, -1 for none; ``spread_tokens`` by default.
-        scaling: shrink: what the product is multiplied by.
+        scaling: Dense shrink: what the product is multiplied by.
+        routing: MoE ops: experts of each token; as the shape's ``routing`` says by default.
 
     Raises:
-        InputError: The mapping does not fit the shape.
+        InputError: The mapping or the routing does not fit the shape.
     """
     device = torch.device(device)
     generator = torch.Generator(device).manual_seed(seed)
@@ -148,6 +168,14 @@ def make_inputs(
     sets = tuple(_empty_weights(shape, device) for _ in range(weight_sets))
     for weight in itertools.chain(*sets):
         weight.normal_(std=deviation, generator=generator)
+    operands: tuple[Operands, ...] = ()
+    moe = None
+    if shape.op.is_moe:
+        moe = moe_inputs(
+            shape, routing=routing, seed=seed, tokens=tokens, x=x, weight_sets=sets, out=out
+        )
+    else:
+        operands = tuple(_operands(shape, x, weights, out, tokens) for weights in sets)
     return Inputs(
         shape=shape,
         x=x,
@@ -156,8 +184,9 @@ def make_inputs(
         margins=margins,
         tokens=tokens,
         scaling=scaling,
-        operands=tuple(_operands(shape, x, weights, out, tokens) for weights in sets),
+        operands=operands,
         capability=torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0),
+        moe=moe,
     )
 
 
@@ -183,22 +212,21 @@ def inputs_without_memory(shape: KernelShape) -> Inputs:
 
 
 def operands_without_tensors(shape: KernelShape) -> Operands:
-    """Stand-ins for a shape's tensors, to compile with.
+    """Stand-ins for a dense shape's tensors, to compile with.
 
     Triton specialises on a tensor's dtype and on whether its address is a multiple of 16, which
     every allocation of PyTorch's is and every stand-in claims to be.
     """
     from triton.runtime.jit import MockTensor
 
-    dtype = _dtype(shape)
-    shrink = shape.op is LoraOp.SHRINK
+    sizes_and_types = layout(shape)
     table, numbers = MockTensor(torch.uint64), MockTensor(torch.int64)
     metadata = MockTensor(torch.int32)
     starts, sizes, strides = _slice_tables(shape, lambda _: table, lambda _: numbers)
     return Operands(
-        x=MockTensor(dtype if shrink else torch.float32),
-        weights=MockTensor(dtype) if shape.num_slices == 1 else table,
-        out=MockTensor(torch.float32 if shrink else dtype),
+        x=MockTensor(sizes_and_types.x_dtype),
+        weights=MockTensor(sizes_and_types.dtype) if shape.num_slices == 1 else table,
+        out=MockTensor(sizes_and_types.out_dtype),
         token_indices=metadata,
         num_tokens_per_lora=metadata,
         lora_token_start_loc=metadata,
@@ -209,42 +237,29 @@ def operands_without_tensors(shape: KernelShape) -> Operands:
     )
 
 
-def _dtype(shape: KernelShape) -> torch.dtype:
-    dtype = getattr(torch, shape.dtype)
-    assert isinstance(dtype, torch.dtype)  # noqa: S101 - for mypy; KernelShape checked the name
-    return dtype
-
-
 def _empty_x(shape: KernelShape, device: torch.device) -> torch.Tensor:
-    """x, not filled."""
-    m = shape.num_tokens
-    if shape.op is LoraOp.SHRINK:
-        return torch.empty(m, shape.hidden_size, dtype=_dtype(shape), device=device)  # (m, hidden)
-    size = (shape.num_slices, m, shape.rank)
-    return torch.empty(size, dtype=torch.float32, device=device)  # (num_slices, m, rank)
+    """x, not filled; see ``Layout`` for its size."""
+    sizes = layout(shape)
+    return torch.empty(sizes.x, dtype=sizes.x_dtype, device=device)
 
 
 def _output(
     shape: KernelShape, device: torch.device
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
     """out, all zeros, and the margins around it."""
-    shrink = shape.op is LoraOp.SHRINK
-    dtype = torch.float32 if shrink else _dtype(shape)
-    size = (
-        (shape.num_slices, shape.num_tokens, shape.rank)
-        if shrink
-        else (shape.num_tokens, sum(shape.slice_sizes))
-    )
-    end = MARGIN + math.prod(size)
-    memory = torch.full((end + MARGIN,), MARGIN_VALUE, dtype=dtype, device=device)  # (all,)
-    out = memory[MARGIN:end].view(size)  # shrink: (num_slices, m, rank); expand: (m, sum n)
+    sizes = layout(shape)
+    end = MARGIN + math.prod(sizes.out)
+    memory = torch.full(
+        (end + MARGIN,), MARGIN_VALUE, dtype=sizes.out_dtype, device=device
+    )  # (all,)
+    out = memory[MARGIN:end].view(sizes.out)
     return out.zero_(), (memory[:MARGIN], memory[end:])
 
 
 def _empty_weights(shape: KernelShape, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """One weight set, not filled: per slice (max_loras, n, k)."""
-    dtype = _dtype(shape)
-    return tuple(torch.empty(size, dtype=dtype, device=device) for size in weight_sizes(shape))
+    """One weight set, not filled: a tensor per slice."""
+    sizes = layout(shape)
+    return tuple(torch.empty(size, dtype=sizes.dtype, device=device) for size in sizes.weights)
 
 
 def _operands(
@@ -288,7 +303,7 @@ def _slice_tables(
         addresses: Makes a table of uint64.
         numbers: Makes a table of int64.
     """
-    sizes = [n for _, n, _ in weight_sizes(shape)]
+    sizes = [size[-2] for size in weight_sizes(shape)]
     depth = weight_sizes(shape)[0][-1]
     several = shape.op is LoraOp.EXPAND and len(sizes) > 1
     starts = addresses(list(itertools.accumulate(sizes, initial=0))[:-1]) if several else 0

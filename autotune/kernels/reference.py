@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from autotune.kernels.inputs import MARGIN_VALUE
+from autotune.kernels.layout import adds_to_output
 from autotune.kernels.tokens import NO_LORA
 from autotune.ops import LoraOp
+from autotune.space import is_shrink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from autotune.kernels.inputs import Inputs
     from autotune.shapes import KernelShape
@@ -21,13 +23,16 @@ if TYPE_CHECKING:
 #: Most elements of a float64 temporary: 512 MiB, so that a check fits beside the weights.
 CHUNK_ELEMENTS = 1 << 26
 
-#: Bound on ``shrink``: products of bfloat16 or float16 are exact in float32, and their float32 sum
-#: differs by 1e-6 to 1e-5; 1e-3 leaves room for every order of summing, and for nothing else.
+#: Bound on the dense ``shrink``: products of bfloat16 or float16 are exact in float32, and their
+#: float32 sum differs by 1e-6 to 1e-5; 1e-3 leaves room for every order of summing, and for nothing
+#: else.
 SHRINK_BOUND = 1e-3
 
-#: Bounds on ``expand``, which rounds x and the result to the dtype. Measured with bfloat16: 1.7e-3;
-#: float16 has three more bits, so about 2e-4.
-EXPAND_BOUNDS = {"bfloat16": 1e-2, "float16": 2e-3}
+#: Bounds on what rounds to the dtype: ``expand`` its x and the result, the MoE ops the result.
+#: Measured with bfloat16: 1.7e-3; float16 has three more bits, so about 2e-4. The MoE shrinks add
+#: up their split_k parts in the dtype: roundings of partial sums, together
+#: sqrt((split_k + 1) / 2) times one, so 3 times with the largest split that is searched, 16.
+ROUNDED_BOUNDS = {"bfloat16": 1e-2, "float16": 2e-3}
 
 #: How far beyond the bound a single element may be off, in units of the result's root mean square.
 #: Rounding grows with the element: the largest of 1e8 normal values is 6 times the mean, and with
@@ -38,11 +43,11 @@ WORST_ELEMENT = 20.0
 
 def error_bound(shape: KernelShape) -> float:
     """The largest relative error that is still rounding."""
-    return SHRINK_BOUND if shape.op is LoraOp.SHRINK else EXPAND_BOUNDS[shape.dtype]
+    return SHRINK_BOUND if shape.op is LoraOp.SHRINK else ROUNDED_BOUNDS[shape.dtype]
 
 
 def reference(inputs: Inputs, weight_set: int) -> torch.Tensor:
-    """What the kernel adds to each token, in float64 from the very tensors that it reads.
+    """What the kernel adds to each row, in float64 from the very tensors that it reads.
 
     Rows of tokens without a LoRA are zero. Memory beyond the result stays near 2 GiB whatever the
     shape.
@@ -52,37 +57,63 @@ def reference(inputs: Inputs, weight_set: int) -> torch.Tensor:
         weight_set: Which of the rotating weight sets.
 
     Returns:
-        shrink: (num_slices, m, rank); expand: (m, sum of slice_sizes), without what it is added to.
+        Of the size of ``out``, without what it is added to: shrink: (num_slices, rows, rank);
+        expand: (rows, sum of the slices' n).
     """
     result = torch.zeros_like(inputs.out, dtype=torch.float64)
-    mapping = inputs.tokens.token_lora_mapping
-    for lora in torch.unique(mapping).tolist():
-        if lora != NO_LORA:
-            rows = (mapping == lora).nonzero().squeeze(1)  # (tokens of the adapter,)
-            _multiply(inputs, inputs.weight_sets[weight_set], lora, rows, result)
+    for matrix, rows in _rows_by_matrix(inputs):
+        _multiply(inputs, inputs.weight_sets[weight_set], matrix, rows, result)
     return result
+
+
+def _rows_by_matrix(inputs: Inputs) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
+    """Where each matrix lies in the stacked weights, and the rows that it is multiplied with.
+
+    That is (adapter,), and in a mixture of experts (adapter, expert).
+    """
+    loras = inputs.row_loras.long()  # (rows,)
+    experts = 1
+    keys = loras
+    if inputs.moe is not None:
+        experts = inputs.shape.num_experts
+        keys = loras * experts + inputs.moe.routing.topk_ids.view(-1)  # (rows,)
+    used = (loras != NO_LORA).nonzero().squeeze(1)  # (used rows,)
+    ordered, order = keys[used].sort(stable=True)  # (used rows,) each
+    found, counts = torch.unique_consecutive(ordered, return_counts=True)  # (matrices,) each
+    lots = torch.split(used[order], counts.tolist())
+    for key, rows in zip(found.tolist(), lots, strict=True):
+        lora, expert = divmod(key, experts)
+        yield ((lora, expert) if inputs.moe else (lora,)), rows
 
 
 def _multiply(
     inputs: Inputs,
     weights: tuple[torch.Tensor, ...],
-    lora: int,
+    matrix: tuple[int, ...],
     rows: torch.Tensor,
     result: torch.Tensor,
 ) -> None:
-    """Write one adapter's rows of ``result``, a bounded number of them at a time."""
-    start = 0
+    """Write one matrix's rows of ``result``, a bounded number of them at a time."""
+    shape, start = inputs.shape, 0
     for slice_id, weight in enumerate(weights):
-        lora_weight = weight[lora].double()  # (n, k)
-        columns = slice(start, start + weight.shape[1])
+        one = weight[matrix].double()  # (n, k)
+        columns = slice(start, start + one.shape[0])
         start = columns.stop
-        for some in torch.split(rows, max(1, CHUNK_ELEMENTS // max(lora_weight.shape))):
-            if inputs.shape.op is LoraOp.SHRINK:
-                product = inputs.x[some].double() @ lora_weight.T  # (rows, rank)
+        for some in torch.split(rows, max(1, CHUNK_ELEMENTS // max(one.shape))):
+            if is_shrink(shape.op):
+                read = some // shape.top_k if shape.op is LoraOp.W13_SHRINK else some
+                product = inputs.x[read].double() @ one.T  # (rows, rank)
                 result[slice_id, some] = product * inputs.scaling
             else:
-                product = inputs.x[slice_id, some].double() @ lora_weight.T  # (rows, n)
-                result[some, columns] = product
+                product = inputs.x[slice_id, some].double() @ one.T  # (rows, n)
+                result[some, columns] = product * _routed_weights(inputs, some)
+
+
+def _routed_weights(inputs: Inputs, rows: torch.Tensor) -> torch.Tensor | float:
+    """What w2's expand multiplies each row by: (rows, 1); 1 for the other ops."""
+    if inputs.moe is None or inputs.shape.op is not LoraOp.W2_EXPAND:
+        return 1.0
+    return inputs.moe.routing.topk_weights.view(-1)[rows].double()[:, None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,9 +124,9 @@ class Expected:
         start: What the output holds before the launch, in its dtype. NaN wherever the kernel has to
             write without reading; random values where it adds, and where it must not write.
         values: float64, what it must hold afterwards.
-        norm: Euclidean norm of ``values`` over tokens with a LoRA.
+        norm: Euclidean norm of ``values`` over rows of tokens with a LoRA.
         root_mean_square: The same, per element.
-        idle_rows: Tokens without a LoRA.
+        idle_rows: Rows of tokens without a LoRA.
         bound: The largest relative error that is still rounding.
     """
 
@@ -130,10 +161,11 @@ def expect(inputs: Inputs, *, weight_set: int = 0, seed: int = 0) -> Expected:
         seed: Of the values that the output holds before.
     """
     values = reference(inputs, weight_set)
-    idle_rows = (inputs.tokens.token_lora_mapping == NO_LORA).nonzero().squeeze(1)  # (idle tokens,)
-    used = values.numel() // inputs.shape.num_tokens * (inputs.shape.num_tokens - len(idle_rows))
+    row_loras = inputs.row_loras
+    idle_rows = (row_loras == NO_LORA).nonzero().squeeze(1)  # (idle rows,)
+    used = values.numel() // len(row_loras) * (len(row_loras) - len(idle_rows))
     start = torch.full_like(inputs.out, math.nan)
-    if inputs.shape.op is LoraOp.EXPAND:
+    if not is_shrink(inputs.shape.op):
         _prepare_expand(inputs, start, values, idle_rows, seed)
     squares = _squared_norm(values)
     if len(idle_rows):
@@ -154,7 +186,7 @@ def _prepare_expand(
 ) -> None:
     """Put random values where the kernel adds to the output, and where it must not write."""
     generator = torch.Generator(start.device).manual_seed(seed)
-    if inputs.shape.add_inputs:
+    if adds_to_output(inputs.shape):
         start.normal_(generator=generator)
         values += start
         return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import triton
 import triton.language as tl
 
-from autotune.kernels.tiles import multiply_along_k, tile_columns, tile_rows
+from autotune.kernels.tiles import multiply_along_k, tile_columns, tile_in_groups, tile_rows
 
 if TYPE_CHECKING:
     from autotune.kernels.inputs import Inputs, Operands
@@ -54,13 +54,7 @@ def shrink_kernel(  # noqa: PLR0913, PLR0917 - a kernel takes every pointer, siz
     program = tl.program_id(axis=0)
     k_part = program % split_k
     tile = program // split_k
-
-    # Tiles run down group_size_m rows before the next column: their weights stay in cache.
-    tiles_in_group = group_size_m * n_tiles
-    first_m_tile = tile // tiles_in_group * group_size_m
-    rows_in_group = min(m_tiles - first_m_tile, group_size_m)
-    m_tile = first_m_tile + tile % tiles_in_group % rows_in_group
-    n_tile = tile % tiles_in_group // rows_in_group
+    m_tile, n_tile = tile_in_groups(tile, m_tiles, n_tiles, group_size_m)
 
     slice_id = tl.program_id(axis=1)
     lora_slot = tl.program_id(axis=2)

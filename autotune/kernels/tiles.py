@@ -1,4 +1,4 @@
-"""What both Triton kernels do alike: find the rows of a tile, and multiply along k.
+"""What the Triton kernels do alike: order tiles, find their rows, and multiply along k.
 
 Functions of the kernels, not of the host. They touch no scheduling of their own, so that a
 configuration means the same work here as in vLLM's kernels.
@@ -8,6 +8,21 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # triton ships no types
+def tile_in_groups(
+    tile: tl.tensor, m_tiles: tl.tensor, n_tiles: tl.tensor, group_size_m: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """Row and column of a tile, the tiles in groups of ``group_size_m`` rows.
+
+    They run down the rows of a group before the next column: their weights stay in cache.
+    """
+    tiles_in_group = group_size_m * n_tiles
+    first_m_tile = tile // tiles_in_group * group_size_m
+    rows_in_group = min(m_tiles - first_m_tile, group_size_m)
+    m_tile = first_m_tile + tile % tiles_in_group % rows_in_group
+    return m_tile, tile % tiles_in_group // rows_in_group
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton ships no types
@@ -73,6 +88,41 @@ def multiply_along_k(  # noqa: PLR0913, PLR0917 - Triton has no records to group
             b_block = tl.load(b, mask=inside[:, None], other=0.0)
             a_block = tl.load(a, mask=inside[None, :], other=0.0).to(b.dtype.element_ty)
             accumulator += tl.dot(a_block, b_block)
+        a += step_k * a_stride_k
+        b += step_k * b_stride_k
+    return accumulator
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # triton ships no types
+def multiply_masked_along_k(  # noqa: PLR0913, PLR0917 - Triton has no records to group operands in
+    a: tl.tensor,
+    b: tl.tensor,
+    rows_inside: tl.tensor,
+    columns_inside: tl.tensor,
+    a_stride_k: tl.tensor,
+    b_stride_k: tl.tensor,
+    k: tl.tensor,
+    first_k: tl.tensor,
+    block_m: tl.constexpr,
+    block_n: tl.constexpr,
+    block_k: tl.constexpr,
+    split_k: tl.constexpr,
+) -> tl.tensor:
+    """As ``multiply_along_k``, with every block masked in all directions, as vLLM's MoE ops do.
+
+    ``rows_inside`` (block_m,) and ``columns_inside`` (block_n,) say what of ``a`` and ``b`` may be
+    read; the rest counts as 0. The weights are cached at all levels. Both have one type.
+    """
+    accumulator = tl.zeros((block_m, block_n), dtype=tl.float32)
+    step_k: tl.constexpr = block_k * split_k
+    depth = first_k + tl.arange(0, block_k)
+    for step in range(tl.cdiv(k, step_k)):
+        inside = depth < k - step * step_k
+        b_block = tl.load(
+            b, mask=inside[:, None] & columns_inside[None, :], other=0.0, cache_modifier=".ca"
+        )
+        a_block = tl.load(a, mask=rows_inside[:, None] & inside[None, :], other=0.0)
+        accumulator += tl.dot(a_block, b_block)
         a += step_k * a_stride_k
         b += step_k * b_stride_k
     return accumulator

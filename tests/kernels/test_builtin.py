@@ -15,12 +15,20 @@ from triton.compiler.compiler import make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from autotune.errors import InputError
-from autotune.kernels import expand, provider, shrink
+from autotune.kernels import expand, fused_moe, provider, shrink
 from autotune.kernels.builtin import BuiltinProvider
 from autotune.kernels.inputs import make_inputs, operands_without_tensors
+from autotune.kernels.moe_inputs import moe_operands_without_tensors
 from autotune.ops import LoraOp
 from autotune.space import as_launched
-from tests.kernels.cases import expand_shape, make_config, shrink_shape
+from tests.kernels.cases import (
+    MOE_OPS,
+    expand_shape,
+    make_config,
+    moe_shape,
+    naive_changes,
+    shrink_shape,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,10 +56,32 @@ for shape in (
 print(json.dumps(answers))
 """
 
+#: Compiles every MoE op for two targets, sorted and naive, and the default for a rank of 8.
+COMPILE_MOE = """
+import json
+from autotune.kernels import provider
+from tests.kernels.cases import MOE_OPS, make_config, moe_shape, naive_changes
+
+kernels, answers = provider("builtin"), []
+for op in MOE_OPS:
+    for changes in ({"hidden_size": 2048, "dtype": "bfloat16"}, naive_changes()):
+        shape = moe_shape(op, **changes)
+        naive = shape.num_tokens == 1
+        config = kernels.default(shape) if naive else make_config(op, split_k=2)
+        for capability in ((8, 0), (9, 0)):
+            compiled = kernels.compile(shape, config, capability)
+            answers.append([
+                op.value, capability[0], compiled.shared_memory_bytes,
+                compiled.registers, compiled.spills,
+            ])
+print(json.dumps(answers))
+"""
+
 
 def specialisation(kernel: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
     """What Triton's cache key is made of: types, constants, alignments and options."""
-    function = JITFunction(kernel.fn)
+    changing = fused_moe.CHANGING if kernel is fused_moe.fused_moe_kernel else ()
+    function = JITFunction(kernel.fn, do_not_specialize=changing)
     backend = make_backend(GPUTarget("cuda", 90, 32))
     bind = create_function_from_signature(function.signature, function.params, backend)
     _, specialised, options = bind(**arguments)
@@ -88,6 +118,59 @@ def test_expand_is_specialised_alike_with_tensors_and_without(num_tokens, slice_
     assert specialisation(expand.expand_kernel, with_tensors) == specialisation(
         expand.expand_kernel, without
     )
+
+
+@pytest.mark.parametrize("op", MOE_OPS, ids=lambda op: op.value)
+@pytest.mark.parametrize("changes", [{}, naive_changes(), {"hidden_size": 64, "rank": 1}])
+def test_moe_ops_are_specialised_alike_with_tensors_and_without(op, changes):
+    shape = moe_shape(op, **changes)
+    moe = make_inputs(shape, device="cpu", weight_sets=1, seed=0).moe
+    config = make_config(op, block_m=32)
+
+    assert moe is not None
+    with_tensors = fused_moe.arguments(shape, config, moe.operands[0], moe.alignment(32))
+    without = fused_moe.arguments(shape, config, *moe_operands_without_tensors(shape))
+
+    assert specialisation(fused_moe.fused_moe_kernel, with_tensors) == specialisation(
+        fused_moe.fused_moe_kernel, without
+    )
+
+
+def test_a_moe_kernel_is_the_same_for_batches_of_any_size():
+    """As vLLM's is: what changes with the batch is none of the compiler's business."""
+    keys = []
+    for num_tokens in (24, 25, 160):
+        shape = moe_shape(LoraOp.W13_EXPAND, num_tokens=num_tokens)
+        arguments = fused_moe.arguments(
+            shape, make_config(shape.op), *moe_operands_without_tensors(shape)
+        )
+        keys.append(specialisation(fused_moe.fused_moe_kernel, arguments))
+
+    assert keys.count(keys[0]) == 3
+
+
+@pytest.mark.parametrize("op", MOE_OPS, ids=lambda op: op.value)
+def test_the_numbers_in_a_moe_ops_arguments_are_the_strides_of_its_tensors(op):
+    inputs = make_inputs(moe_shape(op), device="cpu", weight_sets=1, seed=0)
+    assert inputs.moe is not None
+    alignment = inputs.moe.alignment(32)
+    assert alignment.sorted_token_ids is not None
+
+    arguments = fused_moe.arguments(
+        inputs.shape, make_config(op, block_m=32), inputs.moe.operands[0], alignment
+    )
+
+    assert inputs.x.stride()[-2:] == (arguments["x_stride_m"], arguments["x_stride_k"])
+    assert inputs.out.stride()[-2:] == (arguments["out_stride_m"], arguments["out_stride_n"])
+    names = ("lora", "expert", "n", "k")
+    strides = tuple(arguments[f"weights_stride_{name}"] for name in names)
+    assert strides == inputs.weight_sets[0][0].stride()
+    assert arguments["sorted_stride_lora"] == alignment.sorted_token_ids.stride(0)
+    assert arguments["experts_stride_lora"] == alignment.expert_ids.stride(0)
+    if inputs.x.ndim == 3:
+        assert arguments["x_stride_slice"] == inputs.x.stride(0)
+    else:
+        assert arguments["out_stride_slice"] == inputs.out.stride(0)
 
 
 @pytest.mark.parametrize("make_shape", [shrink_shape, expand_shape])
@@ -156,14 +239,12 @@ def test_an_unknown_provider_is_refused_with_the_choices():
         provider("cutlass")
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """What compiling without a GPU answers, and how many kernels it left in the cache."""
-    cache = tmp_path_factory.mktemp("triton")
+def run_without_a_gpu(script: str, cache: Path) -> Any:
+    """What a script answers that compiles in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(cache), "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(  # noqa: S603 - the script above
-        [sys.executable, "-c", COMPILE],
+    run = subprocess.run(  # noqa: S603 - one of the scripts above
+        [sys.executable, "-c", script],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -172,7 +253,24 @@ def compiled(tmp_path_factory):
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout), len(list(cache.rglob("*.cubin")))
+    return json.loads(run.stdout)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """What compiling without a GPU answers, and how many kernels it left in the cache."""
+    cache = tmp_path_factory.mktemp("triton")
+    answers = run_without_a_gpu(COMPILE, cache)
+    return answers, len(list(cache.rglob("*.cubin")))
+
+
+def test_every_moe_op_compiles_for_ampere_and_hopper_without_a_gpu(tmp_path):
+    answers = run_without_a_gpu(COMPILE_MOE, tmp_path)
+
+    assert len(answers) == 16
+    for _, _, shared_memory_bytes, registers, _ in answers:
+        assert 0 < shared_memory_bytes < 48 * 1024
+        assert 0 < registers <= 255
 
 
 def test_a_process_without_a_gpu_compiles_for_ampere_and_hopper(compiled):

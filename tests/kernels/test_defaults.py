@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from autotune.kernels.defaults import default_config
-from tests.kernels.cases import expand_shape, shrink_shape
+from autotune.ops import LoraOp
+from tests.kernels.cases import expand_shape, moe_shape, shrink_shape
 
 
 @pytest.mark.parametrize(
@@ -33,4 +34,32 @@ def test_expand_takes_narrower_tiles_for_several_slices(slice_sizes, block_n):
         "num_warps": 4,
         "num_stages": 2,
         "num_ctas": 1,
+    }
+
+
+@pytest.mark.parametrize("op", [LoraOp.W13_SHRINK, LoraOp.W2_SHRINK])
+@pytest.mark.parametrize(("rank", "block_n"), [(8, 8), (16, 16), (64, 64), (256, 64)])
+def test_moe_shrinks_take_no_more_columns_than_the_rank(op, rank, block_n):
+    assert default_config(moe_shape(op, rank=rank)).as_dict() == {
+        "block_m": 64,
+        "block_n": block_n,
+        "block_k": 32,
+        "split_k": 1,
+        "group_size_m": 8,
+        "num_warps": 4,
+        "num_stages": 3,
+    }
+
+
+@pytest.mark.parametrize("op", [LoraOp.W13_EXPAND, LoraOp.W2_EXPAND])
+@pytest.mark.parametrize(("rank", "block_k"), [(8, 16), (16, 16), (32, 32), (256, 32)])
+def test_moe_expands_take_no_more_depth_than_the_rank(op, rank, block_k):
+    assert default_config(moe_shape(op, rank=rank)).as_dict() == {
+        "block_m": 64,
+        "block_n": 64,
+        "block_k": block_k,
+        "split_k": 1,
+        "group_size_m": 8,
+        "num_warps": 4,
+        "num_stages": 3,
     }

@@ -1,0 +1,149 @@
+"""How vLLM's modules are reached, and made to run up to a launch where there is no device."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from triton.runtime.jit import KernelInterface
+
+from autotune.errors import KernelsUnusable
+
+#: Where vLLM's LoRA kernels are.
+PACKAGE = "vllm.lora.ops.triton_ops"
+
+#: Stands in for a kernel: is given the grid, the positional and the named arguments of a launch.
+Launcher = Callable[[tuple[int, ...], tuple[Any, ...], dict[str, Any]], None]
+
+
+def import_vllm() -> str:
+    """Import the installed vLLM; its release.
+
+    Raises:
+        KernelsUnusable: There is none, or it cannot be imported.
+    """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it tells of every default it takes
+    try:
+        vllm = importlib.import_module("vllm")
+        version: str = vllm.__version__
+    except ImportError as error:
+        raise KernelsUnusable(
+            f"cannot import vLLM ({error}); install it here, or take --kernels builtin"
+        ) from error
+    return version
+
+
+def part(name: str) -> ModuleType:
+    """A module of vLLM's kernels.
+
+    Raises:
+        KernelsUnusable: It cannot be imported.
+    """
+    try:
+        return importlib.import_module(f"{PACKAGE}.{name}")
+    except ImportError as error:
+        raise unknown(str(error)) from error
+
+
+def attribute(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - whatever vLLM has there
+    """What a module of vLLM's has under a name.
+
+    Raises:
+        KernelsUnusable: There is nothing.
+    """
+    if not hasattr(module, name):
+        raise unknown(f"{module.__name__} has no {name}")
+    return getattr(module, name)
+
+
+def triton_kernel(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - triton ships no types
+    """A Triton kernel of vLLM's.
+
+    Raises:
+        KernelsUnusable: There is none, or vLLM has replaced it since it takes Triton for absent.
+    """
+    kernel = attribute(module, name)
+    if not isinstance(kernel, KernelInterface):
+        raise unknown(f"it has turned Triton off, {name} is no Triton kernel")
+    return kernel
+
+
+def known_parameters(function: Callable[..., object], known: Sequence[str]) -> tuple[str, ...]:
+    """The names of a function's parameters.
+
+    Raises:
+        KernelsUnusable: One of them is not among the known ones.
+    """
+    taken = tuple(inspect.signature(function).parameters)
+    strange = [name for name in taken if name not in known]
+    if strange:
+        raise unknown(f"{function.__name__} takes {', '.join(strange)}")
+    return taken
+
+
+def unknown(what: str) -> KernelsUnusable:
+    """The error for a release that is not as those that are known."""
+    version = importlib.import_module("vllm").__version__
+    return KernelsUnusable(
+        f"cannot drive the kernels of vLLM {version}: {what}; 0.11.1 to 0.33.0 are known to work, "
+        "and --kernels builtin needs none"
+    )
+
+
+@contextmanager
+def replaced(module: ModuleType, **stand_ins: object) -> Iterator[None]:
+    """Attributes of a module, replaced for a while."""
+    kept = {name: getattr(module, name) for name in stand_ins}
+    vars(module).update(stand_ins)
+    try:
+        yield
+    finally:
+        vars(module).update(kept)
+
+
+class KernelStandIn:
+    """Stands where a wrapper finds its kernel: ``kernel[grid](...)`` goes to the launcher."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:  # noqa: ANN401 - a tuple or a function
+        def launch(*arguments: Any, **named: Any) -> None:  # noqa: ANN401 - what vLLM passes
+            blocks = grid(named) if callable(grid) else grid
+            self._launcher(tuple(blocks), arguments, named)
+
+        return launch
+
+
+class TargetPlatform:
+    """What vLLM's wrappers ask the platform, answered for a device that need not be here."""
+
+    def __init__(self, capability: tuple[int, int]) -> None:
+        self._number = _as_number(capability)
+
+    def is_cuda(self) -> bool:
+        """It is."""
+        return True
+
+    def is_device_capability(self, capability: int | tuple[int, int]) -> bool:
+        """Whether it has exactly this compute capability, such as 90 or ``(9, 0)``."""
+        return self._number == _as_number(capability)
+
+    def has_device_capability(self, capability: int | tuple[int, int]) -> bool:
+        """Whether it has at least this compute capability."""
+        return self._number >= _as_number(capability)
+
+
+def _as_number(capability: int | tuple[int, int]) -> int:
+    return capability if isinstance(capability, int) else 10 * capability[0] + capability[1]
+
+
+def table_without_memory(data: Sequence[int], dtype: torch.dtype, **_: object) -> torch.Tensor:
+    """In place of vLLM's copy of a list to the device."""
+    return torch.empty(len(data), dtype=dtype, device="meta")  # (num_slices,)

@@ -1,0 +1,166 @@
+"""The builtin MoE kernel on a real GPU."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from autotune.kernels import provider
+from autotune.kernels.defaults import default_config
+from autotune.kernels.inputs import make_inputs
+from autotune.kernels.reference import Check, check_result, error_bound, expect
+from autotune.ops import LoraOp
+from autotune.shapes import KernelShape
+from autotune.space import KernelConfig, assigns_naively
+from tests.gpu.test_kernels import COMPILE, LAUNCH, cached_kernels, run_script
+
+pytestmark = pytest.mark.gpu
+
+OPS = tuple(op for op in LoraOp if op.is_moe)
+
+#: What the layers have in common, where a case says nothing else.
+USUAL = {"num_experts": 16, "top_k": 2, "max_loras": 3, "hidden_size": 1024}
+
+#: Per case: what the layer has, and what the configuration has beside vLLM's default.
+LAYERS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
+    "one token": ({"num_tokens": 1, "rank": 16}, {}),
+    "one token, many experts": ({"num_tokens": 1, "num_experts": 64, "top_k": 8}, {"block_m": 16}),
+    "decode": ({"num_tokens": 16, "num_experts": 128, "top_k": 8}, {"block_m": 16}),
+    "naive decode": ({"num_tokens": 8, "num_experts": 64, "max_loras": 4}, {"block_m": 16}),
+    "fully sharded": ({"num_tokens": 1, "num_experts": 64, "fully_sharded": True}, {}),
+    "prefill": ({"num_tokens": 1000, "num_experts": 8, "rank": 64}, {}),
+    "Zipf": ({"num_tokens": 500, "num_experts": 32, "routing": "zipf"}, {"block_m": 32}),
+    "two experts of many": ({"num_tokens": 200, "num_experts": 64, "routing": "hit=2"}, {}),
+    "rank 8": ({"num_tokens": 50, "rank": 8}, {"block_m": 16, "block_n": 16}),
+    "rank 128": ({"num_tokens": 50, "rank": 128}, {"block_k": 64, "block_n": 128}),
+    "rank 256": ({"num_tokens": 50, "rank": 256}, {"block_k": 128, "num_stages": 2}),
+    "naive rank 256": ({"num_tokens": 2, "num_experts": 64, "rank": 256}, {"block_m": 16}),
+    "odd sizes": ({"num_tokens": 33, "hidden_size": 1001, "intermediate_size": 333}, {}),
+    "large blocks": ({"num_tokens": 600, "num_experts": 4}, {"block_m": 128, "num_warps": 8}),
+    "many stages": ({"num_tokens": 64, "rank": 256}, {"block_m": 16, "num_stages": 5}),
+    "no grouping": ({"num_tokens": 300, "rank": 64}, {"group_size_m": 1, "block_n": 16}),
+}
+
+each_op = pytest.mark.parametrize("op", OPS, ids=lambda op: op.value)
+each_layer = pytest.mark.parametrize("name", LAYERS)
+each_dtype = pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+
+
+def shape_of(op: LoraOp, name: str = "prefill", **changes: Any) -> KernelShape:
+    table = {"op": op.value, "rank": 32, "intermediate_size": 384, **USUAL, **LAYERS[name][0]}
+    return KernelShape.from_mapping(table | changes)
+
+
+def config_of(shape: KernelShape, changes: dict[str, int]) -> KernelConfig:
+    return KernelConfig.from_mapping(shape.op, default_config(shape).as_dict() | changes)
+
+
+def with_idle_tokens(shape: KernelShape) -> torch.Tensor:
+    """Adapters in turn, every fifth token without one, and one adapter without a token."""
+    tokens = torch.arange(shape.num_tokens)
+    return torch.where(tokens % 5 == 4, -1, tokens % (shape.max_loras - 1))
+
+
+def check(shape: KernelShape, config: KernelConfig, mapping: torch.Tensor | None = None) -> Check:
+    inputs = make_inputs(shape, device="cuda", weight_sets=2, seed=11, token_lora_mapping=mapping)
+    kernels, expected = provider("builtin"), expect(inputs, weight_set=1)
+    kernels.launch(inputs, config, 0)
+    return check_result(lambda: kernels.launch(inputs, config, 1), inputs, expected)
+
+
+@each_dtype
+@each_layer
+@each_op
+def test_every_op_of_a_layer_is_right(op, name, dtype):
+    shape = shape_of(op, name, dtype=dtype)
+    config = config_of(shape, LAYERS[name][1])
+
+    assert check(shape, config).problem == ""
+    assert check(shape, config, with_idle_tokens(shape)).problem == ""
+
+
+@each_layer
+def test_the_cases_are_what_they_are_called(name):
+    assert assigns_naively(shape_of(LoraOp.W2_SHRINK, name)) == (
+        name in {"one token, many experts", "naive decode", "naive rank 256", "one token"}
+    )
+
+
+@each_dtype
+@pytest.mark.parametrize("split_k", [2, 16])
+@pytest.mark.parametrize("op", [LoraOp.W13_SHRINK, LoraOp.W2_SHRINK])
+def test_the_parts_of_a_split_are_added_up(op, split_k, dtype):
+    shape = shape_of(op, dtype=dtype, intermediate_size=1024)
+
+    assert check(shape, config_of(shape, {"split_k": split_k})).problem == ""
+
+
+@pytest.mark.parametrize("op", [LoraOp.W13_SHRINK, LoraOp.W13_EXPAND])
+def test_w13_may_be_one_slice(op):
+    shape = shape_of(op, num_slices=1)
+
+    assert check(shape, default_config(shape)).problem == ""
+
+
+@each_dtype
+@each_op
+def test_the_error_of_a_right_kernel_lies_well_below_its_bound(op, dtype):
+    shape = shape_of(op, dtype=dtype)
+
+    error = check(shape, default_config(shape)).relative_error
+
+    assert 0 < error < error_bound(shape) / 3
+
+
+def test_addresses_beyond_32_bits_are_right():
+    """5.4 GB of weights in one slice, and tokens of the last adapter."""
+    sizes: dict[str, Any] = {"num_experts": 128, "rank": 256, "hidden_size": 8192, "max_loras": 10}
+    shape = shape_of(LoraOp.W13_SHRINK, num_tokens=64, num_slices=1, **sizes)
+    inputs = make_inputs(
+        shape,
+        device="cuda",
+        weight_sets=1,
+        seed=0,
+        token_lora_mapping=torch.full((64,), 9),
+    )
+    config, kernels = default_config(shape), provider("builtin")
+
+    assert inputs.weight_sets[0][0].numel() // 10 * 9 > 2**31
+    check = check_result(lambda: kernels.launch(inputs, config, 0), inputs, expect(inputs))
+    assert check.problem == ""
+
+
+@each_op
+@pytest.mark.parametrize("name", ["decode", "naive decode"])
+def test_launches_captured_in_a_graph_replay_right(op, name):
+    shape = shape_of(op, name)
+    config, kernels = default_config(shape), provider("builtin")
+    inputs = make_inputs(shape, device="cuda", weight_sets=1, seed=0)
+    kernels.launch(inputs, config, 0)  # loads the kernel and aligns, which a capture cannot
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kernels.launch(inputs, config, 0)
+
+    assert check_result(graph.replay, inputs, expect(inputs)).problem == ""
+
+
+def test_a_launch_finds_what_a_process_without_a_gpu_has_compiled(tmp_path):
+    shapes = [shape_of(op, name) for op in OPS for name in ("prefill", "naive decode")]
+    message = json.dumps(
+        (
+            "builtin",
+            [(shape.as_dict(), default_config(shape).as_dict()) for shape in shapes],
+            torch.cuda.get_device_capability(),
+        )
+    )
+
+    run_script(COMPILE, message, tmp_path, CUDA_VISIBLE_DEVICES="")
+    compiled = cached_kernels(tmp_path)
+    run_script(LAUNCH, message, tmp_path)
+
+    assert len(compiled) == len(shapes)
+    assert cached_kernels(tmp_path) == compiled
