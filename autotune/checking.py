@@ -8,15 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from autotune.bypass import NEWEST_RELEASE
 from autotune.environment import Device, describe_device, has_gpu
 from autotune.export.check import KINDS_OF_CHOICE, check_folder
 from autotune.export.findings import Report
 from autotune.export.names import prefixes_in, provenance_prefixes
 from autotune.export.provenance import read_environment
 from autotune.shapes import KernelShape
-
-#: The newest vLLM whose sources were read.
-NEWEST_RELEASE = "0.33.0"
 
 
 def check(folder: Path, asked: Mapping[str | None, Sequence[KernelShape]]) -> Report:

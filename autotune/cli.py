@@ -100,7 +100,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     """Tune every shape, and write the files that vLLM loads."""
     from autotune.environment import has_gpu
     from autotune.runners import gpu_runner, replay_runner
-    from autotune.tuning import tune
+    from autotune.tuning import notes, to_export, tune
 
     if replay and kernels:
         raise typer.BadParameter("--kernels contradicts --replay, whose kernels were recorded")
@@ -126,10 +126,12 @@ def run(  # noqa: PLR0913 - one parameter a flag
                 "with autotune; what is exported is for that GPU."
             )
         with recorded or gpu_runner(plan.kernels, err.print) as runner, _kept(plan.storage):
-            tuned = tune(plan, runner, _say_tuned, record=record)
             environment = runner.environment
+            for line in notes(plan.shapes, environment):
+                out.print(line)
+            tuned = tune(plan, runner, _say_tuned, record=record)
         _print_tuned(tuned, plan)
-        selections = [result.selection for result in tuned if result.selection]
+        selections = to_export(tuned, plan.storage, environment)
         _export([(environment, selections)], plan.output, merge=merge)
 
 
@@ -426,9 +428,11 @@ def _print_findings(report: Report) -> None:
 
 
 def _print_tuned(tuned: Sequence[Tuned], plan: StudyPlan) -> None:
-    from autotune.report.tables import tuned_table
+    from autotune.report.tables import layer_lines, tuned_table
 
     out.print()
     rows = [(result.shape, result.selection, result.outcomes) for result in tuned]
     out.print(tuned_table(rows, plan.layers))
+    for line in layer_lines(result.selection for result in tuned):
+        out.print(line)
     out.print()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from autotune.errors import InputError
-from autotune.ops import DENSE_OPS, LoraOp
+from autotune.ops import LoraOp
 from autotune.studyfile import KERNELS, SAMPLERS, parse_duration
 
 
@@ -59,7 +59,7 @@ def _choice(choices: Sequence[str]) -> Callable[[str], str]:
 
 
 def _op(text: str) -> LoraOp:
-    names = [op.value for op in DENSE_OPS]
+    names = [op.value for op in LoraOp]
     if text not in names:
         raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, names))}")
     return LoraOp(text)
@@ -90,8 +90,8 @@ Op = Annotated[
     list[LoraOp] | None,
     typer.Option(
         parser=_op,
-        metavar="|".join(op.value for op in DENSE_OPS),
-        help="Only this op; may be repeated.",
+        metavar="OP",
+        help="Only this op, such as shrink; may be repeated.",
     ),
 ]
 Kernels = Annotated[

@@ -131,6 +131,9 @@ class LoraOp(str, Enum):
 #: The ops of ordinary linear layers.
 DENSE_OPS = (LoraOp.SHRINK, LoraOp.EXPAND)
 
+#: The ops of a mixture of experts, in the order in which a layer launches them.
+MOE_OPS = tuple(op for op in LoraOp if op.is_moe)
+
 
 def gpu_file_prefix(gpu: str) -> str:
     """The GPU's name as vLLM spells it in file names: spaces and hyphens become underscores."""

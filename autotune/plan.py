@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import ShapeError, StudyFileError
-from autotune.ops import DENSE_OPS, LoraOp
+from autotune.ops import LoraOp
 from autotune.shapes import KernelShape
 from autotune.studyfile import (
     TABLES,
@@ -94,7 +94,7 @@ class StudyPlan:
             lora={},
             tokens=(),
             shape_tables={n: shape.as_dict() for n, shape in enumerate(shapes, start=1)},
-            axes={op: {} for op in DENSE_OPS},
+            axes={op: {} for op in LoraOp},
         )
 
     @classmethod

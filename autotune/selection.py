@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from autotune.measure import DeviceState
+from autotune.ops import LoraOp
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
 
@@ -52,12 +53,72 @@ class Ratio:
             value=float(np.exp(np.median(logs))), low=float(np.exp(low)), high=float(np.exp(high))
         )
 
+    @classmethod
+    def of_sums(cls, pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Ratio:
+        """Compare the sums of the latencies of several ops that run one after the other.
+
+        The ratio of the sums of the medians, with a percentile bootstrap of it that resamples every
+        op by itself: an op's two sides were taken side by side, those of two ops were not.
+
+        Args:
+            pairs: Per op the samples of the default and, as many, those of the configuration.
+        """
+        random = np.random.default_rng(0)
+        default_us, config_us = np.zeros(_RESAMPLES), np.zeros(_RESAMPLES)
+        for default, config in pairs:
+            picks = random.integers(len(default), size=(_RESAMPLES, len(default)))
+            default_us += np.median(np.asarray(default)[picks], axis=1)  # (resamples,)
+            config_us += np.median(np.asarray(config)[picks], axis=1)  # (resamples,)
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.quantile(default_us / config_us, [tail, 1 - tail])
+        defaults, configs = (sum(map(statistics.median, side)) for side in zip(*pairs, strict=True))
+        return cls(value=float(defaults / configs), low=float(low), high=float(high))
+
     @property
     def verdict(self) -> str:
         """``faster`` or ``slower`` than the default where that is certain, else ``same``."""
         if self.low > 1:
             return "faster"
         return "slower" if self.high < 1 else "same"
+
+
+#: The ratio of the default to itself.
+SAME = Ratio(value=1.0, low=1.0, high=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerChoice:
+    """Why the configurations of a MoE layer's ops have the ``block_m`` that they have.
+
+    Attributes:
+        block_m: What was chosen for all of them.
+        ops: Those whose latencies were summed; the others' were not at hand.
+        ratio: The sum of their defaults over the sum of what was chosen; None where a default does
+            not run.
+    """
+
+    block_m: int
+    ops: tuple[LoraOp, ...]
+    ratio: Ratio | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The choice as JSON-ready values; ``from_mapping`` reads it back."""
+        ratio = self.ratio
+        return {
+            "block_m": self.block_m,
+            "ops": [op.value for op in self.ops],
+            "ratio": ratio and [ratio.value, ratio.low, ratio.high],
+        }
+
+    @classmethod
+    def from_mapping(cls, table: Mapping[str, Any]) -> LayerChoice:
+        """Read back what ``as_dict`` wrote."""
+        ratio = table["ratio"]
+        return cls(
+            block_m=table["block_m"],
+            ops=tuple(map(LoraOp, table["ops"])),
+            ratio=ratio and Ratio(value=ratio[0], low=ratio[1], high=ratio[2]),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +131,13 @@ class Selection:
         default: vLLM's configuration.
         samples_us: Per finalist, the default among them if it runs, samples that were taken side by
             side, microseconds per launch.
-        ratio: Default over ``config``; None where the default does not run.
+        ratio: Default over ``config``; None where the default does not run. Below 1 only where a
+            MoE layer as a whole is faster with a ``block_m`` at which this op is slower.
         trials: Distinct configurations measured in the search.
         outcomes: How many of the configurations tried ended in which outcome.
         states: The device before, during and after the finalists were timed, where it says.
+        layer: MoE ops, once they were chosen together; a study keeps its own choice, and its
+            evidence, so that a layer can be chosen for anew.
     """
 
     shape: KernelShape
@@ -84,6 +148,7 @@ class Selection:
     trials: int
     outcomes: Mapping[str, int]
     states: tuple[DeviceState, ...] = ()
+    layer: LayerChoice | None = None
 
     @property
     def is_throttled(self) -> bool:
@@ -121,7 +186,7 @@ class Selection:
             "trials": self.trials,
             "outcomes": dict(self.outcomes),
             "states": [asdict(state) for state in self.states],
-        }
+        } | ({} if self.layer is None else {"layer": self.layer.as_dict()})
 
     @classmethod
     def from_mapping(cls, table: Mapping[str, Any]) -> Selection:
@@ -143,6 +208,7 @@ class Selection:
                 DeviceState(**state | {"throttle_reasons": tuple(state["throttle_reasons"])})
                 for state in table["states"]
             ),
+            layer=LayerChoice.from_mapping(table["layer"]) if "layer" in table else None,
         )
 
 
@@ -168,7 +234,7 @@ def select(
     ratio = Ratio.of(samples[default], samples[fastest])
     if ratio.verdict == "faster":
         return fastest, ratio
-    return default, Ratio(value=1.0, low=1.0, high=1.0)
+    return default, SAME
 
 
 def is_settled(default: KernelConfig, samples: Mapping[KernelConfig, Sequence[float]]) -> bool:
@@ -182,6 +248,18 @@ def is_settled(default: KernelConfig, samples: Mapping[KernelConfig, Sequence[fl
         return True
     ratio = Ratio.of(samples[default], samples[_fastest(samples)])
     return ratio.high - ratio.low < SETTLED_WIDTH * ratio.value
+
+
+def is_settled_at_every_block_m(
+    default: KernelConfig, samples: Mapping[KernelConfig, Sequence[float]]
+) -> bool:
+    """``is_settled`` for a MoE op: of every ``block_m``, since the layer may choose any."""
+    return all(
+        is_settled(
+            default, {c: s for c, s in samples.items() if c.block_m == block_m or c == default}
+        )
+        for block_m in {config.block_m for config in samples}
+    )
 
 
 def _fastest(samples: Mapping[KernelConfig, Sequence[float]]) -> KernelConfig:

@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from autotune.errors import InputError, SpaceError, StudyFileError
-from autotune.ops import DENSE_OPS, VLLM_RANKS, LoraOp
+from autotune.ops import VLLM_RANKS, LoraOp
 from autotune.shapes import DTYPE_BYTES, KernelShape
 from autotune.space import complete_axes, default_axes
 
@@ -173,8 +173,8 @@ def read_shape_tables(source: str, tables: object) -> dict[int, dict[str, Any]]:
 
 def read_space(place: str, table: dict[str, Any]) -> Axes:
     """The axes given for each op; ``place`` is the table's header without its bracket."""
-    check_keys(f"{place}]", table, [op.value for op in DENSE_OPS])
-    return {op: _read_axes(f"{place}.{op.value}]", op, table.get(op.value, {})) for op in DENSE_OPS}
+    check_keys(f"{place}]", table, [op.value for op in LoraOp])
+    return {op: _read_axes(f"{place}.{op.value}]", op, table.get(op.value, {})) for op in LoraOp}
 
 
 def _read_axes(place: str, op: LoraOp, table: object) -> dict[str, tuple[int, ...]]:

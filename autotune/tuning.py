@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autotune.bypass import NEWEST_RELEASE, reads_only_block_m
+from autotune.coupling import couple
 from autotune.environment import Environment
+from autotune.layers import MoeLayer, by_layer, missing_ops, names_of
 from autotune.measure import Runner
 from autotune.measure.recording import RecordingRunner, RecordingWriter
 from autotune.plan import StudyPlan
 from autotune.search import Budget, ShapeTuner, TrialMirror
 from autotune.selection import Selection
 from autotune.shapes import KernelShape
+from autotune.space import SearchSpace
 from autotune.store import Store
 
 
@@ -24,7 +28,8 @@ class Tuned:
 
     Attributes:
         shape: The shape.
-        selection: The configuration chosen; None where none works.
+        selection: The configuration chosen; None where none works. While a run is under way it is
+            the shape's own best; at the end that of the ``block_m`` of its MoE layer.
         trials: Distinct configurations measured, earlier runs included.
         outcomes: How many of them ended in which outcome.
     """
@@ -44,6 +49,9 @@ def tune(
 ) -> Sequence[Tuned]:
     """Tune every shape of a plan; each ends with its selection in the plan's database.
 
+    The ops of a MoE layer are chosen for together at the end, with those of the layer's ops that
+    earlier runs left in the database. There they keep their own choices, and the evidence.
+
     What is measured is kept at once: after an interruption the same call goes on where it stopped.
 
     Args:
@@ -58,7 +66,7 @@ def tune(
     if record is not None:
         with RecordingWriter(record, runner.environment) as writer:
             return tune(plan, RecordingRunner(runner, writer), progress)
-    spaces = [runner.space(shape, plan.axes[shape.op]) for shape in plan.shapes]
+    spaces = [_space(runner, shape, plan.axes[shape.op]) for shape in plan.shapes]
     end = None if plan.time_budget_s is None else time.monotonic() + plan.time_budget_s
     overrun_s = 0.0
     store = Store(plan.storage)
@@ -83,10 +91,91 @@ def tune(
                 )
             )
             progress(tuned[-1], number, len(spaces))
+        return _coupled(tuned, store, runner.environment)
     finally:
         mirror.close()
         store.close()
-    return tuned
+
+
+def release_of(environment: Environment) -> str:
+    """The vLLM whose behaviour is tuned for: that whose kernels are launched, else the newest."""
+    return environment.provider_version if environment.provider == "vllm" else NEWEST_RELEASE
+
+
+def notes(shapes: Sequence[KernelShape], environment: Environment) -> list[str]:
+    """What a user must know of MoE shapes before they are tuned, in a line each."""
+    release = release_of(environment)
+    lines = []
+    bypassed = [shape for shape in shapes if reads_only_block_m(shape, release)]
+    if bypassed:
+        ranks = ", ".join(map(str, sorted({shape.rank for shape in bypassed})))
+        lines.append(
+            f"Of MoE entries of rank {ranks} vLLM {release} reads only block_m where LoRAs are not "
+            f"fully sharded: for {len(bypassed)} of {len(shapes)} shapes that alone is tuned."
+        )
+    layers = by_layer(shapes, lambda shape: shape)
+    missing = {missing_ops(those) for those in layers.values()} - {()}
+    lines.extend(
+        f"Not among the shapes: {names_of(ops)} of a MoE layer whose other ops are. All four must "
+        "have one block_m: what the database or the folder does not give is taken as vLLM's "
+        "default, 64."
+        for ops in sorted(missing, key=names_of)
+    )
+    return lines
+
+
+def to_export(tuned: Sequence[Tuned], url: str, environment: Environment) -> list[Selection]:
+    """What a run's export writes: its selections, and those of ops that its MoE layers lack.
+
+    Args:
+        tuned: What came of the run.
+        url: The run's database, where earlier runs may have left those ops.
+        environment: Where they must have been measured.
+
+    Raises:
+        StorageError: The database cannot be used.
+    """
+    own = [result.selection for result in tuned if result.selection]
+    store = Store(url)
+    try:
+        return couple([*own, *_layer_mates(own, store, environment)])
+    finally:
+        store.close()
+
+
+def _space(runner: Runner, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
+    """The space to search: of a shape of which vLLM reads only ``block_m``, that axis alone."""
+    space = runner.space(shape, axes)
+    if not reads_only_block_m(shape, release_of(runner.environment)):
+        return space
+    default = space.default.as_dict()
+    fixed = {name: (value,) for name, value in default.items() if name != "block_m"}
+    return runner.space(shape, {"block_m": space.axes["block_m"], **fixed})
+
+
+def _coupled(tuned: Sequence[Tuned], store: Store, environment: Environment) -> Sequence[Tuned]:
+    """What came of the shapes, with one ``block_m`` for each MoE layer."""
+    own = [result.selection for result in tuned if result.selection]
+    coupled = couple([*own, *_layer_mates(own, store, environment)])
+    by_shape = {one.shape: one for one in coupled}
+    return [replace(result, selection=by_shape.get(result.shape)) for result in tuned]
+
+
+def _layer_mates(
+    selections: Sequence[Selection], store: Store, environment: Environment
+) -> list[Selection]:
+    """The stored selections of the ops that the selections' MoE layers lack."""
+    layers = by_layer(selections, lambda one: one.shape)
+    lacking = {layer: missing_ops(one.shape for one in those) for layer, those in layers.items()}
+    if not any(lacking.values()):
+        return []
+    return [
+        one
+        for measured_in, one in store.selections()
+        if measured_in == environment
+        and one.shape.op.is_moe
+        and one.shape.op in lacking.get(MoeLayer.of(one.shape), ())
+    ]
 
 
 def stored_selections(url: str) -> list[tuple[Environment, list[Selection]]]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autotune.ops import DENSE_OPS, VLLM_RANKS, LoraOp, gpu_file_prefix
+from autotune.ops import DENSE_OPS, MOE_OPS, VLLM_RANKS, LoraOp, gpu_file_prefix
 
 
 def test_spaces_and_hyphens_become_underscores_and_nothing_else_changes():
@@ -32,6 +32,16 @@ def test_each_op_has_the_file_that_vllm_opens(op, add_inputs, name):
 def test_the_first_key_counts_the_slot_for_no_lora_and_k_is_what_is_summed_over(op, key):
     asked = op.lookup_key(max_loras=8, num_slices=3, num_tokens=16, hidden_size=4096, rank=64)
     assert asked == key
+
+
+@pytest.mark.parametrize("op", MOE_OPS)
+def test_moe_ops_are_asked_for_with_max_loras_as_given_and_k_is_always_the_rank(op):
+    sizes = {"num_tokens": 16, "hidden_size": 2048, "rank": 64, "intermediate_size": 768}
+    assert op.lookup_key(max_loras=8, num_slices=2, **sizes) == (8, 2, 16, 64, 2048, 768)
+
+
+def test_the_moe_ops_come_in_the_order_of_their_launches():
+    assert MOE_OPS == (LoraOp.W13_SHRINK, LoraOp.W13_EXPAND, LoraOp.W2_SHRINK, LoraOp.W2_EXPAND)
 
 
 def test_an_entry_has_every_parameter_without_which_vllm_stops():

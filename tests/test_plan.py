@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from autotune.errors import InputError, StudyFileError
-from autotune.ops import DENSE_OPS, LoraOp
+from autotune.layers import by_layer
+from autotune.ops import MOE_OPS, LoraOp
 from autotune.plan import StudyPlan
 from autotune.studyfile import parse_duration
 
@@ -40,7 +41,7 @@ def test_a_short_file_takes_the_usual_values_for_the_rest(read):
 
     assert (plan.trials, plan.sampler, plan.time_budget_s, plan.seed) == (200, "tpe", None, 0)
     assert (plan.kernels, plan.storage, plan.output) == ("auto", "sqlite:///autotune.db", "tuned")
-    assert plan.axes == {op: {} for op in DENSE_OPS}
+    assert plan.axes == {op: {} for op in LoraOp}
 
 
 def test_a_shape_is_made_for_every_token_count(read):
@@ -69,7 +70,7 @@ def test_every_table_is_read(read):
 
     assert {(shape.active_loras, shape.dtype) for shape in plan.shapes} == {(2, "float16")}
     assert (plan.trials, plan.sampler, plan.time_budget_s, plan.seed) == (50, "random", 5400, 3)
-    assert plan.axes == {LoraOp.SHRINK: {"block_m": (16, 32)}, LoraOp.EXPAND: {}}
+    assert plan.axes == {op: {} for op in LoraOp} | {LoraOp.SHRINK: {"block_m": (16, 32)}}
     assert (plan.kernels, plan.storage, plan.output) == ("builtin", "sqlite:///x.db", "out")
 
 
@@ -127,6 +128,36 @@ def test_the_quick_start_study_lies_among_the_study_files_too():
     link = _FOLDER / "studies" / "quickstart.toml"
 
     assert StudyPlan.read(link).shapes == StudyPlan.quickstart().shapes
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "hidden_size", "w13", "w2", "experts"),
+    [
+        ("qwen3-30b-a3b", 256, 2048, (2, 768), (1, 768), (128, 8)),
+        ("mixtral-8x7b", 16, 4096, (2, 14336), (1, 14336), (8, 2)),
+        ("gpt-oss-20b", 16, 2880, (1, 5760), (1, 2880), (32, 4)),
+    ],
+)
+def test_the_moe_study_files_hold_the_four_ops_of_a_layer(
+    name, rank, hidden_size, w13, w2, experts
+):
+    shapes = StudyPlan.read(_FOLDER / "studies" / f"{name}.toml").shapes
+
+    assert [(s.op, s.num_tokens) for s in shapes] == [
+        (op, m) for op in MOE_OPS for m in (1, 16, 256, 2048)
+    ]
+    assert {(s.rank, s.hidden_size, s.max_loras) for s in shapes} == {(rank, hidden_size, 8)}
+    assert {(s.num_experts, s.top_k, s.routing) for s in shapes} == {(*experts, "uniform")}
+    for shape in shapes:
+        wanted = w13 if shape.op in MOE_OPS[:2] else w2
+        assert (shape.num_slices, shape.intermediate_size) == wanted
+    layers = by_layer(shapes, lambda shape: shape)
+    assert [len(those) for those in layers.values()] == [4] * 4
+
+
+def test_the_axes_of_a_moe_op_may_be_given(read):
+    plan = read(USUAL + "[search.space.fused_moe_lora_w2_shrink]\nblock_m = [32, 16]\n")
+    assert plan.axes[LoraOp.W2_SHRINK] == {"block_m": (16, 32)}
 
 
 # ------------------------------------------------------------------ what cannot be

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 
 from autotune.errors import ShapeError
-from autotune.ops import LoraOp
+from autotune.ops import MOE_OPS, LoraOp
 from autotune.shapes import KernelShape
 from tests.export.examples import shapes
+from tests.moe import moe_shape, sets_of_studies
 
 SHRINK = {"op": "shrink", "num_tokens": 16, "hidden_size": 4096, "rank": 16, "max_loras": 8}
 EXPAND = SHRINK | {"op": "expand"}
@@ -128,6 +129,67 @@ def test_a_batch_uses_no_more_loras_than_it_has_tokens():
     assert KernelShape.from_mapping(SHRINK | {"num_tokens": 30}).loras_with_tokens == 8
 
 
-def test_a_moe_op_is_refused_as_long_as_its_shapes_are_not_built():
-    with pytest.raises(ShapeError, match="MoE ops are not built yet: got fused_moe_lora_w2_shrink"):
-        KernelShape.from_mapping(SHRINK | {"op": "fused_moe_lora_w2_shrink"})
+# ------------------------------------------------------------------ MoE
+
+
+def test_w13_has_two_slices_and_w2_one_where_nothing_is_said():
+    slices = {op: moe_shape(op).num_slices for op in MOE_OPS}
+    assert list(slices.values()) == [2, 2, 1, 1]
+    shape = moe_shape(LoraOp.W2_SHRINK)
+    assert (shape.routing, shape.fully_sharded, shape.slice_sizes) == ("uniform", False, ())
+
+
+def test_all_four_ops_are_looked_up_under_the_rank_and_the_models_hidden_size():
+    assert [moe_shape(op, max_loras=4).lookup_key for op in MOE_OPS] == [
+        (4, 2, 16, 256, 2048, 768),
+        (4, 2, 16, 256, 2048, 768),
+        (4, 1, 16, 256, 2048, 768),
+        (4, 1, 16, 256, 2048, 768),
+    ]
+
+
+def test_a_moe_label_names_the_experts_and_what_is_not_at_its_default():
+    plain = moe_shape(LoraOp.W13_SHRINK)
+    assert plain.label == "m=16,k=256,n=2048,slices=2,max_loras=8,i=768,experts=128,top_k=8"
+    unusual = moe_shape(LoraOp.W13_SHRINK, routing="hit=8", fully_sharded=True)
+    assert unusual.label == plain.label + ",routing=hit=8,fully_sharded"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_experts": 0}, "num_experts must be 1 or more: got 0"),
+        ({"top_k": "8"}, "top_k must be a whole number: got '8'"),
+        ({"top_k": 129}, "top_k cannot exceed num_experts: got 129 of 128"),
+        ({"intermediate_size": None}, "intermediate_size must be a whole number: got nothing"),
+        ({"num_slices": 3}, "fused_moe_lora_w13_shrink has at most 2 slices: got 3"),
+        ({"routing": "even"}, "routing must be uniform, zipf or hit=N: got 'even'"),
+        ({"routing": 3}, "routing must be uniform, zipf or hit=N: got 3"),
+        ({"routing": "hit=7"}, r"routing must hit 8 \(top_k\) to 128 .* experts: got 'hit=7'"),
+        ({"routing": "hit=129"}, "experts: got 'hit=129'"),
+        ({"fully_sharded": "no"}, "fully_sharded must be true or false: got 'no'"),
+        ({"slice_sizes": [768]}, "takes num_slices, not slice_sizes"),
+    ],
+)
+def test_a_table_that_is_no_moe_shape_is_refused_with_what_it_gave(changes, message):
+    with pytest.raises(ShapeError, match=message):
+        moe_shape(LoraOp.W13_SHRINK, **changes)
+
+
+def test_w2_has_one_slice():
+    with pytest.raises(ShapeError, match="w2_shrink has at most 1 slices: got 2"):
+        moe_shape(LoraOp.W2_SHRINK, num_slices=2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("num_experts", 8), ("routing", "uniform"), ("fully_sharded", False)]
+)
+def test_a_dense_op_has_none_of_a_moe_ops_fields(field, value):
+    with pytest.raises(ShapeError, match=f"shrink has no {field}, only MoE ops do: got {value!r}"):
+        KernelShape.from_mapping(SHRINK | {field: value})
+
+
+@given(sets_of_studies(whole=False))
+def test_every_moe_shape_reads_back_what_it_writes(selections):
+    for one in selections:
+        assert KernelShape.from_mapping(one.shape.as_dict()) == one.shape

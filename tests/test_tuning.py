@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from autotune.coupling import couple
 from autotune.errors import ReplayMiss
 from autotune.measure.replay import ReplayRunner
+from autotune.ops import MOE_OPS, LoraOp
 from autotune.plan import StudyPlan
 from autotune.search.tuner import FEWEST_TRIALS
 from autotune.store import Store
-from autotune.tuning import Tuned, stored_selections, tune
+from autotune.tuning import Tuned, notes, stored_selections, to_export, tune
+from tests.moe import moe_config, moe_lines, moe_shape
 from tests.recordings import BEST, EXPAND, SHRINK, lines, write_recording
 from tests.search.cases import CountingRunner, broken_lines, write_lines
 
@@ -156,3 +161,103 @@ def test_a_shape_that_cannot_be_measured_is_an_error_before_anything_is(runner):
 def test_an_empty_database_has_no_selections():
     Store("sqlite:///autotune.db").close()
     assert stored_selections("sqlite:///autotune.db") == []
+
+
+# ------------------------------------------------------------------ MoE layers
+
+
+def moe_recording(path: Path, *ops: LoraOp, **changes: object) -> Path:
+    tables = [moe_shape(op, **changes).as_dict() for op in ops or MOE_OPS]
+    return write_lines(path, [line for table in tables for line in moe_lines(table)])
+
+
+def block_ms(tuned: Sequence[Tuned]) -> list[int]:
+    return [result.selection.config.block_m for result in tuned if result.selection]
+
+
+def test_a_moe_layer_ends_with_the_block_m_of_its_smallest_sum(tmp_path):
+    runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz"))
+    plan, told = plan_of(runner, trials=100), Told()
+    tuned = tune(plan, runner, told)
+
+    assert block_ms([result for result, _, _ in told.calls]) == [16, 32, 64, 16]
+    assert block_ms(tuned) == [32] * 4
+    for result in tuned:
+        assert result.selection is not None
+        assert result.selection.layer is not None
+        assert result.selection.layer.ops == MOE_OPS
+        config = result.selection.config
+        assert (config.block_n, config.num_warps, config.num_stages) == (32, 8, 3)
+    again = tune(plan, runner, Told())
+    assert again == tuned
+    assert len(runner.compared) == 4
+
+
+def test_ops_tuned_one_by_one_are_chosen_for_together_from_the_database(tmp_path):
+    runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz"))
+    whole = tune(plan_of(runner, trials=60, storage="sqlite:///whole.db"), runner, Told())
+    plan = plan_of(runner, trials=60)
+    for number, op in enumerate(MOE_OPS, start=1):
+        (result,) = tune(plan.override(ops=[op]), runner, Told())
+        exported = to_export([result], plan.storage, runner.environment)
+        assert [
+            one.shape.op for one in sorted(exported, key=lambda s: MOE_OPS.index(s.shape.op))
+        ] == [*MOE_OPS[:number]]
+        assert {one.config.block_m for one in exported} == {32 if number == 4 else 64}
+    assert {s.shape: s for s in exported} == {r.shape: r.selection for r in whole}
+
+
+def test_what_the_database_keeps_is_each_ops_own_choice_and_its_evidence(tmp_path):
+    runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz"))
+    plan = plan_of(runner, trials=60)
+    tuned = tune(plan, runner, Told())
+
+    ((_, stored),) = stored_selections(plan.storage)
+    assert sorted(one.config.block_m for one in stored) == [16, 16, 32, 64]
+    assert {one.shape: one for one in couple(stored)} == {r.shape: r.selection for r in tuned}
+
+
+def test_where_vllm_reads_only_block_m_that_alone_is_tuned(tmp_path):
+    runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz", rank=16))
+    tuned = tune(plan_of(runner, trials=100), runner, Told())
+
+    assert [result.trials for result in tuned] == [4] * 4
+    assert {replace(config, block_m=64) for config in runner.measured} == {moe_config()}
+    assert len(set(block_ms(tuned))) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "release", "alone"),
+    [
+        ({"rank": 16}, "0.33.0", True),
+        ({"rank": 16}, "0.15.1", False),
+        ({"rank": 16, "fully_sharded": True}, "0.33.0", False),
+        ({"rank": 256}, "0.33.0", False),
+    ],
+)
+def test_the_release_whose_kernels_are_launched_decides_what_is_tuned(
+    tmp_path, changes, release, alone
+):
+    runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz", LoraOp.W2_SHRINK, **changes))
+    runner.environment = replace(runner.environment, provider="vllm", provider_version=release)
+    (result,) = tune(plan_of(runner, trials=30), runner, Told())
+    assert (result.trials == 4) is alone
+
+    told = [line for line in notes(runner.shapes, runner.environment) if "reads only" in line]
+    assert (len(told) == 1) is alone
+    if alone:
+        (line,) = told
+        assert line.startswith("Of MoE entries of rank 16 vLLM 0.33.0 reads only block_m")
+        assert "for 1 of 1 shapes that alone is tuned" in line
+
+
+def test_the_ops_that_a_layer_lacks_are_told_before_it_is_tuned(tmp_path):
+    runner = CountingRunner(
+        moe_recording(tmp_path / "r.jsonl.gz", LoraOp.W13_SHRINK, LoraOp.W2_SHRINK)
+    )
+    (line,) = notes(runner.shapes, runner.environment)
+    assert line.startswith("Not among the shapes: w13_expand, w2_expand of a MoE layer")
+
+
+def test_a_dense_study_has_nothing_to_be_told_of(runner):
+    assert notes(runner.shapes, runner.environment) == []

@@ -14,7 +14,7 @@ from typing import Any
 
 from autotune.environment import Device
 from autotune.errors import EntryMissing, InputError
-from autotune.export.coupling import coupling_findings
+from autotune.export.coupling import coupling_findings, layer_findings
 from autotune.export.entries import (
     Entry,
     Examined,
@@ -68,11 +68,13 @@ def check_folder(
         raise InputError(f"{folder} holds no tuned file: give the folder that autotune run wrote")
     read = {file.name: _examined(file, device) for file in files}
     lookups, looked = _look_up_all(asked, read, {finding.file for finding in broken})
+    coupled = list(_coupled(read.values(), broken))
     findings = [
         *named,
         *broken,
         *(finding for each in read.values() for finding in each.findings),
-        *_coupled(read.values(), broken),
+        *coupled,
+        *_layers(lookups, told={finding.place for finding in coupled}),
         *looked,
         *_unmatched(asked, read.values()),
         *missing_files(asked, read, environ),
@@ -179,6 +181,15 @@ def _look_up_all(
     return lookups, findings + [_no_file(name, count) for name, count in without.items()]
 
 
+def _layers(lookups: Iterable[LookedUp], told: set[str]) -> Iterator[Finding]:
+    """The coupling of the layers that were asked for, each GPU's by itself."""
+    by_gpu: dict[str, list[LookedUp]] = {}
+    for lookup in lookups:
+        by_gpu.setdefault(lookup.gpu, []).append(lookup)
+    for of_gpu in by_gpu.values():
+        yield from layer_findings(of_gpu, told)
+
+
 def _no_file(name: str, count: int) -> Finding:
     return Finding(
         severity="warning",
@@ -237,10 +248,15 @@ def _unmatched(
                     severity="warning",
                     kind="matches_no_layer",
                     file=each.file.name,
-                    message=f"no shape asked for has k {size[0]} and n {size[1]}, which entries "
+                    message=f"no shape asked for has {_sizes(each.file.op, size)}, which entries "
                     "here are for: right for another model or rank, else they only ever mislead "
                     "the nearest key",
                 )
+
+
+def _sizes(op: LoraOp, sizes: Iterable[int]) -> str:
+    """The last keys of a path in words, such as ``k 4096 and n 16``."""
+    return " and ".join(f"{name} {size}" for name, size in zip(op.levels[3:], sizes, strict=True))
 
 
 def _text(key: Iterable[int]) -> str:

@@ -6,12 +6,13 @@ the three kernels that follow (``vllm/lora/ops/triton_ops/fused_moe_lora_op.py``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 
 from autotune.errors import EntryMissing
 from autotune.export.entries import Entry, TunedFile
-from autotune.export.findings import Finding
+from autotune.export.findings import Finding, LookedUp
 from autotune.export.lookup import look_up
+from autotune.layers import by_layer, names_of
 from autotune.ops import MOE_DEFAULTS, LoraOp
 
 _ASSERT = "vLLM would stop at an assert"
@@ -49,6 +50,68 @@ def coupling_findings(
             if finding:
                 seen.add(place)
                 yield finding
+
+
+def taken_for_others(
+    files: Mapping[LoraOp, tuple[TunedFile, Sequence[Entry]]],
+    op: LoraOp,
+    path: tuple[int, ...],
+    others: Collection[LoraOp],
+) -> Iterator[tuple[LoraOp, object, str]]:
+    """Every ``block_m`` that vLLM takes for other ops in the launch of an op's path.
+
+    Args:
+        files: As for ``coupling_findings``.
+        op: The op whose path it is.
+        path: The keys under which vLLM looks up that op's entry.
+        others: The ops to ask for; those that are not compared with ``op`` itself are passed over.
+
+    Yields:
+        The other op, the ``block_m``, and where it comes from, to be read after the file's name.
+    """
+    for first, second, then in _PAIRS:
+        other = second if op is first else first
+        if op in (first, second) and other in others:
+            for value, place in _others(files, (op, other), path, same_slices=then is _ASSERT):
+                yield other, value, place
+
+
+def layer_findings(lookups: Iterable[LookedUp], told: Set[str]) -> Iterator[Finding]:
+    """MoE layers whose ops vLLM launches with more than one ``block_m``.
+
+    Shapes say what the files alone do not: which w13 and w2 are of one layer where a model fuses
+    gate and up, and so looks them up under two intermediate sizes.
+
+    Args:
+        lookups: What vLLM finds for every shape of one GPU.
+        told: Places that were told of by ``coupling_findings``.
+    """
+    for layer, those in by_layer(lookups, lambda one: one.shape).items():
+        taken = [(one, _taken_block_m(one)) for one in those if one.outcome != "stops"]
+        known = [(one, block_m) for one, block_m in taken if block_m is not None]
+        if len({str(block_m) for _, block_m in known}) > 1 and not told & {
+            _place(one) for one, _ in known
+        }:
+            first, _ = known[0]
+            found = ", ".join(f"{block_m} for {names_of([one.shape.op])}" for one, block_m in known)
+            yield Finding(
+                severity="error",
+                kind="moe_block_m",
+                file=first.file,
+                key="/".join(map(str, first.path or first.shape.lookup_key)),
+                message=f"vLLM takes block_m {found} in the MoE layer {layer.label}: "
+                f"{_SILENT}, or stop; give all four MoE files one block_m",
+            )
+
+
+def _taken_block_m(lookup: LookedUp) -> object:
+    if lookup.outcome == "default":
+        return MOE_DEFAULTS["block_m"]
+    return _block_m(lookup.shape.op, lookup.entry)
+
+
+def _place(lookup: LookedUp) -> str:
+    return f"{lookup.file} at {'/'.join(map(str, lookup.path or ()))}"
 
 
 def _launch(path: tuple[int, ...], *, same_slices: bool) -> tuple[int, ...]:

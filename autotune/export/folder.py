@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from autotune.bypass import ONE_SHOT_RANK, has_one_shot_kernel
 from autotune.export.entries import Examined
 from autotune.export.findings import Finding
-from autotune.ops import LoraOp, gpu_file_prefix
+from autotune.ops import MOE_OPS, LoraOp, gpu_file_prefix
 from autotune.shapes import KernelShape
-
-#: Up to this rank, and from this release, MoE ops run a kernel that reads only ``block_m``
-#: (``_run_fused_moe_lora_one_shot`` in ``fused_moe_lora_op.py``, 0.22.1; not in 0.15.1).
-_ONE_SHOT_RANK = 128
-_ONE_SHOT_RELEASE = (0, 22)
-
-_MOE_OPS = tuple(op for op in LoraOp if op.is_moe)
 
 
 def missing_files(
@@ -38,20 +31,20 @@ def missing_files(
         here = {each.file.op for each in read.values() if each.file.prefix == prefix}
         for suffix, when in zip(LoraOp.EXPAND.file_suffixes, _when_opened(environ), strict=True):
             name = f"{prefix}{suffix}"
-            if not here <= set(_MOE_OPS) and name not in {*read, *wanted}:
+            if not here <= set(MOE_OPS) and name not in {*read, *wanted}:
                 yield Finding(
                     severity="warning",
                     kind="expand_file_missing",
                     file=name,
                     message=f"is not there: vLLM opens it {when}, and then takes its default",
                 )
-        lacking = [op for op in _MOE_OPS if op not in here]
+        lacking = [op for op in MOE_OPS if op not in here]
         if lacking:
             yield _moe_files_missing(prefix, lacking)
 
 
 def _moe_files_missing(prefix: str, lacking: Sequence[LoraOp]) -> Finding:
-    if len(lacking) == len(_MOE_OPS):
+    if len(lacking) == len(MOE_OPS):
         start = "its MoE files are not there: nothing to do for a dense model; for a MoE model"
     else:
         names = ", ".join(f"*{op.file_suffixes[0]}" for op in lacking)
@@ -76,19 +69,18 @@ def _when_opened(environ: Mapping[str, str]) -> tuple[str, str]:
 
 def bypassed(read: Iterable[Examined], release: str) -> Iterator[Finding]:
     """MoE entries of which this release reads only ``block_m``."""
-    numbers = re.match(r"(\d+)\.(\d+)", release)
-    if numbers and tuple(map(int, numbers.groups())) < _ONE_SHOT_RELEASE:
+    if not has_one_shot_kernel(release):
         return
     for each in read:
         ranks = {entry.path[3] for entry in each.entries} if each.file.op.is_moe else set()
-        small = sorted(rank for rank in ranks if rank <= _ONE_SHOT_RANK)
+        small = sorted(rank for rank in ranks if rank <= ONE_SHOT_RANK)
         if small:
             yield Finding(
                 severity="warning",
                 kind="bypassed",
                 file=each.file.name,
                 message=f"vLLM {release} reads only block_m of the entries of rank "
-                f"{', '.join(map(str, small))}: up to rank {_ONE_SHOT_RANK} it runs another MoE "
+                f"{', '.join(map(str, small))}: up to rank {ONE_SHOT_RANK} it runs another MoE "
                 "kernel, unless LoRAs are fully sharded",
             )
 

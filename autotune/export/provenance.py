@@ -14,9 +14,9 @@ from autotune import __version__
 from autotune.environment import Environment
 from autotune.errors import InputError
 from autotune.export.names import PROVENANCE_SUFFIX
-from autotune.export.table import LEVELS, leaf_at, read_json, unusable
+from autotune.export.table import leaf_at, read_json, unusable
 from autotune.ops import gpu_file_prefix
-from autotune.selection import Selection
+from autotune.selection import LayerChoice, Ratio, Selection
 
 SCHEMA = "autotune-provenance/1"
 
@@ -26,7 +26,8 @@ _DECIMALS = 4
 #: Per tuned file's name, per look-up path such as ``9/3/16/4096/16``, what is known of the entry.
 Entries = dict[str, dict[str, dict[str, Any]]]
 
-_PATH = re.compile(rf"\d{{1,18}}(/\d{{1,18}}){{{LEVELS - 1}}}", re.ASCII)
+#: Five keys, six for a MoE op.
+_PATH = re.compile(r"\d{1,18}(/\d{1,18}){4,5}", re.ASCII)
 
 
 def provenance_name(gpu: str) -> str:
@@ -41,12 +42,10 @@ def path_text(key: tuple[int, ...]) -> str:
 
 def entry_of(selection: Selection, environment: Environment) -> dict[str, Any]:
     """What is known of one exported configuration, JSON-ready."""
-    ratio = selection.ratio
-    return {
+    entry = {
         "latency_us": round(selection.latency_us, _DECIMALS),
         "default_latency_us": _rounded(selection.default_latency_us),
-        "speedup": ratio and round(ratio.value, _DECIMALS),
-        "interval": ratio and [round(ratio.low, _DECIMALS), round(ratio.high, _DECIMALS)],
+        **_speedup(selection.ratio),
         "trials": selection.trials,
         "outcomes": dict(sorted(selection.outcomes.items())),
         "shape": selection.shape.as_dict(),
@@ -54,6 +53,20 @@ def entry_of(selection: Selection, environment: Environment) -> dict[str, Any]:
         "is_default": selection.is_default,
         "is_throttled": selection.is_throttled,
         "environment": environment.as_dict(),
+    }
+    return entry | ({} if selection.layer is None else {"layer": _layer(selection.layer)})
+
+
+def _layer(choice: LayerChoice) -> dict[str, Any]:
+    """That ``block_m`` was chosen for a MoE layer as a whole, and what that layer gains."""
+    ops = [op.value for op in choice.ops]
+    return {"block_m": choice.block_m, "chosen_for": ops, **_speedup(choice.ratio)}
+
+
+def _speedup(ratio: Ratio | None) -> dict[str, Any]:
+    return {
+        "speedup": ratio and round(ratio.value, _DECIMALS),
+        "interval": ratio and [round(ratio.low, _DECIMALS), round(ratio.high, _DECIMALS)],
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from autotune.errors import ExportError
 
-#: Levels of keys above an entry: max_loras, num_slices, m, k, n.
+#: Levels of keys above an entry of a dense op: max_loras, num_slices, m, k, n. MoE ops have i, too.
 LEVELS = 5
 
 #: A key as vLLM asks for it; with a leading zero it would only ever be found as the nearest.
@@ -43,36 +43,40 @@ def unusable(path: Path, reason: str) -> ExportError:
     return ExportError(f"cannot use {path}: {reason}; move it away or give another folder")
 
 
-def read_table(path: Path) -> dict[str, Any] | None:
+def read_table(path: Path, levels: int = LEVELS) -> dict[str, Any] | None:
     """A tuned file's content, its nesting checked; None where there is no such file.
+
+    Args:
+        path: The file.
+        levels: Levels of keys above its entries, as many as its op has.
 
     Raises:
         ExportError: It cannot be read, or vLLM could not look anything up in it.
     """
     content = read_json(path)
-    return None if content is None else _nested(path, content, LEVELS)
+    return None if content is None else _nested(path, content, levels, levels)
 
 
-def _nested(path: Path, table: object, levels: int) -> dict[str, Any]:
-    """The table, once it is sure to hold so many levels of whole-number keys above its entries."""
+def _nested(path: Path, table: object, below: int, levels: int) -> dict[str, Any]:
+    """The table, once it is sure to hold ``below`` of ``levels`` levels of whole-number keys."""
     if not isinstance(table, dict):
-        raise unusable(path, f"it should nest {LEVELS} levels of objects above its entries")
-    if levels == 0:
+        raise unusable(path, f"it should nest {levels} levels of objects above its entries")
+    if below == 0:
         if any(isinstance(value, dict | list) for value in table.values()):
-            raise unusable(path, f"it nests deeper than {LEVELS} levels and an entry")
+            raise unusable(path, f"it nests deeper than {levels} levels and an entry")
         return table
-    for key, below in table.items():
+    for key, inner in table.items():
         if not _KEY.fullmatch(key):
             raise unusable(path, f"its key {key!r} is no whole number")
-        _nested(path, below, levels - 1)
+        _nested(path, inner, below - 1, levels)
     return table
 
 
-def leaf_at(table: dict[str, Any], key: tuple[int, ...]) -> object:
+def leaf_at(table: object, key: tuple[int, ...]) -> object:
     """The entry under exactly these keys; None where there is none."""
     below: Any = table
     for step in key:
-        below = below.get(str(step))
+        below = below.get(str(step)) if isinstance(below, dict) else None
         if below is None:
             return None
     return below
@@ -91,7 +95,7 @@ def as_text(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def sorted_table(table: dict[str, Any], levels: int = LEVELS) -> dict[str, Any]:
+def sorted_table(table: dict[str, Any], levels: int) -> dict[str, Any]:
     """The table with its keys in the order of their integers; entries stay as they are."""
     if levels == 0:
         return table

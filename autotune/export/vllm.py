@@ -10,6 +10,7 @@ from autotune.environment import Environment
 from autotune.errors import ExportError
 from autotune.export._base import Exporter
 from autotune.export.files import replace_files
+from autotune.export.layers import couple_in
 from autotune.export.lookup import look_up
 from autotune.export.provenance import (
     Entries,
@@ -32,6 +33,9 @@ class VllmExporter(Exporter):
 
     A file that the provenance lists is added to entry by entry. One that it does not list is not
     autotune's: it is left alone, or added to where the caller says ``merge``.
+
+    What the ops of a MoE layer get is chosen here, once more and whoever asks, from the evidence
+    that their selections carry: no folder is left with two ``block_m`` for one layer.
     """
 
     def export(
@@ -46,8 +50,8 @@ class VllmExporter(Exporter):
 
         Raises:
             ExportError: The folder cannot be written, or holds a file that autotune did not write
-                and ``merge`` is false, or one that is broken; nothing is written then. Or the
-                look-up does not find what was written.
+                and ``merge`` is false, or one that is broken, or a MoE layer would have two
+                ``block_m``; nothing is written then. Or the look-up does not find what was written.
         """
         plan = _by_place(selections, environment.gpu)
         if not plan:
@@ -55,14 +59,23 @@ class VllmExporter(Exporter):
         provenance = _inside(folder, provenance_name(environment.gpu))
         entries = read_entries(provenance)
         tables = {
-            name: _table(_inside(folder, name), listed=name in entries or merge) for name in plan
+            name: _table(
+                _inside(folder, name), levels=_levels(place), listed=name in entries or merge
+            )
+            for name, place in plan.items()
         }
+        every = [one for place in plan.values() for one in place.values()]
+        plan = _by_place(
+            couple_in(folder, environment.gpu, every, tables=tables, entries=entries),
+            environment.gpu,
+        )
         _add(plan, environment, tables=tables, entries=entries)
         # The provenance first: should the renames be cut short, the next export still knows its own
         # files, and drops what the provenance says of entries that are not there.
         texts = {provenance: as_text(as_content(entries, environment))}
         for name in sorted(plan):
-            texts[_inside(folder, name)] = as_text(sorted_table(tables[name]))
+            table = sorted_table(tables[name], _levels(plan[name]))
+            texts[_inside(folder, name)] = as_text(table)
         replace_files(texts)
         _verify(plan, folder)
         return (*list(texts)[1:], provenance)
@@ -104,9 +117,14 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _table(path: Path, *, listed: bool) -> dict[str, Any]:
+def _levels(place: Mapping[tuple[int, ...], Selection]) -> int:
+    """Levels of keys above the entries of a file, which are all of one op."""
+    return max(map(len, place))
+
+
+def _table(path: Path, *, levels: int, listed: bool) -> dict[str, Any]:
     """What the file holds now; empty where there is none."""
-    table = read_table(path)
+    table = read_table(path, levels)
     if table is None:
         return {}
     if not listed:
@@ -136,7 +154,7 @@ def _verify(plan: _Plan, folder: Path) -> None:
     """
     for name, place in plan.items():
         path = _inside(folder, name)
-        table = read_table(path) or {}
+        table = read_table(path, _levels(place)) or {}
         for key, selection in place.items():
             found = look_up(table, key)
             if found.path != key or found.leaf != selection.config.as_dict():

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-import triton.tools.tensor_descriptor  # vLLM's functions use it, and leave the import to others
+import triton.tools.tensor_descriptor  # noqa: F401 - vLLM's functions use it unimported
 
 from autotune.kernels.routing import Alignment
 from autotune.kernels.vllm_parts import attribute, known_parameters, part, triton_kernel, unknown

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from autotune.layers import MoeLayer, names_of
 from autotune.measure import Outcome
+from autotune.ops import MOE_OPS, LoraOp
 from autotune.selection import Ratio, Selection
 from autotune.shapes import KernelShape
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Findings of one kind in one file that are printed; a file may have thousands of entries.
 _MOST_ALIKE = 5
+
+#: Where the number of tokens is in a look-up key.
+_TOKENS_LEVEL = 2
 
 
 def selection_cells(selection: Selection) -> tuple[str, str, str]:
@@ -54,11 +59,25 @@ def outcome_counts(outcomes: Mapping[str, int]) -> tuple[int, int, int]:
 
 
 def sizes_text(shape: KernelShape) -> str:
-    """What goes in and what comes out, such as ``4096>16 x3`` or ``16>4096+1024+1024``."""
-    _, _, _, k, n = shape.lookup_key
+    """What goes in and what comes out, such as ``4096>16 x3`` or ``16>4096+1024+1024``.
+
+    A MoE op's are those of one expert, and how many of them a token goes to: ``768>16, 8 of 128``.
+    """
     if len(set(shape.slice_sizes)) > 1:
-        return f"{k}>" + "+".join(map(str, shape.slice_sizes))
-    return f"{k}>{n}" + (f" x{shape.num_slices}" if shape.num_slices > 1 else "")
+        return f"{shape.rank}>" + "+".join(map(str, shape.slice_sizes))
+    inside, outside = _ends(shape)
+    text = f"{inside}>{outside}" + (f" x{shape.num_slices}" if shape.num_slices > 1 else "")
+    return f"{text}, {shape.top_k} of {shape.num_experts}" if shape.op.is_moe else text
+
+
+def _ends(shape: KernelShape) -> tuple[int, int]:
+    """The size of the input, and of a slice of the output."""
+    if shape.op in (LoraOp.W13_EXPAND, LoraOp.W2_SHRINK):
+        outer = shape.intermediate_size
+    else:
+        outer = shape.hidden_size
+    shrinks = shape.op in (LoraOp.SHRINK, LoraOp.W13_SHRINK, LoraOp.W2_SHRINK)
+    return (outer, shape.rank) if shrinks else (shape.rank, outer)
 
 
 def tuned_table(
@@ -83,6 +102,20 @@ def tuned_table(
     return table
 
 
+def layer_lines(selections: Iterable[Selection | None]) -> list[str]:
+    """One line a MoE layer: the ``block_m`` that its ops share, and what they gain together."""
+    lines = {}
+    for one in selections:
+        if one is not None and one.layer is not None:
+            ratio = "-" if one.layer.ratio is None else _ratio_text(one.layer.ratio)
+            layer = MoeLayer.of(one.shape)
+            ops = "four ops" if len(one.layer.ops) == len(MOE_OPS) else names_of(one.layer.ops)
+            lines[layer] = (
+                f"MoE layer {layer.label}: block_m {one.layer.block_m} for its {ops}, {ratio}"
+            )
+    return list(lines.values())
+
+
 def bench_table(rows: Iterable[Benched]) -> Table:
     """One row a shape: the default against the folder's entry.
 
@@ -105,8 +138,8 @@ def tokens_text(row: Benched) -> str:
     A count between the plan's always says so.
     """
     count, key = row.shape.num_tokens, row.shape.lookup_key
-    max_loras, slices, taken, k, n = row.path
-    if (max_loras, slices, count, k, n) != key:
+    taken = row.path[_TOKENS_LEVEL]
+    if (*row.path[:_TOKENS_LEVEL], count, *row.path[_TOKENS_LEVEL + 1 :]) != key:
         return f"{count} (as {'/'.join(map(str, row.path))})"
     return f"{count} (as {taken})" if row.is_between or taken != count else str(count)
 

@@ -15,13 +15,27 @@ class RacingPruner(BasePruner):
     A step is the number of samples so far; its value their median, microseconds per launch.
     """
 
+    def __init__(self, *, alike: str | None = None) -> None:
+        """Compare trials.
+
+        Args:
+            alike: A parameter that both must have alike to be compared; None for no such. A MoE
+                layer may need the best of a slower ``block_m``, all of which is slower than the
+                best of another.
+        """
+        self._alike = alike
+
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether the trial's latest median is told apart from the best complete trial's."""
         samples = trial.last_step
         if samples is None:
             return False
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        best_us = min((t.value for t in complete if t.value is not None), default=None)
+        rivals = (t for t in complete if self._are_alike(t, trial))
+        best_us = min((t.value for t in rivals if t.value is not None), default=None)
         if best_us is None:
             return False
         return is_told_apart(trial.intermediate_values[samples], samples, best_us=best_us)
+
+    def _are_alike(self, one: FrozenTrial, other: FrozenTrial) -> bool:
+        return self._alike is None or one.params.get(self._alike) == other.params.get(self._alike)

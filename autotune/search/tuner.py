@@ -14,23 +14,20 @@ import optuna
 from optuna.study import Study
 from optuna.trial import Trial
 
-from autotune.measure import Measurement, Outcome, Runner
+from autotune.measure import Measurement, Runner
 from autotune.search.encoding import Positions
+from autotune.search.finalists import best_latencies_us, finalists
 from autotune.search.mirror import TrialMirror
 from autotune.search.objective import CONSTRAINT, constraint, frozen_trial, verdict
 from autotune.search.pruners import RacingPruner
 from autotune.search.samplers import make_sampler
+from autotune.search.shares import next_block_m
 from autotune.search.untried import Untried
 from autotune.search.writer import StudyWriter
-from autotune.selection import Selection, is_settled, select
+from autotune.selection import Selection, is_settled, is_settled_at_every_block_m, select
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig, SearchSpace
 from autotune.store import Finished, Store
-
-#: Configurations that are timed again beside the default. On two recorded H100 grids the true best
-#: lay among the first three of a search by its own figures.
-FINALISTS = 5
-
 
 #: Configurations of a shape that are measured even when its time is over, the default among them: a
 #: shape without an entry would get one of its neighbours' in vLLM.
@@ -94,7 +91,7 @@ class ShapeTuner:
         self._untried = Untried(space, self._positions)
         self._study: Study = optuna.create_study(
             sampler=make_sampler(sampler, self._untried, self._positions, seed=f"{seed}/{name}"),
-            pruner=RacingPruner(),
+            pruner=RacingPruner(alike="block_m" if self._shape.op.is_moe else None),
         )
         self._measured: dict[KernelConfig, Measurement] = {}
         self._pending: dict[KernelConfig, Trial] = {}
@@ -153,10 +150,18 @@ class ShapeTuner:
         # An interruption may have left the default unmeasured while others beside it were done.
         if default not in self._measured and default not in self._pending:
             self._study.enqueue_trial(self._positions.params(default))
+        if self._shape.op.is_moe:
+            self._untried.look_among(self._next_block_m())
         trial = self._study.ask(self._positions.distributions)
         config = self._positions.config(trial.params)
         self._pending[config] = trial
         return config
+
+    def _next_block_m(self) -> int | None:
+        tried = Counter(dict.fromkeys(self._space.axes["block_m"], 0))
+        tried.update(config.block_m for config in (*self._measured, *self._pending))
+        best_us = best_latencies_us(self._measured)
+        return next_block_m(self._untried.block_ms_left, tried, best_us)
 
     def _is_too_slow(self, config: KernelConfig, samples_us: Sequence[float]) -> bool:
         if config == self._space.default:  # needed in full: everything is compared with it
@@ -193,15 +198,12 @@ class ShapeTuner:
         return kept.config in self._measured and kept.outcomes == dict(self.outcomes)
 
     def _select(self) -> Selection | None:
-        default = self._space.default
-        ok = [c for c, m in self._measured.items() if m.outcome is Outcome.OK]
-        ok.sort(key=lambda config: self._measured[config].latency_us)
-        finalists = ok[:FINALISTS]
-        if default in ok and default not in finalists:
-            finalists.append(default)
-        if not finalists:
+        default, is_moe = self._space.default, self._shape.op.is_moe
+        those = finalists(default, self._measured, is_moe=is_moe)
+        if not those:
             return None
-        comparison = self._runner.compare(self._shape, finalists, partial(is_settled, default))
+        rule = is_settled_at_every_block_m if is_moe else is_settled
+        comparison = self._runner.compare(self._shape, those, partial(rule, default))
         samples = comparison.samples_us
         if not samples:
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from autotune.search.encoding import Positions
 from autotune.space import KernelConfig, SearchSpace
@@ -20,7 +21,9 @@ class Untried:
         rows = [positions.params(config) for config in space.configs]
         # rows: configurations, columns: axes
         self._points = np.array([[row[name] for name in self._names] for row in rows], dtype=float)
+        self._block_m = np.array([config.block_m for config in space.configs])
         self._left = np.ones(len(rows), dtype=bool)
+        self._among = np.ones(len(rows), dtype=bool)
         self.taken = 0
 
     def __len__(self) -> int:
@@ -33,13 +36,29 @@ class Untried:
         self.taken += int(self._left[index])
         self._left[index] = False
 
+    @property
+    def block_ms_left(self) -> set[int]:
+        """Every ``block_m`` of which something is left."""
+        return set(self._block_m[self._left].tolist())
+
+    def look_among(self, block_m: int | None) -> None:
+        """Find only configurations of this ``block_m`` from now on; of any where it is None."""
+        self._among = (
+            np.full(len(self._left), True) if block_m is None else self._block_m == block_m
+        )
+
+    @property
+    def candidates(self) -> npt.NDArray[np.intp]:
+        """Positions in the space's ``configs`` of those left to choose from, ascending."""
+        return np.flatnonzero(self._left & self._among)
+
     def first(self) -> KernelConfig:
         """The first one left, in the space's order."""
-        return self._configs[int(self._left.argmax())]
+        return self._configs[int(self.candidates[0])]
 
     def any(self, rng: np.random.Generator) -> KernelConfig:
         """One of those left, all equally likely."""
-        return self._configs[int(rng.choice(np.flatnonzero(self._left)))]
+        return self._configs[int(rng.choice(self.candidates))]
 
     def nearest(self, params: Mapping[str, float], rng: np.random.Generator) -> KernelConfig:
         """The one left that is the fewest axis steps away; ties are broken at random.
@@ -50,5 +69,5 @@ class Untried:
         """
         wanted = np.array([params[name] for name in self._names])
         steps = np.abs(self._points - wanted).sum(axis=1)
-        steps[~self._left] = np.inf
+        steps[~(self._left & self._among)] = np.inf
         return self._configs[int(rng.choice(np.flatnonzero(steps == steps.min())))]

@@ -176,7 +176,7 @@ def test_a_key_that_is_no_integer(check, change):
 def test_a_value_that_the_kernel_cannot_run(check, change):
     change(lambda table: entry(table).update(block_n=24))
     line = the_error(check())
-    assert line.startswith(PLACE + "block_n must be a power of two of at least 16: got 24; vLLM ")
+    assert line.startswith(PLACE + "block_n must be a power of two of at least 8: got 24; vLLM ")
 
 
 def test_more_shared_memory_than_the_gpu_has(check, change):

@@ -73,14 +73,15 @@ def opened(
     axes: dict[str, tuple[int, ...]] | None = None,
     sampler: str = "tpe",
     seed: int = 0,
+    shape: KernelShape = SHAPE,
 ) -> Iterator[ShapeTuner]:
-    """A tuner of ``SHAPE``."""
+    """A tuner of a shape."""
     store = Store(url)
     mirror = TrialMirror(url)
     try:
         yield ShapeTuner(
             runner,
-            runner.space(SHAPE, axes or {}),
+            runner.space(shape, axes or {}),
             store=store,
             mirror=mirror,
             sampler=sampler,

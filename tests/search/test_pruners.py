@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import optuna
 import pytest
+from optuna.distributions import IntDistribution
 from optuna.trial import Trial
 
 from autotune.measure.racing import FULL_SAMPLES, ROUND_SAMPLES, is_told_apart
@@ -59,3 +60,19 @@ def test_nothing_is_pruned_while_no_trial_is_finished():
     study = study_with([])
     study.tell(reported(study, {ROUND_SAMPLES: 5.0}), state=optuna.trial.TrialState.PRUNED)
     assert not reported(study, {ROUND_SAMPLES: 50.0}).should_prune()
+
+
+@pytest.mark.parametrize(("position", "pruned"), [(0, True), (1, False), (2, False)])
+def test_trials_are_compared_with_those_of_the_same_value_where_one_must_be_alike(position, pruned):
+    axis = IntDistribution(0, 2)
+    study = optuna.create_study(pruner=RacingPruner(alike="block_m"))
+    for value, at in ((BEST_US, 0), (30.0, 1)):
+        params: dict[str, int] = {"block_m": at}
+        trial = optuna.trial.create_trial(
+            value=value, params=params, distributions={"block_m": axis}
+        )
+        study.add_trial(trial)
+    study.enqueue_trial({"block_m": position})
+    asked = study.ask({"block_m": axis})
+    asked.report(25.0, step=ROUND_SAMPLES)
+    assert asked.should_prune() is pruned

@@ -19,8 +19,9 @@ from autotune.measure import Outcome
 from autotune.measure.racing import ROUND_SAMPLES
 from autotune.measure.replay import ReplayRunner
 from autotune.search import Budget
+from autotune.search.finalists import FINALISTS
 from autotune.search.objective import CONSTRAINT
-from autotune.search.tuner import FEWEST_TRIALS, FINALISTS, study_name
+from autotune.search.tuner import FEWEST_TRIALS, study_name
 from autotune.store import Store
 from autotune.store import store as store_module
 from tests.recordings import SHRINK, lines, write_recording

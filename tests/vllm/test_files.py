@@ -10,10 +10,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from autotune.coupling import couple
 from autotune.errors import EntryMissing
-from autotune.export import look_up
+from autotune.export import VllmExporter, look_up
 from autotune.ops import LoraOp
+from autotune.plan import StudyPlan
+from autotune.shapes import KernelShape
+from tests.export.examples import H100
+from tests.moe import moe_selection, sets_of_studies
 from tests.vllm.real import Question, RealVllm
+from tests.vllm.releases import ROOT
 
 pytestmark = pytest.mark.vllm
 
@@ -87,3 +93,40 @@ def test_a_file_that_holds_nothing_is_as_good_as_none(vllm, op, content, tmp_pat
     with pytest.raises(EntryMissing, match="take its default") as caught:
         look_up(json.loads(content), KEY)
     assert caught.value.vllm_error is None
+
+
+def moe_question(shape: KernelShape) -> Question:
+    """What vLLM's MoE layer asks for (``add_lora_w13``, ``add_lora_w2`` in ``punica_gpu.py``).
+
+    ``hidden_size`` is the model's and ``rank`` the adapter's for all four ops.
+    """
+    return Question(
+        op_type=shape.op.value,
+        max_loras=shape.max_loras,
+        batch=shape.num_tokens,
+        hidden_size=shape.hidden_size,
+        rank=shape.rank,
+        num_slices=shape.num_slices,
+        moe_intermediate_size=shape.intermediate_size,
+    )
+
+
+@settings(max_examples=40)
+@given(sets_of_studies(whole=True))
+def test_vllm_finds_every_exported_moe_entry_and_one_block_m_for_each_layer(vllm, selections):
+    with tempfile.TemporaryDirectory() as name:
+        VllmExporter().export(selections, H100, Path(name), merge=False)
+        questions = [moe_question(one.shape) for one in selections]
+        answers = vllm.ask(questions, folder=Path(name), gpu=H100.gpu)
+    chosen = couple(selections)
+    assert [answer.config for answer in answers] == [one.config.as_dict() for one in chosen]
+
+
+@pytest.mark.parametrize("study", ["qwen3-30b-a3b", "mixtral-8x7b", "gpt-oss-20b"])
+def test_vllm_finds_each_entry_of_the_moe_study_files(vllm, study, tmp_path):
+    shapes = StudyPlan.read(ROOT / "studies" / f"{study}.toml").shapes
+    selections = [moe_selection(shape, {32: 5.0, 128: 6.0}) for shape in shapes]
+    VllmExporter().export(selections, H100, tmp_path, merge=False)
+
+    answers = vllm.ask(map(moe_question, shapes), folder=tmp_path, gpu=H100.gpu)
+    assert [answer.config["block_m"] for answer in answers] == [32] * 16
