@@ -19,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
-SAMPLERS = ("tpe", "gp", "random", "exhaustive")
+SAMPLERS = ("adaptive", "tpe", "gp", "random", "exhaustive")
 KERNELS = ("auto", "builtin", "vllm")
 
 _SHAPE_KEYS = (*(field.name for field in fields(KernelShape)), "layer")

@@ -15,7 +15,7 @@ from autotune.layers import MoeLayer, by_layer, missing_ops, names_of
 from autotune.measure import Runner
 from autotune.measure.recording import RecordingRunner, RecordingWriter
 from autotune.plan import StudyPlan
-from autotune.search import Budget, ShapeTuner, TrialMirror
+from autotune.search import ADAPTIVE, Budget, Neighbour, ShapeTuner, TrialMirror, in_order
 from autotune.selection import Selection
 from autotune.shapes import KernelShape
 from autotune.space import SearchSpace
@@ -66,7 +66,10 @@ def tune(
     if record is not None:
         with RecordingWriter(record, runner.environment) as writer:
             return tune(plan, RecordingRunner(runner, writer), progress)
-    spaces = [_space(runner, shape, plan.axes[shape.op]) for shape in plan.shapes]
+    transfers = plan.sampler == ADAPTIVE
+    order = in_order(plan.shapes) if transfers else plan.shapes
+    spaces = [_space(runner, shape, plan.axes[shape.op]) for shape in order]
+    finished: list[Neighbour] = []
     end = None if plan.time_budget_s is None else time.monotonic() + plan.time_budget_s
     overrun_s = 0.0
     store = Store(plan.storage)
@@ -75,7 +78,13 @@ def tune(
     try:
         for number, space in enumerate(spaces, start=1):
             tuner = ShapeTuner(
-                runner, space, store=store, mirror=mirror, sampler=plan.sampler, seed=plan.seed
+                runner,
+                space,
+                store=store,
+                mirror=mirror,
+                sampler=plan.sampler,
+                seed=plan.seed,
+                finished=finished,
             )
             deadline = _deadline(end, shapes_left=len(spaces) - number + 1, overrun_s=overrun_s)
             selection = tuner.run(Budget(trials=plan.trials, deadline=deadline))
@@ -91,6 +100,8 @@ def tune(
                 )
             )
             progress(tuned[-1], number, len(spaces))
+            finished += [tuner.as_neighbour] if transfers else []
+        tuned.sort(key=lambda result: plan.shapes.index(result.shape))
         return _coupled(tuned, store, runner.environment)
     finally:
         mirror.close()

@@ -30,7 +30,7 @@ LAYERS = (
     ("models",),
     ("studyfile",),
     ("plan", "flags"),
-    ("runners", "recorder", "tuning", "bench", "checking"),
+    ("runners", "recorder", "tuning", "bench", "checking", "compare_samplers"),
     ("cli",),
     ("__main__",),
 )

@@ -1,7 +1,16 @@
 """The search: one Optuna study per kernel shape. Only this package imports Optuna."""
 
 from autotune.search.mirror import TrialMirror
-from autotune.search.samplers import SAMPLERS
+from autotune.search.samplers import ADAPTIVE, SAMPLERS
+from autotune.search.transfer import Neighbour, in_order
 from autotune.search.tuner import Budget, ShapeTuner
 
-__all__ = ["SAMPLERS", "Budget", "ShapeTuner", "TrialMirror"]
+__all__ = [
+    "ADAPTIVE",
+    "SAMPLERS",
+    "Budget",
+    "Neighbour",
+    "ShapeTuner",
+    "TrialMirror",
+    "in_order",
+]

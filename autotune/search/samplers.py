@@ -7,75 +7,26 @@ is valid and untried.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from autotune.errors import InputError
+from autotune.search._base import UntriedSampler
+from autotune.search.adaptive import AdaptiveSampler
 from autotune.search.encoding import Positions
+from autotune.search.transfer import Neighbour
 from autotune.search.untried import Untried
-from autotune.space import KernelConfig
+from autotune.space import KernelConfig, SearchSpace
 
 #: Trials drawn at random before a model is asked: Optuna's own default for TPE and GP.
 _STARTUP_TRIALS = 10
-
-#: numpy's and Optuna's generators take seeds of 32 bits.
-_SEEDS = 2**32
-
-
-class UntriedSampler(BaseSampler):
-    """Base of the samplers that hand out every configuration once.
-
-    The choice depends on the seed and on how many configurations were handed out, not on the
-    generator's past: a search that is interrupted and goes on makes the same choices.
-    """
-
-    def __init__(self, untried: Untried, positions: Positions, *, seed: str) -> None:
-        """Draw from ``untried``, whose owner notes what is taken.
-
-        Args:
-            untried: What is left of the space.
-            positions: The encoding of trial parameters.
-            seed: Any text; the same text makes the same choices.
-        """
-        self._untried, self._positions, self._seed = untried, positions, seed
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """All axes, always: they are chosen together."""
-        return self._positions.distributions
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """The parameters of the configuration to try next."""
-        digest = hashlib.sha256(f"{self._seed}/{self._untried.taken}".encode()).digest()
-        seed = int.from_bytes(digest[:8], "big") % _SEEDS
-        return self._positions.params(self.choose(study, trial, seed))
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:  # noqa: ANN401 - Optuna's signature
-        """Never asked for: all parameters are sampled together."""
-        raise InputError(f"{param_name} is no axis of this search space")
-
-    @abstractmethod
-    def choose(self, study: Study, trial: FrozenTrial, seed: int) -> KernelConfig:
-        """One of the untried configurations."""
 
 
 class ExhaustiveSampler(UntriedSampler):
@@ -156,12 +107,34 @@ _PLAIN: Mapping[str, type[UntriedSampler]] = {
     "exhaustive": ExhaustiveSampler,
 }
 
+#: The one that learns from other shapes too.
+ADAPTIVE = "adaptive"
+
 #: What ``--sampler`` takes.
-SAMPLERS = (*_MODELS, *_PLAIN)
+SAMPLERS = (ADAPTIVE, *_MODELS, *_PLAIN)
 
 
-def make_sampler(name: str, untried: Untried, positions: Positions, *, seed: str) -> UntriedSampler:
-    """The sampler of that name, one of ``SAMPLERS``."""
+def make_sampler(
+    name: str,
+    space: SearchSpace,
+    untried: Untried,
+    positions: Positions,
+    *,
+    seed: str,
+    neighbours: Sequence[Neighbour] = (),
+) -> UntriedSampler:
+    """The sampler of that name, one of ``SAMPLERS``.
+
+    Args:
+        name: Its name.
+        space: What is searched.
+        untried: What is left of the space.
+        positions: The encoding of trial parameters.
+        seed: Any text; the same text makes the same choices.
+        neighbours: Finished shapes that are near, the nearest first; only ``adaptive`` listens.
+    """
+    if name == ADAPTIVE:
+        return AdaptiveSampler(untried, positions, space, seed=seed, neighbours=neighbours)
     if name in _MODELS:
         return ModelSampler(untried, positions, seed=seed, model=_MODELS[name])
     return _PLAIN[name](untried, positions, seed=seed)

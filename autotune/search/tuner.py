@@ -22,6 +22,7 @@ from autotune.search.objective import CONSTRAINT, constraint, frozen_trial, verd
 from autotune.search.pruners import RacingPruner
 from autotune.search.samplers import make_sampler
 from autotune.search.shares import next_block_m
+from autotune.search.transfer import Neighbour, nearest
 from autotune.search.untried import Untried
 from autotune.search.writer import StudyWriter
 from autotune.selection import Selection, is_settled, is_settled_at_every_block_m, select
@@ -62,7 +63,7 @@ def study_name(runner: Runner, shape: KernelShape) -> str:
 class ShapeTuner:
     """Finds the best configuration of one shape."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each by its name
         self,
         runner: Runner,
         space: SearchSpace,
@@ -71,6 +72,7 @@ class ShapeTuner:
         mirror: TrialMirror,
         sampler: str,
         seed: int,
+        finished: Sequence[Neighbour] = (),
     ) -> None:
         """Open the shape's study and take over what was measured before.
 
@@ -81,6 +83,7 @@ class ShapeTuner:
             mirror: Keeps Optuna's trials.
             sampler: One of ``SAMPLERS``.
             seed: The same seed makes the same choices.
+            finished: Other shapes, searched on the same device with the same kernels.
         """
         self._runner, self._space, self._shape = runner, space, space.shape
         self._store = store
@@ -90,7 +93,14 @@ class ShapeTuner:
         self._positions = Positions(space)
         self._untried = Untried(space, self._positions)
         self._study: Study = optuna.create_study(
-            sampler=make_sampler(sampler, self._untried, self._positions, seed=f"{seed}/{name}"),
+            sampler=make_sampler(
+                sampler,
+                space,
+                self._untried,
+                self._positions,
+                seed=f"{seed}/{name}",
+                neighbours=nearest(self._shape, finished),
+            ),
             pruner=RacingPruner(alike="block_m" if self._shape.op.is_moe else None),
         )
         self._measured: dict[KernelConfig, Measurement] = {}
@@ -118,6 +128,11 @@ class ShapeTuner:
         if selection is not None:
             self._store.keep_selection(self._record, selection)
         return selection
+
+    @property
+    def as_neighbour(self) -> Neighbour:
+        """What other shapes may learn from this one."""
+        return Neighbour(self._shape, tuple(self._measured.values()))
 
     @property
     def outcomes(self) -> Counter[str]:

@@ -81,7 +81,7 @@ def test_tpe_finds_the_best_of_a_bowl_in_a_third_of_the_space(runner, seed):
 def test_an_axis_that_is_not_searched_is_never_sampled(runner):
     space = runner.space(SHAPE, FEW)
     positions = Positions(space)
-    sampler = make_sampler("random", Untried(space, positions), positions, seed="0")
+    sampler = make_sampler("random", space, Untried(space, positions), positions, seed="0")
     study = optuna.create_study(sampler=sampler)
     with pytest.raises(InputError, match="num_widgets is no axis of this search space"):
         study.ask().suggest_int("num_widgets", 1, 2)
