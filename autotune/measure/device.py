@@ -39,7 +39,7 @@ from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
 
 #: Weight sets that launches rotate over, if the memory holds them.
-_WEIGHT_SETS = 32
+_WEIGHT_SETS = 16
 
 #: Share of the device's memory that weight sets may take.
 _WEIGHT_SHARE = 0.25

@@ -12,7 +12,7 @@ _LONG_SAMPLE_US = 500.0
 #: Launches of a sample, at the least.
 _FEWEST_LAUNCHES = 4
 
-#: What takes so long outside a graph is not launched 31 times to see how long it takes inside one.
+#: What takes so long outside a graph is not launched 15 times to see how long it takes inside one.
 #: Far beyond what the host adds to a launch, some 300 µs at most.
 _SLOW_US = 1000.0
 
@@ -43,7 +43,7 @@ class LaunchTimer:
     so weights come from device memory, as they do when a stack of layers is run. The events lie in
     the graph as well: what the host takes to start it is no part of a sample. One launch lies ahead
     of them and fetches the kernel's code; without it, samples of few launches read up to 0.9 µs
-    higher than those of 32 (H100).
+    higher than long ones (H100).
     """
 
     def __init__(
