@@ -2,8 +2,9 @@
 
     python studies/exhaustive.py tuned [TOKENS...]
 
-Three shapes, 4, 16 and 64 tokens, of which vLLM's default is known to be far from the best are searched in full, on a
-narrower space than the folder was tuned on; the folder's entry is then timed beside the best.
+A shape for each token count (4, 16 and 64, of which vLLM's default is known to be far from the best)
+is searched in full, on a narrower space than the folder was tuned on; the folder's entry is then
+timed beside the best.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from autotune.space import KernelConfig
 
 def shapes(token_counts: Sequence[int]) -> list[KernelShape]:
     """``shrink`` of Llama-3.1-8B's qkv at rank 64, for these token counts."""
-    table = {"op": "shrink", "hidden_size": 4096, "rank": 64, "num_slices": 3, "max_loras": 8}
-    return [KernelShape.from_mapping(table | {"num_tokens": count}) for count in token_counts]
+    qkv = {"op": "shrink", "hidden_size": 4096, "rank": 64, "num_slices": 3, "max_loras": 8}
+    return [KernelShape.from_mapping(qkv | {"num_tokens": count}) for count in token_counts]
 
 
 def main() -> None:
