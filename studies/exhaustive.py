@@ -2,7 +2,7 @@
 
     python studies/exhaustive.py tuned [TOKENS...]
 
-A shape for each token count (4, 16 and 64, of which vLLM's default is known to be far from the best)
+A shape for each token count (4, 16 and 64, where vLLM's default is known to be far off the best)
 is searched in full, on a narrower space than the folder was tuned on; the folder's entry is then
 timed beside the best.
 """
