@@ -181,7 +181,10 @@ def test_the_axes_of_a_moe_op_may_be_given(read):
         ("[tokens]\ncounts = [0]\n", r"\[tokens\] counts: must be .* at least 1: got 0"),
         ("[tokens]\ncounts = 16\n", r"\[tokens\] counts: must be a list .*: got 16"),
         ("[search]\ntrials = 0\n", r"\[search\] trials: must be .* at least 1: got 0"),
-        ('[search]\nsampler = "cma"\n', r"\[search\] sampler: must be one of adaptive, .*: got 'cma'"),
+        (
+            '[search]\nsampler = "cma"\n',
+            r"\[search\] sampler: must be one of adaptive, .*: got 'cma'",
+        ),
         ("[search]\ntime_budget = 600\n", r"\[search\] time_budget: must be .* 1h30m: got 600"),
         ("[search]\nseed = -1\n", r"\[search\] seed: must be .* at least 0: got -1"),
         ("[search]\nspace = 3\n", r"\[search\] space: must be a table: got 3"),
