@@ -253,7 +253,7 @@ class CudaRunner(Runner):
         self._shape = shape
 
     def _job(self, shape: KernelShape, config: KernelConfig) -> Job:
-        return Job(shape, config, self._device.capability)
+        return Job(shape, config, self._device.target)
 
     # ----------------------------------------------------------------- comparing
 

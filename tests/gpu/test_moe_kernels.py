@@ -15,7 +15,7 @@ from autotune.kernels.reference import Check, check_result, error_bound, expect
 from autotune.ops import LoraOp
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig, assigns_naively
-from tests.gpu.test_kernels import COMPILE, LAUNCH, cached_kernels, run_script
+from tests.gpu.test_kernels import COMPILE, LAUNCH, cached_kernels, run_script, target_facts
 
 pytestmark = pytest.mark.gpu
 
@@ -154,7 +154,7 @@ def test_a_launch_finds_what_a_process_without_a_gpu_has_compiled(tmp_path):
         (
             "builtin",
             [(shape.as_dict(), default_config(shape).as_dict()) for shape in shapes],
-            torch.cuda.get_device_capability(),
+            target_facts(),
         )
     )
 

@@ -11,6 +11,7 @@ from autotune.measure import Outcome
 from autotune.measure.compiler import CompileFailure, CompilePool, Job
 from autotune.shapes import KernelShape
 from autotune.space import Grid, KernelConfig, SearchSpace, complete_axes
+from tests.kernels.cases import A100, H100
 from tests.recordings import EXPAND, SHRINK
 
 AXES = {
@@ -33,10 +34,10 @@ def own_cache(tmp_path, monkeypatch) -> Path:
     return cache
 
 
-@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
-def test_every_configuration_of_a_small_space_compiles_with_no_gpu(capability, own_cache):
+@pytest.mark.parametrize("target", [A100, H100])
+def test_every_configuration_of_a_small_space_compiles_with_no_gpu(target, own_cache):
     shapes = [KernelShape.from_mapping(table) for table in (SHRINK, EXPAND)]
-    jobs = [Job(shape, c, capability) for shape in shapes for c in space(shape).configs]
+    jobs = [Job(shape, c, target) for shape in shapes for c in space(shape).configs]
     pool = CompilePool("builtin", workers=2)
     try:
         left = dict.fromkeys(jobs)

@@ -1,0 +1,35 @@
+"""Which space a shape is searched in: that of its kernel, less what vLLM does not read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from autotune.bypass import NEWEST_RELEASE, parameters_read
+from autotune.environment import Environment
+from autotune.measure import Runner
+from autotune.shapes import KernelShape
+from autotune.space import SearchSpace
+
+
+def release_of(environment: Environment) -> str:
+    """The vLLM whose behaviour is tuned for: that whose kernels are launched, else the newest."""
+    return environment.provider_version if environment.provider == "vllm" else NEWEST_RELEASE
+
+
+def space_of(runner: Runner, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
+    """The space to search: of what vLLM does not read of the shape's entry, the default alone.
+
+    Args:
+        runner: Measures.
+        shape: The shape.
+        axes: The values that the user gave, per parameter.
+    """
+    space = runner.space(shape, axes)
+    read = parameters_read(shape, release_of(runner.environment))
+    if read == shape.op.parameters:
+        return space
+    if not read:
+        return SearchSpace(shape, [space.default], default=space.default)
+    default = space.default.as_dict()
+    fixed = {name: (value,) for name, value in default.items() if name not in read}
+    return runner.space(shape, {name: space.axes[name] for name in read} | fixed)
