@@ -31,5 +31,7 @@ def space_of(runner: Runner, shape: KernelShape, axes: Mapping[str, Sequence[int
     if not read:
         return SearchSpace(shape, [space.default], default=space.default)
     default = space.default.as_dict()
-    fixed = {name: (value,) for name, value in default.items() if name not in read}
-    return runner.space(shape, {name: space.axes[name] for name in read} | fixed)
+    kept = {
+        name: space.axes[name] if name in read else (value,) for name, value in default.items()
+    }
+    return runner.space(shape, kept)

@@ -49,9 +49,7 @@ class KernelProvider(ABC):
         """What vLLM launches for the shape when no tuned file is given."""
 
     @abstractmethod
-    def compile(
-        self, shape: KernelShape, config: KernelConfig, target: Target
-    ) -> CompiledKernel:
+    def compile(self, shape: KernelShape, config: KernelConfig, target: Target) -> CompiledKernel:
         """Compile into Triton's cache; needs no GPU, and must not be given one.
 
         A later ``launch`` of the same shape and configuration in another process finds the compiled

@@ -40,9 +40,7 @@ class BuiltinProvider(KernelProvider):
         """``num_stages = 1`` for ``expand`` on Hopper, ``split_k = 1`` for the MoE expands."""
         return _forced(shape, target.capability)
 
-    def compile(
-        self, shape: KernelShape, config: KernelConfig, target: Target
-    ) -> CompiledKernel:
+    def compile(self, shape: KernelShape, config: KernelConfig, target: Target) -> CompiledKernel:
         """Compile into Triton's cache; leaves the process unable to launch.
 
         Args:

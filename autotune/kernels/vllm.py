@@ -116,9 +116,7 @@ class VllmProvider(KernelProvider):
                 )
         return forced
 
-    def compile(
-        self, shape: KernelShape, config: KernelConfig, target: Target
-    ) -> CompiledKernel:
+    def compile(self, shape: KernelShape, config: KernelConfig, target: Target) -> CompiledKernel:
         """Compile into Triton's cache; leaves the process unable to launch.
 
         Args:

@@ -46,9 +46,7 @@ def _loop(pointer):
 class FaultyProvider(BuiltinProvider):
     """The builtin kernels, and the faults."""
 
-    def compile(
-        self, shape: KernelShape, config: KernelConfig, target: Target
-    ) -> CompiledKernel:
+    def compile(self, shape: KernelShape, config: KernelConfig, target: Target) -> CompiledKernel:
         if config.group_size_m == Fault.ENDLESS_COMPILE:
             time.sleep(3600)
         # No fingerprint: a faulty launch is that of a good one, and something else besides.

@@ -91,7 +91,7 @@ def test_a_kernel_that_cannot_be_compiled_says_why():
     broken = KernelConfig.from_mapping(shape.op, table | {"block_m": 24, "num_stages": 2})
     pool = CompilePool("builtin", workers=1)
     try:
-        _, compiled = pool.first_done([Job(shape, broken, (9, 0))])
+        _, compiled = pool.first_done([Job(shape, broken, H100)])
     finally:
         pool.close()
     assert isinstance(compiled, CompileFailure)
@@ -101,7 +101,7 @@ def test_a_kernel_that_cannot_be_compiled_says_why():
 
 def test_results_of_a_finished_shape_are_dropped_and_can_be_asked_for_again():
     shape = KernelShape.from_mapping(SHRINK)
-    job = Job(shape, space(shape).configs[0], (9, 0))
+    job = Job(shape, space(shape).configs[0], H100)
     pool = CompilePool("builtin", workers=1)
     try:
         first = pool.first_done([job])
