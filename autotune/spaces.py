@@ -31,7 +31,5 @@ def space_of(runner: Runner, shape: KernelShape, axes: Mapping[str, Sequence[int
     if not read:
         return SearchSpace(shape, [space.default], default=space.default)
     default = space.default.as_dict()
-    kept = {
-        name: space.axes[name] if name in read else (value,) for name, value in default.items()
-    }
+    kept = {name: space.axes[name] if name in read else (value,) for name, value in default.items()}
     return runner.space(shape, kept)

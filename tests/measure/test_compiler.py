@@ -62,12 +62,12 @@ def test_a_compile_that_never_ends_is_killed_with_its_children_and_the_next_one_
     easy = KernelConfig.from_mapping(shape.op, table | {"num_warps": 4, "block_m": 16})
     pool = CompilePool("builtin", workers=1, timeout_s=8.0)
     try:
-        _, compiled = pool.first_done([Job(shape, endless, (8, 0))])
+        _, compiled = pool.first_done([Job(shape, endless, A100)])
         assert isinstance(compiled, CompileFailure)
         assert compiled.outcome is Outcome.COMPILE_TIMEOUT
         assert "within 8 s" in compiled.reason
         assert not running("ptxas", own_cache)
-        _, compiled = pool.first_done([Job(shape, easy, (8, 0))])
+        _, compiled = pool.first_done([Job(shape, easy, A100)])
         assert isinstance(compiled, CompiledKernel), compiled
     finally:
         pool.close()
