@@ -48,7 +48,7 @@ def _settle_platform(platforms: ModuleType) -> None:
     try:
         getattr(platforms, "current_platform")  # noqa: B009 - it is worked out when asked for
     except ImportError:
-        vars(platforms)["_current_platform"] = platforms.UnspecifiedPlatform()
+        vars(platforms)["_current_platform"] = platforms.interface.UnspecifiedPlatform()
 
 
 def part(name: str) -> ModuleType:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 from autotune.environment import describe_device
-from autotune.kernels import PROVIDERS, KernelProvider, provider
+from autotune.kernels import KernelProvider
 from autotune.kernels.defaults import default_config
 from autotune.kernels.inputs import make_inputs
 from autotune.kernels.reference import Check, check_result, error_bound, expect
@@ -54,13 +53,6 @@ DTYPES = ["bfloat16", "float16"]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
-@pytest.fixture(params=PROVIDERS)
-def kernels(request: pytest.FixtureRequest) -> KernelProvider:
-    if request.param == "vllm" and importlib.util.find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed")
-    return provider(request.param)
-
-
 #: Runs in a process that sees no GPU: compiles the jobs on standard input for a target.
 COMPILE = """
 import json, sys
@@ -97,7 +89,12 @@ for shape, config in jobs:
     inputs = make_inputs(
         shape, device="cuda", weight_sets=1, seed=0, pair=kernels.runs_pair(shape)
     )
-    check = check_result(lambda: kernels.launch(inputs, config, 0), inputs, expect(inputs))
+
+    def launch():
+        kernels.launch(inputs, config, 0)
+        kernels.collect(inputs, config)
+
+    check = check_result(launch, inputs, expect(inputs))
     if check.problem:
         sys.exit(f"{shape.label}: {check.problem}")
 """
