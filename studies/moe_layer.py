@@ -1,6 +1,6 @@
 """One MoE layer on vLLM's kernels: vLLM's default beside a tuned folder, op by op and together.
 
-    python studies/moe_layer.py FOLDER STUDY [--rank N] [--tokens 1,16] [--seconds 55]
+    python studies/moe_layer.py FOLDER STUDY [--rank N] [--tokens 1,16] [--seconds 40]
 
 Every op is timed alone, and w13's and w2's shrink and expand are timed back to back, as vLLM runs
 them. Where vLLM has one kernel for the two, no op runs alone. All numbers are checked. What the
@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("study", type=Path, help="study file of a MoE model")
     parser.add_argument("--rank", type=int)
     parser.add_argument("--tokens", type=lambda text: [int(count) for count in text.split(",")])
-    parser.add_argument("--seconds", type=float, default=50, help="start nothing after so many")
+    parser.add_argument("--seconds", type=float, default=40, help="begin nothing after so many")
     given = parser.parse_args(arguments)
     try:
         plan = StudyPlan.read(given.study).override(rank=given.rank, tokens=given.tokens)
