@@ -19,6 +19,7 @@ from autotune.roofline import floor_us
 from autotune.selection import Ratio, is_settled
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig, SearchSpace
+from autotune.spaces import is_timed_as_pair
 
 #: The verdict on a configuration that fails to launch or gives wrong numbers.
 DOES_NOT_RUN = "does not run"
@@ -133,7 +134,9 @@ def bench(
             **each._asdict(),
             **entry._asdict(),
             **_timed(runner, space, entry.config)._asdict(),
-            floor_us=floor_us(each.shape, ceilings),
+            floor_us=floor_us(
+                each.shape, ceilings, pair=is_timed_as_pair(each.shape, runner.environment)
+            ),
         )
         rows.append(row)
         if progress is not None:

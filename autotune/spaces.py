@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from autotune.bypass import NEWEST_RELEASE, parameters_read
+from autotune.bypass import NEWEST_RELEASE, parameters_read, reads_only_block_m
 from autotune.environment import Environment
 from autotune.measure import Runner
 from autotune.shapes import KernelShape
@@ -14,6 +14,11 @@ from autotune.space import SearchSpace
 def release_of(environment: Environment) -> str:
     """The vLLM whose behaviour is tuned for: that whose kernels are launched, else the newest."""
     return environment.provider_version if environment.provider == "vllm" else NEWEST_RELEASE
+
+
+def is_timed_as_pair(shape: KernelShape, environment: Environment) -> bool:
+    """Whether what is timed of a MoE shape is vLLM's one kernel for its shrink and its expand."""
+    return environment.provider == "vllm" and reads_only_block_m(shape, release_of(environment))
 
 
 def space_of(runner: Runner, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:

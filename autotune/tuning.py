@@ -18,7 +18,7 @@ from autotune.plan import StudyPlan
 from autotune.search import ADAPTIVE, Budget, Neighbour, ShapeTuner, TrialMirror, in_order
 from autotune.selection import Selection
 from autotune.shapes import KernelShape
-from autotune.spaces import release_of, space_of
+from autotune.spaces import is_timed_as_pair, release_of, space_of
 from autotune.store import Store
 
 
@@ -122,6 +122,8 @@ def notes(shapes: Sequence[KernelShape], environment: Environment) -> list[str]:
         unread = sum(not parameters_read(shape, release) for shape in bypassed)
         if unread:
             lines[-1] += f" For {unread} of them, of small batches, not even that is read."
+        if is_timed_as_pair(bypassed[0], environment):
+            lines[-1] += " Timed is vLLM's one kernel for shrink and expand: both get its figures."
     layers = by_layer(shapes, lambda shape: shape)
     missing = {missing_ops(those) for those in layers.values()} - {()}
     lines.extend(

@@ -271,6 +271,9 @@ def test_the_release_whose_kernels_are_launched_decides_what_is_tuned(
         (line,) = told
         assert line.startswith("Of MoE entries of rank 16 vLLM 0.33.0 reads only block_m")
         assert "for 1 of 1 shapes that alone is tuned" in line
+        assert line.endswith(
+            "Timed is vLLM's one kernel for shrink and expand: both get its figures."
+        )
 
 
 def test_the_ops_that_a_layer_lacks_are_told_before_it_is_tuned(tmp_path):

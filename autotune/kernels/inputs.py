@@ -116,19 +116,20 @@ def weight_set_bytes(shape: KernelShape, *, pair: bool = False) -> int:
     return sum(math.prod(size) for size in sizes) * DTYPE_BYTES[shape.dtype]
 
 
-def weight_bytes_touched(shape: KernelShape, *, seed: int = 0) -> int:
+def weight_bytes_touched(shape: KernelShape, *, seed: int = 0, pair: bool = False) -> int:
     """Bytes of weights that one launch reads: only those that a token needs.
 
     Args:
         shape: The shape.
         seed: As given to ``make_inputs``: MoE ops draw from it which experts get tokens. Another
             one hits about as many.
+        pair: As given to ``make_inputs``.
     """
     if not shape.op.is_moe:
         return weight_set_bytes(shape) // shape.max_loras * shape.loras_with_tokens
     matrices = shape.max_loras * shape.num_experts
     hit = pairs_hit(shape, spread_tokens(shape, seed), seed)
-    return weight_set_bytes(shape) // matrices * hit
+    return weight_set_bytes(shape, pair=pair) // matrices * hit
 
 
 def make_inputs(  # noqa: PLR0913 - each by its name
