@@ -86,7 +86,7 @@ def test_any_sizes_are_right(op, data):
 
 
 @each_op
-@pytest.mark.parametrize("rank", [8, 16, 64, 256])
+@pytest.mark.parametrize("rank", [8, 16, 32, 64, 128, 256])
 def test_every_rank_is_right_sorted_and_naive(op, rank):
     for sizes in ({}, naive_changes()):
         shape = moe_shape(op, rank=rank, **sizes)

@@ -149,6 +149,15 @@ except KernelsUnusable as error:
     print(json.dumps({"refused": str(error)}))
 """
 
+#: vLLM has found a GPU, and its platform for one needs compiled parts that are not there.
+WITHOUT_COMPILED_PARTS = """
+import json
+import vllm.platforms as platforms
+platforms.builtin_platform_plugins["cuda"] = lambda: "vllm.platforms.cuda.CudaPlatform"
+from autotune.kernels import provider
+print(json.dumps(provider("vllm").version))
+"""
+
 #: Runs every shape twice, so that vLLM's tables of weights would be found again, on the CPU.
 INTERPRET = """
 import torch
@@ -181,6 +190,7 @@ def run_with(
     cache: Path,
     *,
     shapes: Sequence[KernelShape] = SHAPES,
+    start: str = START,
     **changes: str,
 ) -> Any:
     """What a script prints that is run with a release on its path."""
@@ -190,7 +200,7 @@ def run_with(
     )
     clean |= {"CUDA_VISIBLE_DEVICES": "", "TRITON_CACHE_DIR": str(cache), **changes}
     run = subprocess.run(  # noqa: S603 - one of the scripts above
-        [sys.executable, "-c", START + script],
+        [sys.executable, "-c", start + script],
         input=json.dumps([shape.as_dict() for shape in shapes]),
         cwd=ROOT,
         env=clean,
@@ -305,6 +315,12 @@ def test_batch_invariance_is_refused_since_it_reads_no_file(newest, tmp_path):
     answer = run_with(newest, DESCRIBE, tmp_path, VLLM_BATCH_INVARIANT="1")
 
     assert "VLLM_BATCH_INVARIANT" in answer["refused"]
+
+
+def test_the_python_files_alone_will_do(release, tmp_path):
+    answer = run_with(release, WITHOUT_COMPILED_PARTS, tmp_path, start="")
+
+    assert answer == release.name
 
 
 def test_no_vllm_is_refused_with_what_to_do(tmp_path):
