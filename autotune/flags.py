@@ -146,3 +146,32 @@ Record = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write everything measured into a recording, too."),
 ]
+Samplers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B",
+        help="Those to compare: --sampler's, and kernel-tuner:STRATEGY where it is installed.",
+    ),
+]
+Seeds = Annotated[
+    WholeNumber | None,
+    typer.Option(parser=_whole(1), metavar="N", help="Searches of each shape; 3 if not given."),
+]
+ComparedTrials = Annotated[
+    WholeNumber | None,
+    typer.Option(
+        "--trials", parser=_whole(1), metavar="N", help="Of each search; 200 if not given."
+    ),
+]
+Lookahead = Annotated[
+    WholeNumber | None,
+    typer.Option(
+        parser=_whole(1),
+        metavar="N",
+        help="Configurations asked for at once, as a compile pool does; 1 if not given.",
+    ),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="PLOT.html", help="Draw regret over trials."),
+]
