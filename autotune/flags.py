@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from autotune.effort import EFFORTS
 from autotune.errors import InputError
 from autotune.ops import LoraOp
 from autotune.studyfile import KERNELS, SAMPLERS, parse_duration
@@ -129,7 +130,18 @@ Seed = Annotated[
 ]
 Trials = Annotated[
     WholeNumber | None,
-    typer.Option(parser=_whole(1), metavar="N", help="Distinct configurations for each shape."),
+    typer.Option(
+        parser=_whole(1), metavar="N", help="Distinct configurations for each shape, no fewer."
+    ),
+]
+EffortName = Annotated[
+    str | None,
+    typer.Option(
+        "--effort",
+        parser=_choice(tuple(EFFORTS)),
+        metavar="|".join(EFFORTS),
+        help="When a shape is left before its trials; normal if --trials is not given either.",
+    ),
 ]
 TimeBudget = Annotated[
     int | None, typer.Option(parser=_seconds, metavar="10m", help="Limit for the whole search.")
@@ -150,7 +162,7 @@ Samplers = Annotated[
     str | None,
     typer.Option(
         metavar="A,B",
-        help="Those to compare: --sampler's, and kernel-tuner:STRATEGY where it is installed.",
+        help="Which to compare; strategies of Kernel Tuner are named kernel-tuner:NAME.",
     ),
 ]
 Seeds = Annotated[

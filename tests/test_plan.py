@@ -39,7 +39,7 @@ def read(tmp_path):
 def test_a_short_file_takes_the_usual_values_for_the_rest(read):
     plan = read(USUAL)
 
-    assert (plan.trials, plan.sampler, plan.time_budget_s, plan.seed) == (200, "tpe", None, 0)
+    assert (plan.trials, plan.sampler, plan.time_budget_s, plan.seed) == (200, "adaptive", None, 0)
     assert (plan.kernels, plan.storage, plan.output) == ("auto", "sqlite:///autotune.db", "tuned")
     assert plan.axes == {op: {} for op in LoraOp}
 
@@ -181,7 +181,10 @@ def test_the_axes_of_a_moe_op_may_be_given(read):
         ("[tokens]\ncounts = [0]\n", r"\[tokens\] counts: must be .* at least 1: got 0"),
         ("[tokens]\ncounts = 16\n", r"\[tokens\] counts: must be a list .*: got 16"),
         ("[search]\ntrials = 0\n", r"\[search\] trials: must be .* at least 1: got 0"),
-        ('[search]\nsampler = "cma"\n', r"\[search\] sampler: must be one of tpe, .*: got 'cma'"),
+        (
+            '[search]\nsampler = "cma"\n',
+            r"\[search\] sampler: must be one of .*tpe, .*: got 'cma'",
+        ),
         ("[search]\ntime_budget = 600\n", r"\[search\] time_budget: must be .* 1h30m: got 600"),
         ("[search]\nseed = -1\n", r"\[search\] seed: must be .* at least 0: got -1"),
         ("[search]\nspace = 3\n", r"\[search\] space: must be a table: got 3"),
@@ -292,6 +295,25 @@ def test_flags_replace_what_the_file_says(read):
     assert (plan.kernels, plan.storage, plan.output) == ("builtin", "sqlite:///y.db", "there")
 
 
+@pytest.mark.parametrize(
+    ("search", "flags", "expected"),
+    [
+        ("", {}, (200, "normal")),
+        ("trials = 50", {}, (50, None)),
+        ('effort = "quick"', {}, (60, "quick")),
+        ('effort = "quick"\ntrials = 50', {}, (50, "quick")),
+        ("", {"trials": 50}, (50, None)),
+        ('effort = "quick"', {"trials": 50}, (50, None)),
+        ("trials = 50", {"effort": "thorough"}, (1000, "thorough")),
+        ("", {"effort": "normal", "trials": 50}, (50, "normal")),
+        ("trials = 50", {"sampler": "gp"}, (50, None)),
+    ],
+)
+def test_trials_alone_are_made_all_and_an_effort_may_stop_before(read, search, flags, expected):
+    plan = read(f"{USUAL}[search]\n{search}\n").override(**flags)
+    assert (plan.trials, plan.effort) == expected
+
+
 def test_flags_that_are_not_given_change_nothing(read):
     plan = read(USUAL)
 
@@ -336,7 +358,7 @@ def test_asking_for_an_op_that_is_not_there_says_what_there_is(read):
         ({"tokens": ()}, r"--tokens: must be a list of token counts.*: got \[\]"),
         ({"tokens": (0,)}, "--tokens: must be .* at least 1: got 0"),
         ({"trials": 0}, "--trials: must be .* at least 1: got 0"),
-        ({"sampler": "cma"}, "--sampler: must be one of tpe, gp, .*: got 'cma'"),
+        ({"sampler": "cma"}, "--sampler: must be one of adaptive, tpe, .*: got 'cma'"),
         ({"kernels": "mine"}, "--kernels: must be one of auto, .*: got 'mine'"),
         ({"output": ""}, "--output: must be a text that is not empty: got ''"),
         ({"seed": -1}, "--seed: must be .* at least 0: got -1"),
