@@ -43,6 +43,7 @@ from autotune.flags import (
     TimeBudget,
     Tokens,
     Trials,
+    WarmStart,
 )
 from autotune.plan import StudyPlan
 
@@ -96,6 +97,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     effort: EffortName = None,
     time_budget: TimeBudget = None,
     sampler: Sampler = None,
+    warm_start: WarmStart = None,
     kernels: Kernels = None,
     replay: Replay = None,
     storage: Storage = None,
@@ -122,6 +124,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
             effort=effort,
             time_budget_s=time_budget,
             sampler=sampler,
+            warm_start=warm_start,
             kernels=kernels,
             storage=storage,
             output=output,

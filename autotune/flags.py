@@ -119,6 +119,13 @@ Storage = Annotated[
     str | None,
     typer.Option(metavar="URL", help="SQLAlchemy URL; sqlite:///autotune.db if none."),
 ]
+WarmStart = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="An older database of this GPU and these kernels, which the search learns from.",
+    ),
+]
 Output = Annotated[
     str | None, typer.Option(metavar="DIR", help="Folder for vLLM's files; tuned/ if none.")
 ]

@@ -38,6 +38,7 @@ class StudyPlan:
         sampler: One of ``SAMPLERS``.
         time_budget_s: Wall-clock limit of the whole run, seconds; None for none.
         seed: Of the sampler.
+        warm_start: An older database's URL, whose shapes the search may learn from; None for none.
         axes: ``[search.space]``: for every op the axes that were given.
         kernels: One of ``KERNELS``.
         storage: The database's URL.
@@ -54,6 +55,7 @@ class StudyPlan:
     sampler: str = "adaptive"
     time_budget_s: float | None = None
     seed: int = 0
+    warm_start: str | None = None
     kernels: str = "auto"
     storage: str = "sqlite:///autotune.db"
     output: str = "tuned"
@@ -167,6 +169,7 @@ class StudyPlan:
         storage: str | None = None,
         output: str | None = None,
         seed: int | None = None,
+        warm_start: str | None = None,
     ) -> StudyPlan:
         """The plan with command-line flags applied; None leaves what the file says.
 
@@ -186,6 +189,7 @@ class StudyPlan:
             storage: The database's URL.
             output: The folder for vLLM's files.
             seed: Of the sampler.
+            warm_start: An older database's URL.
 
         Raises:
             StudyFileError: A flag's value is out of range, or no shape is left.
@@ -203,6 +207,7 @@ class StudyPlan:
             kernels=kernels,
             storage=storage,
             output=output,
+            warm_start=warm_start,
         )
         replaced = {*lora, *(["num_tokens"] if counts else [])}
         return replace(

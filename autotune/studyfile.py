@@ -116,6 +116,7 @@ TABLES: Mapping[str, dict[str, _Check]] = {
         "sampler": _one_of(SAMPLERS),
         "time_budget": parse_duration,
         "seed": _at_least(0),
+        "warm_start": _text,
         "space": _table,
     },
     "run": {"kernels": _one_of(KERNELS), "storage": _text, "output": _text},

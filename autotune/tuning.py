@@ -10,12 +10,14 @@ from pathlib import Path
 from autotune.bypass import NEWEST_RELEASE, reads_only_block_m
 from autotune.coupling import couple
 from autotune.environment import Environment
+from autotune.errors import InputError
 from autotune.layers import MoeLayer, by_layer, missing_ops, names_of
 from autotune.measure import Runner
 from autotune.measure.recording import RecordingRunner, RecordingWriter
 from autotune.plan import StudyPlan
 from autotune.rounds import Searched, search_in_rounds
 from autotune.search import ADAPTIVE, Budget, Neighbour, ShapeTuner, TrialMirror, in_order
+from autotune.search.earlier import finished_earlier
 from autotune.selection import Selection
 from autotune.shapes import KernelShape
 from autotune.space import SearchSpace
@@ -68,7 +70,9 @@ def tune(
         with RecordingWriter(record, runner.environment) as writer:
             return tune(plan, RecordingRunner(runner, writer), progress)
     transfers = plan.sampler == ADAPTIVE
-    order = in_order(plan.shapes) if transfers else plan.shapes
+    earlier = _earlier(plan, runner.environment)
+    known = [each.shape for each in earlier]
+    order = in_order(plan.shapes, known) if transfers else plan.shapes
     spaces = [_space(runner, shape, plan.axes[shape.op]) for shape in order]
     finished: dict[KernelShape, Neighbour] = {}
     tuned: dict[KernelShape, Tuned] = {}
@@ -84,7 +88,7 @@ def tune(
             mirror=mirror,
             sampler=plan.sampler,
             seed=plan.seed,
-            finished=others,
+            finished=[*earlier, *others],
         )
         before = tuned.get(space.shape)
         selection = tuner.run(budget)
@@ -168,6 +172,18 @@ def _space(runner: Runner, shape: KernelShape, axes: Mapping[str, Sequence[int]]
     default = space.default.as_dict()
     fixed = {name: (value,) for name, value in default.items() if name != "block_m"}
     return runner.space(shape, {"block_m": space.axes["block_m"], **fixed})
+
+
+def _earlier(plan: StudyPlan, environment: Environment) -> list[Neighbour]:
+    """What ``--warm-start`` gives to learn from."""
+    if plan.warm_start is None:
+        return []
+    if plan.sampler != ADAPTIVE:
+        raise InputError(
+            f"--warm-start is for the sampler {ADAPTIVE}: got {plan.sampler}, which learns from no "
+            "other search; leave one of them out"
+        )
+    return finished_earlier(plan.warm_start, environment)
 
 
 def _coupled(tuned: Sequence[Tuned], store: Store, environment: Environment) -> Sequence[Tuned]:

@@ -13,6 +13,7 @@ import optuna
 from optuna.study import Study
 from optuna.trial import Trial
 
+from autotune.environment import Environment
 from autotune.measure import Measurement, Outcome, Runner
 from autotune.search.budget import Budget, expected_gain
 from autotune.search.encoding import Positions
@@ -33,7 +34,11 @@ from autotune.store import Finished, Store
 
 def study_name(runner: Runner, shape: KernelShape) -> str:
     """Name of the Optuna study of a shape, such as ``{gpu}/vllm-0.33.0/{op}/{label}``."""
-    environment = runner.environment
+    return name_in(runner.environment, shape)
+
+
+def name_in(environment: Environment, shape: KernelShape) -> str:
+    """The same for what was measured elsewhere."""
     return f"{environment.gpu}/{environment.kernels}/{shape.op.value}/{shape.label}"
 
 
