@@ -131,5 +131,4 @@ def _belief(space: SearchSpace, neighbour: Neighbour) -> Floats:
     theirs = features(neighbour.shape, list(timed))
     points = scaled(np.vstack((theirs, features(space.shape, space.configs))))
     logs = np.log(np.array(list(timed.values())))
-    mean, _ = Surrogate(points).predict(range(len(timed)), logs)
-    return mean[len(timed) :]
+    return Surrogate(points).predict(range(len(timed)), logs).mean[len(timed) :]
