@@ -19,12 +19,10 @@ from autotune.roofline import floor_us
 from autotune.selection import Ratio, is_settled
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig, SearchSpace
+from autotune.spaces import is_timed_as_pair
 
 #: The verdict on a configuration that fails to launch or gives wrong numbers.
 DOES_NOT_RUN = "does not run"
-
-#: The one parameter that vLLM does without; it stops where another is missing.
-_DISPENSABLE = "group_size_m"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +134,9 @@ def bench(
             **each._asdict(),
             **entry._asdict(),
             **_timed(runner, space, entry.config)._asdict(),
-            floor_us=floor_us(each.shape, ceilings),
+            floor_us=floor_us(
+                each.shape, ceilings, pair=is_timed_as_pair(each.shape, runner.environment)
+            ),
         )
         rows.append(row)
         if progress is not None:
@@ -195,7 +195,7 @@ def find_entry(folder: Path, shape: KernelShape, gpu: str) -> Entry:
         InputError: There is no file for the op, or vLLM would stop.
     """
     path = Path(f"{folder}/{shape.file_name(gpu)}")
-    table = read_table(path)
+    table = read_table(path, len(shape.lookup_key))
     if table is None:
         raise InputError(f"{path} is not there: tune {shape.op.value} on this GPU too")
     try:
@@ -213,14 +213,14 @@ def _config_of(shape: KernelShape, leaf: Any) -> KernelConfig:  # noqa: ANN401 -
         ExportError: vLLM would stop, because a parameter is missing.
         SpaceError: A value can be no parameter's.
     """
-    names = shape.op.parameters
-    missing = [name for name in names if name not in leaf and name != _DISPENSABLE]
+    values = shape.op.values_in(leaf)
+    missing = [name for name in shape.op.required_parameters if name not in values]
     if missing:
         raise ExportError(
             f"vLLM would stop: the entry has no {', '.join(missing)}, only {', '.join(leaf)}; "
             "tune the shape again"
         )
-    return KernelConfig.from_mapping(shape.op, {name: leaf[name] for name in names if name in leaf})
+    return KernelConfig.from_mapping(shape.op, values)
 
 
 # ------------------------------------------------------------------ timing

@@ -1,8 +1,10 @@
-"""Where vLLM reads only ``block_m`` of a MoE op's entry.
+"""Where vLLM reads only ``block_m`` of a MoE op's entry, or nothing.
 
 From 0.22 on, and up to rank 128, ``fused_moe_lora`` runs one kernel for shrink and expand with
 heuristics of its own (``_run_fused_moe_lora_one_shot`` in ``fused_moe_lora_op.py``, 0.22.1 to
-0.33.0; not in 0.15.1), unless LoRAs are fully sharded.
+0.33.0; not in 0.15.1), unless LoRAs are fully sharded. Where blocks are assigned naively it takes
+16 rows whatever it is told, and for the smallest batches there is a kernel without blocks of rows
+(``_run_fused_moe_lora_small_batch``).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import re
 
 from autotune.shapes import KernelShape
+from autotune.space import assigns_naively
 
 #: The newest vLLM whose sources were read.
 NEWEST_RELEASE = "0.33.0"
@@ -26,8 +29,20 @@ def has_one_shot_kernel(release: str) -> bool:
     return numbers is None or tuple(map(int, numbers.groups())) >= _FIRST_RELEASE
 
 
+def parameters_read(shape: KernelShape, release: str) -> tuple[str, ...]:
+    """What this vLLM reads of the shape's entry.
+
+    Args:
+        shape: Of any op.
+        release: vLLM's version, such as ``0.33.0``.
+    """
+    if not reads_only_block_m(shape, release):
+        return shape.op.parameters
+    return () if assigns_naively(shape) else ("block_m",)
+
+
 def reads_only_block_m(shape: KernelShape, release: str) -> bool:
-    """Whether this vLLM reads nothing but ``block_m`` of the shape's entry.
+    """Whether this vLLM reads ``block_m`` of the shape's entry at most.
 
     Args:
         shape: Of any op; of a dense one vLLM reads everything.

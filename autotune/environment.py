@@ -63,12 +63,28 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What of a GPU decides which kernel is compiled for a launch.
+
+    Attributes:
+        capability: Compute capability, such as ``(9, 0)``.
+        multiprocessors: How many there are: vLLM's MoE kernels split their work by it.
+        shared_memory_bytes: What one thread block may use, opt-in included.
+    """
+
+    capability: tuple[int, int]
+    multiprocessors: int
+    shared_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """The limits of one GPU that decide what can be launched and how it must be timed.
 
     Attributes:
         name: As ``torch.cuda.get_device_name()`` gives it.
         capability: Compute capability, such as ``(9, 0)``.
+        multiprocessors: How many it has.
         shared_memory_bytes: What one thread block may use, opt-in included.
         l2_bytes: Size of the L2 cache.
         memory_bytes: Size of the device's memory.
@@ -77,10 +93,20 @@ class Device:
 
     name: str
     capability: tuple[int, int]
+    multiprocessors: int
     shared_memory_bytes: int
     l2_bytes: int
     memory_bytes: int
     uuid: str
+
+    @property
+    def target(self) -> Target:
+        """What is compiled for."""
+        return Target(
+            capability=self.capability,
+            multiprocessors=self.multiprocessors,
+            shared_memory_bytes=self.shared_memory_bytes,
+        )
 
 
 def has_gpu() -> bool:
@@ -102,6 +128,7 @@ def describe_device() -> Device:
     return Device(
         name=facts.name,
         capability=(facts.major, facts.minor),
+        multiprocessors=facts.multi_processor_count,
         shared_memory_bytes=limits["max_shared_mem"],
         l2_bytes=facts.L2_cache_size,
         memory_bytes=facts.total_memory,

@@ -12,6 +12,7 @@ from autotune.measure.recording import RecordingRunner, RecordingWriter
 from autotune.plan import StudyPlan
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig, SearchSpace
+from autotune.spaces import space_of
 
 #: Told of every shape when it is done: the outcomes, its number from 1, and how many there are.
 Progress = Callable[[KernelShape, Counter[str], int, int], None]
@@ -38,7 +39,7 @@ def record(
     with RecordingWriter(path, runner.environment) as writer:
         recorder = RecordingRunner(runner, writer)
         for number, shape in enumerate(shapes, start=1):
-            space = recorder.space(shape, plan.axes[shape.op])
+            space = space_of(recorder, shape, plan.axes[shape.op])
             outcomes = _measure_all(recorder, space, _sample(space, sample, plan.seed))
             progress(shape, outcomes, number, len(shapes))
 

@@ -10,25 +10,29 @@ from autotune.measure.protocol import Ceilings
 from autotune.shapes import KernelShape
 
 
-def bytes_moved(shape: KernelShape) -> int:
+def bytes_moved(shape: KernelShape, *, pair: bool = False) -> int:
     """Bytes that one launch must move: each input is read once, each output written once.
 
     Weights count for the adapters, and of a mixture for their experts, that have a token. An
     ``expand`` that adds to its output reads it first.
+
+    Args:
+        shape: The shape.
+        pair: MoE ops: whether it is one launch for a shrink and its expand.
     """
-    sizes = layout(shape)
+    sizes = layout(shape, pair=pair)
     x_bytes = math.prod(sizes.x) * sizes.x_dtype.itemsize
     out_bytes = math.prod(sizes.out) * sizes.out_dtype.itemsize
-    times = 2 if adds_to_output(shape) else 1
-    return x_bytes + weight_bytes_touched(shape) + times * out_bytes
+    times = 2 if pair or adds_to_output(shape) else 1
+    return x_bytes + weight_bytes_touched(shape, pair=pair) + times * out_bytes
 
 
-def flops(shape: KernelShape) -> int:
+def flops(shape: KernelShape, *, pair: bool = False) -> int:
     """Floating-point operations of one launch: 2 n k for each row of each slice."""
-    return sum(2 * num_rows(shape) * n * k for *_, n, k in layout(shape).weights)
+    return sum(2 * num_rows(shape) * n * k for *_, n, k in layout(shape, pair=pair).weights)
 
 
-def floor_us(shape: KernelShape, ceilings: Ceilings) -> float:
+def floor_us(shape: KernelShape, ceilings: Ceilings, *, pair: bool = False) -> float:
     """The roofline's time of one launch, microseconds: moving or multiplying, what takes longer.
 
     After Williams, Waterman and Patterson, "Roofline", CACM 52(4), 2009. A launch can come in below
@@ -37,7 +41,8 @@ def floor_us(shape: KernelShape, ceilings: Ceilings) -> float:
     Args:
         shape: The shape.
         ceilings: What the device was measured to reach.
+        pair: As for ``bytes_moved``.
     """
-    moving_s = bytes_moved(shape) / ceilings.copy_bytes_per_s
-    multiplying_s = flops(shape) / ceilings.matmul_flops_per_s
+    moving_s = bytes_moved(shape, pair=pair) / ceilings.copy_bytes_per_s
+    multiplying_s = flops(shape, pair=pair) / ceilings.matmul_flops_per_s
     return max(moving_s, multiplying_s) * 1e6

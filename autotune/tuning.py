@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autotune.bypass import NEWEST_RELEASE, reads_only_block_m
+from autotune.bypass import parameters_read, reads_only_block_m
 from autotune.coupling import couple
 from autotune.environment import Environment
 from autotune.errors import InputError
@@ -21,6 +21,7 @@ from autotune.search.earlier import finished_earlier
 from autotune.selection import Selection
 from autotune.shapes import KernelShape
 from autotune.space import SearchSpace
+from autotune.spaces import is_timed_as_pair, release_of, space_of
 from autotune.store import Store
 
 
@@ -73,7 +74,7 @@ def tune(
     earlier = _earlier(plan, runner.environment)
     known = [each.shape for each in earlier]
     order = in_order(plan.shapes, known) if transfers else plan.shapes
-    spaces = [_space(runner, shape, plan.axes[shape.op]) for shape in order]
+    spaces = [space_of(runner, shape, plan.axes[shape.op]) for shape in order]
     finished: dict[KernelShape, Neighbour] = {}
     tuned: dict[KernelShape, Tuned] = {}
     store = Store(plan.storage)
@@ -118,11 +119,6 @@ def tune(
         store.close()
 
 
-def release_of(environment: Environment) -> str:
-    """The vLLM whose behaviour is tuned for: that whose kernels are launched, else the newest."""
-    return environment.provider_version if environment.provider == "vllm" else NEWEST_RELEASE
-
-
 def notes(shapes: Sequence[KernelShape], environment: Environment) -> list[str]:
     """What a user must know of MoE shapes before they are tuned, in a line each."""
     release = release_of(environment)
@@ -134,6 +130,11 @@ def notes(shapes: Sequence[KernelShape], environment: Environment) -> list[str]:
             f"Of MoE entries of rank {ranks} vLLM {release} reads only block_m where LoRAs are not "
             f"fully sharded: for {len(bypassed)} of {len(shapes)} shapes that alone is tuned."
         )
+        unread = sum(not parameters_read(shape, release) for shape in bypassed)
+        if unread:
+            lines[-1] += f" For {unread} of them, of small batches, not even that is read."
+        if is_timed_as_pair(bypassed[0], environment):
+            lines[-1] += " Timed is vLLM's one kernel for shrink and expand: both get its figures."
     layers = by_layer(shapes, lambda shape: shape)
     missing = {missing_ops(those) for those in layers.values()} - {()}
     lines.extend(
@@ -162,16 +163,6 @@ def to_export(tuned: Sequence[Tuned], url: str, environment: Environment) -> lis
         return couple([*own, *_layer_mates(own, store, environment)])
     finally:
         store.close()
-
-
-def _space(runner: Runner, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
-    """The space to search: of a shape of which vLLM reads only ``block_m``, that axis alone."""
-    space = runner.space(shape, axes)
-    if not reads_only_block_m(shape, release_of(runner.environment)):
-        return space
-    default = space.default.as_dict()
-    fixed = {name: (value,) for name, value in default.items() if name != "block_m"}
-    return runner.space(shape, {"block_m": space.axes["block_m"], **fixed})
 
 
 def _earlier(plan: StudyPlan, environment: Environment) -> list[Neighbour]:

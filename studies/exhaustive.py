@@ -1,15 +1,17 @@
 """How near a tuned folder comes to an exhaustive search, on the kernels of the vLLM that is here.
 
-    python studies/exhaustive.py tuned
+    python studies/exhaustive.py tuned [TOKENS...]
 
-Three shapes of which vLLM's default is known to be far from the best are searched in full, on a
-narrower space than the folder was tuned on; the folder's entry is then timed beside the best.
+A shape for each token count (4, 16 and 64, where vLLM's default is known to be far off the best)
+is searched in full, on a narrower space than the folder was tuned on; the folder's entry is then
+timed beside the best.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine import AXES, search
@@ -19,21 +21,20 @@ from autotune.measure.cuda import CudaRunner
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
 
-SHAPES = [
-    KernelShape.from_mapping(
-        {"op": "shrink", "num_tokens": tokens, "hidden_size": 4096, "rank": 64}
-        | {"num_slices": 3, "max_loras": 8}
-    )
-    for tokens in (4, 16, 64)
-]
+
+def shapes(token_counts: Sequence[int]) -> list[KernelShape]:
+    """``shrink`` of Llama-3.1-8B's qkv at rank 64, for these token counts."""
+    qkv = {"op": "shrink", "hidden_size": 4096, "rank": 64, "num_slices": 3, "max_loras": 8}
+    return [KernelShape.from_mapping(qkv | {"num_tokens": count}) for count in token_counts]
 
 
 def main() -> None:
     """Search, compare, and print one line a shape."""
     folder = Path(sys.argv[1])
+    token_counts = [int(count) for count in sys.argv[2:]] or [4, 16, 64]
     with CudaRunner("vllm") as runner:
         print(runner.environment)
-        for shape in SHAPES:
+        for shape in shapes(token_counts):
             space = runner.space(shape, AXES)
             best = search(runner, space, "exhaustive", trials=len(space.configs), seed=0).config
             table = read_table(folder / shape.file_name(runner.environment.gpu)) or {}

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.bench import DOES_NOT_RUN, Benched, bench, between_counts
+from autotune.bench import DOES_NOT_RUN, Benched, bench, between_counts, find_entry
 from autotune.errors import InputError
 from autotune.export import VllmExporter
 from autotune.measure import Comparison, EnoughRule, Runner
 from autotune.measure.cuda import CudaRunner
 from autotune.measure.replay import ReplayRunner
+from autotune.ops import LoraOp
 from autotune.plan import StudyPlan
 from autotune.report.tables import bench_cells, bench_table, tokens_text, verdict_counts
 from autotune.roofline import floor_us
@@ -26,6 +27,7 @@ from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
 from tests.export.examples import selection
 from tests.measure.handlers import CEILINGS, LIES, FakeDevice
+from tests.moe import moe_config, moe_shape
 from tests.recordings import BEST, EXPAND, SHRINK, write_recording
 
 STUDY = """
@@ -224,6 +226,22 @@ def test_what_vllm_passes_over_or_does_without_is_no_error(replay, tmp_path):
         lambda below: below["3"]["64"]["16"]["4096"].update(split_k=1, max_nreg=None),
     )
     assert [row.verdict for row in replayed(replay, folder)] == ["faster", "faster"]
+
+
+@pytest.mark.parametrize(
+    "leaf", [{"block_m": 32, "num_warps": 8}, {"BLOCK_SIZE_M": 32, "NUM_WARPS": 8, "more": 1}]
+)
+def test_a_moe_entry_is_read_as_vllm_reads_it(tmp_path, leaf):
+    shape = moe_shape(LoraOp.W2_SHRINK)
+    nested: dict[str, Any] = leaf
+    for key in reversed(shape.lookup_key):
+        nested = {str(key): nested}
+    file_of(tmp_path, shape).write_text(json.dumps(nested))
+
+    entry = find_entry(tmp_path, shape, "NVIDIA Test-GPU")
+
+    assert entry.config == moe_config(block_m=32, num_warps=8)
+    assert entry.path == shape.lookup_key
 
 
 def test_a_folder_without_the_file_of_an_op_is_named(replay, tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autotune.bypass import has_one_shot_kernel, reads_only_block_m
+from autotune.bypass import has_one_shot_kernel, parameters_read, reads_only_block_m
 from autotune.ops import LoraOp
 from tests.export.examples import qkv_shrink
 from tests.moe import moe_shape
@@ -22,6 +22,18 @@ def test_it_is_so_up_to_rank_128_from_0_22_on_unless_loras_are_fully_sharded(
     changes, release, bypassed
 ):
     assert reads_only_block_m(moe_shape(LoraOp.W2_EXPAND, **changes), release) is bypassed
+
+
+@pytest.mark.parametrize(
+    ("changes", "read"),
+    [
+        ({"num_tokens": 64, "rank": 64}, ("block_m",)),
+        ({"num_tokens": 16, "rank": 64}, ()),  # 128 pairs * 8 <= 128 experts * 8 adapters
+        ({"num_tokens": 16, "rank": 256}, LoraOp.W2_EXPAND.parameters),
+    ],
+)
+def test_of_a_batch_that_is_not_sorted_not_even_block_m_is_read(changes, read):
+    assert parameters_read(moe_shape(LoraOp.W2_EXPAND, **changes), "0.33.0") == read
 
 
 def test_of_a_dense_op_everything_is_read():

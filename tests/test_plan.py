@@ -183,7 +183,7 @@ def test_the_axes_of_a_moe_op_may_be_given(read):
         ("[search]\ntrials = 0\n", r"\[search\] trials: must be .* at least 1: got 0"),
         (
             '[search]\nsampler = "cma"\n',
-            r"\[search\] sampler: must be one of .*tpe, .*: got 'cma'",
+            r"\[search\] sampler: must be one of adaptive, .*: got 'cma'",
         ),
         ("[search]\ntime_budget = 600\n", r"\[search\] time_budget: must be .* 1h30m: got 600"),
         ("[search]\nseed = -1\n", r"\[search\] seed: must be .* at least 0: got -1"),
@@ -358,7 +358,7 @@ def test_asking_for_an_op_that_is_not_there_says_what_there_is(read):
         ({"tokens": ()}, r"--tokens: must be a list of token counts.*: got \[\]"),
         ({"tokens": (0,)}, "--tokens: must be .* at least 1: got 0"),
         ({"trials": 0}, "--trials: must be .* at least 1: got 0"),
-        ({"sampler": "cma"}, "--sampler: must be one of adaptive, tpe, .*: got 'cma'"),
+        ({"sampler": "cma"}, "--sampler: must be one of adaptive, tpe, gp, .*: got 'cma'"),
         ({"kernels": "mine"}, "--kernels: must be one of auto, .*: got 'mine'"),
         ({"output": ""}, "--output: must be a text that is not empty: got ''"),
         ({"seed": -1}, "--seed: must be .* at least 0: got -1"),

@@ -58,3 +58,13 @@ def test_a_moe_op_counts_the_experts_that_are_hit_and_a_row_for_each_of_a_token(
     expand = shape(table, op="fused_moe_lora_w13_expand")
     x, weights, out = 2 * 8 * 16 * 2, 2 * 2 * 96 * 16 * 2, 8 * 192 * 2
     assert bytes_moved(expand) == x + weights + 2 * out
+
+
+def test_one_launch_for_a_shrink_and_its_expand_moves_both_weights_and_nothing_in_between():
+    w2 = {"op": "fused_moe_lora_w2_shrink", "num_tokens": 4, "hidden_size": 64, "rank": 16}
+    w2 |= {"max_loras": 1, "num_experts": 8, "top_k": 2, "intermediate_size": 96}
+    table = w2 | {"routing": "hit=2"}
+    x, weights, out = 8 * 96 * 2, 2 * (16 * 96 + 64 * 16) * 2, 8 * 64 * 2
+    for op in ("fused_moe_lora_w2_shrink", "fused_moe_lora_w2_expand"):
+        assert bytes_moved(shape(table, op=op), pair=True) == x + weights + 2 * out
+        assert flops(shape(table, op=op), pair=True) == 2 * 8 * (16 * 96 + 64 * 16)

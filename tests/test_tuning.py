@@ -13,6 +13,7 @@ from autotune.errors import ReplayMiss
 from autotune.measure.replay import ReplayRunner
 from autotune.ops import MOE_OPS, LoraOp
 from autotune.plan import StudyPlan
+from autotune.recorder import record
 from autotune.search.budget import FEWEST_TRIALS
 from autotune.store import Store
 from autotune.tuning import Tuned, notes, stored_selections, to_export, tune
@@ -223,12 +224,32 @@ def test_what_the_database_keeps_is_each_ops_own_choice_and_its_evidence(tmp_pat
 
 
 def test_where_vllm_reads_only_block_m_that_alone_is_tuned(tmp_path):
-    runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz", rank=16))
+    runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz", rank=16, num_tokens=64))
     tuned = tune(plan_of(runner, trials=100), runner, Told())
 
     assert [result.trials for result in tuned] == [4] * 4
     assert {replace(config, block_m=64) for config in runner.measured} == {moe_config()}
     assert len(set(block_ms(tuned))) == 1
+
+
+def test_where_vllm_reads_nothing_the_default_is_all_that_is_timed(tmp_path):
+    runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz", rank=16, num_tokens=16))
+    tuned = tune(plan_of(runner, trials=100), runner, Told())
+
+    assert runner.measured == [moe_config()] * 4
+    assert {result.selection.config for result in tuned if result.selection} == {moe_config()}
+    (line,) = notes(runner.shapes, runner.environment)
+    assert line.endswith("For 4 of them, of small batches, not even that is read.")
+
+
+def test_what_is_recorded_is_what_a_run_would_search(tmp_path):
+    runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz", rank=16, num_tokens=64))
+    record(
+        plan_of(runner), runner, tmp_path / "again.jsonl.gz", sample=None, progress=lambda *_: None
+    )
+
+    assert len(runner.measured) == 4 * 4
+    assert {replace(config, block_m=64) for config in runner.measured} == {moe_config()}
 
 
 @pytest.mark.parametrize(
@@ -243,6 +264,7 @@ def test_where_vllm_reads_only_block_m_that_alone_is_tuned(tmp_path):
 def test_the_release_whose_kernels_are_launched_decides_what_is_tuned(
     tmp_path, changes, release, alone
 ):
+    changes |= {"num_tokens": 64}
     runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz", LoraOp.W2_SHRINK, **changes))
     runner.environment = replace(runner.environment, provider="vllm", provider_version=release)
     (result,) = tune(plan_of(runner, trials=30), runner, Told())
@@ -254,6 +276,9 @@ def test_the_release_whose_kernels_are_launched_decides_what_is_tuned(
         (line,) = told
         assert line.startswith("Of MoE entries of rank 16 vLLM 0.33.0 reads only block_m")
         assert "for 1 of 1 shapes that alone is tuned" in line
+        assert line.endswith(
+            "Timed is vLLM's one kernel for shrink and expand: both get its figures."
+        )
 
 
 def test_the_ops_that_a_layer_lacks_are_told_before_it_is_tuned(tmp_path):

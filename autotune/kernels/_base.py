@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from autotune.environment import Target
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
 
@@ -48,9 +49,7 @@ class KernelProvider(ABC):
         """What vLLM launches for the shape when no tuned file is given."""
 
     @abstractmethod
-    def compile(
-        self, shape: KernelShape, config: KernelConfig, capability: tuple[int, int]
-    ) -> CompiledKernel:
+    def compile(self, shape: KernelShape, config: KernelConfig, target: Target) -> CompiledKernel:
         """Compile into Triton's cache; needs no GPU, and must not be given one.
 
         A later ``launch`` of the same shape and configuration in another process finds the compiled
@@ -59,7 +58,7 @@ class KernelProvider(ABC):
         Args:
             shape: The shape.
             config: The configuration.
-            capability: Compute capability of the target, such as ``(9, 0)``.
+            target: The GPU to compile for.
 
         Raises:
             Exception: Whatever the compiler raises.
@@ -88,6 +87,14 @@ class KernelProvider(ABC):
             config: The configuration that was launched.
         """
 
-    def forced(self, shape: KernelShape, capability: tuple[int, int]) -> Mapping[str, int]:
+    def forced(self, shape: KernelShape, target: Target) -> Mapping[str, int]:
         """Parameters that the kernels set themselves there, whatever a configuration says."""
         return {}
+
+    def runs_pair(self, shape: KernelShape) -> bool:
+        """Whether one launch does the work of a MoE shape's shrink and of the expand after it.
+
+        Its inputs are then those of ``make_inputs(..., pair=True)``, and its latency is that of
+        both: the two shapes of the pair have the same.
+        """
+        return False

@@ -16,6 +16,7 @@ from autotune.space import is_shrink
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from autotune.environment import Target
     from autotune.kernels.inputs import Inputs
     from autotune.shapes import KernelShape
     from autotune.space import KernelConfig
@@ -35,29 +36,23 @@ class BuiltinProvider(KernelProvider):
         """What vLLM 0.33.0 launches by default."""
         return default_config(shape)
 
-    def forced(self, shape: KernelShape, capability: tuple[int, int]) -> Mapping[str, int]:
+    def forced(self, shape: KernelShape, target: Target) -> Mapping[str, int]:
         """``num_stages = 1`` for ``expand`` on Hopper, ``split_k = 1`` for the MoE expands."""
-        if shape.op is LoraOp.EXPAND and capability == _HOPPER:
-            return {"num_stages": 1}
-        if shape.op.is_moe and not is_shrink(shape.op):
-            return {"split_k": 1}
-        return {}
+        return _forced(shape, target.capability)
 
-    def compile(
-        self, shape: KernelShape, config: KernelConfig, capability: tuple[int, int]
-    ) -> CompiledKernel:
+    def compile(self, shape: KernelShape, config: KernelConfig, target: Target) -> CompiledKernel:
         """Compile into Triton's cache; leaves the process unable to launch.
 
         Args:
             shape: The shape.
             config: The configuration.
-            capability: Compute capability of the target, such as ``(9, 0)``.
+            target: The GPU to compile for.
 
         Raises:
             Exception: Whatever the compiler raises.
         """
-        ahead.compile_for(capability)
-        kernel, grid, arguments = _call(shape, replace(config, **self.forced(shape, capability)))
+        ahead.compile_for(target.capability)
+        kernel, grid, arguments = _call(shape, replace(config, **self.forced(shape, target)))
         return ahead.describe(kernel.warmup(grid=grid, **arguments), grid)
 
     def launch(self, inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
@@ -72,13 +67,21 @@ class BuiltinProvider(KernelProvider):
             Exception: Whatever the launcher raises, such as ``OutOfResources``.
         """
         shape = inputs.shape
-        config = replace(config, **self.forced(shape, inputs.capability))
+        config = replace(config, **_forced(shape, inputs.capability))
         if shape.op.is_moe:
             fused_moe.launch(inputs, config, weight_set)
         elif shape.op is LoraOp.SHRINK:
             shrink.launch(inputs, config, weight_set)
         else:
             expand.launch(inputs, config, weight_set)
+
+
+def _forced(shape: KernelShape, capability: tuple[int, int]) -> dict[str, int]:
+    if shape.op is LoraOp.EXPAND and capability == _HOPPER:
+        return {"num_stages": 1}
+    if shape.op.is_moe and not is_shrink(shape.op):
+        return {"split_k": 1}
+    return {}
 
 
 def _call(

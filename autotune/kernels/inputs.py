@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from autotune.errors import InputError
-from autotune.kernels.layout import layout
+from autotune.kernels.layout import Layout, layout
 from autotune.kernels.moe_inputs import MoeInputs, moe_inputs
 from autotune.kernels.routing import Routing, pairs_hit
 from autotune.kernels.tokens import (
@@ -75,7 +75,7 @@ class Inputs:
         shape: The shape.
         x: See ``Layout``, as for ``out``.
         weight_sets: Per set and slice one contiguous tensor, (max_loras, n, k), in a mixture of
-            experts (max_loras, num_experts, n, k).
+            experts (max_loras, num_experts, n, k); of a pair the shrink's, then the expand's.
         out: What the op writes.
         margins: What lies in memory before and after ``out``, all ``MARGIN_VALUE``.
         tokens: Which token uses which adapter.
@@ -83,6 +83,7 @@ class Inputs:
         operands: What a dense kernel is handed, ready for each weight set; empty for MoE ops.
         capability: Compute capability of the device; (0, 0) for the CPU, where Triton interprets.
         moe: MoE ops: which token uses which expert, and what the kernel is handed.
+        pair: MoE ops: whether these are those of the shrink and of the expand that follows it.
     """
 
     shape: KernelShape
@@ -95,6 +96,7 @@ class Inputs:
     operands: tuple[Operands, ...]
     capability: tuple[int, int]
     moe: MoeInputs | None = None
+    pair: bool = False
 
     @property
     def row_loras(self) -> torch.Tensor:
@@ -108,24 +110,26 @@ def weight_sizes(shape: KernelShape) -> tuple[tuple[int, ...], ...]:
     return layout(shape).weights
 
 
-def weight_set_bytes(shape: KernelShape) -> int:
+def weight_set_bytes(shape: KernelShape, *, pair: bool = False) -> int:
     """Bytes that one weight set takes: all slices, experts and adapters that there is room for."""
-    return sum(math.prod(size) for size in weight_sizes(shape)) * DTYPE_BYTES[shape.dtype]
+    sizes = layout(shape, pair=pair).weights
+    return sum(math.prod(size) for size in sizes) * DTYPE_BYTES[shape.dtype]
 
 
-def weight_bytes_touched(shape: KernelShape, *, seed: int = 0) -> int:
+def weight_bytes_touched(shape: KernelShape, *, seed: int = 0, pair: bool = False) -> int:
     """Bytes of weights that one launch reads: only those that a token needs.
 
     Args:
         shape: The shape.
         seed: As given to ``make_inputs``: MoE ops draw from it which experts get tokens. Another
             one hits about as many.
+        pair: As given to ``make_inputs``.
     """
     if not shape.op.is_moe:
         return weight_set_bytes(shape) // shape.max_loras * shape.loras_with_tokens
     matrices = shape.max_loras * shape.num_experts
     hit = pairs_hit(shape, spread_tokens(shape, seed), seed)
-    return weight_set_bytes(shape) // matrices * hit
+    return weight_set_bytes(shape, pair=pair) // matrices * hit
 
 
 def make_inputs(  # noqa: PLR0913 - each by its name
@@ -137,6 +141,7 @@ def make_inputs(  # noqa: PLR0913 - each by its name
     token_lora_mapping: torch.Tensor | None = None,
     scaling: float = 1.0,
     routing: Routing | None = None,
+    pair: bool = False,
 ) -> Inputs:
     """Allocate and fill what a shape's launches need. Values are such that outputs are near 1.
 
@@ -148,6 +153,8 @@ def make_inputs(  # noqa: PLR0913 - each by its name
         token_lora_mapping: (m,) adapter of each token, -1 for none; ``spread_tokens`` by default.
         scaling: Dense shrink: what the product is multiplied by.
         routing: MoE ops: experts of each token; as the shape's ``routing`` says by default.
+        pair: MoE ops: make what the shape's shrink reads, what its expand writes, and the weights
+            of both, for what runs them one behind the other.
 
     Raises:
         InputError: The mapping or the routing does not fit the shape.
@@ -161,13 +168,13 @@ def make_inputs(  # noqa: PLR0913 - each by its name
             f"got a tensor of {tuple(mapping.shape)}"
         )
     tokens = token_metadata(mapping.to(device), shape.max_loras)
-    x = _empty_x(shape, device).normal_(generator=generator)
-    out, margins = _output(shape, device)
-    # A deviation of 1/sqrt(k) keeps sums over k near 1.
-    deviation = weight_sizes(shape)[0][-1] ** -0.5
-    sets = tuple(_empty_weights(shape, device) for _ in range(weight_sets))
+    sizes = layout(shape, pair=pair)
+    x = _empty_x(sizes, device).normal_(generator=generator)
+    out, margins = _output(sizes, device)
+    sets = tuple(_empty_weights(sizes, device) for _ in range(weight_sets))
     for weight in itertools.chain(*sets):
-        weight.normal_(std=deviation, generator=generator)
+        # A deviation of 1/sqrt(k) keeps sums over k near 1.
+        weight.normal_(std=weight.shape[-1] ** -0.5, generator=generator)
     operands: tuple[Operands, ...] = ()
     moe = None
     if shape.op.is_moe:
@@ -187,27 +194,29 @@ def make_inputs(  # noqa: PLR0913 - each by its name
         operands=operands,
         capability=torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0),
         moe=moe,
+        pair=pair,
     )
 
 
-def inputs_without_memory(shape: KernelShape) -> Inputs:
+def inputs_without_memory(shape: KernelShape, *, pair: bool = False) -> Inputs:
     """A shape's tensors on PyTorch's ``meta`` device: sizes, strides and dtypes, and no numbers.
 
     Their address is 0, which Triton takes for a multiple of 16, as every allocation's is. There is
     one weight set, and no operands.
     """
-    device = torch.device("meta")
-    out, margins = _output(shape, device)
+    device, sizes = torch.device("meta"), layout(shape, pair=pair)
+    out, margins = _output(sizes, device)
     return Inputs(
         shape=shape,
-        x=_empty_x(shape, device),
-        weight_sets=(_empty_weights(shape, device),),
+        x=_empty_x(sizes, device),
+        weight_sets=(_empty_weights(sizes, device),),
         out=out,
         margins=margins,
         tokens=metadata_without_memory(shape.num_tokens, shape.max_loras),
         scaling=1.0,
         operands=(),
         capability=(0, 0),
+        pair=pair,
     )
 
 
@@ -237,17 +246,15 @@ def operands_without_tensors(shape: KernelShape) -> Operands:
     )
 
 
-def _empty_x(shape: KernelShape, device: torch.device) -> torch.Tensor:
-    """x, not filled; see ``Layout`` for its size."""
-    sizes = layout(shape)
+def _empty_x(sizes: Layout, device: torch.device) -> torch.Tensor:
+    """x, not filled."""
     return torch.empty(sizes.x, dtype=sizes.x_dtype, device=device)
 
 
 def _output(
-    shape: KernelShape, device: torch.device
+    sizes: Layout, device: torch.device
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
     """out, all zeros, and the margins around it."""
-    sizes = layout(shape)
     end = MARGIN + math.prod(sizes.out)
     memory = torch.full(
         (end + MARGIN,), MARGIN_VALUE, dtype=sizes.out_dtype, device=device
@@ -256,9 +263,8 @@ def _output(
     return out.zero_(), (memory[:MARGIN], memory[end:])
 
 
-def _empty_weights(shape: KernelShape, device: torch.device) -> tuple[torch.Tensor, ...]:
+def _empty_weights(sizes: Layout, device: torch.device) -> tuple[torch.Tensor, ...]:
     """One weight set, not filled: a tensor per slice."""
-    sizes = layout(shape)
     return tuple(torch.empty(size, dtype=sizes.dtype, device=device) for size in sizes.weights)
 
 

@@ -6,7 +6,7 @@ expert) pair, ``top_k`` of them to a token, in the order of the tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,8 +40,17 @@ class Layout:
     out_dtype: torch.dtype
 
 
-def layout(shape: KernelShape) -> Layout:
-    """The layout of a shape's tensors."""
+def layout(shape: KernelShape, *, pair: bool = False) -> Layout:
+    """The layout of a shape's tensors.
+
+    Args:
+        shape: The shape.
+        pair: MoE ops: as for ``make_inputs``.
+    """
+    if pair:
+        shrink, expand = (layout(replace(shape, op=op)) for op in pair_of(shape.op))
+        weights = (*shrink.weights, *expand.weights)
+        return replace(shrink, weights=weights, out=expand.out, out_dtype=expand.out_dtype)
     dtype = getattr(torch, shape.dtype)
     assert isinstance(dtype, torch.dtype)  # noqa: S101 - for mypy; KernelShape checked the name
     between_dtype = dtype if shape.op.is_moe else torch.float32
@@ -64,6 +73,13 @@ def layout(shape: KernelShape) -> Layout:
         out=(rows, width),
         out_dtype=dtype,
     )
+
+
+def pair_of(op: LoraOp) -> tuple[LoraOp, LoraOp]:
+    """A MoE op's shrink, and the expand that follows it."""
+    if op in {LoraOp.W13_SHRINK, LoraOp.W13_EXPAND}:
+        return LoraOp.W13_SHRINK, LoraOp.W13_EXPAND
+    return LoraOp.W2_SHRINK, LoraOp.W2_EXPAND
 
 
 def num_rows(shape: KernelShape) -> int:

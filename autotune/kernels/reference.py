@@ -94,6 +94,9 @@ def _multiply(
     result: torch.Tensor,
 ) -> None:
     """Write one matrix's rows of ``result``, a bounded number of them at a time."""
+    if inputs.pair:
+        _multiply_pair(inputs, weights, matrix, rows, result)
+        return
     shape, start = inputs.shape, 0
     for slice_id, weight in enumerate(weights):
         one = weight[matrix].double()  # (n, k)
@@ -101,17 +104,41 @@ def _multiply(
         start = columns.stop
         for some in torch.split(rows, max(1, CHUNK_ELEMENTS // max(one.shape))):
             if is_shrink(shape.op):
-                read = some // shape.top_k if shape.op is LoraOp.W13_SHRINK else some
-                product = inputs.x[read].double() @ one.T  # (rows, rank)
+                product = _read_by_shrink(inputs, some) @ one.T  # (rows, rank)
                 result[slice_id, some] = product * inputs.scaling
             else:
                 product = inputs.x[slice_id, some].double() @ one.T  # (rows, n)
                 result[some, columns] = product * _routed_weights(inputs, some)
 
 
+def _multiply_pair(
+    inputs: Inputs,
+    weights: tuple[torch.Tensor, ...],
+    matrix: tuple[int, ...],
+    rows: torch.Tensor,
+    result: torch.Tensor,
+) -> None:
+    """The same for a shrink and the expand that follows it."""
+    half, start = len(weights) // 2, 0
+    for lora_a, lora_b in zip(weights[:half], weights[half:], strict=True):
+        a, b = lora_a[matrix].double(), lora_b[matrix].double()  # (rank, k), (n, rank)
+        columns = slice(start, start + b.shape[0])
+        start = columns.stop
+        for some in torch.split(rows, max(1, CHUNK_ELEMENTS // max(*a.shape, *b.shape))):
+            product = _read_by_shrink(inputs, some) @ a.T @ b.T  # (rows, n)
+            result[some, columns] = product * _routed_weights(inputs, some)
+
+
+def _read_by_shrink(inputs: Inputs, rows: torch.Tensor) -> torch.Tensor:
+    """(rows, k) float64: the row of x that each row of the output is made from."""
+    is_w13 = inputs.shape.op in {LoraOp.W13_SHRINK, LoraOp.W13_EXPAND}
+    return inputs.x[rows // inputs.shape.top_k if is_w13 else rows].double()
+
+
 def _routed_weights(inputs: Inputs, rows: torch.Tensor) -> torch.Tensor | float:
     """What w2's expand multiplies each row by: (rows, 1); 1 for the other ops."""
-    if inputs.moe is None or inputs.shape.op is not LoraOp.W2_EXPAND:
+    weighs = {LoraOp.W2_EXPAND, LoraOp.W2_SHRINK} if inputs.pair else {LoraOp.W2_EXPAND}
+    if inputs.moe is None or inputs.shape.op not in weighs:
         return 1.0
     return inputs.moe.routing.topk_weights.view(-1)[rows].double()[:, None]
 
@@ -165,7 +192,7 @@ def expect(inputs: Inputs, *, weight_set: int = 0, seed: int = 0) -> Expected:
     idle_rows = (row_loras == NO_LORA).nonzero().squeeze(1)  # (idle rows,)
     used = values.numel() // len(row_loras) * (len(row_loras) - len(idle_rows))
     start = torch.full_like(inputs.out, math.nan)
-    if not is_shrink(inputs.shape.op):
+    if inputs.pair or not is_shrink(inputs.shape.op):
         _prepare_expand(inputs, start, values, idle_rows, seed)
     squares = _squared_norm(values)
     if len(idle_rows):
@@ -186,7 +213,7 @@ def _prepare_expand(
 ) -> None:
     """Put random values where the kernel adds to the output, and where it must not write."""
     generator = torch.Generator(start.device).manual_seed(seed)
-    if adds_to_output(inputs.shape):
+    if inputs.pair or adds_to_output(inputs.shape):
         start.normal_(generator=generator)
         values += start
         return

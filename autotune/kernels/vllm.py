@@ -9,27 +9,30 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from autotune.bypass import parameters_read, reads_only_block_m
 from autotune.errors import KernelsUnusable
 from autotune.kernels import ahead
 from autotune.kernels._base import CompiledKernel, KernelProvider
 from autotune.kernels.inputs import inputs_without_memory
 from autotune.kernels.vllm_dense import DenseOp
 from autotune.kernels.vllm_moe import MoeOp
+from autotune.kernels.vllm_pair import MoePair
 from autotune.kernels.vllm_parts import (
     KernelStandIn,
     Launcher,
-    TargetPlatform,
+    answers_for,
     import_vllm,
     part,
     replaced,
-    table_without_memory,
 )
 from autotune.ops import LoraOp
 from autotune.space import KernelConfig
 
 if TYPE_CHECKING:
+    from autotune.environment import Target
     from autotune.kernels.inputs import Inputs
     from autotune.shapes import KernelShape
 
@@ -84,18 +87,24 @@ class VllmProvider(KernelProvider):
         known = {name: answer[name] for name in op.parameters if name in answer}
         return KernelConfig.from_mapping(op, known)
 
-    def forced(self, shape: KernelShape, capability: tuple[int, int]) -> Mapping[str, int]:
+    def forced(self, shape: KernelShape, target: Target) -> Mapping[str, int]:
         """What the kernel is launched with, whatever a configuration says.
+
+        What it is not launched with at all is as in the default.
 
         Raises:
             KernelsUnusable: A parameter is neither taken over nor always the same.
         """
+        if self.runs_pair(shape):
+            read = parameters_read(shape, self.version)
+            default = self.default(shape).as_dict()
+            return {name: value for name, value in default.items() if name not in read}
         forced = {}
         asked = [
             KernelConfig.from_mapping(shape.op, {name: one[name] for name in shape.op.parameters})
             for one in _PROBES
         ]
-        launched = [self._launched(shape, config, capability) for config in asked]
+        launched = [self._launched(shape, config, target) for config in asked]
         for name in shape.op.parameters:
             wanted, got = ([getattr(one, name) for one in each] for each in (asked, launched))
             if got[0] == got[1]:
@@ -107,30 +116,30 @@ class VllmProvider(KernelProvider):
                 )
         return forced
 
-    def compile(
-        self, shape: KernelShape, config: KernelConfig, capability: tuple[int, int]
-    ) -> CompiledKernel:
+    def compile(self, shape: KernelShape, config: KernelConfig, target: Target) -> CompiledKernel:
         """Compile into Triton's cache; leaves the process unable to launch.
 
         Args:
             shape: The shape.
             config: The configuration.
-            capability: Compute capability of the target, such as ``(9, 0)``.
+            target: The GPU to compile for.
 
         Raises:
             Exception: Whatever the compiler raises.
         """
-        ahead.compile_for(capability)
-        kernel = self._op(shape.op).kernel
+        ahead.compile_for(target.capability)
         described = []
 
         def warm_up(
-            grid: tuple[int, ...], arguments: tuple[Any, ...], named: dict[str, Any]
+            kernel: Any,  # noqa: ANN401 - triton ships no types
+            grid: tuple[int, ...],
+            arguments: tuple[Any, ...],
+            named: dict[str, Any],
         ) -> None:
             compiled = kernel.warmup(*arguments, grid=grid, **named)
             described.append(ahead.describe(compiled, grid))
 
-        self._call_as_on(capability, inputs_without_memory(shape), config, warm_up)
+        self._call_as_on(target, self._without_memory(shape), config, warm_up)
         return described[0]
 
     def launch(self, inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
@@ -144,35 +153,69 @@ class VllmProvider(KernelProvider):
         Raises:
             Exception: Whatever the launcher raises, such as ``OutOfResources``.
         """
-        op = self._op(inputs.shape.op)
-        if self._adopted is not inputs:
-            op.adopt(inputs)
-            self._adopted = inputs
+        op = self._op_for(inputs)
+        self._adopt(op, inputs)
         op.call(inputs, config, weight_set)
+
+    def launch_pair(
+        self, inputs: Inputs, shrink: KernelConfig, expand: KernelConfig, weight_set: int
+    ) -> None:
+        """Enqueue a MoE shrink and the expand after it, as vLLM does, on the current stream.
+
+        Args:
+            inputs: Of either of the two shapes, made with ``pair=True``.
+            shrink: The shrink's configuration.
+            expand: The expand's, with the same ``block_m``.
+            weight_set: Which of the rotating weight sets is read.
+
+        Raises:
+            Exception: Whatever the launcher raises, such as ``OutOfResources``.
+        """
+        pair = self._pair
+        self._adopt(pair, inputs)
+        pair.call_both(inputs, shrink, expand, weight_set)
 
     def collect(self, inputs: Inputs, config: KernelConfig) -> None:
         """Put the result of the last launch into ``inputs.out``, in the order of the rows."""
-        self._op(inputs.shape.op).collect(inputs, config)
+        self._op_for(inputs).collect(inputs, config)
+
+    def runs_pair(self, shape: KernelShape) -> bool:
+        """Whether this vLLM has one kernel for the shape's shrink and expand."""
+        return reads_only_block_m(shape, self.version)
 
     # ----------------------------------------------------------------- inside
+
+    def _op_for(self, inputs: Inputs) -> DenseOp | MoeOp | MoePair:
+        return self._pair if inputs.pair else self._op(inputs.shape.op)
 
     def _op(self, op: LoraOp) -> DenseOp | MoeOp:
         if op not in self._ops:
             self._ops[op] = MoeOp(op)
         return self._ops[op]
 
-    def _launched(
-        self, shape: KernelShape, config: KernelConfig, capability: tuple[int, int]
-    ) -> KernelConfig:
+    @cached_property
+    def _pair(self) -> MoePair:
+        return MoePair()
+
+    def _adopt(self, op: DenseOp | MoeOp | MoePair, inputs: Inputs) -> None:
+        """Have what vLLM keeps of an op's tensors made for these, unless it is."""
+        if self._adopted is not inputs:
+            op.adopt(inputs)
+            self._adopted = inputs
+
+    def _without_memory(self, shape: KernelShape) -> Inputs:
+        return inputs_without_memory(shape, pair=self.runs_pair(shape))
+
+    def _launched(self, shape: KernelShape, config: KernelConfig, target: Target) -> KernelConfig:
         """What vLLM's wrapper makes of a configuration."""
         op = self._op(shape.op)
         launches: list[dict[str, Any]] = []
         self._call_as_on(
-            capability,
+            target,
             inputs_without_memory(shape),
             config,
-            lambda _grid, arguments, named: launches.append(
-                dict(zip(op.kernel.arg_names, arguments, strict=False)) | named
+            lambda kernel, _grid, arguments, named: launches.append(
+                dict(zip(kernel.arg_names, arguments, strict=False)) | named
             ),
         )
         names = {name: op.parameter_names.get(name, name) for name in shape.op.parameters}
@@ -181,17 +224,15 @@ class VllmProvider(KernelProvider):
 
     def _call_as_on(
         self,
-        capability: tuple[int, int],
+        target: Target,
         inputs: Inputs,
         config: KernelConfig,
         launcher: Launcher,
     ) -> None:
         """Run vLLM's wrapper as if on such a device, up to the launch, which ``launcher`` gets."""
-        op = self._op(inputs.shape.op)
-        stand_ins = {
-            "current_platform": TargetPlatform(capability),
-            "async_tensor_h2d": table_without_memory,
-            op.kernel_name: KernelStandIn(launcher),
+        op = self._op_for(inputs)
+        stand_ins = answers_for(target) | {
+            name: KernelStandIn(kernel, launcher) for name, kernel in op.kernels.items()
         }
         op.forget()  # the tensors without memory all lie at address 0
         self._adopted = None

@@ -81,8 +81,7 @@ class DenseOp:
 
     Attributes:
         module: Where the wrapper is.
-        kernel_name: What the wrapper calls its kernel there.
-        kernel: The kernel.
+        kernels: Its kernel, by what it is called there.
         parameter_names: What the kernel calls the parameters that it calls otherwise than we do.
     """
 
@@ -97,8 +96,8 @@ class DenseOp:
             KernelsUnusable: They are not there, or take what we do not know.
         """
         self._names = names = _OPS[op]
-        self.module, self.kernel_name = part(names.module), names.kernel
-        self.kernel = triton_kernel(self.module, names.kernel)
+        self.module = part(names.module)
+        self.kernels = {names.kernel: triton_kernel(self.module, names.kernel)}
         self._wrapper = attribute(self.module, names.wrapper)
         self._make_table = attribute(self.module, names.table)
         self._tables = attribute(part("utils"), names.tables)

@@ -85,12 +85,10 @@ class MoeOp:
 
     Attributes:
         module: Where the functions are.
-        kernel_name: What they call their kernel there.
-        kernel: The kernel.
+        kernels: Their kernel, by what it is called there.
         parameter_names: What the kernel calls the parameters that it calls otherwise than we do.
     """
 
-    kernel_name = "_fused_moe_lora_kernel"
     parameter_names = {  # noqa: RUF012 - nobody changes it
         "block_m": "BLOCK_SIZE_M",
         "block_n": "BLOCK_SIZE_N",
@@ -106,7 +104,8 @@ class MoeOp:
             KernelsUnusable: They are not there, or take what we do not know.
         """
         self._op, self.module = op, part("fused_moe_lora_op")
-        self.kernel = triton_kernel(self.module, self.kernel_name)
+        kernel = "_fused_moe_lora_kernel"
+        self.kernels = {kernel: triton_kernel(self.module, kernel)}
         name, own = (
             ("_fused_moe_lora_shrink", _OF_SHRINK)
             if is_shrink(op)
@@ -138,11 +137,11 @@ class MoeOp:
     def call(self, inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
         """Run the function with a configuration and one of the weight sets."""
         shape, tokens = inputs.shape, inputs.tokens
-        alignment = self._alignment(inputs, config.block_m)
+        alignment = alignment_of(inputs, config.block_m)
         between = self._made_between(inputs, alignment, config.block_m)
         _, n, k = matmul_sizes(shape)
         weights = list(inputs.weight_sets[weight_set])
-        topk_weights, enabled = self._tables_of(inputs)
+        topk_weights, enabled = routing_tables(inputs)
         arguments = {
             "a_intermediate_cache1": between.cache,
             "qcurr_hidden_states": inputs.x,
@@ -205,21 +204,6 @@ class MoeOp:
         answer = attribute(self.module, question)(inputs.x.device)
         return bool(answer) and not inputs.shape.fully_sharded
 
-    def _alignment(self, inputs: Inputs, block_m: int) -> Alignment:
-        if inputs.moe is not None:
-            return inputs.moe.alignment(block_m)
-        return _alignment_without_memory(inputs.shape, block_m)
-
-    def _tables_of(self, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
-        """topk_weights (m, top_k) float32 and adapter_enabled (max_loras + 1,) int32."""
-        if inputs.moe is not None:
-            return inputs.moe.routing.topk_weights, inputs.moe.adapter_enabled
-        shape = inputs.shape
-        return (
-            torch.empty(shape.num_tokens, shape.top_k, device="meta"),
-            torch.empty(shape.max_loras + 1, dtype=torch.int32, device="meta"),
-        )
-
     def _made_between(self, inputs: Inputs, alignment: Alignment, block_m: int) -> _Between:
         """What lies between the kernels; made on the first call for a ``block_m``."""
         if block_m not in self._between:
@@ -238,6 +222,24 @@ class MoeOp:
             rows, places = _places(inputs, block_m)
             cache.flatten(1, 2)[:, places] = natural[:, rows]
         return _Between(cache, is_sorted=True)
+
+
+def alignment_of(inputs: Inputs, block_m: int) -> Alignment:
+    """The rows of every block, on the device of the inputs."""
+    if inputs.moe is not None:
+        return inputs.moe.alignment(block_m)
+    return _alignment_without_memory(inputs.shape, block_m)
+
+
+def routing_tables(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """topk_weights (m, top_k) float32 and adapter_enabled (max_loras + 1,) int32."""
+    if inputs.moe is not None:
+        return inputs.moe.routing.topk_weights, inputs.moe.adapter_enabled
+    shape = inputs.shape
+    return (
+        torch.empty(shape.num_tokens, shape.top_k, device="meta"),
+        torch.empty(shape.max_loras + 1, dtype=torch.int32, device="meta"),
+    )
 
 
 def _places(inputs: Inputs, block_m: int) -> tuple[torch.Tensor, torch.Tensor]:

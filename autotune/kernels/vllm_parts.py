@@ -7,19 +7,22 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
 from triton.runtime.jit import KernelInterface
 
+from autotune.environment import Target, describe_device
 from autotune.errors import KernelsUnusable
 
 #: Where vLLM's LoRA kernels are.
 PACKAGE = "vllm.lora.ops.triton_ops"
 
-#: Stands in for a kernel: is given the grid, the positional and the named arguments of a launch.
-Launcher = Callable[[tuple[int, ...], tuple[Any, ...], dict[str, Any]], None]
+#: Stands in for kernels: is given the kernel, the grid, and the positional and the named arguments
+#: of a launch.
+Launcher = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]], None]
 
 
 def import_vllm() -> str:
@@ -32,11 +35,20 @@ def import_vllm() -> str:
     try:
         vllm = importlib.import_module("vllm")
         version: str = vllm.__version__
+        _settle_platform(importlib.import_module("vllm.platforms"))
     except ImportError as error:
         raise KernelsUnusable(
             f"cannot import vLLM ({error}); install it here, or take --kernels builtin"
         ) from error
     return version
+
+
+def _settle_platform(platforms: ModuleType) -> None:
+    """Leave vLLM without a platform where it has one that needs compiled parts that are missing."""
+    try:
+        getattr(platforms, "current_platform")  # noqa: B009 - it is worked out when asked for
+    except ImportError:
+        vars(platforms)["_current_platform"] = platforms.interface.UnspecifiedPlatform()
 
 
 def part(name: str) -> ModuleType:
@@ -46,9 +58,23 @@ def part(name: str) -> ModuleType:
         KernelsUnusable: It cannot be imported.
     """
     try:
-        return importlib.import_module(f"{PACKAGE}.{name}")
+        module = importlib.import_module(f"{PACKAGE}.{name}")
     except ImportError as error:
         raise unknown(str(error)) from error
+    _tell_of_device(module)
+    return module
+
+
+def _tell_of_device(module: ModuleType) -> None:
+    """Give a module what it asks of the device where vLLM, without compiled parts, cannot tell."""
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return
+    target = describe_device().target
+    if hasattr(module, "current_platform") and not module.current_platform.is_cuda():
+        vars(module)["current_platform"] = TargetPlatform(target)
+    tell = partial(_shared_memory_bytes, target)  # vLLM's is a compiled operation
+    if hasattr(module, "get_max_shared_memory_bytes"):
+        vars(module)["get_max_shared_memory_bytes"] = tell
 
 
 def attribute(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - whatever vLLM has there
@@ -110,8 +136,8 @@ def replaced(module: ModuleType, **stand_ins: object) -> Iterator[None]:
 class KernelStandIn:
     """Stands where a wrapper finds its kernel: ``kernel[grid](...)`` goes to the launcher."""
 
-    def __init__(self, launcher: Launcher) -> None:
-        self._launcher = launcher
+    def __init__(self, kernel: Any, launcher: Launcher) -> None:  # noqa: ANN401 - as above
+        self._launcher = partial(launcher, kernel)
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:  # noqa: ANN401 - a tuple or a function
         def launch(*arguments: Any, **named: Any) -> None:  # noqa: ANN401 - what vLLM passes
@@ -124,12 +150,24 @@ class KernelStandIn:
 class TargetPlatform:
     """What vLLM's wrappers ask the platform, answered for a device that need not be here."""
 
-    def __init__(self, capability: tuple[int, int]) -> None:
-        self._number = _as_number(capability)
+    def __init__(self, target: Target) -> None:
+        self._number, self._target = _as_number(target.capability), target
 
     def is_cuda(self) -> bool:
         """It is."""
         return True
+
+    def is_cuda_alike(self) -> bool:
+        """It is that too."""
+        return True
+
+    def is_xpu(self) -> bool:
+        """It is not."""
+        return False
+
+    def num_compute_units(self, _device: int | None = None) -> int:
+        """How many multiprocessors it has."""
+        return self._target.multiprocessors
 
     def is_device_capability(self, capability: int | tuple[int, int]) -> bool:
         """Whether it has exactly this compute capability, such as 90 or ``(9, 0)``."""
@@ -142,6 +180,19 @@ class TargetPlatform:
 
 def _as_number(capability: int | tuple[int, int]) -> int:
     return capability if isinstance(capability, int) else 10 * capability[0] + capability[1]
+
+
+def answers_for(target: Target) -> dict[str, object]:
+    """Stands in, by name, for what vLLM's modules find of a device."""
+    return {
+        "current_platform": TargetPlatform(target),
+        "get_max_shared_memory_bytes": partial(_shared_memory_bytes, target),
+        "async_tensor_h2d": table_without_memory,
+    }
+
+
+def _shared_memory_bytes(target: Target, _device: int | None = None) -> int:
+    return target.shared_memory_bytes
 
 
 def table_without_memory(data: Sequence[int], dtype: torch.dtype, **_: object) -> torch.Tensor:

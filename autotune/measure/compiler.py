@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, NamedTuple
 
+from autotune.environment import Target
 from autotune.errors import WorkerDied
 from autotune.measure._base import Outcome
 from autotune.measure.worker import START_TIMEOUT_S, Handler, Worker, one_line
@@ -34,11 +35,11 @@ COMPILE_TIMEOUT_S = 30.0
 
 
 class Job(NamedTuple):
-    """What to compile: a configuration of a shape, for a compute capability such as ``(9, 0)``."""
+    """What to compile: a configuration of a shape, and for which GPU."""
 
     shape: KernelShape
     config: KernelConfig
-    capability: tuple[int, int]
+    target: Target
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,10 @@ CONFIG_TIMEOUT_S = 10.0
 TURNS_AT_ONCE = 20
 MOST_TURNS = 200
 
+#: A comparison begins no further rounds after so long, seconds. Samples of a launch that takes
+#: milliseconds spread little, and a dozen finalists of it would take a minute for all rounds.
+COMPARE_S = 5.0
+
 #: How often a comparison is made again because the device held its clocks down, and after how long.
 THROTTLED_RETRIES = 2
 COOL_DOWN_S = 5.0
@@ -253,7 +257,7 @@ class CudaRunner(Runner):
         self._shape = shape
 
     def _job(self, shape: KernelShape, config: KernelConfig) -> Job:
-        return Job(shape, config, self._device.capability)
+        return Job(shape, config, self._device.target)
 
     # ----------------------------------------------------------------- comparing
 
@@ -296,6 +300,7 @@ class CudaRunner(Runner):
         order = random.Random(0)  # noqa: S311 - not for secrets: any order that is not fixed
         samples: dict[KernelConfig, tuple[float, ...]] = dict.fromkeys(configs, ())
         states: list[DeviceState] = []
+        late = time.monotonic() + COMPARE_S
         for _ in range(MOST_TURNS // TURNS_AT_ONCE):
             orders = tuple(tuple(order.sample(configs, len(configs))) for _ in range(TURNS_AT_ONCE))
             try:
@@ -305,7 +310,7 @@ class CudaRunner(Runner):
                 raise _Fatal(configs[0]) from None
             samples = {config: samples[config] + turns.samples_us[config] for config in configs}
             states += [turns.state] if turns.state else []
-            if enough(samples):
+            if enough(samples) or time.monotonic() > late:
                 break
         return Comparison(samples_us=samples, states=tuple(states))
 

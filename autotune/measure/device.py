@@ -77,7 +77,7 @@ class DeviceServer:
             case Describe():
                 return Description(self._device, self._environment())
             case Consult(shape):
-                forced = self._provider.forced(shape, self._device.capability)
+                forced = self._provider.forced(shape, self._device.target)
                 return Advice(self._provider.default(shape), dict(forced))
             case Open(shape):
                 self._open(shape)
@@ -158,8 +158,8 @@ class _ShapeBench:
         self, shape: KernelShape, kernels: KernelProvider, device: Device, flush: CacheFlush
     ) -> None:
         self._kernels, self._flush = kernels, flush
-        room = int(device.memory_bytes * _WEIGHT_SHARE) // weight_set_bytes(shape)
-        self._inputs = _inputs_that_fit(shape, max(1, min(_WEIGHT_SETS, room)))
+        pair = kernels.runs_pair(shape)
+        self._inputs = rotating_inputs(shape, device.memory_bytes, pair=pair)
         self._expected = expect(self._inputs)
 
     def checked_timer(self, config: KernelConfig) -> tuple[float, LaunchTimer] | Failure:
@@ -183,15 +183,27 @@ class _ShapeBench:
         self._kernels.collect(self._inputs, config)
 
 
-def _inputs_that_fit(shape: KernelShape, weight_sets: int) -> Inputs:
+def rotating_inputs(shape: KernelShape, memory_bytes: int, *, pair: bool = False) -> Inputs:
+    """Inputs on the device, with the weight sets that its memory has room for.
+
+    Args:
+        shape: The shape.
+        memory_bytes: Size of the device's memory.
+        pair: As for ``make_inputs``.
+    """
+    room = int(memory_bytes * _WEIGHT_SHARE) // weight_set_bytes(shape, pair=pair)
+    return _inputs_that_fit(shape, max(1, min(_WEIGHT_SETS, room)), pair=pair)
+
+
+def _inputs_that_fit(shape: KernelShape, weight_sets: int, *, pair: bool) -> Inputs:
     """Inputs with as many weight sets as the memory holds: others may be using the device."""
     try:
-        return make_inputs(shape, device="cuda", weight_sets=weight_sets, seed=_SEED)
+        return make_inputs(shape, device="cuda", weight_sets=weight_sets, seed=_SEED, pair=pair)
     except torch.cuda.OutOfMemoryError:
         if weight_sets == 1:
             raise
     torch.cuda.empty_cache()
-    return _inputs_that_fit(shape, weight_sets // 2)
+    return _inputs_that_fit(shape, weight_sets // 2, pair=pair)
 
 
 def _measure_ceilings(l2_bytes: int) -> Ceilings:

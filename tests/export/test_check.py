@@ -182,6 +182,7 @@ def test_the_gpu_that_is_here_says_itself_how_much_it_has(tmp_path):
     device = Device(
         name=H100.gpu,
         capability=(9, 0),
+        multiprocessors=132,
         shared_memory_bytes=1_000_000,
         l2_bytes=1,
         memory_bytes=1,

@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
+from autotune.environment import Target
 from autotune.kernels import CompiledKernel
 from autotune.kernels.builtin import BuiltinProvider
 from autotune.kernels.inputs import Inputs
@@ -45,13 +46,11 @@ def _loop(pointer):
 class FaultyProvider(BuiltinProvider):
     """The builtin kernels, and the faults."""
 
-    def compile(
-        self, shape: KernelShape, config: KernelConfig, capability: tuple[int, int]
-    ) -> CompiledKernel:
+    def compile(self, shape: KernelShape, config: KernelConfig, target: Target) -> CompiledKernel:
         if config.group_size_m == Fault.ENDLESS_COMPILE:
             time.sleep(3600)
         # No fingerprint: a faulty launch is that of a good one, and something else besides.
-        return replace(super().compile(shape, _mended(config), capability), fingerprint=None)
+        return replace(super().compile(shape, _mended(config), target), fingerprint=None)
 
     def launch(self, inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
         super().launch(inputs, _mended(config), weight_set)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
 import torch
 
-from autotune.kernels import PROVIDERS, KernelProvider, provider
+from autotune.environment import describe_device
+from autotune.kernels import KernelProvider
 from autotune.kernels.defaults import default_config
 from autotune.kernels.inputs import make_inputs
 from autotune.kernels.reference import Check, check_result, error_bound, expect
@@ -52,26 +53,23 @@ DTYPES = ["bfloat16", "float16"]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
-@pytest.fixture(params=PROVIDERS)
-def kernels(request: pytest.FixtureRequest) -> KernelProvider:
-    if request.param == "vllm" and importlib.util.find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed")
-    return provider(request.param)
-
-
-#: Runs in a process that sees no GPU: compiles the jobs on standard input for a capability.
+#: Runs in a process that sees no GPU: compiles the jobs on standard input for a target.
 COMPILE = """
 import json, sys
+from autotune.environment import Target
 from autotune.kernels import provider
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
 
-name, jobs, capability = json.load(sys.stdin)
+name, jobs, (capability, *others) = json.load(sys.stdin)
+target = Target(
+    capability=tuple(capability), multiprocessors=others[0], shared_memory_bytes=others[1]
+)
 kernels = provider(name)
 for shape, config in jobs:
     shape = KernelShape.from_mapping(shape)
     config = KernelConfig.from_mapping(shape.op, config)
-    kernels.compile(shape, config, tuple(capability))
+    kernels.compile(shape, config, target)
 """
 
 #: Runs in another one, with the GPU: launches the same jobs and checks their numbers.
@@ -88,8 +86,15 @@ kernels = provider(name)
 for shape, config in jobs:
     shape = KernelShape.from_mapping(shape)
     config = KernelConfig.from_mapping(shape.op, config)
-    inputs = make_inputs(shape, device="cuda", weight_sets=1, seed=0)
-    check = check_result(lambda: kernels.launch(inputs, config, 0), inputs, expect(inputs))
+    inputs = make_inputs(
+        shape, device="cuda", weight_sets=1, seed=0, pair=kernels.runs_pair(shape)
+    )
+
+    def launch():
+        kernels.launch(inputs, config, 0)
+        kernels.collect(inputs, config)
+
+    check = check_result(launch, inputs, expect(inputs))
     if check.problem:
         sys.exit(f"{shape.label}: {check.problem}")
 """
@@ -204,7 +209,7 @@ def test_a_launch_finds_what_a_process_without_a_gpu_has_compiled(kernels, tmp_p
         (
             kernels.name,
             [(shape.as_dict(), config.as_dict()) for shape, config in jobs],
-            torch.cuda.get_device_capability(),
+            target_facts(),
         )
     )
 
@@ -214,6 +219,11 @@ def test_a_launch_finds_what_a_process_without_a_gpu_has_compiled(kernels, tmp_p
 
     assert len(compiled) == len(jobs)
     assert cached_kernels(tmp_path) == compiled
+
+
+def target_facts() -> tuple[object, ...]:
+    """The fields of this device's ``Target``."""
+    return astuple(describe_device().target)
 
 
 def run_script(script: str, message: str, cache: Path, **changes: str) -> None:
@@ -241,5 +251,5 @@ def test_hopper_runs_expand_in_one_stage(kernels):
         pytest.skip("not a Hopper GPU")
     shape, config = expand_case("prefill, vLLM's default", "bfloat16")
 
-    assert kernels.forced(shape, (9, 0)) == {"num_stages": 1}
+    assert kernels.forced(shape, describe_device().target) == {"num_stages": 1}
     assert check(kernels, shape, config).problem == ""

@@ -1,4 +1,4 @@
-"""The builtin MoE kernel on a real GPU."""
+"""The MoE kernels of each provider on a real GPU."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from autotune.kernels import provider
+from autotune.kernels import KernelProvider, provider
 from autotune.kernels.defaults import default_config
 from autotune.kernels.inputs import make_inputs
 from autotune.kernels.reference import Check, check_result, error_bound, expect
+from autotune.kernels.vllm import VllmProvider
+from autotune.kernels.vllm_parts import part
 from autotune.ops import LoraOp
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig, assigns_naively
-from tests.gpu.test_kernels import COMPILE, LAUNCH, cached_kernels, run_script
+from tests.gpu.test_kernels import COMPILE, LAUNCH, cached_kernels, run_script, target_facts
 
 pytestmark = pytest.mark.gpu
 
@@ -64,22 +66,66 @@ def with_idle_tokens(shape: KernelShape) -> torch.Tensor:
     return torch.where(tokens % 5 == 4, -1, tokens % (shape.max_loras - 1))
 
 
-def check(shape: KernelShape, config: KernelConfig, mapping: torch.Tensor | None = None) -> Check:
-    inputs = make_inputs(shape, device="cuda", weight_sets=2, seed=11, token_lora_mapping=mapping)
-    kernels, expected = provider("builtin"), expect(inputs, weight_set=1)
-    kernels.launch(inputs, config, 0)
-    return check_result(lambda: kernels.launch(inputs, config, 1), inputs, expected)
+def check(
+    shape: KernelShape,
+    config: KernelConfig,
+    mapping: torch.Tensor | None = None,
+    *,
+    by: KernelProvider | None = None,
+) -> Check:
+    """Launch twice, the second time with the other weight set; the builtin kernels by default."""
+    by = by or provider("builtin")
+    inputs = make_inputs(
+        shape,
+        device="cuda",
+        weight_sets=2,
+        seed=11,
+        token_lora_mapping=mapping,
+        pair=by.runs_pair(shape),
+    )
+    expected = expect(inputs, weight_set=1)
+    by.launch(inputs, config, 0)
+
+    def launch() -> None:
+        by.launch(inputs, config, 1)
+        by.collect(inputs, config)
+
+    return check_result(launch, inputs, expected)
 
 
 @each_dtype
 @each_layer
 @each_op
-def test_every_op_of_a_layer_is_right(op, name, dtype):
+def test_every_op_of_a_layer_is_right(op, name, dtype, kernels):
     shape = shape_of(op, name, dtype=dtype)
     config = config_of(shape, LAYERS[name][1])
 
-    assert check(shape, config).problem == ""
-    assert check(shape, config, with_idle_tokens(shape)).problem == ""
+    assert check(shape, config, by=kernels).problem == ""
+    assert check(shape, config, with_idle_tokens(shape), by=kernels).problem == ""
+
+
+@pytest.mark.parametrize("op", [LoraOp.W13_SHRINK, LoraOp.W2_SHRINK])
+@pytest.mark.parametrize("name", ["rank 256", "naive rank 256", "rank 128", "one token"])
+def test_vllms_shrink_and_expand_are_right_one_behind_the_other(op, name, kernels):
+    if not isinstance(kernels, VllmProvider):
+        pytest.skip("of vLLM's kernels alone")
+    shape, changes = shape_of(op, name), {"block_m": 32}
+    inputs = make_inputs(shape, device="cuda", weight_sets=1, seed=11, pair=True)
+    shrink = config_of(shape, changes)
+    expand = config_of(shape, changes | {"block_n": 128, "num_warps": 8})
+    check = check_result(
+        lambda: kernels.launch_pair(inputs, shrink, expand, 0), inputs, expect(inputs)
+    )
+    assert check.problem == ""
+
+
+def test_vllm_uses_what_a_hopper_has(kernels):
+    if not isinstance(kernels, VllmProvider) or torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("of vLLM's kernels on a Hopper GPU")
+    utils = part("utils")
+
+    assert utils.supports_tma(torch.device("cuda"))
+    assert utils.supports_pdl(torch.device("cuda"))
 
 
 @each_layer
@@ -135,26 +181,32 @@ def test_addresses_beyond_32_bits_are_right():
 
 @each_op
 @pytest.mark.parametrize("name", ["decode", "naive decode"])
-def test_launches_captured_in_a_graph_replay_right(op, name):
-    shape = shape_of(op, name)
-    config, kernels = default_config(shape), provider("builtin")
-    inputs = make_inputs(shape, device="cuda", weight_sets=1, seed=0)
+@pytest.mark.parametrize("rank", [32, 256])
+def test_launches_captured_in_a_graph_replay_right(op, name, rank, kernels):
+    shape = shape_of(op, name, rank=rank)
+    config = default_config(shape)
+    inputs = make_inputs(shape, device="cuda", weight_sets=1, seed=0, pair=kernels.runs_pair(shape))
     kernels.launch(inputs, config, 0)  # loads the kernel and aligns, which a capture cannot
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         kernels.launch(inputs, config, 0)
 
-    assert check_result(graph.replay, inputs, expect(inputs)).problem == ""
+    def replay() -> None:
+        graph.replay()
+        kernels.collect(inputs, config)
+
+    assert check_result(replay, inputs, expect(inputs)).problem == ""
 
 
-def test_a_launch_finds_what_a_process_without_a_gpu_has_compiled(tmp_path):
-    shapes = [shape_of(op, name) for op in OPS for name in ("prefill", "naive decode")]
+def test_a_launch_finds_what_a_process_without_a_gpu_has_compiled(tmp_path, kernels):
+    cases = ("prefill", "naive decode", "rank 256", "naive rank 256")
+    shapes = [shape_of(op, name) for op in OPS for name in cases]
     message = json.dumps(
         (
-            "builtin",
+            kernels.name,
             [(shape.as_dict(), default_config(shape).as_dict()) for shape in shapes],
-            torch.cuda.get_device_capability(),
+            target_facts(),
         )
     )
 
@@ -162,5 +214,6 @@ def test_a_launch_finds_what_a_process_without_a_gpu_has_compiled(tmp_path):
     compiled = cached_kernels(tmp_path)
     run_script(LAUNCH, message, tmp_path)
 
-    assert len(compiled) == len(shapes)
+    # A pair's kernel is the same for the shapes of its shrink and of its expand.
+    assert len(compiled) == sum(0.5 if kernels.runs_pair(shape) else 1 for shape in shapes)
     assert cached_kernels(tmp_path) == compiled

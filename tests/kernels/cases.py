@@ -7,9 +7,14 @@ from typing import Any
 
 import pytest
 
+from autotune.environment import Target
 from autotune.ops import LoraOp
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
+
+#: An A100 and an H100, as far as kernels are compiled for them.
+A100 = Target(capability=(8, 0), multiprocessors=108, shared_memory_bytes=166_912)
+H100 = Target(capability=(9, 0), multiprocessors=132, shared_memory_bytes=232_448)
 
 #: For tests that launch on the CPU. Triton decides when a kernel is defined, so at import.
 interpreted = pytest.mark.skipif(

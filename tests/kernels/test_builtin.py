@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from autotune.kernels.moe_inputs import moe_operands_without_tensors
 from autotune.ops import LoraOp
 from autotune.space import as_launched
 from tests.kernels.cases import (
+    A100,
+    H100,
     MOE_OPS,
     expand_shape,
     make_config,
@@ -36,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 COMPILE = """
 import json
 from autotune.kernels import provider
-from tests.kernels.cases import expand_shape, make_config, shrink_shape
+from tests.kernels.cases import A100, H100, expand_shape, make_config, shrink_shape
 
 kernels, answers = provider("builtin"), []
 for shape in (
@@ -45,12 +48,12 @@ for shape in (
     expand_shape(num_tokens=16, slice_sizes=[4096, 1024, 1024], rank=16, dtype="bfloat16"),
     expand_shape(num_tokens=17, slice_sizes=[1001], rank=8, add_inputs=False),
 ):
-    for capability in ((8, 0), (9, 0)):
+    for target in (A100, H100):
         for num_stages in (2, 3):
             config = make_config(shape.op, block_k=32, num_stages=num_stages)
-            compiled = kernels.compile(shape, config, capability)
+            compiled = kernels.compile(shape, config, target)
             answers.append([
-                shape.op.value, capability[0], compiled.shared_memory_bytes,
+                shape.op.value, target.capability[0], compiled.shared_memory_bytes,
                 compiled.registers, compiled.spills,
             ])
 print(json.dumps(answers))
@@ -60,7 +63,7 @@ print(json.dumps(answers))
 COMPILE_MOE = """
 import json
 from autotune.kernels import provider
-from tests.kernels.cases import MOE_OPS, make_config, moe_shape, naive_changes
+from tests.kernels.cases import A100, H100, MOE_OPS, make_config, moe_shape, naive_changes
 
 kernels, answers = provider("builtin"), []
 for op in MOE_OPS:
@@ -68,10 +71,10 @@ for op in MOE_OPS:
         shape = moe_shape(op, **changes)
         naive = shape.num_tokens == 1
         config = kernels.default(shape) if naive else make_config(op, split_k=2)
-        for capability in ((8, 0), (9, 0)):
-            compiled = kernels.compile(shape, config, capability)
+        for target in (A100, H100):
+            compiled = kernels.compile(shape, config, target)
             answers.append([
-                op.value, capability[0], compiled.shared_memory_bytes,
+                op.value, target.capability[0], compiled.shared_memory_bytes,
                 compiled.registers, compiled.spills,
             ])
 print(json.dumps(answers))
@@ -209,15 +212,15 @@ def test_a_different_configuration_is_a_different_specialisation():
 def test_expand_is_forced_to_one_stage_on_hopper_alone():
     kernels = BuiltinProvider()
 
-    assert kernels.forced(expand_shape(), (9, 0)) == {"num_stages": 1}
-    assert kernels.forced(expand_shape(), (8, 0)) == {}
-    assert kernels.forced(expand_shape(), (10, 0)) == {}
-    assert kernels.forced(shrink_shape(), (9, 0)) == {}
+    assert kernels.forced(expand_shape(), H100) == {"num_stages": 1}
+    assert kernels.forced(expand_shape(), A100) == {}
+    assert kernels.forced(expand_shape(), replace(H100, capability=(10, 0))) == {}
+    assert kernels.forced(shrink_shape(), H100) == {}
 
 
 def test_configurations_that_hopper_makes_alike_are_aliases_in_the_space():
     shape = expand_shape()
-    forced = BuiltinProvider().forced(shape, (9, 0))
+    forced = BuiltinProvider().forced(shape, H100)
 
     launched = {
         as_launched(shape, make_config(LoraOp.EXPAND, num_stages=stages), forced)

@@ -18,7 +18,7 @@ from autotune.kernels.routing import Routing
 from autotune.ops import LoraOp
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig, is_shrink
-from tests.kernels.cases import MOE_OPS, interpreted, make_config, moe_shape, naive_changes
+from tests.kernels.cases import H100, MOE_OPS, interpreted, make_config, moe_shape, naive_changes
 
 pytestmark = [
     interpreted,
@@ -163,7 +163,7 @@ def test_shrink_adds_up_the_parts_of_a_split(op, split_k):
 
 @pytest.mark.parametrize("op", [LoraOp.W13_EXPAND, LoraOp.W2_EXPAND])
 def test_expand_is_never_split_whatever_it_is_told(op):
-    assert BuiltinProvider().forced(moe_shape(op), (9, 0)) == {"split_k": 1}
+    assert BuiltinProvider().forced(moe_shape(op), H100) == {"split_k": 1}
     assert check(inputs_of(moe_shape(op)), make_config(op, split_k=4)).problem == ""
 
 

@@ -88,6 +88,7 @@ class FakeDevice:
                 device = Device(
                     name=ENVIRONMENT["gpu"],
                     capability=(9, 0),
+                    multiprocessors=132,
                     shared_memory_bytes=232448,
                     l2_bytes=1 << 20,
                     memory_bytes=1 << 30,

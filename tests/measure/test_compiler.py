@@ -11,6 +11,7 @@ from autotune.measure import Outcome
 from autotune.measure.compiler import CompileFailure, CompilePool, Job
 from autotune.shapes import KernelShape
 from autotune.space import Grid, KernelConfig, SearchSpace, complete_axes
+from tests.kernels.cases import A100, H100
 from tests.recordings import EXPAND, SHRINK
 
 AXES = {
@@ -33,10 +34,10 @@ def own_cache(tmp_path, monkeypatch) -> Path:
     return cache
 
 
-@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
-def test_every_configuration_of_a_small_space_compiles_with_no_gpu(capability, own_cache):
+@pytest.mark.parametrize("target", [A100, H100])
+def test_every_configuration_of_a_small_space_compiles_with_no_gpu(target, own_cache):
     shapes = [KernelShape.from_mapping(table) for table in (SHRINK, EXPAND)]
-    jobs = [Job(shape, c, capability) for shape in shapes for c in space(shape).configs]
+    jobs = [Job(shape, c, target) for shape in shapes for c in space(shape).configs]
     pool = CompilePool("builtin", workers=2)
     try:
         left = dict.fromkeys(jobs)
@@ -61,12 +62,12 @@ def test_a_compile_that_never_ends_is_killed_with_its_children_and_the_next_one_
     easy = KernelConfig.from_mapping(shape.op, table | {"num_warps": 4, "block_m": 16})
     pool = CompilePool("builtin", workers=1, timeout_s=8.0)
     try:
-        _, compiled = pool.first_done([Job(shape, endless, (8, 0))])
+        _, compiled = pool.first_done([Job(shape, endless, A100)])
         assert isinstance(compiled, CompileFailure)
         assert compiled.outcome is Outcome.COMPILE_TIMEOUT
         assert "within 8 s" in compiled.reason
         assert not running("ptxas", own_cache)
-        _, compiled = pool.first_done([Job(shape, easy, (8, 0))])
+        _, compiled = pool.first_done([Job(shape, easy, A100)])
         assert isinstance(compiled, CompiledKernel), compiled
     finally:
         pool.close()
@@ -90,7 +91,7 @@ def test_a_kernel_that_cannot_be_compiled_says_why():
     broken = KernelConfig.from_mapping(shape.op, table | {"block_m": 24, "num_stages": 2})
     pool = CompilePool("builtin", workers=1)
     try:
-        _, compiled = pool.first_done([Job(shape, broken, (9, 0))])
+        _, compiled = pool.first_done([Job(shape, broken, H100)])
     finally:
         pool.close()
     assert isinstance(compiled, CompileFailure)
@@ -100,7 +101,7 @@ def test_a_kernel_that_cannot_be_compiled_says_why():
 
 def test_results_of_a_finished_shape_are_dropped_and_can_be_asked_for_again():
     shape = KernelShape.from_mapping(SHRINK)
-    job = Job(shape, space(shape).configs[0], (9, 0))
+    job = Job(shape, space(shape).configs[0], H100)
     pool = CompilePool("builtin", workers=1)
     try:
         first = pool.first_done([job])

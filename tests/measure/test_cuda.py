@@ -102,6 +102,12 @@ def test_a_comparison_goes_on_until_it_is_enough_or_has_all_its_turns(runner):
     assert len(samples[configs[0]]) == MOST_TURNS
 
 
+def test_a_comparison_that_takes_long_ends_without_all_its_rounds(runner, monkeypatch):
+    monkeypatch.setattr(cuda, "COMPARE_S", -1.0)
+    samples = runner.compare(SHAPE, [config()], lambda samples: False).samples_us
+    assert len(samples[config()]) == TURNS_AT_ONCE
+
+
 @pytest.mark.parametrize(("retries", "is_throttled"), [(0, True), (2, False)])
 def test_a_comparison_under_throttling_is_repeated_or_else_marked(
     tmp_path, monkeypatch, retries, is_throttled

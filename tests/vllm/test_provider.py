@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 
 from autotune.kernels.defaults import default_config
 from autotune.ops import LoraOp
+from autotune.shapes import KernelShape
+from autotune.space import assigns_naively
 from tests.kernels.cases import expand_shape, moe_shape, shrink_shape
 from tests.vllm.conftest import need
 from tests.vllm.releases import NEWEST, RELEASES, ROOT
@@ -29,16 +32,30 @@ SHAPES = [
     expand_shape(num_tokens=1, slice_sizes=[64, 64], rank=32),
 ]
 
-_LAYER = {"hidden_size": 64, "rank": 16, "num_experts": 4, "top_k": 2, "intermediate_size": 48}
+_LAYER = {"hidden_size": 64, "rank": 256, "num_experts": 4, "top_k": 2, "intermediate_size": 48}
 
 #: The same of MoE ops: sorted blocks and naive ones, slices together and one.
 MOE_SHAPES = [
     moe_shape(LoraOp.W13_SHRINK, **_LAYER, num_tokens=33),
     moe_shape(LoraOp.W13_EXPAND, **_LAYER, num_tokens=33),
-    moe_shape(LoraOp.W2_SHRINK, **_LAYER, num_tokens=33, fully_sharded=True),
+    moe_shape(LoraOp.W2_SHRINK, **_LAYER | {"rank": 16}, num_tokens=33, fully_sharded=True),
     moe_shape(LoraOp.W2_EXPAND, **_LAYER, num_tokens=33),
     moe_shape(LoraOp.W13_SHRINK, **_LAYER | {"num_experts": 32}, num_tokens=1),
     moe_shape(LoraOp.W13_EXPAND, **_LAYER, num_tokens=5, num_slices=1),
+]
+
+_NAIVE = {"num_experts": 32, "num_tokens": 1}
+
+#: Where vLLM has one kernel for a shrink and the expand after it: sorted, naive, and of the
+#: smallest batches, for which there is another.
+PAIR_SHAPES = [
+    moe_shape(LoraOp.W13_SHRINK, **_LAYER | {"rank": 16}, num_tokens=33),
+    moe_shape(LoraOp.W13_EXPAND, **_LAYER | {"rank": 8}, num_tokens=33, num_slices=1),
+    moe_shape(LoraOp.W2_SHRINK, **_LAYER | {"rank": 128}, num_tokens=33),
+    moe_shape(LoraOp.W2_EXPAND, **_LAYER | {"rank": 64, "hidden_size": 70}, num_tokens=33),
+    moe_shape(LoraOp.W13_EXPAND, **_LAYER | _NAIVE | {"rank": 128}),
+    moe_shape(LoraOp.W13_SHRINK, **_LAYER | _NAIVE | {"rank": 16}),
+    moe_shape(LoraOp.W2_SHRINK, **_LAYER | _NAIVE | {"rank": 8}),
 ]
 
 #: Releases whose MoE functions are known.
@@ -57,7 +74,7 @@ from autotune.kernels import provider
 from autotune.kernels.inputs import inputs_without_memory, make_inputs
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
-from tests.kernels.cases import make_config
+from tests.kernels.cases import A100, H100, make_config
 
 shapes = [KernelShape.from_mapping(each) for each in json.load(sys.stdin)]
 try:
@@ -69,28 +86,44 @@ except KernelsUnusable as error:
 def compiled():
     answers = []
     for shape in (shapes[0], shapes[2], *shapes[5:7]):
-        for capability in ((8, 0), (9, 0)):
+        for target in (A100, H100):
             small = make_config(shape.op)
             for config in (small, replace(small, num_warps=2)):
-                kernel = kernels.compile(shape, config, capability)
+                kernel = kernels.compile(shape, config, target)
                 answers.append([kernel.registers, kernel.spills, kernel.fingerprint])
+    return answers
+
+def compiled_pairs():
+    answers = []
+    for shape in filter(kernels.runs_pair, shapes):
+        for target in (A100, H100):
+            for block_m in (16, 32):
+                config = replace(kernels.default(shape), block_m=block_m)
+                answers.append(kernels.compile(shape, config, target).fingerprint)
     return answers
 
 def keys():
     found = []
     for shape in shapes:
-        kernel, both = kernels._ops[shape.op].kernel, []
+        both, pair = [], kernels.runs_pair(shape)
         for inputs in (
-            make_inputs(shape, device="cpu", weight_sets=1, seed=0), inputs_without_memory(shape)
+            make_inputs(shape, device="cpu", weight_sets=1, seed=0, pair=pair),
+            inputs_without_memory(shape, pair=pair),
         ):
             kernels._call_as_on(
-                (9, 0), inputs, make_config(shape.op),
-                lambda grid, arguments, named: both.append([grid, key(kernel, arguments, named)]),
+                H100, inputs, make_config(shape.op),
+                lambda kernel, grid, *given: both.append([grid, key(kernel, *given)]),
             )
         found.append(both)
     return found
 
 def key(kernel, arguments, named):
+    if hasattr(kernel, "values"):  # heuristics, around the kernel
+        named = named | {
+            name: value(dict(zip(kernel.arg_names, arguments)) | named)
+            for name, value in kernel.values.items()
+        }
+        kernel = kernel.fn
     bind = create_function_from_signature(
         kernel.signature, kernel.params, make_backend(GPUTarget("cuda", 90, 32))
     )
@@ -102,15 +135,16 @@ DESCRIBE = """
 print(json.dumps({
     "version": kernels.version,
     "defaults": [kernels.default(shape).as_dict() for shape in shapes],
-    "forced": [[dict(kernels.forced(shape, c)) for c in ((8, 0), (9, 0))] for shape in shapes],
+    "forced": [[dict(kernels.forced(shape, t)) for t in (A100, H100)] for shape in shapes],
     "compiled": compiled(),
+    "pairs": compiled_pairs(),
     "keys": keys(),
 }))
 """
 
 REFUSE = """
 try:
-    kernels.forced(shapes[-1], (9, 0))
+    kernels.forced(shapes[-1], H100)
 except KernelsUnusable as error:
     print(json.dumps({"refused": str(error)}))
 """
@@ -120,13 +154,17 @@ INTERPRET = """
 import torch
 from vllm.lora.ops.triton_ops import fused_moe_lora_op, utils
 from autotune.kernels.reference import check_result, expect
+from autotune.kernels.vllm_parts import answers_for
 
+# What its MoE kernels ask of the device; without tensor memory accelerator, of which utils tells.
+vars(fused_moe_lora_op).update(answers_for(H100))
 # vLLM copies from pinned memory, which there is none of without a GPU.
 for module in (utils, fused_moe_lora_op):
     module.async_tensor_h2d = lambda data, dtype, **_: torch.tensor(data, dtype=dtype)
 problems = []
 for shape in [*shapes, *shapes]:
-    inputs = make_inputs(shape, device="cpu", weight_sets=2, seed=0)
+    pair = kernels.runs_pair(shape)
+    inputs = make_inputs(shape, device="cpu", weight_sets=2, seed=0, pair=pair)
     for config in (make_config(shape.op), make_config(shape.op, block_n=32, block_k=32)):
         kernels.launch(inputs, config, 0)
         check = check_result(
@@ -137,9 +175,15 @@ print(json.dumps(problems))
 """
 
 
-def run_with(release: Path, script: str, cache: Path, *, moe: bool = False, **changes: str) -> Any:
+def run_with(
+    release: Path,
+    script: str,
+    cache: Path,
+    *,
+    shapes: Sequence[KernelShape] = SHAPES,
+    **changes: str,
+) -> Any:
     """What a script prints that is run with a release on its path."""
-    shapes = [*SHAPES, *MOE_SHAPES] if moe else SHAPES
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "TRITON_"))}
     clean["PYTHONPATH"] = os.pathsep.join(
         [str(release), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -166,11 +210,12 @@ def release(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def answer(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return run_with(release, DESCRIBE, tmp_path_factory.mktemp("cache"), moe=has_moe(release))
+    return run_with(release, DESCRIBE, tmp_path_factory.mktemp("cache"), shapes=shapes_of(release))
 
 
-def has_moe(release: Path) -> bool:
-    return release.name in MOE_RELEASES
+def shapes_of(release: Path) -> list[KernelShape]:
+    """What can be asked of a release."""
+    return SHAPES + (MOE_SHAPES + PAIR_SHAPES if release.name in MOE_RELEASES else [])
 
 
 @pytest.fixture
@@ -183,9 +228,12 @@ def test_a_release_is_known_by_its_version(release, answer):
 
 
 def test_what_a_release_forces_is_seen(release, answer):
-    shapes = [*SHAPES, *MOE_SHAPES] if has_moe(release) else SHAPES
-    for shape, forced in zip(shapes, answer["forced"], strict=True):
-        if shape.op is LoraOp.EXPAND:
+    for shape, forced in zip(shapes_of(release), answer["forced"], strict=True):
+        if shape in PAIR_SHAPES:
+            default = answer["defaults"][shapes_of(release).index(shape)]
+            unread = set(default) if assigns_naively(shape) else set(default) - {"block_m"}
+            assert forced == [{name: default[name] for name in unread}] * 2
+        elif shape.op is LoraOp.EXPAND:
             assert forced == [{}, {"num_stages": 1} if release.name == NEWEST else {}]
         elif shape.op.value.endswith("_expand"):
             assert forced == [{"split_k": 1}] * 2
@@ -199,23 +247,33 @@ def test_a_release_compiles_without_a_gpu(answer):
     assert len(set(fingerprints)) == len(fingerprints)
 
 
+def test_one_kernel_for_a_pair_is_compiled_for_every_block_m_that_it_is_launched_with(
+    release, answer
+):
+    pairs = [shape for shape in shapes_of(release) if shape in PAIR_SHAPES]
+    naive = sum(map(assigns_naively, pairs))
+    # For naive blocks both values of block_m give one launch, and each shape has two targets.
+    assert len(set(answer["pairs"])) == 2 * (2 * (len(pairs) - naive) + naive)
+    assert len(answer["pairs"]) == 2 * 2 * len(pairs)
+
+
 def test_what_is_compiled_ahead_is_what_is_launched(answer):
     for with_tensors, without in answer["keys"]:
         assert with_tensors == without
 
 
 def test_a_release_computes_what_the_reference_does(release, tmp_path):
-    # Before 0.33 the MoE kernel multiplies in bfloat16, which the interpreter does not get right.
-    moe = release.name == NEWEST
-    problems = run_with(release, INTERPRET, tmp_path, moe=moe, TRITON_INTERPRET="1")
+    # Before 0.33 the two MoE kernels multiply in bfloat16, which the interpreter gets wrong.
+    shapes = [one for one in shapes_of(release) if release.name == NEWEST or one not in MOE_SHAPES]
+    problems = run_with(release, INTERPRET, tmp_path, shapes=shapes, TRITON_INTERPRET="1")
 
-    assert problems == [""] * (len(SHAPES) + moe * len(MOE_SHAPES)) * 2 * 2
+    assert problems == [""] * len(shapes) * 2 * 2
 
 
 @pytest.mark.parametrize("version", [v for v in RELEASES if v not in MOE_RELEASES])
 def test_moe_ops_of_an_earlier_release_are_refused_by_name(version, request, tmp_path):
     release = need(version, request.config)
-    answer = run_with(release, REFUSE, tmp_path, moe=True)
+    answer = run_with(release, REFUSE, tmp_path, shapes=MOE_SHAPES)
 
     assert f"cannot drive the kernels of vLLM {version}: _fused_moe_lora" in answer["refused"]
 

@@ -1,0 +1,17 @@
+"""What the tests on a GPU share."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from autotune.kernels import PROVIDERS, KernelProvider, provider
+
+
+@pytest.fixture(params=PROVIDERS)
+def kernels(request: pytest.FixtureRequest) -> KernelProvider:
+    """Each provider that can be had."""
+    if request.param == "vllm" and importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    return provider(request.param)
