@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 LEGEND = (
     "after N: how much slower than the recorded best the best of N trials is, median and worst "
     "over shapes. to 5%: trials until it was at most 5% slower, median and mean over searches. "
-    "score: 0 as random search, 1 perfect."
+    "score: 0 as random search, 1 perfect. failed: searches in which a sampler broke down; the "
+    "default is then all that it has."
 )
 
 #: Regrets above this are drawn at it, in percent: early ones would flatten the rest.
@@ -32,7 +33,8 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
         table.add_column(f"after {mark}", justify="right")
     for nearness in first.trials_to:
         table.add_column(f"to {nearness:.0%}", justify="right")
-    for name in ("score", "ms a trial"):
+    columns = ["score", "ms a trial", *(["failed"] if any(it.failed for it in summaries) else [])]
+    for name in columns:
         table.add_column(name, justify="right")
     for each in summaries:
         table.add_row(
@@ -41,6 +43,7 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
             *(f"{median:.0f} {mean:.1f}" for median, mean in each.trials_to.values()),
             f"{each.score:.2f}",
             f"{each.sampler_ms:.1f}",
+            *([f"{each.failed} of {each.searches}"] if "failed" in columns else []),
         )
     return table
 

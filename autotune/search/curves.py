@@ -36,6 +36,7 @@ class Curve:
             1 %, infinity where nothing worked yet.
         expected_random: The same, as random search has it on average.
         sampler_s: Time that the sampler took in all, seconds.
+        has_failed: Whether it broke down; the default is then all that it has.
     """
 
     sampler: str
@@ -46,6 +47,7 @@ class Curve:
     regret: tuple[float, ...]
     expected_random: tuple[float, ...]
     sampler_s: float
+    has_failed: bool = False
 
     def after(self, trials: int) -> float:
         """Regret after so many trials; of a space that was finished before, at its end."""
@@ -77,6 +79,7 @@ class Summary:
         sampler: Its name.
         transfer: Whether it knew the shapes before.
         searches: How many there were.
+        failed: In how many of them the sampler broke down.
         regret: Per number of trials the median and the worst over shapes, of the median over seeds.
         trials_to: Per nearness the median and the mean over searches; a search that never came
             there counts as one that came after its last trial.
@@ -87,6 +90,7 @@ class Summary:
     sampler: str
     transfer: bool
     searches: int
+    failed: int
     regret: dict[int, tuple[float, float]]
     trials_to: dict[float, tuple[float, float]]
     score: float
@@ -127,6 +131,7 @@ def _summary(curves: Sequence[Curve]) -> Summary:
         sampler=curves[0].sampler,
         transfer=curves[0].transfer,
         searches=len(curves),
+        failed=sum(curve.has_failed for curve in curves),
         regret={mark: _over_shapes(curves, mark) for mark in marks},
         trials_to={nearness: _trials_to(curves, nearness) for nearness in NEARNESS},
         score=statistics.fmean(curve.score for curve in curves),
@@ -181,6 +186,7 @@ def curve_of(
         regret=tuple((so_far / best_us - 1.0).tolist()),
         expected_random=expected,
         sampler_s=replayed.sampler_s,
+        has_failed=replayed.has_failed,
     )
 
 

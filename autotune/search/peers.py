@@ -48,7 +48,8 @@ def search_as_peer(
     """Search one shape with a strategy of Kernel Tuner.
 
     It is given the default's measurement for nothing, as the first trial, as every sampler here
-    starts with it; a configuration that it comes back to counts once.
+    starts with it; a configuration that it comes back to counts once. One that breaks down, as some
+    do in small spaces, is left with that.
 
     Args:
         runner: Answers from recordings.
@@ -70,11 +71,12 @@ def search_as_peer(
     started = time.perf_counter()
     found = _tuned(name, axes, {key: measured[config] for key, config in by_key.items()}, trials)
     took_s = time.perf_counter() - started
-    order = dict.fromkeys([space.default, *(by_key[_key(each, axes)] for each in found)])
+    order = dict.fromkeys([space.default, *(by_key[_key(each, axes)] for each in found or ())])
     return Replayed(
         space=space,
         measurements=tuple(measured[config] for config in _filled(order, space, trials)),
         sampler_s=took_s,
+        has_failed=found is None,
     )
 
 
@@ -100,8 +102,8 @@ def _tuned(
     axes: dict[str, list[int]],
     measured: Mapping[str, Measurement],
     trials: int,
-) -> list[dict[str, Any]]:
-    """What Kernel Tuner evaluated, in order."""
+) -> list[dict[str, Any]] | None:
+    """What Kernel Tuner evaluated, in order; None where the strategy broke down."""
     try:
         from kernel_tuner import tune_kernel
         from kernel_tuner.interface import strategy_map
@@ -141,11 +143,8 @@ def _tuned(
                 simulation_mode=True,
                 quiet=True,
             )
-        except Exception as error:
-            raise InputError(
-                f"Kernel Tuner's {strategy} failed: {type(error).__name__}: {error}; "
-                "leave it out of --samplers"
-            ) from error
+        except Exception:  # noqa: BLE001 - whatever a strategy raises counts against it
+            return None
     return list(results)
 
 

@@ -10,7 +10,8 @@ from autotune.errors import InputError
 from autotune.measure.replay import ReplayRunner
 from autotune.search.peers import PREFIX, installed_peers, search_as_peer
 from autotune.shapes import KernelShape
-from tests.recordings import SHRINK, latency_us, write_recording
+from tests.recordings import SHRINK, latency_us, lines, write_recording
+from tests.search.cases import write_lines
 
 SHAPE = KernelShape.from_mapping(SHRINK)
 
@@ -37,6 +38,20 @@ def test_a_strategy_starts_with_the_default_and_has_its_number_of_trials(runner,
         math.isclose(each.latency_us, latency_us(each.config.as_dict()), rel_tol=0.01)
         for each in timed
     )
+
+
+def test_a_strategy_that_breaks_down_is_left_with_the_default(tmp_path):
+    """diff_evo draws from a population of 20: in a space of 12 it fails."""
+    pytest.importorskip("kernel_tuner", reason="the extra kernel-tuner is not installed")
+    table = [line for line in lines(SHRINK) if "samples_us" in line][:12]
+    table[3]["is_default"] = True
+    runner = ReplayRunner([write_lines(tmp_path / "small.jsonl.gz", table)])
+    found = search_as_peer(runner, SHAPE, strategy=PREFIX + "diff_evo", seed=0, trials=30)
+    assert found.has_failed
+    assert {each.config for each in found.measurements} == {found.space.default}
+    assert not search_as_peer(
+        runner, SHAPE, strategy=PREFIX + "brute_force", seed=0, trials=30
+    ).has_failed
 
 
 def test_the_seed_decides(runner):
