@@ -21,22 +21,29 @@ from autotune.flags import (
     CheckReplay,
     CheckStorage,
     CheckStudy,
+    ComparedTrials,
+    EffortName,
     Kernels,
+    Lookahead,
     MaxLoras,
     Merge,
     Op,
     Output,
+    Plot,
     Rank,
     Record,
     Replay,
     Sample,
     Sampler,
+    Samplers,
     Seed,
+    Seeds,
     Storage,
     Study,
     TimeBudget,
     Tokens,
     Trials,
+    WarmStart,
 )
 from autotune.plan import StudyPlan
 
@@ -87,8 +94,10 @@ def run(  # noqa: PLR0913 - one parameter a flag
     tokens: Tokens = None,
     op: Op = None,
     trials: Trials = None,
+    effort: EffortName = None,
     time_budget: TimeBudget = None,
     sampler: Sampler = None,
+    warm_start: WarmStart = None,
     kernels: Kernels = None,
     replay: Replay = None,
     storage: Storage = None,
@@ -112,8 +121,10 @@ def run(  # noqa: PLR0913 - one parameter a flag
             tokens=tokens,
             ops=op,
             trials=trials,
+            effort=effort,
             time_budget_s=time_budget,
             sampler=sampler,
+            warm_start=warm_start,
             kernels=kernels,
             storage=storage,
             output=output,
@@ -290,6 +301,44 @@ def check(  # noqa: PLR0913 - one parameter a flag
         raise typer.Exit(EXIT_CHECK_FAILED)
 
 
+@app.command("compare-samplers")
+def compare_samplers(  # noqa: PLR0913 - one parameter a flag
+    *,
+    replay: Replay = None,
+    samplers: Samplers = None,
+    trials: ComparedTrials = None,
+    seeds: Seeds = None,
+    lookahead: Lookahead = None,
+    plot: Plot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search recorded shapes with every sampler, and tell how soon each comes near the best.
+
+    Without --replay the recording that comes with autotune is searched.
+    """
+    from autotune.compare_samplers import Comparison, compare, sampler_names
+    from autotune.report.comparison import LEGEND, comparison_table, write_comparison_plot
+    from autotune.runners import replay_runners
+    from autotune.search.curves import by_sampler, by_shape, summaries
+
+    given = {"trials": trials, "seeds": seeds, "lookahead": lookahead}
+    with _errors():
+        comparison = Comparison(
+            samplers=sampler_names(samplers),
+            **{name: value for name, value in given.items() if value is not None},
+        )
+        curves = compare(replay_runners(replay or ()), comparison, progress=_say_compared)
+        if plot is not None:
+            groups = {name: by_shape(those) for name, those in by_sampler(curves).items()}
+            write_comparison_plot(groups, plot)
+            err.print(f"Drew {plot}")
+    if as_json:
+        out.print_json(json.dumps(comparison.as_dict(summaries(curves))))
+    else:
+        out.print(comparison_table(summaries(curves)))
+        out.print(LEGEND)
+
+
 def main() -> None:
     """Entry point of the ``autotune`` command."""
     app()
@@ -386,6 +435,12 @@ def _say_tuned(tuned: Tuned, number: int, count: int) -> None:
 def _say_recorded(shape: KernelShape, outcomes: Counter[str], number: int, count: int) -> None:
     ends = ", ".join(f"{number} {name}" for name, number in sorted(outcomes.items()))
     out.print(f"[{number}/{count}] {shape.op.value} {shape.label}: {ends}")
+
+
+def _say_compared(done: int, count: int) -> None:
+    """On one line of a terminal; a file would have hundreds."""
+    if err.is_terminal:
+        err.print(f"{done} of {count} searches", end="\n" if done == count else "\r")
 
 
 def _say_benched(row: Benched, number: int, count: int) -> None:

@@ -1,258 +1,188 @@
 """Searches of recorded spaces, sampler against sampler: how many trials to how good a choice.
 
-Every search is a replay with real racing, and with as many configurations under way as in a run on
-a GPU, whose answers come out of order. Nothing is measured, so no GPU is needed.
+Every search is a replay with real racing; with ``lookahead`` there are as many configurations under
+way as in a run on a GPU, whose answers come out of order. Nothing is measured, so no GPU is needed.
 """
 
 from __future__ import annotations
 
-import argparse
-import math
-import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import itertools
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from autotune.errors import RecordingError
-from autotune.measure import Measurement, Outcome, never_stop
+from autotune.errors import InputError
 from autotune.measure.replay import ReplayRunner
-from autotune.report.comparison import print_comparison
+from autotune.search import ADAPTIVE, SAMPLERS, Neighbour, in_order
+from autotune.search.curves import Curve, Summary, curve_of
+from autotune.search.peers import PREFIX, installed_peers, search_as_peer
 from autotune.search.replayed import Replayed, search
-from autotune.search.transfer import Neighbour, in_order
 from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
-
-#: Trials after which the regret is looked at, and how near to the best is asked for.
-MARKS = (20, 50, 100, 200)
-NEARNESS = (0.05, 0.02, 0.01)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """One search of one recorded shape.
+class Comparison:
+    """What is compared.
 
     Attributes:
-        sampler: Its name.
-        shape: What was searched.
-        transfer: Whether it knew the shapes before it.
-        seed: Of the search.
-        regret: After each trial, how much slower than the recorded best the best so far is; 0.01 is
-            1 %, infinity where nothing worked yet.
-        expected_random: The same, as random search has it on average.
-        sampler_s: Time that the sampler took in all, seconds.
+        samplers: Names: ``SAMPLERS``, or strategies of Kernel Tuner as ``peers`` names them.
+        trials: Of each search.
+        seeds: Searches of each shape by each sampler.
+        lookahead: Configurations under way; the next answer is any of theirs. Kernel Tuner's
+            strategies ask for one at a time, or for a population.
     """
 
+    samplers: Sequence[str]
+    trials: int = 200
+    seeds: int = 3
+    lookahead: int = 1
+
+    def as_dict(self, summaries: Iterable[Summary]) -> dict[str, Any]:
+        """What was compared and what came of it, as JSON-ready values."""
+        own = {"trials": self.trials, "seeds": self.seeds, "lookahead": self.lookahead}
+        return own | {"samplers": [each.as_dict() for each in summaries]}
+
+    def tasks(self, runner: int, shapes: Sequence[KernelShape]) -> Iterator[_Task]:
+        """What can be done beside each other, those of a sampler one after the other."""
+        for sampler in self.samplers:
+            for seed, shape in itertools.product(range(self.seeds), shapes):
+                yield _Task(self, runner, sampler, seed, (shape,))
+            if sampler == ADAPTIVE and len(shapes) > 1:
+                for seed in range(self.seeds):
+                    yield _Task(self, runner, sampler, seed, tuple(in_order(shapes)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Searches that one process makes; of several shapes, each is told of those before it."""
+
+    comparison: Comparison
+    runner: int
     sampler: str
-    shape: KernelShape
-    transfer: bool
     seed: int
-    regret: tuple[float, ...]
-    expected_random: tuple[float, ...]
-    sampler_s: float
-
-    def after(self, trials: int) -> float:
-        """Regret after so many trials; of a space that was finished before, at its end."""
-        return self.regret[min(trials, len(self.regret)) - 1]
-
-    def trials_to(self, nearness: float) -> float:
-        """Trials until the regret was at most ``nearness``; infinity where it never was."""
-        return next((n for n, it in enumerate(self.regret, start=1) if it <= nearness), math.inf)
+    shapes: tuple[KernelShape, ...]
 
     @property
-    def score(self) -> float:
-        """0 as random search on average, 1 where the best is found at once, below 0 if worse.
+    def transfer(self) -> bool:
+        return len(self.shapes) > 1
 
-        After Kernel Tuner's methodology (Willemsen and others, 2024): areas under the curves, each
-        capped at a regret of 1, from the second trial on: the first one is always the default.
-        """
-        ours, theirs = (
-            math.fsum(min(it, 1.0) for it in curve[1:])
-            for curve in (self.regret, self.expected_random)
+    def curves(self, runner: ReplayRunner) -> list[Curve]:
+        finished: list[Neighbour] = []
+        curves = []
+        for shape in self.shapes:
+            replayed = self._search(runner, shape, finished)
+            finished.append(Neighbour(shape, replayed.measurements))
+            curve = curve_of(runner, replayed, self.sampler, self.seed, transfer=self.transfer)
+            curves.append(curve)
+        return curves
+
+    def _search(
+        self, runner: ReplayRunner, shape: KernelShape, finished: Sequence[Neighbour]
+    ) -> Replayed:
+        trials = self.comparison.trials
+        if self.sampler.startswith(PREFIX):
+            return search_as_peer(
+                runner, shape, strategy=self.sampler, seed=self.seed, trials=trials
+            )
+        return search(
+            runner,
+            shape,
+            sampler=self.sampler,
+            seed=self.seed,
+            trials=trials,
+            lookahead=self.comparison.lookahead,
+            finished=finished,
         )
-        return 1.0 - ours / theirs if theirs > 0 else 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """All searches by one sampler.
+def sampler_names(text: str | None) -> list[str]:
+    """The samplers of a list with commas; for None all that a replay is worth.
 
-    Attributes:
-        sampler: Its name.
-        transfer: Whether it knew the shapes before.
-        searches: How many there were.
-        regret: Per number of trials the median and the worst over shapes, of the median over seeds.
-        trials_to: Per nearness the median and the mean over searches; a search that never came
-            there counts as one that came after its last trial.
-        score: Mean over searches.
-        sampler_ms: Time per trial, milliseconds, mean over searches.
+    Optuna's GP is then left out: with 200 trials it takes 110 ms for each. So is ``exhaustive``.
+
+    Raises:
+        InputError: One of them is no sampler.
     """
-
-    sampler: str
-    transfer: bool
-    searches: int
-    regret: dict[int, tuple[float, float]]
-    trials_to: dict[float, tuple[float, float]]
-    score: float
-    sampler_ms: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """The summary as JSON-ready values."""
-        return asdict(self)
+    if text is None:
+        return ["random", "tpe", ADAPTIVE, *installed_peers()]
+    names = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in names:
+        if name not in SAMPLERS and not name.startswith(PREFIX):
+            raise InputError(
+                f"--samplers must be some of {', '.join(SAMPLERS)} and {PREFIX}STRATEGY: "
+                f"got {name!r}"
+            )
+    return names
 
 
 def compare(
-    runner: ReplayRunner,
-    samplers: Sequence[str],
+    runners: Sequence[ReplayRunner],
+    comparison: Comparison,
     *,
-    trials: int = 200,
-    seeds: int = 3,
-    lookahead: int = 20,
-    transfer: bool = False,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Curve]:
-    """Search every recorded shape with every sampler.
+    """Search every recorded shape with every sampler, and with transfer where there is any.
 
     Args:
-        runner: The recordings.
-        samplers: Names; with ``transfer`` only ``adaptive`` makes something of it.
-        trials: Of each search.
-        seeds: Searches of each shape.
-        lookahead: Configurations under way; the next answer is any of theirs.
-        transfer: Whether each shape is told of those before it.
+        runners: The recordings, one runner for each environment: shapes of different ones tell
+            nothing of each other.
+        comparison: What is compared.
+        processes: How many work at a time; one per core if not given.
+        progress: Told how many of how many pieces of work are done.
+
+    Raises:
+        AutotuneError: A sampler cannot be had, or a recording cannot be searched.
     """
-    curves = []
-    for sampler in samplers:
-        for seed in range(seeds):
-            finished: list[Neighbour] = []
-            for shape in in_order(runner.shapes):
-                replayed = search(
-                    runner,
-                    shape,
-                    sampler=sampler,
-                    seed=seed,
-                    trials=trials,
-                    lookahead=lookahead,
-                    finished=finished if transfer else (),
-                )
-                finished.append(Neighbour(shape, replayed.measurements))
-                curves.append(_curve(runner, replayed, sampler, seed, transfer=transfer))
+    tasks = [
+        task
+        for number, runner in enumerate(runners)
+        for task in comparison.tasks(number, runner.shapes)
+    ]
+    curves: list[Curve] = []
+    # Processes that know nothing yet, each with one thread: the time that samplers take is theirs.
+    with (
+        _one_thread_each(),
+        multiprocessing.get_context("spawn").Pool(
+            min(processes or os.cpu_count() or 1, len(tasks)), _start, (tuple(runners),)
+        ) as pool,
+    ):
+        for done, those in enumerate(pool.imap(_work, tasks), start=1):
+            curves += those
+            if progress is not None:
+                progress(done, len(tasks))
     return curves
 
 
-def summaries(curves: Iterable[Curve]) -> list[Summary]:
-    """One summary per sampler, and one more where it knew the shapes before."""
-    groups: dict[tuple[str, bool], list[Curve]] = {}
-    for curve in curves:
-        groups.setdefault((curve.sampler, curve.transfer), []).append(curve)
-    return [_summary(those) for those in groups.values()]
+_runners: tuple[ReplayRunner, ...] = ()
 
 
-def _summary(curves: Sequence[Curve]) -> Summary:
-    trials = max(len(curve.regret) for curve in curves)
-    marks = [mark for mark in MARKS if mark <= trials] or [trials]
-    return Summary(
-        sampler=curves[0].sampler,
-        transfer=curves[0].transfer,
-        searches=len(curves),
-        regret={mark: _over_shapes(curves, mark) for mark in marks},
-        trials_to={nearness: _trials_to(curves, nearness) for nearness in NEARNESS},
-        score=statistics.fmean(curve.score for curve in curves),
-        sampler_ms=1e3 * statistics.fmean(c.sampler_s / len(c.regret) for c in curves),
-    )
+def _start(runners: tuple[ReplayRunner, ...]) -> None:
+    """In a process of the pool: keep the recordings, and leave an interruption to the owner."""
+    global _runners  # noqa: PLW0603 - what a pool's initializer can hand to its work
+    _runners = runners
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _over_shapes(curves: Iterable[Curve], mark: int) -> tuple[float, float]:
-    """Median and worst over shapes of the median over seeds."""
-    by_shape: dict[KernelShape, list[float]] = {}
-    for curve in curves:
-        by_shape.setdefault(curve.shape, []).append(curve.after(mark))
-    medians = [statistics.median(each) for each in by_shape.values()]
-    return statistics.median(medians), max(medians)
+def _work(task: _Task) -> list[Curve]:
+    return task.curves(_runners[task.runner])
 
 
-def _trials_to(curves: Sequence[Curve], nearness: float) -> tuple[float, float]:
-    counts = [min(curve.trials_to(nearness), len(curve.regret) + 1) for curve in curves]
-    return statistics.median(counts), statistics.fmean(counts)
-
-
-# --------------------------------------------------------------------------- one curve
-
-
-def _curve(
-    runner: ReplayRunner, replayed: Replayed, sampler: str, seed: int, *, transfer: bool
-) -> Curve:
-    space, measurements = replayed.space, replayed.measurements
-    recorded = {c: _latency_us(_in_full(runner, space.shape, c)) for c in space.configs}
-    best_us = min(recorded.values())
-    if math.isinf(best_us):
-        raise RecordingError(f"nothing works in the recording of {space.shape.label}")
-    so_far = np.minimum.accumulate([_latency_us(each) for each in measurements])
-    others = [us / best_us - 1.0 for c, us in recorded.items() if c != space.default]
-    expected = _expected_random(recorded[space.default] / best_us - 1.0, others, len(so_far))
-    return Curve(
-        sampler=sampler,
-        shape=space.shape,
-        transfer=transfer,
-        seed=seed,
-        regret=tuple((so_far / best_us - 1.0).tolist()),
-        expected_random=expected,
-        sampler_s=replayed.sampler_s,
-    )
-
-
-def _in_full(runner: ReplayRunner, shape: KernelShape, config: KernelConfig) -> Measurement:
-    return runner.measure(shape, [config], never_stop)
-
-
-def _latency_us(measurement: Measurement) -> float:
-    """The latency of what was timed in full; infinity for anything else."""
-    return measurement.latency_us if measurement.outcome is Outcome.OK else math.inf
-
-
-def _expected_random(default: float, others: Sequence[float], trials: int) -> tuple[float, ...]:
-    """Mean regret, capped at 1, of the default and then others drawn without replacement.
-
-    The lowest of n of N is the i-th lowest with the probability that it is drawn and none lower is:
-    C(N - i, n - 1) / C(N, n), i from 1.
-
-    Args:
-        default: Regret of the first trial.
-        others: Regrets of the other configurations.
-        trials: How many trials to answer for.
-    """
-    regrets = np.sort(np.minimum([default, *others], 1.0)[1:])
-    capped = np.minimum(regrets, min(default, 1.0))
-    means = [min(default, 1.0)]
-    count = len(capped)
-    for drawn in range(1, trials):
-        missed, mean = 1.0, 0.0
-        for i, regret in enumerate(capped):
-            share = drawn / (count - i)
-            mean += missed * share * regret
-            missed *= 1.0 - share
-            if missed <= 1e-12:
-                break
-        means.append(float(mean))
-    return tuple(means)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """``python -m autotune.compare_samplers FILE...``: compare, and print a table."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--samplers", default="random,tpe,adaptive")
-    parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--lookahead", type=int, default=20)
-    given = parser.parse_args(arguments)
-    runner = ReplayRunner(given.files)
-    options = {"trials": given.trials, "seeds": given.seeds, "lookahead": given.lookahead}
-    curves = compare(runner, given.samplers.split(","), **options)
-    curves += compare(runner, ["adaptive"], transfer=True, **options)
-    print_comparison(summaries(curves))
-
-
-if __name__ == "__main__":
-    main()
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started meanwhile leave the other cores to the others, also in linear algebra."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from autotune.effort import EFFORTS
 from autotune.errors import InputError
 from autotune.ops import LoraOp
 from autotune.studyfile import KERNELS, SAMPLERS, parse_duration
@@ -118,6 +119,13 @@ Storage = Annotated[
     str | None,
     typer.Option(metavar="URL", help="SQLAlchemy URL; sqlite:///autotune.db if none."),
 ]
+WarmStart = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="An older database of this GPU and these kernels, which the search learns from.",
+    ),
+]
 Output = Annotated[
     str | None, typer.Option(metavar="DIR", help="Folder for vLLM's files; tuned/ if none.")
 ]
@@ -129,7 +137,18 @@ Seed = Annotated[
 ]
 Trials = Annotated[
     WholeNumber | None,
-    typer.Option(parser=_whole(1), metavar="N", help="Distinct configurations for each shape."),
+    typer.Option(
+        parser=_whole(1), metavar="N", help="Distinct configurations for each shape, no fewer."
+    ),
+]
+EffortName = Annotated[
+    str | None,
+    typer.Option(
+        "--effort",
+        parser=_choice(tuple(EFFORTS)),
+        metavar="|".join(EFFORTS),
+        help="When a shape is left before its trials; normal if --trials is not given either.",
+    ),
 ]
 TimeBudget = Annotated[
     int | None, typer.Option(parser=_seconds, metavar="10m", help="Limit for the whole search.")
@@ -145,4 +164,33 @@ Sample = Annotated[
 Record = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write everything measured into a recording, too."),
+]
+Samplers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B",
+        help="Which to compare; strategies of Kernel Tuner are named kernel-tuner:NAME.",
+    ),
+]
+Seeds = Annotated[
+    WholeNumber | None,
+    typer.Option(parser=_whole(1), metavar="N", help="Searches of each shape; 3 if not given."),
+]
+ComparedTrials = Annotated[
+    WholeNumber | None,
+    typer.Option(
+        "--trials", parser=_whole(1), metavar="N", help="Of each search; 200 if not given."
+    ),
+]
+Lookahead = Annotated[
+    WholeNumber | None,
+    typer.Option(
+        parser=_whole(1),
+        metavar="N",
+        help="Configurations asked for at once, as a compile pool does; 1 if not given.",
+    ),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="PLOT.html", help="Draw regret over trials."),
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from autotune.effort import EFFORTS, NORMAL
 from autotune.errors import ShapeError, StudyFileError
 from autotune.ops import LoraOp
 from autotune.shapes import KernelShape
@@ -33,9 +34,11 @@ class StudyPlan:
         tokens: ``[tokens] counts``: one shape each, for the shapes that name no ``num_tokens``.
         shape_tables: ``[[shapes]]``, each with its number in the file, from 1.
         trials: Distinct configurations to measure for each shape.
+        effort: One of ``EFFORTS``: the search may stop before; None for just as many trials.
         sampler: One of ``SAMPLERS``.
         time_budget_s: Wall-clock limit of the whole run, seconds; None for none.
         seed: Of the sampler.
+        warm_start: An older database's URL, whose shapes the search may learn from; None for none.
         axes: ``[search.space]``: for every op the axes that were given.
         kernels: One of ``KERNELS``.
         storage: The database's URL.
@@ -47,10 +50,12 @@ class StudyPlan:
     tokens: tuple[int, ...]
     shape_tables: Mapping[int, Mapping[str, Any]]
     axes: Axes
-    trials: int = 200
-    sampler: str = "tpe"
+    trials: int = EFFORTS[NORMAL].trials
+    effort: str | None = NORMAL
+    sampler: str = "adaptive"
     time_budget_s: float | None = None
     seed: int = 0
+    warm_start: str | None = None
     kernels: str = "auto"
     storage: str = "sqlite:///autotune.db"
     output: str = "tuned"
@@ -112,7 +117,7 @@ class StudyPlan:
             shape_tables=read_shape_tables(source, content.get("shapes", [])),
             axes=axes,
             time_budget_s=search.pop("time_budget", None),
-            **search,
+            **(search | _effort_of(search)),
             **run,
         )
 
@@ -144,6 +149,11 @@ class StudyPlan:
                 known.append(layer)
         return {shape: ", ".join(layers) for shape, layers in names.items()}
 
+    @property
+    def runs(self) -> dict[KernelShape, int]:
+        """How often a forward pass launches each shape; 0 where no model says so."""
+        return dict.fromkeys(self.layers, 0)
+
     def override(  # noqa: PLR0913 - one for every flag
         self,
         *,
@@ -152,12 +162,14 @@ class StudyPlan:
         tokens: Sequence[int] | None = None,
         ops: Collection[LoraOp] | None = None,
         trials: int | None = None,
+        effort: str | None = None,
         time_budget_s: float | None = None,
         sampler: str | None = None,
         kernels: str | None = None,
         storage: str | None = None,
         output: str | None = None,
         seed: int | None = None,
+        warm_start: str | None = None,
     ) -> StudyPlan:
         """The plan with command-line flags applied; None leaves what the file says.
 
@@ -168,13 +180,16 @@ class StudyPlan:
             rank: The server's ``--max-lora-rank``.
             tokens: Batch sizes.
             ops: Only these are tuned.
-            trials: Distinct configurations to measure for each shape.
+            trials: Distinct configurations to measure for each shape; just as many, unless an
+                effort is given, too.
+            effort: One of ``EFFORTS``.
             time_budget_s: Wall-clock limit of the whole run, seconds.
             sampler: One of ``SAMPLERS``.
             kernels: One of ``KERNELS``.
             storage: The database's URL.
             output: The folder for vLLM's files.
             seed: Of the sampler.
+            warm_start: An older database's URL.
 
         Raises:
             StudyFileError: A flag's value is out of range, or no shape is left.
@@ -186,11 +201,13 @@ class StudyPlan:
         plain = checked_flags(
             TABLES["search"] | TABLES["run"],
             trials=trials,
+            effort=effort,
             sampler=sampler,
             seed=seed,
             kernels=kernels,
             storage=storage,
             output=output,
+            warm_start=warm_start,
         )
         replaced = {*lora, *(["num_tokens"] if counts else [])}
         return replace(
@@ -202,7 +219,7 @@ class StudyPlan:
             },
             time_budget_s=self.time_budget_s if time_budget_s is None else time_budget_s,
             **counts,
-            **plain,
+            **(plain | _effort_of(plain)),
         )
 
     def _tables_of(self, ops: Collection[LoraOp] | None) -> Mapping[int, Mapping[str, Any]]:
@@ -243,6 +260,13 @@ class StudyPlan:
             for count in (values["num_tokens"],) if own else self.tokens:
                 place = f"{self.source}: [[shapes]] no. {number}"
                 yield number, _shape(place, {**values, "num_tokens": count})
+
+
+def _effort_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What trials and effort a file or flags ask for by giving both, one or none of them."""
+    if given.get("effort") is not None:
+        return {"trials": EFFORTS[given["effort"]].trials} if "trials" not in given else {}
+    return {"effort": None} if "trials" in given else {}
 
 
 def _shape(place: str, values: Mapping[str, Any]) -> KernelShape:

@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from autotune.environment import has_gpu
+from autotune.environment import Environment, has_gpu
 from autotune.errors import GpuMissing, KernelsUnusable
 from autotune.measure.cuda import CudaRunner
 from autotune.measure.replay import ReplayRunner
@@ -58,3 +58,16 @@ def replay_runner(paths: Sequence[Path]) -> ReplayRunner:
         importlib.resources.files("autotune") / "recordings" / SHIPPED_RECORDING
     ) as path:
         return ReplayRunner([path])
+
+
+def replay_runners(paths: Sequence[Path]) -> list[ReplayRunner]:
+    """Runners that answer from recordings, one for each environment, as for ``replay_runner``."""
+    groups: list[list[Path]] = []
+    environments: list[Environment] = []
+    for path in paths:
+        environment = ReplayRunner([path]).environment
+        if environment not in environments:
+            environments.append(environment)
+            groups.append([])
+        groups[environments.index(environment)].append(path)
+    return [replay_runner(group) for group in groups or [[]]]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
+from autotune.effort import EFFORTS
 from autotune.errors import InputError, SpaceError, StudyFileError
 from autotune.ops import VLLM_RANKS, LoraOp
 from autotune.shapes import DTYPE_BYTES, KernelShape
@@ -111,9 +112,11 @@ TABLES: Mapping[str, dict[str, _Check]] = {
     "tokens": {"counts": token_counts},
     "search": {
         "trials": _at_least(1),
+        "effort": _one_of(EFFORTS),
         "sampler": _one_of(SAMPLERS),
         "time_budget": parse_duration,
         "seed": _at_least(0),
+        "warm_start": _text,
         "space": _table,
     },
     "run": {"kernels": _one_of(KERNELS), "storage": _text, "output": _text},

@@ -1,8 +1,7 @@
-"""The main job: every shape of a plan tuned, one after the other."""
+"""The main job: every shape of a plan tuned."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,13 +10,17 @@ from pathlib import Path
 from autotune.bypass import parameters_read, reads_only_block_m
 from autotune.coupling import couple
 from autotune.environment import Environment
+from autotune.errors import InputError
 from autotune.layers import MoeLayer, by_layer, missing_ops, names_of
 from autotune.measure import Runner
 from autotune.measure.recording import RecordingRunner, RecordingWriter
 from autotune.plan import StudyPlan
+from autotune.rounds import Searched, search_in_rounds
 from autotune.search import ADAPTIVE, Budget, Neighbour, ShapeTuner, TrialMirror, in_order
+from autotune.search.earlier import finished_earlier
 from autotune.selection import Selection
 from autotune.shapes import KernelShape
+from autotune.space import SearchSpace
 from autotune.spaces import is_timed_as_pair, release_of, space_of
 from autotune.store import Store
 
@@ -40,7 +43,8 @@ class Tuned:
     outcomes: Counter[str]
 
 
-#: Told of every shape when it is done: what came of it, its number from 1, and how many there are.
+#: Told of every shape when it is done, and again when it was gone on with: what came of it, its
+#: number from 1, and how many there are.
 Progress = Callable[[Tuned, int, int], None]
 
 
@@ -67,42 +71,49 @@ def tune(
         with RecordingWriter(record, runner.environment) as writer:
             return tune(plan, RecordingRunner(runner, writer), progress)
     transfers = plan.sampler == ADAPTIVE
-    order = in_order(plan.shapes) if transfers else plan.shapes
+    earlier = _earlier(plan, runner.environment)
+    known = [each.shape for each in earlier]
+    order = in_order(plan.shapes, known) if transfers else plan.shapes
     spaces = [space_of(runner, shape, plan.axes[shape.op]) for shape in order]
-    finished: list[Neighbour] = []
-    end = None if plan.time_budget_s is None else time.monotonic() + plan.time_budget_s
-    overrun_s = 0.0
+    finished: dict[KernelShape, Neighbour] = {}
+    tuned: dict[KernelShape, Tuned] = {}
     store = Store(plan.storage)
     mirror = TrialMirror(plan.storage)
-    tuned: list[Tuned] = []
+
+    def search(space: SearchSpace, budget: Budget) -> Searched:
+        others = [each for shape, each in finished.items() if shape != space.shape]
+        tuner = ShapeTuner(
+            runner,
+            space,
+            store=store,
+            mirror=mirror,
+            sampler=plan.sampler,
+            seed=plan.seed,
+            finished=[*earlier, *others],
+        )
+        before = tuned.get(space.shape)
+        selection = tuner.run(budget)
+        if transfers:
+            finished[space.shape] = tuner.as_neighbour
+        outcomes = tuner.outcomes
+        result = Tuned(
+            shape=space.shape,
+            selection=selection,
+            trials=outcomes.total(),
+            outcomes=outcomes,
+        )
+        tuned[space.shape] = result
+        if before is None or before.trials != result.trials:
+            progress(result, spaces.index(space) + 1, len(spaces))
+        return Searched(
+            trials=result.trials,
+            gain=tuner.expected_gain,
+            default_us=None if selection is None else selection.default_latency_us,
+        )
+
     try:
-        for number, space in enumerate(spaces, start=1):
-            tuner = ShapeTuner(
-                runner,
-                space,
-                store=store,
-                mirror=mirror,
-                sampler=plan.sampler,
-                seed=plan.seed,
-                finished=finished,
-            )
-            deadline = _deadline(end, shapes_left=len(spaces) - number + 1, overrun_s=overrun_s)
-            selection = tuner.run(Budget(trials=plan.trials, deadline=deadline))
-            if deadline is not None:
-                overrun_s = max(0.0, time.monotonic() - deadline)
-            outcomes = tuner.outcomes
-            tuned.append(
-                Tuned(
-                    shape=space.shape,
-                    selection=selection,
-                    trials=outcomes.total(),
-                    outcomes=outcomes,
-                )
-            )
-            progress(tuned[-1], number, len(spaces))
-            finished += [tuner.as_neighbour] if transfers else []
-        tuned.sort(key=lambda result: plan.shapes.index(result.shape))
-        return _coupled(tuned, store, runner.environment)
+        search_in_rounds(plan, spaces, search)
+        return _coupled([tuned[shape] for shape in plan.shapes], store, runner.environment)
     finally:
         mirror.close()
         store.close()
@@ -154,6 +165,18 @@ def to_export(tuned: Sequence[Tuned], url: str, environment: Environment) -> lis
         store.close()
 
 
+def _earlier(plan: StudyPlan, environment: Environment) -> list[Neighbour]:
+    """What ``--warm-start`` gives to learn from."""
+    if plan.warm_start is None:
+        return []
+    if plan.sampler != ADAPTIVE:
+        raise InputError(
+            f"--warm-start is for the sampler {ADAPTIVE}: got {plan.sampler}, which learns from no "
+            "other search; leave one of them out"
+        )
+    return finished_earlier(plan.warm_start, environment)
+
+
 def _coupled(tuned: Sequence[Tuned], store: Store, environment: Environment) -> Sequence[Tuned]:
     """What came of the shapes, with one ``block_m`` for each MoE layer."""
     own = [result.selection for result in tuned if result.selection]
@@ -193,17 +216,3 @@ def stored_selections(url: str) -> list[tuple[Environment, list[Selection]]]:
     finally:
         store.close()
     return list(grouped.items())
-
-
-def _deadline(end: float | None, *, shapes_left: int, overrun_s: float) -> float | None:
-    """When the next of so many shapes must be done, so that each gets as long as the others.
-
-    Args:
-        end: When all of them must be; None for no limit.
-        shapes_left: How many there are, the next one included.
-        overrun_s: How long the one before went on after its deadline, with its finalists.
-    """
-    if end is None:
-        return None
-    now = time.monotonic()
-    return now + max(0.0, (end - now) / shapes_left - overrun_s)

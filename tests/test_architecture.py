@@ -29,8 +29,10 @@ LAYERS = (
     ("search",),
     ("export", "report"),
     ("models",),
+    ("effort",),
     ("studyfile",),
     ("plan", "flags"),
+    ("rounds",),
     ("runners", "recorder", "tuning", "bench", "checking", "compare_samplers"),
     ("cli",),
     ("__main__",),
@@ -45,6 +47,7 @@ MAY_IMPORT = {
     "sqlalchemy": {"store", "search"},
     "typer": {"cli", "flags"},
     "rich": {"cli", "report"},
+    "kernel_tuner": {"search"},
 }
 
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import gzip
 import json
 import math
 
 import pytest
 
-from autotune.compare_samplers import Curve, _expected_random, compare, main, summaries
+from autotune.compare_samplers import Comparison, compare, sampler_names
+from autotune.errors import InputError
 from autotune.measure.replay import ReplayRunner
+from autotune.report.comparison import write_comparison_plot
+from autotune.runners import replay_runners
+from autotune.search.curves import Curve, _expected_random, by_sampler, by_shape, summaries
 from autotune.shapes import KernelShape
 from tests.recordings import SHRINK, write_recording
 
@@ -16,6 +21,7 @@ SHAPE = KernelShape.from_mapping(SHRINK)
 def curve(*regret: float, expected: tuple[float, ...] = (1.0, 0.5, 0.5)) -> Curve:
     return Curve(
         sampler="adaptive",
+        environment="gpu/builtin",
         shape=SHAPE,
         transfer=False,
         seed=0,
@@ -52,24 +58,64 @@ def test_a_default_that_is_better_than_others_stays():
     assert _expected_random(0.1, [0.5, 0.0], 2) == pytest.approx((0.1, 0.05))
 
 
-def test_samplers_are_compared_on_every_recorded_shape(tmp_path):
-    runner = ReplayRunner([write_recording(tmp_path / "r.jsonl.gz")])
-    curves = compare(runner, ["random", "adaptive"], trials=40, seeds=2)
-    assert len(curves) == 2 * 2 * 2
-    curves += compare(runner, ["adaptive"], trials=40, seeds=2, transfer=True)
+@pytest.fixture
+def runner(tmp_path) -> ReplayRunner:
+    return ReplayRunner([write_recording(tmp_path / "r.jsonl.gz")])
+
+
+def test_samplers_are_compared_on_every_recorded_shape(runner):
+    told: list[tuple[int, int]] = []
+    comparison = Comparison(samplers=["random", "adaptive"], trials=40, seeds=2)
+    curves = compare([runner], comparison, processes=2, progress=lambda *it: told.append(it))
+    # Two shapes, two seeds: eight searches that know nothing, and four in two chains.
+    assert len(curves) == 12
+    assert told == [(n, 10) for n in range(1, 11)]
     found = summaries(curves)
-    assert [(each.sampler, each.transfer) for each in found] == [
-        ("random", False),
-        ("adaptive", False),
-        ("adaptive", True),
-    ]
+    assert [each.name for each in found] == ["random", "adaptive", "adaptive, transfer"]
     assert found[1].score > found[0].score
-    assert json.loads(json.dumps(found[1].as_dict()))["searches"] == 4
+    as_json = json.loads(json.dumps(comparison.as_dict(found)))
+    assert as_json["trials"] == 40
+    assert as_json["samplers"][1]["searches"] == 4
 
 
-def test_the_script_prints_a_row_for_each_sampler(tmp_path, capsys):
-    path = write_recording(tmp_path / "r.jsonl.gz", SHRINK)
-    main([str(path), "--samplers", "random", "--trials", "20", "--seeds", "1", "--lookahead", "1"])
-    out = capsys.readouterr().out
-    assert "random" in out
-    assert "adaptive, transfer" in out
+def test_how_many_processes_work_changes_nothing(runner):
+    comparison = Comparison(samplers=["adaptive"], trials=15, seeds=1)
+    one, two = (
+        [curve.regret for curve in compare([runner], comparison, processes=count)]
+        for count in (1, 2)
+    )
+    assert one == two
+
+
+def test_recordings_of_two_environments_are_compared_but_tell_nothing_of_each_other(tmp_path):
+    paths = [write_recording(tmp_path / "a.jsonl.gz", SHRINK), tmp_path / "b.jsonl.gz"]
+    with gzip.open(paths[0], "rt") as one, gzip.open(paths[1], "wt") as other:
+        other.write(one.read().replace('"580"', '"590"'))
+    runners = replay_runners([*paths])
+    assert [each.environment.driver for each in runners] == ["580", "590"]
+    curves = compare(runners, Comparison(samplers=["adaptive"], trials=5, seeds=1), processes=1)
+    assert [curve.transfer for curve in curves] == [False, False]
+
+
+def test_an_unknown_sampler_is_named_with_those_that_there_are():
+    with pytest.raises(InputError, match=r"some of adaptive, tpe.*STRATEGY: got 'tp'"):
+        sampler_names("random, tp")
+
+
+def test_the_samplers_compared_by_default_take_no_second_a_trial():
+    names = sampler_names(None)
+    assert names[:3] == ["random", "tpe", "adaptive"]
+    assert all(name.startswith("kernel-tuner:") for name in names[3:])
+
+
+# ------------------------------------------------------------------ what is shown
+
+
+def test_the_plot_holds_a_line_for_each_sampler_and_needs_no_network(runner, tmp_path):
+    comparison = Comparison(samplers=["random", "adaptive"], trials=10, seeds=1)
+    curves = compare([runner], comparison, processes=1)
+    groups = {name: by_shape(those) for name, those in by_sampler(curves).items()}
+    write_comparison_plot(groups, tmp_path / "plot.html")
+    text = (tmp_path / "plot.html").read_text(encoding="utf-8")
+    assert "adaptive, transfer" in text
+    assert "<script src=" not in text

@@ -39,7 +39,7 @@ def read(tmp_path):
 def test_a_short_file_takes_the_usual_values_for_the_rest(read):
     plan = read(USUAL)
 
-    assert (plan.trials, plan.sampler, plan.time_budget_s, plan.seed) == (200, "tpe", None, 0)
+    assert (plan.trials, plan.sampler, plan.time_budget_s, plan.seed) == (200, "adaptive", None, 0)
     assert (plan.kernels, plan.storage, plan.output) == ("auto", "sqlite:///autotune.db", "tuned")
     assert plan.axes == {op: {} for op in LoraOp}
 
@@ -293,6 +293,25 @@ def test_flags_replace_what_the_file_says(read):
     assert [(s.max_loras, s.rank, s.num_tokens) for s in plan.shapes] == [(4, 64, 2), (4, 64, 3)]
     assert (plan.trials, plan.time_budget_s, plan.sampler, plan.seed) == (10, 60, "gp", 9)
     assert (plan.kernels, plan.storage, plan.output) == ("builtin", "sqlite:///y.db", "there")
+
+
+@pytest.mark.parametrize(
+    ("search", "flags", "expected"),
+    [
+        ("", {}, (200, "normal")),
+        ("trials = 50", {}, (50, None)),
+        ('effort = "quick"', {}, (60, "quick")),
+        ('effort = "quick"\ntrials = 50', {}, (50, "quick")),
+        ("", {"trials": 50}, (50, None)),
+        ('effort = "quick"', {"trials": 50}, (50, None)),
+        ("trials = 50", {"effort": "thorough"}, (1000, "thorough")),
+        ("", {"effort": "normal", "trials": 50}, (50, "normal")),
+        ("trials = 50", {"sampler": "gp"}, (50, None)),
+    ],
+)
+def test_trials_alone_are_made_all_and_an_effort_may_stop_before(read, search, flags, expected):
+    plan = read(f"{USUAL}[search]\n{search}\n").override(**flags)
+    assert (plan.trials, plan.effort) == expected
 
 
 def test_flags_that_are_not_given_change_nothing(read):

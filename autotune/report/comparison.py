@@ -1,15 +1,27 @@
-"""The table of a comparison of samplers."""
+"""A comparison of samplers, as a table and as a plot."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from autotune.compare_samplers import Summary
+    from autotune.search.curves import Curve, Summary
+
+#: What the table's figures are, below it.
+LEGEND = (
+    "after N: how much slower than the recorded best the best of N trials is, median and worst "
+    "over shapes. to 5%: trials until it was at most 5% slower, median and mean over searches. "
+    "score: 0 as random search, 1 perfect. failed: searches in which a sampler broke down; the "
+    "default is then all that it has."
+)
+
+#: Regrets above this are drawn at it, in percent: early ones would flatten the rest.
+_HIGHEST_DRAWN = 50.0
 
 
 def comparison_table(summaries: Sequence[Summary]) -> Table:
@@ -21,19 +33,61 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
         table.add_column(f"after {mark}", justify="right")
     for nearness in first.trials_to:
         table.add_column(f"to {nearness:.0%}", justify="right")
-    for name in ("score", "ms a trial"):
+    columns = ["score", "ms a trial", *(["failed"] if any(it.failed for it in summaries) else [])]
+    for name in columns:
         table.add_column(name, justify="right")
     for each in summaries:
         table.add_row(
-            each.sampler + (", transfer" if each.transfer else ""),
+            each.name,
             *(f"{median:.1%} {worst:.1%}" for median, worst in each.regret.values()),
             *(f"{median:.0f} {mean:.1f}" for median, mean in each.trials_to.values()),
             f"{each.score:.2f}",
             f"{each.sampler_ms:.1f}",
+            *([f"{each.failed} of {each.searches}"] if "failed" in columns else []),
         )
     return table
 
 
-def print_comparison(summaries: Sequence[Summary]) -> None:
-    """Print the table, as wide as it is."""
-    Console(width=200).print(comparison_table(summaries))
+def write_comparison_plot(groups: Mapping[str, Sequence[Sequence[Curve]]], path: Path) -> None:
+    """Draw regret over trials into an HTML file that needs no network.
+
+    Args:
+        groups: Per name in the legend its curves, those of each shape together.
+        path: The file.
+    """
+    from plotly.subplots import make_subplots
+
+    overs: Mapping[str, Callable[[list[float]], float]]
+    overs = {"Median over shapes": statistics.median, "Worst shape": max}
+    figure = make_subplots(rows=1, cols=2, subplot_titles=[*overs], shared_yaxes=True)
+    for number, (name, shapes) in enumerate(groups.items()):
+        medians = [_median_over_seeds(curves) for curves in shapes]
+        trials = range(1, max(map(len, medians)) + 1)
+        for column, over in enumerate(overs.values(), start=1):
+            heights = [over([each[min(n, len(each)) - 1] for each in medians]) for n in trials]
+            figure.add_trace(_line(name, list(trials), heights, number, column), row=1, col=column)
+    figure.update_xaxes(title_text="trials")
+    figure.update_yaxes(title_text="slower than the recorded best, %", row=1, col=1)
+    figure.update_layout(template="plotly_white", title="Samplers on recorded shapes")
+    figure.write_html(path, include_plotlyjs=True)
+
+
+def _line(name: str, trials: list[int], regrets: list[float], number: int, column: int) -> Any:  # noqa: ANN401 - plotly ships no types
+    import plotly.graph_objects as go
+    from plotly.colors import qualitative
+
+    percent = [min(100.0 * each, _HIGHEST_DRAWN) for each in regrets]
+    colour = qualitative.D3[number % len(qualitative.D3)]
+    return go.Scatter(
+        x=trials,
+        y=percent,
+        name=name,
+        legendgroup=name,
+        showlegend=column == 1,
+        line={"color": colour, "shape": "hv"},
+    )
+
+
+def _median_over_seeds(curves: Sequence[Curve]) -> list[float]:
+    longest = max(len(curve.regret) for curve in curves)
+    return [statistics.median(c.after(n) for c in curves) for n in range(1, longest + 1)]

@@ -1,9 +1,10 @@
 """The search: one Optuna study per kernel shape. Only this package imports Optuna."""
 
+from autotune.search.budget import Budget, TimeShares, extra_trials
 from autotune.search.mirror import TrialMirror
 from autotune.search.samplers import ADAPTIVE, SAMPLERS
 from autotune.search.transfer import Neighbour, in_order
-from autotune.search.tuner import Budget, ShapeTuner
+from autotune.search.tuner import ShapeTuner
 
 __all__ = [
     "ADAPTIVE",
@@ -11,6 +12,8 @@ __all__ = [
     "Budget",
     "Neighbour",
     "ShapeTuner",
+    "TimeShares",
     "TrialMirror",
+    "extra_trials",
     "in_order",
 ]

@@ -20,7 +20,7 @@ from autotune.search._base import UntriedSampler
 from autotune.search.encoding import Positions
 from autotune.search.features import RAW, features, scaled
 from autotune.search.objective import CONSTRAINT
-from autotune.search.surrogate import Floats, Surrogate
+from autotune.search.surrogate import Expected, Floats, Surrogate
 from autotune.search.transfer import Neighbour, beliefs, winners
 from autotune.search.untried import Untried
 from autotune.space import KernelConfig, SearchSpace
@@ -35,6 +35,10 @@ _DRAWN = 16
 #: Spreads below the mean by which the exploring picks rate a configuration. With 3 the mean
 #: regret after 100 trials was lower than with 1 or 2 one at a time, and no different in batches.
 _BOLDNESS = 3.0
+
+#: Logarithm over the fastest that is expected up to which configurations are explored: twice its
+#: latency. Squashed, all that is slow is alike, and one in three exploring picks took ten times it.
+_EXPLORED = 0.7
 
 #: Of so many picks one explores and one polishes; the others take the expected improvement.
 _CYCLE = 4
@@ -96,8 +100,8 @@ class Chooser:
                 return hint
         if np.isfinite(history.logs).sum() < _FEWEST and not self._is_informed:
             return self._far_away(history, free, rng)
-        mean, spread = self._surrogate.predict(history.rows, history.logs)
-        return self._best(history, free, mean, spread)
+        expected = self._surrogate.predict(history.rows, history.logs)
+        return self._best(history, free, expected)
 
     def _far_away(
         self, history: History, free: npt.NDArray[np.int_], rng: np.random.Generator
@@ -110,30 +114,37 @@ class Chooser:
         distance = (apart**2).sum(axis=2).min(axis=1)
         return int(drawn[np.argmax(distance * self._chance(history, drawn))])
 
-    def _best(
-        self, history: History, free: npt.NDArray[np.int_], mean: Floats, spread: Floats
-    ) -> int:
+    def _best(self, history: History, free: npt.NDArray[np.int_], expected: Expected) -> int:
+        mean, spread, slowness = expected
         rows = np.array(history.rows, dtype=int)
         # Where only some block_m may be chosen, the best of these is what must be improved upon.
         known = rows[np.isfinite(history.logs)]
         known = known[np.isin(self._raw[known, 0], self._raw[free, 0])]
-        turn = len(rows) % _CYCLE
+        cycle, turn = divmod(len(rows), _CYCLE)
         ceiling = mean[free].max()
         if turn == 2 or not len(known):
             score = ceiling - mean[free] + _BOLDNESS * spread[free]
+            score[slowness[free] > slowness[free].min() + _EXPLORED] = 0.0
         elif turn == 0:
             incumbent = known[np.argmin(mean[known])]
             # Its neighbours come first; where none is left, whatever has the lowest mean.
-            score = ceiling - mean[free] + _FIRST * self._is_one_step(free, incumbent)
+            near = self._is_near(free, incumbent, changes=1 + cycle % 2)
+            score = ceiling - mean[free] + _FIRST * near
         else:
             score = _improvement(mean[known].min(), mean[free], spread[free])
         return int(free[np.argmax(score * self._chance(history, free))])
 
-    def _is_one_step(self, free: npt.NDArray[np.int_], row: int) -> npt.NDArray[np.bool_]:
-        """Whether a configuration differs from that of ``row`` in one parameter, by one step."""
+    def _is_near(
+        self, free: npt.NDArray[np.int_], row: int, *, changes: int
+    ) -> npt.NDArray[np.bool_]:
+        """Whether a configuration differs from that of ``row`` by one step in so many parameters.
+
+        Where one block is halved and another number doubled, each step alone may be slower.
+        """
         steps = np.abs(self._raw[free] - self._raw[row])
-        alone: npt.NDArray[np.bool_] = ((steps > 0).sum(axis=1) == 1) & (steps.max(axis=1) <= 1)
-        return alone
+        near: npt.NDArray[np.bool_] = (steps > 0).sum(axis=1) == changes
+        near &= steps.max(axis=1) <= 1
+        return near
 
     def _chance(self, history: History, free: npt.NDArray[np.int_]) -> Floats:
         """How likely configurations are to work, by what became of those alike."""

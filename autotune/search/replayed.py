@@ -31,11 +31,13 @@ class Replayed:
         space: What was searched.
         measurements: In the order in which they came.
         sampler_s: Time that asking took, seconds.
+        has_failed: Whether the sampler broke down, which only those of others may.
     """
 
     space: SearchSpace
     measurements: tuple[Measurement, ...]
     sampler_s: float
+    has_failed: bool = False
 
 
 def search(  # noqa: PLR0913 - a search has as many sides

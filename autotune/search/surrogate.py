@@ -8,6 +8,7 @@ Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, chapter
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ Floats = npt.NDArray[np.float64]
 #: 35 % slower (e^0.3) it matters little by how much. On the shipped
 #: recording 0.2, 0.3 and 0.5 differ by no more than seeds do.
 SOFT_LIMIT = 0.3
+
+#: Logarithm of the latency over the lowest beyond which nothing is told apart: 20 times.
+_SLOWEST = 3.0
 
 #: What the squashed logarithms vary by, before any are known, and for how many of them that counts.
 _AMPLITUDE, _AMPLITUDE_WEIGHT = 0.15, 2.0
@@ -41,6 +45,20 @@ _LOCAL = 4
 #: Length and noise are chosen anew each time the observations have grown by a quarter, and from the
 #: first 160 of them: the choice does not change much after that, and its cost grows by the cube.
 _GROWTH, _MOST_FITTED = 1.25, 160
+
+
+class Expected(NamedTuple):
+    """What is expected of every point.
+
+    Attributes:
+        mean: As ``squash`` has it.
+        spread: Standard deviation, likewise.
+        slowness: The logarithm of the latency over the lowest, not squashed: tells bad from worse.
+    """
+
+    mean: Floats
+    spread: Floats
+    slowness: Floats
 
 
 def squash(logs: Floats) -> Floats:
@@ -70,8 +88,8 @@ class Surrogate:
         self._length, self._noise = _USUAL_LENGTH, _NOISES[1]
         self._forget()
 
-    def predict(self, rows: Sequence[int], logs: Floats) -> tuple[Floats, Floats]:
-        """Mean and spread (standard deviation) at every point, as ``squash`` has it.
+    def predict(self, rows: Sequence[int], logs: Floats) -> Expected:
+        """What is expected of every point.
 
         Args:
             rows: Distinct points in the order in which they were asked for. Those asked for later
@@ -84,14 +102,17 @@ class Surrogate:
         self._fit(seen, logs[known])
         self._extend(rows)
         residuals = squash(logs[known]) - self._prior[seen]
-        weights = np.zeros(len(rows))
+        slowness = np.minimum(logs[known] - logs[known].min(initial=np.inf), _SLOWEST)
+        usual = float(np.median(slowness)) if len(slowness) else 0.0
+        weights = np.zeros((len(rows), 2))
         kernel = self._kernel[np.ix_(np.flatnonzero(known), seen)]
         kernel += self._noise * np.eye(len(seen))
-        weights[known] = np.linalg.solve(kernel, residuals)
-        energy = float(residuals @ weights[known]) + _AMPLITUDE_WEIGHT * _AMPLITUDE**2
+        weights[known] = np.linalg.solve(kernel, np.stack((residuals, slowness - usual), axis=1))
+        energy = float(residuals @ weights[known, 0]) + _AMPLITUDE_WEIGHT * _AMPLITUDE**2
         scale = energy / (len(seen) + _AMPLITUDE_WEIGHT)
-        mean = self._prior + weights @ self._kernel[: len(rows)]
-        return mean, np.sqrt(scale * np.maximum(self._variance, 1e-9))
+        found = weights.T @ self._kernel[: len(rows)]
+        spread = np.sqrt(scale * np.maximum(self._variance, 1e-9))
+        return Expected(self._prior + found[0], spread, usual + found[1])
 
     def votes(self, rows: Sequence[int], weights: Floats) -> Floats:
         """Sum of the weights of ``rows`` at every point, each fading with distance.

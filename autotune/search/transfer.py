@@ -69,22 +69,31 @@ def _sizes(shape: KernelShape) -> tuple[float, ...]:
 
 
 def nearest(shape: KernelShape, finished: Iterable[Neighbour]) -> list[Neighbour]:
-    """The finished shapes to learn from, the nearest first; those with nothing timed are none."""
+    """The finished shapes to learn from, the nearest first; those with nothing timed are none.
+
+    The shape itself may be among them, as an older database knows it.
+    """
     near = [(distance(shape, each.shape), each) for each in finished if each.timed]
-    near = [pair for pair in near if pair[0] <= _FARTHEST and pair[1].shape != shape]
+    near = [pair for pair in near if pair[0] <= _FARTHEST]
     near.sort(key=lambda pair: pair[0])
     return [each for _, each in near[:_MOST_NEIGHBOURS]]
 
 
-def in_order(shapes: Sequence[KernelShape]) -> list[KernelShape]:
+def in_order(shapes: Sequence[KernelShape], known: Iterable[KernelShape] = ()) -> list[KernelShape]:
     """The shapes, each after one that is near it.
 
     The first is the one that is nearest to all others; then always the one that is nearest to any
     before it (Prim's algorithm). A kind of op that none before it belongs to starts likewise.
+
+    Args:
+        shapes: What is ordered.
+        known: Shapes that are there before the first.
     """
-    left = list(shapes)
+    left, there = list(shapes), list(known)
     ordered: list[KernelShape] = []
-    nearby: Mapping[KernelShape, float] = dict.fromkeys(left, math.inf)
+    nearby: Mapping[KernelShape, float] = {
+        shape: min((distance(shape, each) for each in there), default=math.inf) for shape in left
+    }
     while left:
         closest = min(left, key=lambda shape: nearby[shape])
         if math.isinf(nearby[closest]):
@@ -122,5 +131,4 @@ def _belief(space: SearchSpace, neighbour: Neighbour) -> Floats:
     theirs = features(neighbour.shape, list(timed))
     points = scaled(np.vstack((theirs, features(space.shape, space.configs))))
     logs = np.log(np.array(list(timed.values())))
-    mean, _ = Surrogate(points).predict(range(len(timed)), logs)
-    return mean[len(timed) :]
+    return Surrogate(points).predict(range(len(timed)), logs).mean[len(timed) :]

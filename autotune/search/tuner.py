@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 
@@ -14,7 +13,9 @@ import optuna
 from optuna.study import Study
 from optuna.trial import Trial
 
-from autotune.measure import Measurement, Runner
+from autotune.environment import Environment
+from autotune.measure import Measurement, Outcome, Runner
+from autotune.search.budget import Budget, expected_gain
 from autotune.search.encoding import Positions
 from autotune.search.finalists import best_latencies_us, finalists
 from autotune.search.mirror import TrialMirror
@@ -30,33 +31,14 @@ from autotune.shapes import KernelShape
 from autotune.space import KernelConfig, SearchSpace
 from autotune.store import Finished, Store
 
-#: Configurations of a shape that are measured even when its time is over, the default among them: a
-#: shape without an entry would get one of its neighbours' in vLLM.
-FEWEST_TRIALS = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """How long to search one shape.
-
-    Attributes:
-        trials: Distinct configurations, those measured in earlier runs included.
-        deadline: When to stop, as ``time.monotonic()`` counts, but not before ``FEWEST_TRIALS``;
-            None for no limit.
-    """
-
-    trials: int
-    deadline: float | None = None
-
-    def is_spent(self, tried: int) -> bool:
-        """Whether no further configuration may be started."""
-        late = self.deadline is not None and time.monotonic() >= self.deadline
-        return tried >= (min(FEWEST_TRIALS, self.trials) if late else self.trials)
-
 
 def study_name(runner: Runner, shape: KernelShape) -> str:
     """Name of the Optuna study of a shape, such as ``{gpu}/vllm-0.33.0/{op}/{label}``."""
-    environment = runner.environment
+    return name_in(runner.environment, shape)
+
+
+def name_in(environment: Environment, shape: KernelShape) -> str:
+    """The same for what was measured elsewhere."""
     return f"{environment.gpu}/{environment.kernels}/{shape.op.value}/{shape.label}"
 
 
@@ -104,6 +86,7 @@ class ShapeTuner:
             pruner=RacingPruner(alike="block_m" if self._shape.op.is_moe else None),
         )
         self._measured: dict[KernelConfig, Measurement] = {}
+        self._best_us: list[float] = []
         self._pending: dict[KernelConfig, Trial] = {}
         for item in self._writer.earlier:
             self._take_over(item.measurement)
@@ -135,6 +118,11 @@ class ShapeTuner:
         return Neighbour(self._shape, tuple(self._measured.values()))
 
     @property
+    def expected_gain(self) -> float:
+        """By what share of its latency going on is expected to make the shape faster."""
+        return expected_gain(self._best_us) if len(self._untried) else 0.0
+
+    @property
     def outcomes(self) -> Counter[str]:
         """How many configurations ended in which outcome."""
         return Counter(m.outcome.value for m in self._measured.values())
@@ -157,8 +145,16 @@ class ShapeTuner:
         while len(self._pending) < self._runner.lookahead and len(self._untried):
             if budget.is_spent(len(self._measured) + len(self._pending)):
                 return
+            if self._is_enough(budget):
+                return
             config = self._ask()
             self._untried.take(config)
+
+    def _is_enough(self, budget: Budget) -> bool:
+        # Of a MoE op the best of every block_m is wanted, not only the best of all.
+        if self._shape.op.is_moe:
+            return False
+        return budget.is_enough(self._best_us, configs=len(self._space.configs))
 
     def _ask(self) -> KernelConfig:
         default = self._space.default
@@ -190,7 +186,7 @@ class ShapeTuner:
         trial.set_constraint(CONSTRAINT, constraint(measurement))
         state, value = verdict(measurement)
         self._study.tell(trial, value, state=state)
-        self._measured[measurement.config] = measurement
+        self._note(measurement.config, measurement)
 
     def _take_over(self, measurement: Measurement) -> None:
         """Let the search know what an earlier run measured."""
@@ -204,7 +200,13 @@ class ShapeTuner:
         )
         self._study.add_trial(trial)
         self._untried.take(config)
+        self._note(config, measurement)
+
+    def _note(self, config: KernelConfig, measurement: Measurement) -> None:
         self._measured[config] = measurement
+        best_us = self._best_us[-1] if self._best_us else math.inf
+        us = measurement.latency_us if measurement.outcome is Outcome.OK else math.inf
+        self._best_us.append(min(best_us, us))
 
     # ----------------------------------------------------------------- choosing
 

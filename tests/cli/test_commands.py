@@ -152,7 +152,7 @@ def test_help_names_every_command_with_what_it_does(autotune):
     assert ended.code == 0
     for name in COMMANDS:
         assert name in ended.out
-        assert GROUP.commands[name].help.splitlines()[0] in ended.out  # type: ignore[attr-defined]
+        assert GROUP.commands[name].help[:40] in ended.out  # type: ignore[attr-defined]
 
 
 def test_the_command_alone_shows_its_help(autotune):

@@ -19,7 +19,7 @@ def test_squashed_logarithms_keep_their_order_and_end_at_the_limit():
 
 def test_what_was_not_measured_is_ranked_by_what_was(rng):
     rows = rng.permutation(64)
-    mean, _ = Surrogate(GRID).predict(rows[:30].tolist(), LOGS[rows[:30]])
+    mean, *_ = Surrogate(GRID).predict(rows[:30].tolist(), LOGS[rows[:30]])
     left = rows[30:]
     ranks = [np.argsort(np.argsort(each[left])) for each in (mean, LOGS)]
     assert np.corrcoef(ranks[0], ranks[1])[0, 1] > 0.9
@@ -27,9 +27,9 @@ def test_what_was_not_measured_is_ranked_by_what_was(rng):
 
 def test_the_spread_falls_where_something_was_asked_for_even_unanswered():
     surrogate = Surrogate(GRID)
-    _, before = surrogate.predict([0], LOGS[[0]])
-    mean, _ = surrogate.predict([0], LOGS[[0]])
-    pending, after = surrogate.predict([0, 63], np.array([LOGS[0], np.nan]))
+    _, before, _ = surrogate.predict([0], LOGS[[0]])
+    mean, *_ = surrogate.predict([0], LOGS[[0]])
+    pending, after, _ = surrogate.predict([0, 63], np.array([LOGS[0], np.nan]))
     assert after[63] < 0.3 * before[63]
     assert np.allclose(pending, mean)
 
@@ -51,7 +51,7 @@ def test_rows_that_are_not_those_from_before_start_afresh():
 
 
 def test_nothing_known_is_no_error():
-    mean, spread = Surrogate(GRID).predict([], np.array([]))
+    mean, spread, _ = Surrogate(GRID).predict([], np.array([]))
     assert np.isfinite(mean).all()
     assert (spread > 0).all()
 
@@ -60,8 +60,8 @@ def test_a_belief_is_followed_until_measurements_say_otherwise(rng):
     belief = squash(-LOGS)[:, None]  # the wrong way round
     surrogate = Surrogate(GRID, belief)
     rows = rng.permutation(64)[:10].tolist()
-    trusting, _ = surrogate.predict([], np.array([]))
-    outvoted, _ = surrogate.predict(rows, LOGS[rows])
+    trusting, *_ = surrogate.predict([], np.array([]))
+    outvoted, *_ = surrogate.predict(rows, LOGS[rows])
     assert np.corrcoef(trusting, LOGS)[0, 1] < -0.9
     assert np.corrcoef(outvoted, LOGS)[0, 1] > 0.5
 
@@ -69,3 +69,12 @@ def test_a_belief_is_followed_until_measurements_say_otherwise(rng):
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+def test_what_is_slow_by_far_is_told_from_what_is_slow():
+    """Squashed, both are alike."""
+    logs = 6.0 * LOGS
+    rows = np.random.default_rng(3).permutation(64)[:40]
+    expected = Surrogate(GRID).predict(rows.tolist(), logs[rows])
+    worst, bad = np.argsort(logs)[[-1, 32]]
+    assert expected.slowness[worst] > expected.slowness[bad] + 0.5

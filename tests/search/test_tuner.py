@@ -19,9 +19,10 @@ from autotune.measure import Outcome
 from autotune.measure.racing import ROUND_SAMPLES
 from autotune.measure.replay import ReplayRunner
 from autotune.search import Budget
+from autotune.search.budget import FEWEST_TRIALS
 from autotune.search.finalists import FINALISTS
 from autotune.search.objective import CONSTRAINT
-from autotune.search.tuner import FEWEST_TRIALS, study_name
+from autotune.search.tuner import study_name
 from autotune.store import Store
 from autotune.store import store as store_module
 from tests.recordings import SHRINK, lines, write_recording
@@ -119,6 +120,9 @@ def test_a_deadline_ends_a_search_that_has_trials_left(recording):
 
     class MovableBudget:
         deadline: float | None = None
+
+        def is_enough(self, best_us: object, *, configs: int) -> bool:
+            return False
 
         def is_spent(self, tried: int) -> bool:
             return Budget(trials=100, deadline=self.deadline).is_spent(tried)
