@@ -17,6 +17,8 @@ from rich.console import Console
 
 from autotune.errors import AutotuneError, InputError
 from autotune.flags import (
+    LIMIT_FIELDS,
+    MODEL_FIELDS,
     AsJson,
     CheckReplay,
     CheckStorage,
@@ -27,12 +29,14 @@ from autotune.flags import (
     Lookahead,
     MaxLoras,
     Merge,
+    ModelFlags,
     Op,
     Output,
     Plot,
     Rank,
     Record,
     Replay,
+    RowsMax,
     Sample,
     Sampler,
     Samplers,
@@ -44,6 +48,7 @@ from autotune.flags import (
     Tokens,
     Trials,
     WarmStart,
+    takes_model,
 )
 from autotune.plan import StudyPlan
 
@@ -86,6 +91,7 @@ EXIT_INTERRUPTED = 130
 
 
 @app.command()
+@takes_model
 def run(  # noqa: PLR0913 - one parameter a flag
     *,
     study: Study = None,
@@ -93,6 +99,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     rank: Rank = None,
     tokens: Tokens = None,
     op: Op = None,
+    model: ModelFlags,
     trials: Trials = None,
     effort: EffortName = None,
     time_budget: TimeBudget = None,
@@ -104,18 +111,19 @@ def run(  # noqa: PLR0913 - one parameter a flag
     output: Output = None,
     merge: Merge = False,
     record: Record = None,
+    rows_max: RowsMax = None,
     seed: Seed = None,
 ) -> None:
     """Tune every shape, and write the files that vLLM loads."""
     from autotune.environment import has_gpu
     from autotune.runners import gpu_runner, replay_runner
-    from autotune.tuning import notes, to_export, tune
+    from autotune.tuning import look_between, notes, to_export, tune
 
     if replay and kernels:
         raise typer.BadParameter("--kernels contradicts --replay, whose kernels were recorded")
     with _errors():
         recorded = replay_runner(replay) if replay else None
-        plan = _plan(study, None if recorded is None else recorded.shapes).override(
+        plan = _plan(study, None if recorded is None else recorded.shapes, model).override(
             max_loras=max_loras,
             rank=rank,
             tokens=tokens,
@@ -130,23 +138,35 @@ def run(  # noqa: PLR0913 - one parameter a flag
             output=output,
             seed=seed,
         )
+        if rows_max is not None and not plan.is_auto:
+            raise InputError(
+                f"--rows-max is for --tokens auto, not for batch sizes that were given: "
+                f"got {rows_max}; leave one of the two out"
+            )
         if recorded is None and not has_gpu():
             recorded = replay_runner(())
+            plan = plan.answered_by(recorded.shapes)
             out.print(
                 f"No GPU here: replaying the recording of a {recorded.environment.gpu} that comes "
                 "with autotune; what is exported is for that GPU."
             )
         with recorded or gpu_runner(plan.kernels, err.print) as runner, _kept(plan.storage):
             environment = runner.environment
-            for line in notes(plan.shapes, environment):
+            for line in (*plan.notes, *notes(plan.shapes, environment)):
                 out.print(line)
             tuned = tune(plan, runner, _say_tuned, record=record)
-        _print_tuned(tuned, plan)
+            lines = []
+            if plan.is_auto:
+                out.print("Timing the captured batch sizes between the tuned ones.")
+                tuned, refined = look_between(plan, tuned, runner, rows_max=rows_max)
+                lines = refined.lines
+        _print_tuned(tuned, plan, lines)
         selections = to_export(tuned, plan.storage, environment)
         _export([(environment, selections)], plan.output, merge=merge)
 
 
 @app.command("record")
+@takes_model
 def record_spaces(  # noqa: PLR0913 - one parameter a flag
     *,
     study: Study = None,
@@ -155,6 +175,7 @@ def record_spaces(  # noqa: PLR0913 - one parameter a flag
     rank: Rank = None,
     tokens: Tokens = None,
     op: Op = None,
+    model: ModelFlags,
     sample: Sample = None,
     kernels: Kernels = None,
     seed: Seed = None,
@@ -164,7 +185,7 @@ def record_spaces(  # noqa: PLR0913 - one parameter a flag
     from autotune.runners import gpu_runner
 
     with _errors():
-        plan = _plan(study, None).override(
+        plan = _plan(study, None, model).override(
             max_loras=max_loras, rank=rank, tokens=tokens, ops=op, kernels=kernels, seed=seed
         )
         with gpu_runner(plan.kernels, err.print) as runner:
@@ -173,6 +194,7 @@ def record_spaces(  # noqa: PLR0913 - one parameter a flag
 
 
 @app.command()
+@takes_model
 def shapes(  # noqa: PLR0913 - one parameter a flag
     *,
     study: Study = None,
@@ -180,31 +202,41 @@ def shapes(  # noqa: PLR0913 - one parameter a flag
     rank: Rank = None,
     tokens: Tokens = None,
     op: Op = None,
+    model: ModelFlags,
     replay: Replay = None,
     as_json: AsJson = False,
 ) -> None:
     """List the shapes, with the key under which vLLM looks each one up."""
-    from autotune.report.tables import shapes_table
+    from autotune.estimate import tuning_s
+    from autotune.report.tables import shapes_table, studies_text
     from autotune.runners import replay_runner
 
     with _errors():
         recorded = replay_runner(replay).shapes if replay else None
-        plan = _plan(study, recorded).override(
+        plan = _plan(study, recorded, model).override(
             max_loras=max_loras, rank=rank, tokens=tokens, ops=op
         )
-        layers = plan.layers
+        layers, runs, notes = plan.layers, plan.runs, plan.notes
     if as_json:
         rows = [
             shape.as_dict()
             | {"layer": layer, "file": shape.file_name("{gpu}"), "key": shape.lookup_key}
+            | ({"runs": runs[shape]} if runs[shape] else {})
             for shape, layer in layers.items()
         ]
         out.print_json(json.dumps(rows))
-    else:
-        out.print(shapes_table(layers))
+        return
+    out.print(shapes_table(layers, runs))
+    out.print()
+    if plan.is_auto:
+        counts = ", ".join(map(str, dict.fromkeys(shape.num_tokens for shape in layers)))
+        out.print(f"Batch sizes (m): {counts}; rows between them are added after tuning.")
+    for line in (*notes, studies_text(len(layers), tuning_s(layers, plan.trials), plan.trials)):
+        out.print(line)
 
 
 @app.command()
+@takes_model
 def bench(  # noqa: PLR0913 - one parameter a flag
     *,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with vLLM's files.")],
@@ -213,6 +245,7 @@ def bench(  # noqa: PLR0913 - one parameter a flag
     rank: Rank = None,
     tokens: Tokens = None,
     op: Op = None,
+    model: ModelFlags,
     kernels: Kernels = None,
     as_json: AsJson = False,
 ) -> None:
@@ -225,7 +258,7 @@ def bench(  # noqa: PLR0913 - one parameter a flag
     from autotune.runners import gpu_runner
 
     with _errors():
-        plan = _plan(study, None).override(
+        plan = _plan(study, None, model).override(
             max_loras=max_loras, rank=rank, tokens=tokens, ops=op, kernels=kernels
         )
         with gpu_runner(plan.kernels, err.print) as runner:
@@ -262,6 +295,7 @@ def export(
 
 
 @app.command()
+@takes_model
 def check(  # noqa: PLR0913 - one parameter a flag
     *,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with vLLM's files.")],
@@ -270,6 +304,7 @@ def check(  # noqa: PLR0913 - one parameter a flag
     rank: Rank = None,
     tokens: Tokens = None,
     op: Op = None,
+    model: ModelFlags,
     replay: CheckReplay = None,
     storage: CheckStorage = None,
     as_json: AsJson = False,
@@ -283,13 +318,13 @@ def check(  # noqa: PLR0913 - one parameter a flag
 
     if replay and storage:
         raise typer.BadParameter("--replay and --storage both name the shapes; give one of them")
-    flags = (max_loras, rank, tokens, op)
+    flags = (max_loras, rank, tokens, op, model.given(MODEL_FIELDS) or None)
     with _errors():
         known = _known_shapes(replay, storage)
         if not known and (study or any(flag is not None for flag in flags)):
             known = {None: None}
         plans = {
-            gpu: _plan(study, shapes).override(
+            gpu: _plan(study, shapes, model).override(
                 max_loras=max_loras, rank=rank, tokens=tokens, ops=op
             )
             for gpu, shapes in known.items()
@@ -347,10 +382,21 @@ def main() -> None:
 # ------------------------------------------------------------------ shared by the commands
 
 
-def _plan(study: Path | None, recorded: Sequence[KernelShape] | None) -> StudyPlan:
+def _plan(
+    study: Path | None, recorded: Sequence[KernelShape] | None, model: ModelFlags
+) -> StudyPlan:
+    """The study of a file, a model, a recording, or else the quick-start study.
+
+    Of a recording's, ``--tokens auto`` asks for nothing that it does not hold.
+    """
     if study is not None:
-        return StudyPlan.read(study)
-    return StudyPlan.quickstart() if recorded is None else StudyPlan.of_shapes(recorded)
+        plan = StudyPlan.read(study)
+    elif model.config is not None:
+        plan = StudyPlan.of_model(model.config)
+    else:
+        plan = StudyPlan.quickstart() if recorded is None else StudyPlan.of_shapes(recorded)
+    plan = plan.with_model(model.given(MODEL_FIELDS), model.given(LIMIT_FIELDS))
+    return plan if recorded is None else plan.answered_by(recorded)
 
 
 def _known_shapes(
@@ -482,12 +528,14 @@ def _print_findings(report: Report) -> None:
     out.print(check_counts(report))
 
 
-def _print_tuned(tuned: Sequence[Tuned], plan: StudyPlan) -> None:
+def _print_tuned(tuned: Sequence[Tuned], plan: StudyPlan, refined: Sequence[str]) -> None:
     from autotune.report.tables import layer_lines, tuned_table
 
     out.print()
     rows = [(result.shape, result.selection, result.outcomes) for result in tuned]
-    out.print(tuned_table(rows, plan.layers))
-    for line in layer_lines(result.selection for result in tuned):
+    kinds = {shape.without_batch: names for shape, names in plan.layers.items()}
+    layers = {result.shape: kinds.get(result.shape.without_batch, "") for result in tuned}
+    out.print(tuned_table(rows, layers))
+    for line in (*layer_lines(result.selection for result in tuned), *refined):
         out.print(line)
     out.print()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from autotune.effort import EFFORTS
 from autotune.errors import InputError
 from autotune.ops import LoraOp
-from autotune.studyfile import KERNELS, SAMPLERS, parse_duration
+from autotune.studyfile import AUTO, KERNELS, MODEL_TABLE, SAMPLERS, parse_duration
 
 
 class TokenCounts(tuple[int, ...]):
@@ -20,11 +23,14 @@ class TokenCounts(tuple[int, ...]):
     __slots__ = ()
 
 
-def _tokens(text: str) -> TokenCounts:
+def _tokens(text: str) -> TokenCounts | str:
+    if text == AUTO:
+        return AUTO
     try:
         return TokenCounts(int(part) for part in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"must be token counts such as 1,16,64: got {text!r}") from None
+        message = f"must be token counts such as 1,16,64, or auto: got {text!r}"
+        raise typer.BadParameter(message) from None
 
 
 def _seconds(text: str) -> int:
@@ -85,7 +91,20 @@ Rank = Annotated[
 ]
 Tokens = Annotated[
     TokenCounts | None,
-    typer.Option(parser=_tokens, metavar="1,16,64", help="Batch sizes, in tokens."),
+    typer.Option(
+        parser=_tokens,
+        metavar="1,16,64|auto",
+        help="Batch sizes, in tokens; auto for those that vLLM captures, thinned and refined.",
+    ),
+]
+RowsMax = Annotated[
+    WholeNumber | None,
+    typer.Option(
+        "--rows-max",
+        parser=_whole(1),
+        metavar="N",
+        help="With --tokens auto: merge rows down to N a layer, where it costs less than 1 %.",
+    ),
 ]
 Op = Annotated[
     list[LoraOp] | None,
@@ -194,3 +213,121 @@ Plot = Annotated[
     Path | None,
     typer.Option("-o", "--output", metavar="PLOT.html", help="Draw regret over trials."),
 ]
+
+
+# ------------------------------------------------------------------ the flags of a model
+
+
+#: The fields of ``ModelFlags`` that are ``[model]``'s, and those that are ``[tokens]``'s.
+MODEL_FIELDS = tuple(MODEL_TABLE)
+LIMIT_FIELDS = ("max_num_batched_tokens", "max_num_seqs")
+
+
+class Names(tuple[str, ...]):
+    """Names of modules; a type of its own, as ``TokenCounts`` is."""
+
+    __slots__ = ()
+
+
+def _names(text: str) -> Names:
+    names = Names(filter(None, (part.strip() for part in text.split(","))))
+    if not names:
+        raise typer.BadParameter(f"must be names such as q_proj,v_proj: got {text!r}")
+    return names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFlags:
+    """What the flags of a model and its server say; None where one is not given.
+
+    The fields are those of ``[model]``, the last two of ``[tokens]``.
+    """
+
+    config: Annotated[
+        str | None,
+        typer.Option("--model", metavar="M", help="A config.json, its folder, or a hub id."),
+    ] = None
+    tensor_parallel: Annotated[
+        WholeNumber | None,
+        typer.Option(
+            "--tp", parser=_whole(1), metavar="N", help="The server's --tensor-parallel-size."
+        ),
+    ] = None
+    fully_sharded: Annotated[
+        bool | None,
+        typer.Option(
+            "--fully-sharded/--no-fully-sharded", help="The server's --fully-sharded-loras."
+        ),
+    ] = None
+    expert_parallel: Annotated[
+        bool | None,
+        typer.Option(
+            "--expert-parallel/--no-expert-parallel",
+            help="The server's --enable-expert-parallel.",
+        ),
+    ] = None
+    target_modules: Annotated[
+        Names | None,
+        typer.Option(
+            "--target-modules",
+            parser=_names,
+            metavar="q_proj,...",
+            help="The server's --target-modules; all layers that can have LoRA if none.",
+        ),
+    ] = None
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            "--adapter",
+            metavar="A",
+            help="An adapter_config.json, its folder or a hub id: only its layers, at its rank.",
+        ),
+    ] = None
+    max_num_batched_tokens: Annotated[
+        WholeNumber | None,
+        typer.Option(
+            "--max-num-batched-tokens",
+            parser=_whole(1),
+            metavar="N",
+            help="The server's, for --tokens auto; 8192 if none.",
+        ),
+    ] = None
+    max_num_seqs: Annotated[
+        WholeNumber | None,
+        typer.Option(
+            "--max-num-seqs",
+            parser=_whole(1),
+            metavar="N",
+            help="The server's, for --tokens auto; 1024 if none.",
+        ),
+    ] = None
+
+    def given(self, names: Sequence[str]) -> Mapping[str, Any]:
+        """Those of some fields that were given."""
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def takes_model(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of ``ModelFlags``, in place of its parameter ``model``."""
+    names = [each.name for each in fields(ModelFlags)]
+    hints = get_type_hints(ModelFlags, include_extras=True)
+    flags = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints[name]
+        )
+        for name in names
+    ]
+
+    @functools.wraps(command)
+    def with_model(**given: Any) -> None:  # noqa: ANN401 - whatever the command takes
+        model = ModelFlags(**{name: given.pop(name) for name in names})
+        command(**given, model=model)
+
+    signature = inspect.signature(command, eval_str=True)
+    parameters = []
+    for parameter in signature.parameters.values():
+        parameters += flags if parameter.name == "model" else [parameter]
+    with_model.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_model.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_model

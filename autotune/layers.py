@@ -20,7 +20,8 @@ class MoeLayer:
     has one slice of twice the size that w2 has. So two models that differ in nothing else are one
     layer here, and get one ``block_m``: right, if not the best for each.
 
-    The fields are ``KernelShape``'s.
+    The fields are ``KernelShape``'s, and ``rank`` is the server's: with fully-sharded LoRAs w13 is
+    looked up by a part of it, and w2 by the whole.
     """
 
     max_loras: int
@@ -33,11 +34,14 @@ class MoeLayer:
     top_k: int
     routing: str
     fully_sharded: bool
+    shards: int
+    global_experts: int
 
     @classmethod
     def of(cls, shape: KernelShape) -> MoeLayer:
         """The layer of a MoE op's shape."""
-        return cls(**{field.name: getattr(shape, field.name) for field in fields(cls)})
+        values = {field.name: getattr(shape, field.name) for field in fields(cls)}
+        return cls(**values | {"rank": shape.server_rank})
 
     @property
     def label(self) -> str:
@@ -53,6 +57,9 @@ class MoeLayer:
         parts += [] if self.dtype == "bfloat16" else [f"dtype={self.dtype}"]
         parts += [] if self.routing == "uniform" else [f"routing={self.routing}"]
         parts += ["fully_sharded"] if self.fully_sharded else []
+        parts += [f"shards={self.shards}"] if self.shards > 1 else []
+        if self.global_experts != self.num_experts:
+            parts.append(f"global_experts={self.global_experts}")
         return ",".join(parts)
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib.resources
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+from autotune.batches import Batches
+from autotune.derived import DerivedTable, Launched, ModelTable, one_an_entry
 from autotune.effort import EFFORTS, NORMAL
-from autotune.errors import ShapeError, StudyFileError
+from autotune.errors import InputError, ShapeError, StudyFileError
 from autotune.ops import LoraOp
 from autotune.shapes import KernelShape
 from autotune.studyfile import (
+    AUTO,
+    MODEL_TABLE,
     TABLES,
     Axes,
     checked_flags,
@@ -31,8 +36,14 @@ class StudyPlan:
     Attributes:
         source: The study file, as messages name it.
         lora: ``[lora]``: what every shape takes that does not say otherwise.
-        tokens: ``[tokens] counts``: one shape each, for the shapes that name no ``num_tokens``.
+        tokens: ``[tokens] counts``: one shape each, for the shapes that name no ``num_tokens``;
+            ``AUTO`` for those of ``batches``.
         shape_tables: ``[[shapes]]``, each with its number in the file, from 1.
+        model: ``[model]``, in place of ``[[shapes]]``.
+        limits: The rest of ``[tokens]``: the limits of the server's batches that were given.
+        ops: Only these are tuned; None for all.
+        recorded: Where shapes are answered from recordings, what they hold: with ``AUTO`` nothing
+            else is asked for.
         trials: Distinct configurations to measure for each shape.
         effort: One of ``EFFORTS``: the search may stop before; None for just as many trials.
         sampler: One of ``SAMPLERS``.
@@ -47,9 +58,13 @@ class StudyPlan:
 
     source: str
     lora: Mapping[str, Any]
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...] | str
     shape_tables: Mapping[int, Mapping[str, Any]]
     axes: Axes
+    model: ModelTable | None = None
+    limits: Mapping[str, int] = field(default_factory=dict)
+    ops: frozenset[LoraOp] | None = None
+    recorded: frozenset[KernelShape] | None = None
     trials: int = EFFORTS[NORMAL].trials
     effort: str | None = NORMAL
     sampler: str = "adaptive"
@@ -61,7 +76,8 @@ class StudyPlan:
     output: str = "tuned"
 
     def __post_init__(self) -> None:
-        if self._gap() is None:
+        # A model is read when its shapes are asked for: flags may name another one.
+        if self.model is None and self._gap() is None:
             _ = self.layers
 
     @classmethod
@@ -81,13 +97,25 @@ class StudyPlan:
             ) from error
         except UnicodeDecodeError as error:
             raise StudyFileError(f"{path}: not UTF-8: {error}; save it as UTF-8") from error
-        return cls._of_text(text, str(path))
+        return cls._of_text(text, str(path), path.parent)
 
     @classmethod
     def quickstart(cls) -> StudyPlan:
         """The study that is tuned where nothing else is asked for: Llama-3.1-8B's layers."""
         file = importlib.resources.files("autotune") / "quickstart.toml"
-        return cls._of_text(file.read_text(encoding="utf-8"), "the quick-start study")
+        return cls._of_text(file.read_text(encoding="utf-8"), "the quick-start study", Path())
+
+    @classmethod
+    def of_model(cls, config: str) -> StudyPlan:
+        """The study of a model with nothing else said: its batch sizes are ``AUTO``."""
+        return cls(
+            source="--model",
+            lora={},
+            tokens=AUTO,
+            shape_tables={},
+            axes={op: {} for op in LoraOp},
+            model=ModelTable(config=config),
+        )
 
     @classmethod
     def of_shapes(
@@ -103,18 +131,23 @@ class StudyPlan:
         )
 
     @classmethod
-    def _of_text(cls, text: str, source: str) -> StudyPlan:
+    def _of_text(cls, text: str, source: str, folder: Path) -> StudyPlan:
         content = read_toml(source, text)
         lora, tokens, search, run = (
             read_table(f"{source}: [{name}]", content.get(name, {}), checks)
             for name, checks in TABLES.items()
         )
         axes = read_space(f"{source}: [search.space", search.pop("space", {}))
+        model = None
+        if "model" in content:
+            model = _model(f"{source}: [model]", content["model"], folder)
         return cls(
             source=source,
             lora=lora,
-            tokens=tokens.get("counts", ()),
-            shape_tables=read_shape_tables(source, content.get("shapes", [])),
+            tokens=tokens.pop("counts", () if model is None else AUTO),
+            limits=tokens,
+            model=model,
+            shape_tables={} if model else read_shape_tables(source, content.get("shapes", [])),
             axes=axes,
             time_budget_s=search.pop("time_budget", None),
             **(search | _effort_of(search)),
@@ -133,33 +166,77 @@ class StudyPlan:
     @property
     def layers(self) -> dict[KernelShape, str]:
         """Every shape with the names of its layers, such as ``o, down``; raises as ``shapes``."""
-        gap = self._gap()
-        if gap is not None:
-            raise StudyFileError(f"{self.source}: {gap}")
-        names: dict[KernelShape, list[str]] = {}
-        places: dict[tuple[str, tuple[int, ...]], tuple[int, KernelShape]] = {}
-        for number, shape in self._derived():
-            place = (shape.file_name("gpu"), shape.lookup_key)
-            other, first = places.setdefault(place, (number, shape))
-            if first != shape:
-                raise StudyFileError(f"{self.source}: {_clash(number, shape, other, first)}")
-            layer = self.shape_tables[number].get("layer")
-            known = names.setdefault(shape, [])
-            if layer is not None and layer not in known:
-                known.append(layer)
-        return {shape: ", ".join(layers) for shape, layers in names.items()}
+        return {each.shape: ", ".join(each.names) for each in self._launched()[0]}
 
     @property
     def runs(self) -> dict[KernelShape, int]:
         """How often a forward pass launches each shape; 0 where no model says so."""
-        return dict.fromkeys(self.layers, 0)
+        return {each.shape: each.runs for each in self._launched()[0]}
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be known of a model's shapes, in a line each; raises as ``shapes``."""
+        return self._launched()[1]
+
+    @property
+    def batches(self) -> Batches:
+        """The batch sizes of the server.
+
+        Raises:
+            StudyFileError: vLLM would refuse its limits.
+        """
+        try:
+            return Batches.of(**self.limits)
+        except InputError as error:
+            raise StudyFileError(f"{self.source}: [tokens]: {error}") from error
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether the batch sizes are those that vLLM captures, thinned."""
+        return self.tokens == AUTO
+
+    def captured(self, kind: KernelShape) -> list[KernelShape]:
+        """A shape at every batch size that vLLM captures.
+
+        Logits are of sampled tokens, at most one a sequence: their shapes stop there.
+        """
+        most = self.batches.max_num_seqs if kind.without_batch in self._sampled() else None
+        sizes = self.batches.captured
+        return [replace(kind, num_tokens=n) for n in sizes if most is None or n <= most]
+
+    def answered_by(self, shapes: Iterable[KernelShape]) -> StudyPlan:
+        """The plan where these shapes are all that can be measured."""
+        return replace(self, recorded=frozenset(shapes))
+
+    def with_model(
+        self, table: Mapping[str, Any], limits: Mapping[str, int], *, source: str = "--model"
+    ) -> StudyPlan:
+        """The plan with the flags of a model applied, before the others are.
+
+        Args:
+            table: ``[model]``, as far as flags gave it.
+            limits: The limits of ``[tokens]``, likewise.
+            source: What the flags are called in messages.
+
+        Raises:
+            StudyFileError: The study has ``[[shapes]]``, or the flags have no model.
+        """
+        plan = replace(self, limits={**self.limits, **limits})
+        if not table:
+            return plan
+        if self.model is not None:
+            return replace(plan, model=replace(self.model, **table))
+        raise StudyFileError(
+            f"{source}: {self.source} gives its shapes by hand, without a [model]; "
+            "give --model and no study, or leave the flags of a model out"
+        )
 
     def override(  # noqa: PLR0913 - one for every flag
         self,
         *,
         max_loras: int | None = None,
         rank: int | None = None,
-        tokens: Sequence[int] | None = None,
+        tokens: Sequence[int] | str | None = None,
         ops: Collection[LoraOp] | None = None,
         trials: int | None = None,
         effort: str | None = None,
@@ -178,7 +255,7 @@ class StudyPlan:
         Args:
             max_loras: As given to vLLM.
             rank: The server's ``--max-lora-rank``.
-            tokens: Batch sizes.
+            tokens: Batch sizes, or ``AUTO``.
             ops: Only these are tuned.
             trials: Distinct configurations to measure for each shape; just as many, unless an
                 effort is given, too.
@@ -196,7 +273,7 @@ class StudyPlan:
         """
         lora = checked_flags(TABLES["lora"], max_loras=max_loras, rank=rank)
         counts = checked_flags(
-            {"tokens": token_counts}, tokens=None if tokens is None else list(tokens)
+            {"tokens": token_counts}, tokens=list(tokens) if _is_list(tokens) else tokens
         )
         plain = checked_flags(
             TABLES["search"] | TABLES["run"],
@@ -217,6 +294,7 @@ class StudyPlan:
                 number: {key: value for key, value in table.items() if key not in replaced}
                 for number, table in self._tables_of(ops).items()
             },
+            ops=self.ops if ops is None else frozenset(ops),
             time_budget_s=self.time_budget_s if time_budget_s is None else time_budget_s,
             **counts,
             **(plain | _effort_of(plain)),
@@ -224,7 +302,7 @@ class StudyPlan:
 
     def _tables_of(self, ops: Collection[LoraOp] | None) -> Mapping[int, Mapping[str, Any]]:
         """The ``[[shapes]]`` tables of these ops."""
-        if ops is None:
+        if ops is None or self.model is not None:
             return self.shape_tables
         kept = {n: table for n, table in self.shape_tables.items() if table.get("op") in tuple(ops)}
         if not kept:
@@ -237,6 +315,8 @@ class StudyPlan:
 
     def _gap(self) -> str | None:
         """The first value that a shape needs and nothing gives."""
+        if self.model is not None and "max_loras" not in self.lora:
+            return "the model needs max_loras: add it to [lora] or give --max-loras"
         for number, table in self.shape_tables.items():
             for name in ("max_loras", "rank"):
                 if name not in table and name not in self.lora:
@@ -251,15 +331,95 @@ class StudyPlan:
                 )
         return None
 
-    def _derived(self) -> Iterator[tuple[int, KernelShape]]:
-        """Every shape of every table, with the table's number; repeats included."""
-        for number, table in self.shape_tables.items():
-            values = {**self.lora, **table}
+    def _launched(self) -> tuple[list[Launched], list[str]]:
+        """Every shape once with its layers, and what is to be known of them; see ``shapes``."""
+        gap = self._gap()
+        if gap is not None:
+            raise StudyFileError(f"{self.source}: {gap}")
+        found: dict[KernelShape, Launched] = {}
+        places: dict[tuple[str, tuple[int, ...]], tuple[int, KernelShape]] = {}
+        for number, derived, shape in self._derived():
+            place = (shape.file_name("gpu"), shape.lookup_key)
+            other, first = places.setdefault(place, (number, shape))
+            if first != shape and self.model is None:
+                raise StudyFileError(f"{self.source}: {_clash(number, shape, other, first)}")
+            known = found.setdefault(shape, Launched(shape, [], 0))
+            layer = derived.table.get("layer")
+            if layer is not None and layer not in known.names:
+                known.names.append(layer)
+            known.runs += derived.runs
+        if self.is_auto and self.recorded is not None:
+            found = {shape: each for shape, each in found.items() if shape in self.recorded}
+            if not found:
+                raise StudyFileError(
+                    f"{self.source}: the recording has none of the shapes at the batch sizes of "
+                    "--tokens auto; name those that it has with --tokens"
+                )
+        return one_an_entry(found.values())
+
+    def _kernels(self) -> list[DerivedTable]:
+        """The tables of every kernel, the model's or the file's."""
+        if self.model is None:
+            return [
+                DerivedTable(table=table, runs=0, is_sampled=False)
+                for table in self.shape_tables.values()
+            ]
+        try:
+            kernels = self.model.layers(self.lora.get("rank"))
+        except StudyFileError:
+            raise
+        except InputError as error:
+            raise StudyFileError(f"{self.source}: {error}") from error
+        kept = [
+            each for each in kernels if self.ops is None or LoraOp(each.table["op"]) in self.ops
+        ]
+        if not kept:
+            raise StudyFileError(
+                f"--op: no shape of {', '.join(op.value for op in self.ops or ())} in the model "
+                f"{self.model.config}; leave --op out to see what it has"
+            )
+        return kept
+
+    def _derived(self) -> Iterator[tuple[int, DerivedTable, KernelShape]]:
+        """Every shape of every table, with the table and its number; repeats included."""
+        for number, derived in zip(self._numbers(), self._kernels(), strict=False):
+            values = {**self.lora, **derived.table}
             values.pop("layer", None)
             own = "num_tokens" in values
-            for count in (values["num_tokens"],) if own else self.tokens:
-                place = f"{self.source}: [[shapes]] no. {number}"
-                yield number, _shape(place, {**values, "num_tokens": count})
+            place = f"{self.source}: [[shapes]] no. {number}"
+            if self.model is not None:
+                place = f"{self.source}: {derived.table['layer']}"
+            for count in (values["num_tokens"],) if own else self._counts(derived):
+                yield number, derived, _shape(place, {**values, "num_tokens": count})
+
+    def _numbers(self) -> Iterable[int]:
+        return itertools.count(1) if self.model is not None else self.shape_tables
+
+    def _counts(self, derived: DerivedTable) -> Iterable[int]:
+        """The batch sizes of a kernel: all of them, but for what runs once a sequence."""
+        counts = self.batches.grid if isinstance(self.tokens, str) else self.tokens
+        if not derived.is_sampled:
+            return dict.fromkeys(counts)
+        return dict.fromkeys(min(count, self.batches.max_num_seqs) for count in counts)
+
+    def _sampled(self) -> set[KernelShape]:
+        """The kinds of shapes that only run over sampled tokens."""
+        derived = list(self._derived())
+        over_all = {shape.without_batch for _, each, shape in derived if not each.is_sampled}
+        return {shape.without_batch for _, each, shape in derived if each.is_sampled} - over_all
+
+
+def _is_list(tokens: Sequence[int] | str | None) -> TypeGuard[Sequence[int]]:
+    return tokens is not None and not isinstance(tokens, str)
+
+
+def _model(place: str, table: object, folder: Path) -> ModelTable:
+    try:
+        return ModelTable.of_file(read_table(place, table, MODEL_TABLE), folder)
+    except StudyFileError:
+        raise
+    except InputError as error:
+        raise StudyFileError(f"{place}: {error}") from error
 
 
 def _effort_of(given: Mapping[str, Any]) -> dict[str, Any]:

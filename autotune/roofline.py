@@ -7,6 +7,7 @@ import math
 from autotune.kernels.inputs import weight_bytes_touched
 from autotune.kernels.layout import adds_to_output, layout, num_rows
 from autotune.measure.protocol import Ceilings
+from autotune.ops import LoraOp
 from autotune.shapes import KernelShape
 
 
@@ -24,12 +25,22 @@ def bytes_moved(shape: KernelShape, *, pair: bool = False) -> int:
     x_bytes = math.prod(sizes.x) * sizes.x_dtype.itemsize
     out_bytes = math.prod(sizes.out) * sizes.out_dtype.itemsize
     times = 2 if pair or adds_to_output(shape) else 1
+    if shape.op.is_moe:  # of experts on other devices neither is touched
+        out_bytes = int(out_bytes * _share_here(shape))
+        reads_tokens = pair or shape.op is LoraOp.W13_SHRINK
+        x_bytes = int(x_bytes * (1 if reads_tokens else _share_here(shape)))
     return x_bytes + weight_bytes_touched(shape, pair=pair) + times * out_bytes
+
+
+def _share_here(shape: KernelShape) -> float:
+    """The share of a MoE op's rows that is on this device where experts are alike."""
+    return shape.num_experts / shape.global_experts
 
 
 def flops(shape: KernelShape, *, pair: bool = False) -> int:
     """Floating-point operations of one launch: 2 n k for each row of each slice."""
-    return sum(2 * num_rows(shape) * n * k for *_, n, k in layout(shape, pair=pair).weights)
+    rows = num_rows(shape) * (_share_here(shape) if shape.op.is_moe else 1)
+    return int(sum(2 * rows * n * k for *_, n, k in layout(shape, pair=pair).weights))
 
 
 def floor_us(shape: KernelShape, ceilings: Ceilings, *, pair: bool = False) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from autotune.errors import ShapeError
@@ -19,7 +19,7 @@ _SIZES = ("num_tokens", "hidden_size", "rank", "num_slices", "max_loras", "activ
 _MOE_SIZES = ("num_experts", "top_k", "intermediate_size")
 
 #: Fields that only the ops of a mixture of experts have.
-_MOE_FIELDS = (*_MOE_SIZES, "routing", "fully_sharded")
+_MOE_FIELDS = (*_MOE_SIZES, "routing", "fully_sharded", "shards", "global_experts")
 
 #: How tokens choose their experts: all alike, a few of them much more than others, only N of them.
 _ROUTING = re.compile(r"uniform|zipf|hit=([1-9][0-9]{0,5})", re.ASCII)
@@ -33,8 +33,11 @@ class KernelShape:
         op: The kernel.
         num_tokens: Tokens in the batch (m).
         hidden_size: ``shrink``: size of the input (k). ``expand``: size of the largest slice (n).
-            MoE ops: the model's hidden size, for all four.
-        rank: The server's ``--max-lora-rank``; every adapter is padded to it.
+            MoE ops: the model's hidden size, for all four, though w2's expand writes only a part
+            of it where LoRAs are fully sharded.
+        rank: The server's ``--max-lora-rank``; every adapter is padded to it. Of ``shrink`` and the
+            two w13 ops with fully-sharded LoRAs the part of it that a GPU has, by which vLLM looks
+            both w13 ops up, though the expand runs on the whole rank.
         num_slices: Packed projections: 3 for qkv, 2 for gate and up, 1 otherwise. w13 has 2, or 1
             in models whose experts are one fused tensor; w2 has 1.
         slice_sizes: Output size of each slice; ``expand`` only, empty for ``shrink``.
@@ -44,11 +47,14 @@ class KernelShape:
         add_inputs: ``expand`` only: whether the result is added to the output, as vLLM does
             in normal serving.
         num_experts: MoE ops only, 0 for others: experts on this device.
-        top_k: MoE ops only: experts that each token goes to.
+        top_k: MoE ops only: experts that each token goes to, on whatever device.
         intermediate_size: MoE ops only: w13: output size of each slice; w2: size of the input; both
             per tensor-parallel rank, as vLLM allocates the weights.
         routing: MoE ops only: ``uniform``, ``zipf``, or ``hit=N`` where only N experts get tokens.
         fully_sharded: MoE ops only: whether the server runs with ``--fully-sharded-loras``.
+        shards: MoE ops only: among how many GPUs those divide the rank of w13 and the output of w2.
+        global_experts: MoE ops only: experts of the layer on all devices; more than
+            ``num_experts`` where the server runs with ``--enable-expert-parallel``.
     """
 
     op: LoraOp
@@ -66,6 +72,8 @@ class KernelShape:
     intermediate_size: int = 0
     routing: str = ""
     fully_sharded: bool = False
+    shards: int = 1
+    global_experts: int = 0
 
     @classmethod
     def from_mapping(cls, table: Mapping[str, Any]) -> KernelShape:
@@ -73,7 +81,8 @@ class KernelShape:
 
         ``slice_sizes`` gives ``hidden_size`` and ``num_slices`` of an ``expand``; absent keys take
         ``active_loras = max_loras``, ``dtype = "bfloat16"``, ``num_slices = 1`` (w13: 2),
-        ``add_inputs = true``, ``routing = "uniform"`` and ``fully_sharded = false``.
+        ``add_inputs = true``, ``routing = "uniform"``, ``fully_sharded = false``, ``shards = 1``
+        and ``global_experts = num_experts``.
 
         Raises:
             ShapeError: A key is unknown, missing, of the wrong type or out of range.
@@ -94,6 +103,7 @@ class KernelShape:
         values["add_inputs"] = op is LoraOp.EXPAND and values.get("add_inputs", True)
         if op.is_moe:
             values.setdefault("routing", "uniform")
+            values.setdefault("global_experts", values.get("num_experts"))
         _check(values)
         return cls(**values)
 
@@ -114,7 +124,9 @@ class KernelShape:
                 table["slice_sizes"] = list(self.slice_sizes)
             table["add_inputs"] = self.add_inputs
         if self.op.is_moe:
-            table |= {name: getattr(self, name) for name in _MOE_FIELDS}
+            on_one = {"shards": 1, "global_experts": self.num_experts}
+            given = {name: getattr(self, name) for name in _MOE_FIELDS}
+            table |= {name: value for name, value in given.items() if value != on_one.get(name)}
         return table
 
     @property
@@ -132,6 +144,21 @@ class KernelShape:
     def file_name(self, gpu: str) -> str:
         """The file that vLLM reads this shape's entry from."""
         return self.op.file_name(gpu, add_inputs=self.add_inputs)
+
+    @property
+    def without_batch(self) -> KernelShape:
+        """What shapes have in common that differ in their number of tokens only."""
+        return replace(self, num_tokens=1)
+
+    @property
+    def server_rank(self) -> int:
+        """The server's ``--max-lora-rank``, of MoE ops; of a dense ``shrink`` the rank itself."""
+        return self.rank * self.shards if self.op in _W13 else self.rank
+
+    @property
+    def written_size(self) -> int:
+        """MoE ops: how much of the hidden size w2's expand writes on this device."""
+        return self.hidden_size // self.shards
 
     @property
     def loras_with_tokens(self) -> int:
@@ -160,10 +187,16 @@ class KernelShape:
             parts.append(f"top_k={self.top_k}")
             parts += [] if self.routing == "uniform" else [f"routing={self.routing}"]
             parts += ["fully_sharded"] if self.fully_sharded else []
+            parts += [f"shards={self.shards}"] if self.shards > 1 else []
+            if self.global_experts != self.num_experts:
+                parts.append(f"global_experts={self.global_experts}")
         return ",".join(parts)
 
 
 _W13 = (LoraOp.W13_SHRINK, LoraOp.W13_EXPAND)
+
+#: Ranks that a GPU may have of a rank that fully-sharded LoRAs divide.
+_PARTS_OF_RANKS = {part for rank in VLLM_RANKS for part in range(1, rank + 1) if rank % part == 0}
 
 
 def _op(value: object) -> LoraOp:
@@ -209,7 +242,7 @@ def _size(name: str, value: object) -> int:
 def _check(values: Mapping[str, Any]) -> None:
     for name in _SIZES:
         _size(name, values.get(name))
-    if values["rank"] not in VLLM_RANKS:
+    if not _is_rank(values):
         allowed = ", ".join(map(str, VLLM_RANKS))
         raise ShapeError(f"rank is not one that vLLM allows: got {values['rank']}; use {allowed}")
     if values["active_loras"] > values["max_loras"]:
@@ -229,6 +262,16 @@ def _check(values: Mapping[str, Any]) -> None:
         _check_dense(values)
 
 
+def _is_rank(values: Mapping[str, Any]) -> bool:
+    """Whether it is a rank of vLLM's, or a part of one where fully-sharded LoRAs divide it."""
+    rank, shards = values["rank"], values.get("shards", 1)
+    if values["op"] is LoraOp.SHRINK:
+        return rank in _PARTS_OF_RANKS
+    if values["op"] in _W13 and isinstance(shards, int) and shards > 0:
+        return rank * shards in VLLM_RANKS
+    return rank in VLLM_RANKS
+
+
 def _check_dense(values: Mapping[str, Any]) -> None:
     for name in _MOE_FIELDS:
         if name in values:
@@ -243,7 +286,8 @@ def _check_moe(values: Mapping[str, Any]) -> None:
     most = 2 if op in _W13 else 1
     if values["num_slices"] > most:
         raise ShapeError(f"{op.value} has at most {most} slices: got {values['num_slices']}")
-    experts, top_k, routing = values["num_experts"], values["top_k"], values["routing"]
+    _check_parallel(values)
+    experts, top_k, routing = values["global_experts"], values["top_k"], values["routing"]
     if top_k > experts:
         raise ShapeError(f"top_k cannot exceed num_experts: got {top_k} of {experts}")
     match = _ROUTING.fullmatch(routing) if isinstance(routing, str) else None
@@ -255,3 +299,24 @@ def _check_moe(values: Mapping[str, Any]) -> None:
         )
     if not isinstance(values.get("fully_sharded", False), bool):
         raise ShapeError(f"fully_sharded must be true or false: got {values['fully_sharded']!r}")
+
+
+def _check_parallel(values: Mapping[str, Any]) -> None:
+    """What several GPUs have of a layer must be possible; vLLM refuses to divide it both ways."""
+    shards = _size("shards", values.get("shards", 1))
+    everywhere = _size("global_experts", values["global_experts"])
+    if everywhere < values["num_experts"]:
+        raise ShapeError(
+            f"global_experts cannot be fewer than num_experts: "
+            f"got {everywhere} for {values['num_experts']}"
+        )
+    if shards > 1 and not values.get("fully_sharded"):
+        raise ShapeError(f"shards need fully_sharded = true: got {shards} without")
+    if values["hidden_size"] % shards:
+        hidden_size = values["hidden_size"]
+        raise ShapeError(f"shards must divide hidden_size: got {shards} for {hidden_size}")
+    if values.get("fully_sharded") and everywhere > values["num_experts"]:
+        raise ShapeError(
+            "vLLM has no fully-sharded LoRAs with expert parallelism: got fully_sharded = true and "
+            f"{everywhere} global_experts for {values['num_experts']}"
+        )

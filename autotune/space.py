@@ -113,16 +113,19 @@ def matmul_sizes(shape: KernelShape) -> tuple[int, int, int]:
     outer = shape.hidden_size
     if shape.op in {LoraOp.W13_EXPAND, LoraOp.W2_SHRINK}:
         outer = shape.intermediate_size
-    return (m, shape.rank, outer) if is_shrink(shape.op) else (m, outer, shape.rank)
+    elif shape.op is LoraOp.W2_EXPAND:
+        outer = shape.written_size
+    return (m, shape.rank, outer) if is_shrink(shape.op) else (m, outer, shape.server_rank)
 
 
 def assigns_naively(shape: KernelShape) -> bool:
     """Whether vLLM gives each (token, expert) pair a row of tiles of its own, and sorts nothing.
 
     So it does where the pairs are few beside the experts (``add_lora_w13`` in
-    ``vllm/lora/punica_wrapper/punica_gpu.py``, 0.33.0), and never with fully sharded LoRAs.
+    ``vllm/lora/punica_wrapper/punica_gpu.py``, 0.33.0), and never with fully sharded LoRAs or
+    expert parallelism.
     """
-    if not shape.op.is_moe or shape.fully_sharded:
+    if not shape.op.is_moe or shape.fully_sharded or shape.global_experts > shape.num_experts:
         return False
     pairs = shape.num_tokens * shape.top_k
     return pairs * _NAIVE_SPARSITY <= shape.num_experts * shape.max_loras
@@ -132,7 +135,8 @@ def launched_rows(shape: KernelShape, block_m: int) -> int:
     """Rows that the tiles of one LoRA slot are launched for; most of a MoE op's are left at once.
 
     A dense op's are the tokens. A MoE op's are those that vLLM allocates: room for every (token,
-    expert) pair to be in one adapter, with each expert's rows padded to whole blocks
+    expert) pair to be in one adapter, with each expert's rows padded to whole blocks, those of
+    experts on other devices too
     (``moe_lora_align_block_size`` in ``vllm/lora/punica_wrapper/punica_gpu.py``, 0.33.0).
 
     Args:
@@ -142,9 +146,9 @@ def launched_rows(shape: KernelShape, block_m: int) -> int:
     if not shape.op.is_moe:
         return shape.num_tokens
     pairs = shape.num_tokens * shape.top_k
-    if assigns_naively(shape) or pairs < shape.num_experts:
+    if assigns_naively(shape) or pairs < shape.global_experts:
         return pairs * block_m
-    return pairs + shape.num_experts * (block_m - 1)
+    return pairs + shape.global_experts * (block_m - 1)
 
 
 def value_fault(name: str, value: int) -> str | None:

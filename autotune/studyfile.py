@@ -23,6 +23,9 @@ else:
 SAMPLERS = ("adaptive", "tpe", "gp", "random", "exhaustive")
 KERNELS = ("auto", "builtin", "vllm")
 
+#: In place of batch sizes: those that the server captures.
+AUTO = "auto"
+
 _SHAPE_KEYS = (*(field.name for field in fields(KernelShape)), "layer")
 _DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
 
@@ -40,7 +43,9 @@ def read_toml(source: str, text: str) -> dict[str, Any]:
         content: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StudyFileError(f"{source}: not TOML: {error}; correct it there") from error
-    check_keys(source, content, (*TABLES, "shapes"))
+    check_keys(source, content, (*TABLES, "model", "shapes"))
+    if "model" in content and "shapes" in content:
+        raise StudyFileError(f"{source}: has both [model] and [[shapes]]; leave one of them out")
     return content
 
 
@@ -89,11 +94,25 @@ def _text(value: object) -> str:
     return value
 
 
-def token_counts(value: object) -> tuple[int, ...]:
-    """A list of batch sizes; raises ``InputError`` for anything else."""
+def token_counts(value: object) -> tuple[int, ...] | str:
+    """A list of batch sizes, or ``AUTO``; raises ``InputError`` for anything else."""
+    if value == AUTO:
+        return AUTO
     if not isinstance(value, list) or not value:
-        raise InputError(f"must be a list of token counts, such as [1, 16]: got {value!r}")
+        raise InputError(f"must be a list of token counts, such as [1, 16], or auto: got {value!r}")
     return tuple(map(_at_least(1), value))
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"must be true or false: got {value!r}")
+    return value
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise InputError(f"must be a list of names, such as ['o_proj']: got {value!r}")
+    return tuple(map(_text, value))
 
 
 def _table(value: object) -> dict[str, Any]:
@@ -109,7 +128,11 @@ TABLES: Mapping[str, dict[str, _Check]] = {
         "active_loras": _at_least(1),
         "dtype": _one_of(DTYPE_BYTES),
     },
-    "tokens": {"counts": token_counts},
+    "tokens": {
+        "counts": token_counts,
+        "max_num_batched_tokens": _at_least(1),
+        "max_num_seqs": _at_least(1),
+    },
     "search": {
         "trials": _at_least(1),
         "effort": _one_of(EFFORTS),
@@ -120,6 +143,16 @@ TABLES: Mapping[str, dict[str, _Check]] = {
         "space": _table,
     },
     "run": {"kernels": _one_of(KERNELS), "storage": _text, "output": _text},
+}
+
+
+MODEL_TABLE: Mapping[str, _Check] = {
+    "config": _text,
+    "tensor_parallel": _at_least(1),
+    "fully_sharded": _flag,
+    "expert_parallel": _flag,
+    "target_modules": _names,
+    "adapter": _text,
 }
 
 
@@ -164,7 +197,7 @@ def read_shape_tables(source: str, tables: object) -> dict[int, dict[str, Any]]:
     if not isinstance(tables, list) or not tables:
         raise StudyFileError(
             f"{source}: there must be at least one [[shapes]] table: "
-            f"got {tables!r}; add one with op and hidden_size"
+            f"got {tables!r}; add one with op and hidden_size, or a [model] with its config"
         )
     for number, table in enumerate(tables, start=1):
         place = f"{source}: [[shapes]] no. {number}"

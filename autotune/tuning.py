@@ -15,14 +15,26 @@ from autotune.layers import MoeLayer, by_layer, missing_ops, names_of
 from autotune.measure import Runner
 from autotune.measure.recording import RecordingRunner, RecordingWriter
 from autotune.plan import StudyPlan
+from autotune.refine import Refined, refine
 from autotune.rounds import Searched, search_in_rounds
-from autotune.search import ADAPTIVE, Budget, Neighbour, ShapeTuner, TrialMirror, in_order
+from autotune.search import (
+    ADAPTIVE,
+    Budget,
+    Neighbour,
+    ShapeTuner,
+    TrialMirror,
+    in_order,
+    study_name,
+)
 from autotune.search.earlier import finished_earlier
 from autotune.selection import Selection
 from autotune.shapes import KernelShape
 from autotune.space import SearchSpace
 from autotune.spaces import is_timed_as_pair, release_of, space_of
 from autotune.store import Store
+
+#: A row between tuned ones that neither neighbour's winner fills: a study of this many at most.
+SHORT_TRIALS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +83,10 @@ def tune(
         with RecordingWriter(record, runner.environment) as writer:
             return tune(plan, RecordingRunner(runner, writer), progress)
     transfers = plan.sampler == ADAPTIVE
+    shapes = plan.shapes
     earlier = _earlier(plan, runner.environment)
     known = [each.shape for each in earlier]
-    order = in_order(plan.shapes, known) if transfers else plan.shapes
+    order = in_order(shapes, known) if transfers else shapes
     spaces = [space_of(runner, shape, plan.axes[shape.op]) for shape in order]
     finished: dict[KernelShape, Neighbour] = {}
     tuned: dict[KernelShape, Tuned] = {}
@@ -113,10 +126,62 @@ def tune(
 
     try:
         search_in_rounds(plan, spaces, search)
-        return _coupled([tuned[shape] for shape in plan.shapes], store, runner.environment)
+        return _coupled([tuned[shape] for shape in shapes], store, runner.environment)
     finally:
         mirror.close()
         store.close()
+
+
+def look_between(
+    plan: StudyPlan, tuned: Sequence[Tuned], runner: Runner, *, rows_max: int | None = None
+) -> tuple[Sequence[Tuned], Refined]:
+    """Look at the batch sizes between a plan's, add rows where they are missed, merge some.
+
+    What is added is kept in the plan's database, beside the rows that were tuned.
+
+    Args:
+        plan: What was tuned, at the batch sizes of ``AUTO``.
+        tuned: What came of it.
+        runner: Measures.
+        rows_max: How many rows a layer may have; None for any number.
+
+    Returns:
+        What there is now, the plan's shapes first, and what was done.
+    """
+    store, mirror = Store(plan.storage), TrialMirror(plan.storage)
+
+    def study(shape: KernelShape) -> Selection | None:
+        tuner = ShapeTuner(
+            runner,
+            space_of(runner, shape, plan.axes[shape.op]),
+            store=store,
+            mirror=mirror,
+            sampler=plan.sampler,
+            seed=plan.seed,
+        )
+        return tuner.run(Budget(trials=min(plan.trials, SHORT_TRIALS)))
+
+    try:
+        refined = refine(
+            [result.selection for result in tuned if result.selection],
+            runner,
+            captured=plan.captured,
+            study=study,
+            rows_max=rows_max,
+        )
+        added = [one for one in refined.selections if one.shape in set(refined.added)]
+        for one in added:
+            record = store.study(study_name(runner, one.shape), one.shape, runner.environment)
+            store.keep_selection(record, one)
+    finally:
+        mirror.close()
+        store.close()
+    kept = [result for result in tuned if result.shape not in set(refined.merged)]
+    new = [
+        Tuned(shape=one.shape, selection=one, trials=one.trials, outcomes=Counter(one.outcomes))
+        for one in added
+    ]
+    return [*kept, *new], refined
 
 
 def notes(shapes: Sequence[KernelShape], environment: Environment) -> list[str]:

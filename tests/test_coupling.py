@@ -179,3 +179,18 @@ def test_w13_of_a_model_that_fuses_gate_and_up_is_of_the_layer_of_its_w2():
 )
 def test_what_changes_the_sorting_of_tokens_makes_another_layer(change):
     assert MoeLayer.of(moe_shape(W2_SHRINK)) != MoeLayer.of(moe_shape(W2_SHRINK, **change))
+
+
+def test_the_ops_of_a_fully_sharded_layer_are_one_layer_though_w13_has_a_part_of_the_rank():
+    sharded = {"fully_sharded": True, "shards": 4}
+    latencies = {16: 5.0, 32: 4.0}
+    those = [
+        moe_selection(
+            moe_shape(op, **sharded, rank=64 if op in (W13_SHRINK, W13_EXPAND) else 256), latencies
+        )
+        for op in MOE_OPS
+    ]
+
+    (layer,) = by_layer(those, lambda one: one.shape)
+    assert layer.rank == 256
+    assert {one.layer.ops for one in couple(those) if one.layer} == {MOE_OPS}

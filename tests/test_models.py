@@ -16,7 +16,7 @@ from autotune.models.modules import Split
 from autotune.ops import LoraOp
 from autotune.shapes import KernelShape
 
-MODELS = Path(__file__).parent / "models"
+MODELS = Path(__file__).parents[1] / "studies" / "models"
 
 
 def config_of(model: str) -> dict[str, Any]:
@@ -44,13 +44,19 @@ def moe(
     w13: tuple[int, int, int],
     w2: tuple[int, int],
     fully_sharded: bool = False,
+    **parallel: int,
 ) -> list[dict[str, Any]]:
-    """w13's (slices, size of a slice, rank) and w2's (input size, rank), as the four tables."""
+    """w13's (slices, size of a slice, rank) and w2's (input size, rank), as the four tables.
+
+    Args:
+        parallel: ``shards`` and ``global_experts``, where they are not those of one GPU.
+    """
     common = {
         "hidden_size": hidden,
         "num_experts": experts,
         "top_k": top_k,
         "fully_sharded": fully_sharded,
+        **parallel,
     }
     slices, size, rank = w13
     first = common | {"num_slices": slices, "intermediate_size": size, "rank": rank}
@@ -171,8 +177,9 @@ CASES = {
         {"tensor_parallel": 4, "fully_sharded": True, "rank": 128},
         {
             "block_sparse_moe.gate": (32, dense((4096, 1, 128), ([8], 128))),
-            # vLLM takes the rank of w13's A, 128 / 4, for both of its kernels. hidden stays whole
-            # in the key, though w2's expand writes 4096 / 4.
+            # vLLM looks both kernels of w13 up by the rank of its A, 128 / 4, though the expand
+            # runs on all of it, gathered from 4 GPUs. hidden stays whole in the key, though w2's
+            # expand writes 4096 / 4.
             "block_sparse_moe.experts": (
                 32,
                 moe(
@@ -182,6 +189,7 @@ CASES = {
                     w13=(2, 3584, 32),
                     w2=(3584, 128),
                     fully_sharded=True,
+                    shards=4,
                 ),
             ),
         },
@@ -248,7 +256,14 @@ CASES = {
             "self_attn.qkv_proj": (48, dense((2048, 3, 16), ([512, 128, 128], 16))),
             "mlp.experts": (
                 48,
-                moe(hidden=2048, experts=16, top_k=8, w13=(2, 768, 16), w2=(768, 16)),
+                moe(
+                    hidden=2048,
+                    experts=16,
+                    top_k=8,
+                    w13=(2, 768, 16),
+                    w2=(768, 16),
+                    global_experts=128,
+                ),
             ),
         },
     ),
@@ -261,7 +276,14 @@ CASES = {
             "mlp.shared_expert.gate_up_proj": (24, dense((2048, 2, 16), ([704, 704], 16))),
             "mlp.experts": (
                 24,
-                moe(hidden=2048, experts=8, top_k=4, w13=(2, 1408, 16), w2=(1408, 16)),
+                moe(
+                    hidden=2048,
+                    experts=8,
+                    top_k=4,
+                    w13=(2, 1408, 16),
+                    w2=(1408, 16),
+                    global_experts=60,
+                ),
             ),
         },
     ),
@@ -346,6 +368,88 @@ CASES = {
             "self_attn.q_b_proj": (61, dense((1536, 1, 8), ([3072], 64))),
             # 7168 / 8.
             "self_attn.o_proj": (61, dense((2048, 1, 64), ([896], 64))),
+            # 64 / 8 of the rank and 2048 / 8 of each expert; w2's A has the whole rank.
+            "mlp.experts": (
+                58,
+                moe(
+                    hidden=7168,
+                    experts=256,
+                    top_k=8,
+                    w13=(2, 256, 8),
+                    w2=(256, 64),
+                    fully_sharded=True,
+                    shards=8,
+                ),
+            ),
+        },
+    ),
+    "deepseek-v3 on 64 GPUs, expert parallel": (
+        "deepseek-v3",
+        {"tensor_parallel": 64, "expert_parallel": True},
+        {
+            "self_attn.q_b_proj": (61, dense((1536, 1, 16), ([384], 16))),
+            # 256 / 64: fewer experts here than the 8 that a token goes to.
+            "mlp.experts": (
+                58,
+                moe(
+                    hidden=7168,
+                    experts=4,
+                    top_k=8,
+                    w13=(2, 2048, 16),
+                    w2=(2048, 16),
+                    global_experts=256,
+                ),
+            ),
+        },
+    ),
+    "gpt-oss-120b on 2 GPUs, fully sharded": (
+        "gpt-oss-120b",
+        {"tensor_parallel": 2, "fully_sharded": True, "rank": 8},
+        {
+            # 8 / 2 of the rank; one slice of 2 * 2880 / 2, and w2 reads 2880 / 2.
+            "mlp.experts": (
+                36,
+                moe(
+                    hidden=2880,
+                    experts=128,
+                    top_k=4,
+                    w13=(1, 2880, 4),
+                    w2=(1440, 8),
+                    fully_sharded=True,
+                    shards=2,
+                ),
+            ),
+        },
+    ),
+    "llama-4-scout on 4 GPUs, expert parallel": (
+        "llama-4-scout",
+        {"tensor_parallel": 4, "expert_parallel": True, "rank": 32},
+        {
+            # The shared expert is divided as before, 8192 / 4; the others are dealt out whole.
+            "feed_forward.shared_expert.gate_up_proj": (
+                48,
+                dense((5120, 2, 32), ([2048, 2048], 32)),
+            ),
+            "feed_forward.experts": (
+                48,
+                moe(
+                    hidden=5120,
+                    experts=4,
+                    top_k=1,
+                    w13=(2, 8192, 32),
+                    w2=(8192, 32),
+                    global_experts=16,
+                ),
+            ),
+        },
+    ),
+    "llama-3.2-1b on 8 GPUs, fully sharded": (
+        "llama-3.2-1b",
+        {"tensor_parallel": 8, "fully_sharded": True, "rank": 8},
+        {
+            # 8 / 8: a rank of 1. 32 heads of 64 on 8 GPUs, one of the 8 key-value heads each.
+            "self_attn.qkv_proj": (16, dense((2048, 3, 1), ([256, 64, 64], 8))),
+            "mlp.down_proj": (16, dense((1024, 1, 8), ([256], 8))),
         },
     ),
     "gpt-oss-120b on 2 GPUs": (
@@ -597,7 +701,7 @@ def test_a_folder_without_a_config_is_refused(tmp_path):
 
 
 def test_a_path_that_is_not_there_is_refused():
-    with pytest.raises(InputError, match=r"/no/such/model: no such file or folder; give a config"):
+    with pytest.raises(InputError, match=r"/no/such/model: no such file or folder; give the path"):
         read_config("/no/such/model")
 
 

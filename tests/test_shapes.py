@@ -193,3 +193,60 @@ def test_a_dense_op_has_none_of_a_moe_ops_fields(field, value):
 def test_every_moe_shape_reads_back_what_it_writes(selections):
     for one in selections:
         assert KernelShape.from_mapping(one.shape.as_dict()) == one.shape
+
+
+# ------------------------------------------------------------------ several GPUs
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4, 5, 80])
+def test_a_shrink_may_have_a_part_of_a_rank_that_fully_sharded_loras_divide(rank):
+    assert KernelShape.from_mapping(SHRINK | {"rank": rank}).rank == rank
+    if rank > 1:
+        with pytest.raises(ShapeError, match=f"got {rank}; use 1, 8"):
+            KernelShape.from_mapping(EXPAND | {"rank": rank})
+
+
+def test_the_part_of_w13s_rank_times_the_gpus_is_the_servers():
+    sharded = {"fully_sharded": True, "shards": 4, "hidden_size": 2048}
+    w13 = moe_shape(LoraOp.W13_EXPAND, **sharded, rank=4)
+    w2 = moe_shape(LoraOp.W2_EXPAND, **sharded, rank=16)
+
+    assert w13.server_rank == w2.server_rank == 16
+    assert w13.lookup_key[3:5] == (4, 2048)
+    assert w2.lookup_key[3:5] == (16, 2048)
+    assert w2.written_size == 512
+
+
+def test_what_is_as_on_one_gpu_is_not_written_down():
+    shape = moe_shape(LoraOp.W2_SHRINK)
+
+    assert not {"shards", "global_experts"} & set(shape.as_dict())
+    assert "shards" not in shape.label
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"fully_sharded": True, "shards": 2, "rank": 8}, {"num_experts": 4, "global_experts": 128}],
+)
+def test_what_several_gpus_have_of_a_layer_survives_a_round_trip(changes):
+    shape = moe_shape(LoraOp.W13_SHRINK, **changes)
+
+    assert KernelShape.from_mapping(shape.as_dict()) == shape
+    assert shape.label != moe_shape(LoraOp.W13_SHRINK).label
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shards": 2}, "shards need fully_sharded = true: got 2 without"),
+        ({"shards": 0}, "shards must be 1 or more: got 0"),
+        ({"fully_sharded": True, "shards": 3, "rank": 8}, "rank is not one that .*: got 8"),
+        ({"fully_sharded": True, "shards": 64, "rank": 8, "hidden_size": 2040}, "divide hidden_si"),
+        ({"global_experts": 4}, "global_experts cannot be fewer than num_experts: got 4 for 128"),
+        ({"global_experts": 256, "fully_sharded": True}, "no fully-sharded LoRAs with expert par"),
+        ({"global_experts": 256, "top_k": 257}, "top_k cannot exceed num_experts: got 257 of 256"),
+    ],
+)
+def test_what_several_gpus_cannot_have_is_refused(changes, message):
+    with pytest.raises(ShapeError, match=message):
+        moe_shape(LoraOp.W13_SHRINK, **changes)

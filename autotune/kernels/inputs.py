@@ -15,7 +15,7 @@ import torch
 from autotune.errors import InputError
 from autotune.kernels.layout import Layout, layout
 from autotune.kernels.moe_inputs import MoeInputs, moe_inputs
-from autotune.kernels.routing import Routing, pairs_hit
+from autotune.kernels.routing import Routing, pairs_hit, rows_here
 from autotune.kernels.tokens import (
     TokenMetadata,
     metadata_without_memory,
@@ -100,9 +100,11 @@ class Inputs:
 
     @property
     def row_loras(self) -> torch.Tensor:
-        """(rows,) adapter of each row of the output, -1 for none."""
+        """(rows,) adapter of each row of the output, -1 for none or an expert elsewhere."""
         mapping = self.tokens.token_lora_mapping
-        return mapping.repeat_interleave(self.shape.top_k) if self.moe else mapping
+        if self.moe is None:
+            return mapping
+        return rows_here(self.shape, mapping, self.moe.routing.topk_ids)
 
 
 def weight_sizes(shape: KernelShape) -> tuple[tuple[int, ...], ...]:

@@ -55,7 +55,8 @@ def layout(shape: KernelShape, *, pair: bool = False) -> Layout:
     assert isinstance(dtype, torch.dtype)  # noqa: S101 - for mypy; KernelShape checked the name
     between_dtype = dtype if shape.op.is_moe else torch.float32
     rows = num_rows(shape)
-    between = (shape.num_slices, rows, shape.rank)
+    depth = shape.rank if is_shrink(shape.op) else shape.server_rank
+    between = (shape.num_slices, rows, depth)
     weights = _weights(shape)
     if is_shrink(shape.op):
         reads = rows if shape.op is LoraOp.W2_SHRINK else shape.num_tokens

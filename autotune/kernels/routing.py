@@ -43,7 +43,9 @@ def route(shape: KernelShape, seed: int) -> Routing:
 
     ``uniform``: any ``top_k`` of them. ``zipf``: the n-th most popular expert is n times less
     likely than the first; which one that is, is drawn. ``hit=N``: N experts that are drawn, dealt
-    out in turn, so that all of them get rows if there are enough.
+    out in turn, so that all of them get rows if there are enough. With expert parallelism they are
+    drawn from all devices' experts, of which the first ones are here, and one of them is always
+    among those chosen: a launch with nothing to do has no speed.
 
     Weights lie around 1, and not in vLLM's 1/top_k, so that a row that is missing shows as much as
     in the dense ops. No kernel's speed depends on them.
@@ -60,12 +62,14 @@ def route(shape: KernelShape, seed: int) -> Routing:
     """
     generator = torch.Generator().manual_seed(seed)
     topk_ids = _choose(shape, generator)  # (m, top_k)
+    if not (topk_ids < shape.num_experts).any():
+        topk_ids[0, 0] = 0
     weights = torch.rand(topk_ids.shape, generator=generator) + 0.5  # (m, top_k)
     return Routing(topk_ids=topk_ids.to(torch.int32), topk_weights=weights)
 
 
 def _choose(shape: KernelShape, generator: torch.Generator) -> torch.Tensor:
-    experts, pairs = shape.num_experts, (shape.num_tokens, shape.top_k)
+    experts, pairs = shape.global_experts, (shape.num_tokens, shape.top_k)
     kind, _, number = shape.routing.partition("=")
     hit = int(number) if kind == "hit" else experts
     if not shape.top_k <= hit <= experts:
@@ -127,7 +131,7 @@ def align(
     loras, experts, rows = shape.max_loras, shape.num_experts, topk_ids.numel()
     padded = launched_rows(shape, block_m)
     blocks = -(-padded // block_m)
-    lora_of_row = token_lora_mapping.long().repeat_interleave(shape.top_k)  # (rows,)
+    lora_of_row = rows_here(shape, token_lora_mapping, topk_ids).long()  # (rows,)
     used = (lora_of_row != NO_LORA).nonzero().squeeze(1)  # (used rows,)
     # A group is one expert of one adapter; groups of an adapter lie side by side.
     group_of_row = lora_of_row[used] * experts + topk_ids.reshape(-1)[used]  # (used rows,)
@@ -165,8 +169,23 @@ def pairs_hit(shape: KernelShape, token_lora_mapping: torch.Tensor, seed: int) -
         seed: Of the routing.
     """
     topk_ids = route(shape, seed).topk_ids
-    groups = token_lora_mapping.long()[:, None] * shape.num_experts + topk_ids  # (m, top_k)
-    return len(torch.unique(groups[token_lora_mapping != NO_LORA]))
+    lora_of_row = rows_here(shape, token_lora_mapping, topk_ids).long()  # (rows,)
+    groups = lora_of_row * shape.num_experts + topk_ids.reshape(-1)  # (rows,)
+    return len(torch.unique(groups[lora_of_row != NO_LORA]))
+
+
+def rows_here(
+    shape: KernelShape, token_lora_mapping: torch.Tensor, topk_ids: torch.Tensor
+) -> torch.Tensor:
+    """(rows,) adapter of each (token, expert) pair, -1 for none and for experts elsewhere.
+
+    Args:
+        shape: The shape of a MoE op.
+        token_lora_mapping: (m,) adapter of each token, -1 for none.
+        topk_ids: (m, top_k) experts of each token, on whatever device.
+    """
+    loras = token_lora_mapping.repeat_interleave(shape.top_k)  # (rows,)
+    return loras.masked_fill(topk_ids.reshape(-1) >= shape.num_experts, NO_LORA)
 
 
 def _starts(counts: torch.Tensor) -> torch.Tensor:

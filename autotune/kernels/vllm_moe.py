@@ -164,7 +164,7 @@ class MoeOp:
             "num_tokens": shape.num_tokens * shape.top_k,
             "num_experts": shape.num_experts,
             "num_slices": shape.num_slices,
-            "max_lora_rank": shape.rank,
+            "max_lora_rank": shape.server_rank,
             "w1_output_dim_size": n,
             "block_size_m": config.block_m,
             "block_size_n": config.block_n,
@@ -214,9 +214,9 @@ class MoeOp:
         shape = inputs.shape
         natural = inputs.out if is_shrink(shape.op) else inputs.x  # (num_slices, rows, rank)
         if alignment.sorted_token_ids is None or not self._uses_tma(inputs):
-            size = (shape.num_slices, shape.num_tokens, shape.top_k, shape.rank)
+            size = (shape.num_slices, shape.num_tokens, shape.top_k, natural.shape[-1])
             return _Between(natural.view(size), is_sorted=False)
-        size = (shape.num_slices, *alignment.sorted_token_ids.shape, shape.rank)
+        size = (shape.num_slices, *alignment.sorted_token_ids.shape, natural.shape[-1])
         cache = natural.new_zeros(size)
         if not is_shrink(shape.op) and inputs.moe is not None:
             rows, places = _places(inputs, block_m)

@@ -69,7 +69,7 @@ def _locate(source: str, name: str) -> Path:
     if _HUB_ID.fullmatch(source):
         return _fetch(source, name)
     raise InputError(
-        f"{source}: no such file or folder; give a {name}, its folder, "
+        f"{source}: no such file or folder; give the path of {name}, its folder, "
         "or an id on the Hugging Face hub such as Qwen/Qwen3-8B"
     )
 

@@ -45,9 +45,11 @@ class LayerKernel:
         num_slices: Number of slices, as vLLM looks it up.
         rank: The rank under which vLLM looks it up, which may be a part of the server's.
         num_experts: MoE ops only: experts on this GPU.
+        global_experts: MoE ops only: experts on all GPUs.
         top_k: MoE ops only: experts that each token goes to.
         intermediate_size: MoE ops only: w13: output size of each slice; w2: size of the input.
         fully_sharded: MoE ops only: whether the server runs with ``--fully-sharded-loras``.
+        shards: MoE ops only: among how many GPUs those divide the rank of w13 and the output of w2.
     """
 
     op: LoraOp
@@ -56,9 +58,11 @@ class LayerKernel:
     num_slices: int
     rank: int
     num_experts: int = 0
+    global_experts: int = 0
     top_k: int = 0
     intermediate_size: int = 0
     fully_sharded: bool = False
+    shards: int = 1
 
     def as_table(self) -> dict[str, Any]:
         """A ``[[shapes]]`` table, but for what the layer and the server add to it."""
@@ -69,6 +73,9 @@ class LayerKernel:
         if self.op.is_moe:
             sizes = ("num_experts", "top_k", "intermediate_size", "fully_sharded")
             table |= {name: getattr(self, name) for name in sizes}
+            table |= {"shards": self.shards} if self.shards > 1 else {}
+            if self.global_experts != self.num_experts:
+                table["global_experts"] = self.global_experts
         return table | {"rank": self.rank}
 
 
@@ -287,9 +294,11 @@ def _experts(fields: Fields, module: Module, server: _Server) -> _Sizes:
         rank=server.part_of_rank,
         # With expert parallelism the first GPUs have one more where they cannot be alike.
         num_experts=-(-fields.size(module.number) // (server.tensor_parallel // ways)),
+        global_experts=fields.size(module.number),
         top_k=fields.size(module.top_k),
         intermediate_size=written[0],
         fully_sharded=server.fully_sharded,
+        shards=server.shards,
     )
     # Gate and up are alike in size, and their product is what w2 reads.
     middle = sum(written) // 2

@@ -10,9 +10,10 @@ from rich.table import Table
 
 from autotune.layers import MoeLayer, names_of
 from autotune.measure import Outcome
-from autotune.ops import MOE_OPS, LoraOp
+from autotune.ops import MOE_OPS
 from autotune.selection import Ratio, Selection
 from autotune.shapes import KernelShape
+from autotune.space import is_shrink, matmul_sizes
 
 if TYPE_CHECKING:
     from autotune.bench import Benched
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 #: Findings of one kind in one file that are printed; a file may have thousands of entries.
 _MOST_ALIKE = 5
+
+#: Batch sizes that a table lists one by one.
+_MOST_COUNTS = 6
 
 #: Where the number of tokens is in a look-up key.
 _TOKENS_LEVEL = 2
@@ -65,19 +69,9 @@ def sizes_text(shape: KernelShape) -> str:
     """
     if len(set(shape.slice_sizes)) > 1:
         return f"{shape.rank}>" + "+".join(map(str, shape.slice_sizes))
-    inside, outside = _ends(shape)
+    _, outside, inside = matmul_sizes(shape)
     text = f"{inside}>{outside}" + (f" x{shape.num_slices}" if shape.num_slices > 1 else "")
     return f"{text}, {shape.top_k} of {shape.num_experts}" if shape.op.is_moe else text
-
-
-def _ends(shape: KernelShape) -> tuple[int, int]:
-    """The size of the input, and of a slice of the output."""
-    if shape.op in (LoraOp.W13_EXPAND, LoraOp.W2_SHRINK):
-        outer = shape.intermediate_size
-    else:
-        outer = shape.hidden_size
-    shrinks = shape.op in (LoraOp.SHRINK, LoraOp.W13_SHRINK, LoraOp.W2_SHRINK)
-    return (outer, shape.rank) if shrinks else (shape.rank, outer)
 
 
 def tuned_table(
@@ -144,20 +138,60 @@ def tokens_text(row: Benched) -> str:
     return f"{count} (as {taken})" if row.is_between or taken != count else str(count)
 
 
-def shapes_table(layers: Mapping[KernelShape, str]) -> Table:
-    """One row a shape: its layers, and the file and key that vLLM looks up.
+def shapes_table(layers: Mapping[KernelShape, str], runs: Mapping[KernelShape, int]) -> Table:
+    """One row a kind of shape: its layers and sizes, and the file and key that vLLM looks up.
 
     Args:
         layers: Per shape the names of its layers.
+        runs: How often a forward pass launches each shape; 0 where that is not known.
     """
-    table = _table(("op", "layer", "sizes"), ("tokens",))
-    for name in ("file", "key"):
+    has_runs = any(runs.values())
+    table = _table(("layer", "op"), (*(("runs",) if has_runs else ()), "slices", "hidden", "rank"))
+    for name in ("slice sizes", "file", "key", "tokens (m)"):
         table.add_column(name, overflow="fold")
+    kinds: dict[tuple[KernelShape, str], list[KernelShape]] = {}
     for shape, layer in layers.items():
-        key = "/".join(map(str, shape.lookup_key))
-        names = (shape.op.value, layer, sizes_text(shape), str(shape.num_tokens))
-        table.add_row(*names, shape.file_name("{gpu}"), key)
+        kinds.setdefault((shape.without_batch, layer), []).append(shape)
+    for (kind, layer), those in kinds.items():
+        max_loras, slices, _, *sizes = kind.lookup_key
+        numbers = (kind.num_slices, kind.hidden_size, kind.rank)
+        key = "/".join(map(str, (max_loras, slices, "m", *sizes)))
+        tokens = _counts_text([shape.num_tokens for shape in those])
+        counts = [str(runs[those[0]])] if has_runs else []
+        row = (layer, kind.op.value, *counts, *map(str, numbers), _slice_sizes_text(kind))
+        table.add_row(*row, kind.file_name("{gpu}"), key, tokens)
     return table
+
+
+def _counts_text(counts: Sequence[int]) -> str:
+    """Batch sizes, shortened where they are many, such as ``1, 2 ... 8192 (14)``."""
+    if len(counts) <= _MOST_COUNTS:
+        return ", ".join(map(str, counts))
+    return f"{counts[0]}, {counts[1]} ... {counts[-1]} ({len(counts)})"
+
+
+def _slice_sizes_text(shape: KernelShape) -> str:
+    """What a slice reads or writes on this device, such as ``4096+1024+1024`` or ``768 x2``."""
+    if len(set(shape.slice_sizes)) > 1:
+        return "+".join(map(str, shape.slice_sizes))
+    _, n, k = matmul_sizes(shape)
+    text = str(k if is_shrink(shape.op) else n)
+    text += f" x{shape.num_slices}" if shape.num_slices > 1 else ""
+    if not shape.op.is_moe:
+        return text
+    elsewhere = shape.global_experts - shape.num_experts
+    there = f" of {shape.global_experts}" if elsewhere else ""
+    return f"{text}, top {shape.top_k}, {shape.num_experts}{there} experts"
+
+
+def studies_text(count: int, seconds: float, trials: int) -> str:
+    """How many studies it will be, and how long they take."""
+    minutes = max(1, round(seconds / 60))
+    time = f"{minutes} min" if minutes < 90 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{_counted(count, 'study', 'studies')} of up to {trials} trials: about {time} "
+        "on an H100 with 16 cores, less where spaces are small"
+    )
 
 
 def check_table(lookups: Iterable[LookedUp], layers: Mapping[KernelShape, str]) -> Table:
@@ -211,8 +245,8 @@ def check_counts(report: Report) -> str:
     return f"Checked {report.folder} for vLLM {report.release}: {shapes}{ends}"
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def _counted(count: int, noun: str, nouns: str = "") -> str:
+    return f"{count} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def _ratio_text(ratio: Ratio) -> str:

@@ -118,7 +118,8 @@ def _products(shape: KernelShape) -> tuple[float, float, int, int]:
         slices = sum(shape.slice_sizes) / n if shape.slice_sizes else shape.num_slices
         adapters = shape.loras_with_tokens
         return slices * adapters, m / adapters, n, k
-    pairs = shape.num_tokens * shape.top_k
+    here = shape.num_experts / shape.global_experts  # the share of all devices' experts
+    pairs = max(1.0, shape.num_tokens * shape.top_k * here)
     experts = int(shape.routing[4:]) if shape.routing.startswith("hit=") else shape.num_experts
     products = pairs if assigns_naively(shape) else min(pairs, experts * shape.loras_with_tokens)
     return products * shape.num_slices, pairs / products, n, k

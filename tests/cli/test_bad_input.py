@@ -80,8 +80,8 @@ WHOLE = r"must be a whole number of at least [01]: got"
     ("flag", "value", "message"),
     [
         ("--op", "shrnk", r"'shrnk' is not one of 'shrink'"),
-        ("--tokens", "1,x", r"must be token counts such as 1,16,64: got '1,x'"),
-        ("--tokens", "1.5", r"must be token counts such as 1,16,64: got '1\.5'"),
+        ("--tokens", "1,x", r"must be token counts such as 1,16,64, or auto: got '1,x'"),
+        ("--tokens", "1.5", r"must be token counts such as 1,16,64, or auto: got '1\.5'"),
         ("--trials", "0", WHOLE),
         ("--trials", "-5", WHOLE),
         ("--trials", "many", WHOLE),

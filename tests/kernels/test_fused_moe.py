@@ -219,6 +219,52 @@ def test_the_four_kernels_in_a_row_are_the_layers_lora():
             assert torch.allclose(got, value, rtol=2e-2, atol=2e-2)
 
 
+# ------------------------------------------------------------------ layers on several GPUs
+
+SHARDED = {"fully_sharded": True, "shards": 2, "hidden_size": 72}
+
+
+@each_op
+def test_a_part_of_a_fully_sharded_layer_is_right(op):
+    inputs = inputs_of(moe_shape(op, **SHARDED), mapping=[0, 1, -1, 1] * 6)
+
+    assert check(inputs, make_config(op)).problem == ""
+
+
+def test_fully_sharded_kernels_have_the_sizes_that_vllm_allocates():
+    """w13's A has a part of the rank, its B all of it; w2's B writes a part of the hidden size."""
+    w13_shrink, w13_expand, w2_shrink, w2_expand = (
+        inputs_of(moe_shape(op, **SHARDED)) for op in MOE_OPS
+    )
+
+    weights = [each.weight_sets[0][0].shape[-2:] for each in (w13_shrink, w13_expand)]
+    assert weights == [(8, 72), (40, 16)]  # rank 8 of 16
+    assert w13_shrink.out.shape[-1] * 2 == w13_expand.x.shape[-1] == 16
+    assert w2_shrink.weight_sets[0][0].shape[-2:] == (8, 40)
+    assert w2_expand.weight_sets[0][0].shape[-2:] == (36, 8)
+    assert w2_expand.out.shape[-1] == 36
+
+
+@each_op
+@pytest.mark.parametrize("elsewhere", [4, 60])
+def test_rows_of_experts_on_other_gpus_stay_as_they_were(op, elsewhere):
+    shape = moe_shape(op, global_experts=4 + elsewhere)
+    inputs = inputs_of(shape, mapping=[0, 1, -1, 1] * 6)
+
+    assert inputs.moe is not None
+    away = inputs.moe.routing.topk_ids.view(-1) >= 4
+    assert away.any()
+    assert not away.all()
+    assert (inputs.row_loras[away] == -1).all()
+    assert check(inputs, make_config(op)).problem == ""
+
+
+def test_a_gpu_may_have_fewer_experts_than_a_token_goes_to():
+    shape = moe_shape(LoraOp.W13_SHRINK, num_experts=2, top_k=6, global_experts=16)
+
+    assert check(inputs_of(shape), make_config(shape.op)).problem == ""
+
+
 # ------------------------------------------------------------------ the reference and the check
 
 

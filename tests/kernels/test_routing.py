@@ -87,6 +87,17 @@ def test_only_so_many_experts_are_hit_and_all_of_those_if_there_are_rows(num_tok
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
+@pytest.mark.parametrize("routing", ["uniform", "zipf", "hit=8"])
+@pytest.mark.parametrize("seed", range(20))
+def test_with_expert_parallelism_some_token_always_goes_to_an_expert_that_is_here(routing, seed):
+    shape = shape_of(num_tokens=1, num_experts=2, top_k=8, global_experts=256, routing=routing)
+
+    topk_ids = route(shape, seed).topk_ids
+
+    assert (topk_ids < 2).any()
+    assert len(set(topk_ids[0].tolist())) == 8
+
+
 # ------------------------------------------------------------------ alignment
 
 
@@ -97,14 +108,15 @@ def batches(draw: st.DrawFn) -> tuple[KernelShape, torch.Tensor, torch.Tensor, i
     top_k = draw(st.integers(1, min(4, experts)))
     max_loras = draw(st.integers(1, 4))
     mapping = draw(st.lists(st.integers(-1, max_loras - 1), min_size=1, max_size=60))
+    never_naive: list[dict[str, Any]] = [{"fully_sharded": True}, {"global_experts": 2 * experts}]
     shape = shape_of(
         num_tokens=len(mapping),
         num_experts=experts,
         top_k=top_k,
         max_loras=max_loras,
-        fully_sharded=True,  # is never assigned naively
+        **draw(st.sampled_from(never_naive)),
     )
-    ids = [draw(st.permutations(range(experts)))[:top_k] for _ in mapping]
+    ids = [draw(st.permutations(range(shape.global_experts)))[:top_k] for _ in mapping]
     block_m = draw(st.sampled_from([16, 32, 64]))
     return shape, torch.tensor(ids), torch.tensor(mapping, dtype=torch.int32), block_m
 
@@ -142,6 +154,7 @@ def test_every_row_with_a_lora_is_once_in_a_block_of_its_own_adapter_and_expert(
         for token, lora in enumerate(mapping.tolist())
         if lora >= 0
         for place, expert in enumerate(topk_ids[token].tolist())
+        if expert < shape.num_experts
     ]
     assert sorted(seen) == sorted(wanted)
 
@@ -203,6 +216,7 @@ def test_alignments_have_the_sizes_that_vllm_allocates(num_tokens, experts, padd
         ({"num_tokens": 5}, False),
         ({"num_tokens": 5, "max_loras": 3}, True),
         ({"num_tokens": 4, "fully_sharded": True}, False),
+        ({"num_tokens": 4, "global_experts": 64}, False),
     ],
 )
 def test_few_rows_among_many_experts_are_a_block_each_and_not_sorted(changes, is_naive):

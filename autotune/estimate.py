@@ -1,0 +1,35 @@
+"""How long tuning will take, before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from autotune.bypass import NEWEST_RELEASE, reads_only_block_m
+from autotune.shapes import KernelShape
+from autotune.space import default_axes
+
+#: An H100 with 16 cores from a cold cache, vLLM 0.33.0's kernels: the compiler limits
+#: (``studies/LOG.md``, 2026-11-23).
+_CONFIGS_PER_S = 27.5
+
+#: The finalists of a study, on the same machine, seconds.
+_FINALISTS_S = 1.0
+
+
+def tuning_s(shapes: Iterable[KernelShape], trials: int) -> float:
+    """Seconds that the studies take on an H100 with 16 cores, at most.
+
+    Less where a space holds fewer configurations than there are trials, as many an ``expand``'s of
+    a small rank does; what is measured already costs nothing.
+
+    Args:
+        shapes: One study each.
+        trials: Distinct configurations for each.
+    """
+    return sum(_FINALISTS_S + _trials(shape, trials) / _CONFIGS_PER_S for shape in shapes)
+
+
+def _trials(shape: KernelShape, trials: int) -> int:
+    if reads_only_block_m(shape, NEWEST_RELEASE):
+        return min(trials, len(default_axes(shape.op)["block_m"]))
+    return trials
