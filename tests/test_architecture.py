@@ -31,6 +31,7 @@ LAYERS = (
     ("export", "report"),
     ("models",),
     ("effort",),
+    ("workload",),
     ("derived", "studyfile", "estimate"),
     ("plan", "flags"),
     ("rounds",),
