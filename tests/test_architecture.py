@@ -25,6 +25,7 @@ LAYERS = (
     ("measure",),
     ("selection", "roofline", "spaces"),
     ("coupling",),
+    ("losses",),
     ("refine",),
     ("store",),
     ("search",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -131,7 +132,8 @@ def test_the_report_says_the_worst_loss_before_and_after(runner):
     _, after = refined(runner, [1, 16, 128])
 
     (line,) = after.lines
-    assert f"{len(after.added)} got a row of their own" in line
+    assert line.startswith(f"Worst loss over {len(runner.shapes)} shapes at captured batch sizes")
+    assert f"rows added: {len(after.added)}, merged: 0" in line
     assert f"{after.worst_before:.1%} before, {after.worst_after:.1%} after" in line
 
 
@@ -184,8 +186,18 @@ def test_what_a_recording_does_not_hold_is_not_looked_at_and_that_is_said(runner
 
     _, after = refined(runner, [1, 16], captured=captured)
 
-    assert (after.looked_at, after.missing) == (3, 2)  # 12 and 20 are not there
-    assert "2 captured batch sizes are not in the recording" in after.lines[1]
+    assert (after.looked_at, after.between, after.missing) == (3, 1, 2)  # 12 and 20 are not there
+    assert re.match(r"Shapes .* that the recording does not hold, .*: 2\.", after.lines[1])
+
+
+def test_where_nothing_between_the_rows_was_recorded_no_worst_loss_is_claimed(runner):
+    def captured(kind: KernelShape) -> list[KernelShape]:
+        return [replace(kind, num_tokens=count) for count in (1, 12, 16)]
+
+    _, after = refined(runner, [1, 16], captured=captured)
+
+    (line,) = after.lines
+    assert re.match(r"Shapes .* that the recording does not hold, .*: 1\.", line)
 
 
 def test_a_configuration_that_does_not_run_at_a_batch_size_gets_a_row_there(tmp_path):
@@ -203,6 +215,7 @@ def test_a_configuration_that_does_not_run_at_a_batch_size_gets_a_row_there(tmp_
     _, after = refined(ReplayRunner([path]), [1, 64])
 
     assert math.isinf(after.worst_before)
+    assert "does not run before, 0.0% after" in after.lines[0]
     assert [shape.num_tokens for shape in after.added] == [8]
 
 
@@ -229,7 +242,7 @@ def test_rows_stay_where_merging_them_would_cost_one_percent(runner):
     assert 1 < len(after.selections) <= len(rows) + len(after.added)
     assert after.too_many == 1
     assert after.worst_after <= WORST_LOSS + CHEAP_LOSS
-    assert "1 layers keep more rows than asked for" in after.lines[-1]
+    assert "Layers that keep more rows than asked for: 1;" in after.lines[-1]
 
 
 # ------------------------------------------------------------------ mixtures of experts
