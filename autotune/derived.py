@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ class ModelTable:
         tensor_parallel: The server's ``--tensor-parallel-size``.
         fully_sharded: Whether it runs with ``--fully-sharded-loras``.
         expert_parallel: Whether it runs with ``--enable-expert-parallel``.
-        target_modules: Its ``--target-modules``; None for every layer that can have LoRA.
+        target_modules: Its ``--lora-target-modules``; None for every layer that can have LoRA.
         adapter: An ``adapter_config.json``, its folder or its id on the hub, to whose layers
             the study is restricted; it gives the rank, too, where nothing else does.
     """
@@ -82,6 +82,18 @@ class ModelTable:
             for layer in layers
             for table in layer.tables
         ]
+
+    def notes(self, kernels: Iterable[Kernel]) -> tuple[str, ...]:
+        """What is to be known of these kernels of the model, a line each."""
+        if self.adapter is None:
+            return ()
+        names = " ".join(dict.fromkeys(each.place.rpartition(".")[2] for each in kernels))
+        note = (
+            "vLLM launches kernels for every layer that can have LoRA, whatever its adapters hold, "
+            f"unless it is started with --lora-target-modules {names} (0.22 and later): else leave "
+            "--adapter out."
+        )
+        return (note,)
 
 
 def _from(folder: Path, path: str) -> str:

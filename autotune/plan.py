@@ -213,6 +213,18 @@ class StudyPlan:
         sizes = self.batches.captured
         return [replace(kind, num_tokens=n) for n in sizes if most is None or n <= most]
 
+    @property
+    def between(self) -> list[KernelShape]:
+        """The shapes that are looked at once the others are tuned, at batch sizes without a row.
+
+        None where the batch sizes were given.
+        """
+        if not self.is_auto:
+            return []
+        kinds = dict.fromkeys(shape.without_batch for shape in self.shapes)
+        tuned = set(self.shapes)
+        return [shape for kind in kinds for shape in self.captured(kind) if shape not in tuned]
+
     def answered_by(self, shapes: Iterable[KernelShape]) -> StudyPlan:
         """The plan where these shapes are all that can be measured."""
         return replace(self, recorded=frozenset(shapes))
@@ -348,8 +360,9 @@ class StudyPlan:
             max_num_seqs=batches.max_num_seqs,
         )
         try:
-            return Workload.of(
-                self._kernels(),
+            kernels = self._kernels()
+            found = Workload.of(
+                kernels,
                 server,
                 recorded=self.recorded if self.is_auto else None,
                 may_share=self.model is not None,
@@ -358,6 +371,8 @@ class StudyPlan:
             raise
         except InputError as error:
             raise StudyFileError(f"{self.source}: {error}") from error
+        of_model = self.model.notes(kernels) if self.model is not None else ()
+        return replace(found, notes=(*of_model, *found.notes))
 
     def _kernels(self) -> list[Kernel]:
         """Those of the model, or of the file."""

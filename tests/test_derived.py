@@ -62,6 +62,17 @@ def test_batch_sizes_of_a_model_are_those_of_the_server_where_none_are_given():
     assert sorted({shape.num_tokens for shape in plan.shapes}) == list(plan.batches.grid)
 
 
+def test_captured_batch_sizes_without_a_row_are_looked_at_later_for_every_kernel():
+    plan = plan_of("qwen2.5-7b", rank=16, limits={"max_num_seqs": 8})
+
+    # 1, 2, 4, 8 and 16 are captured and on the grid; of 12 sequences 24 tokens are captured, too.
+    assert plan.between == []
+    twelve = plan.with_model({}, {"max_num_seqs": 12})
+    assert {shape.num_tokens for shape in twelve.between} == {12}
+    assert len(twelve.between) == len({shape.without_batch for shape in plan.shapes})
+    assert twelve.override(tokens=[1, 24]).between == []
+
+
 def test_logits_are_of_one_token_a_sequence():
     plan = plan_of("llama-3.1-8b", rank=16, limits={"max_num_seqs": 64})
 
@@ -154,6 +165,9 @@ def test_an_adapter_gives_layers_and_the_rank_that_it_is_served_with(tmp_path):
 
     assert {shape.rank for shape in plan.shapes} == {16}
     assert list(plan.layers.values()) == ["self_attn.o_proj"] * 2
+    # vLLM launches the other layers' kernels, too, unless it is told.
+    (note,) = plan.notes
+    assert "unless it is started with --lora-target-modules o_proj (0.22" in note
 
 
 @pytest.mark.parametrize(

@@ -809,8 +809,16 @@ def test_so_is_one_of_a_mixture_of_experts(model, change, message):
         ("mixtral-8x7b", {"targets": ["w1"]}, "is called 'w1'"),
         ("llama-3.1-8b", {"targets": adapter(("c_attn",))}, "adapter: no LoRA layer .* 'c_attn'"),
         ("llama-3.1-8b", {"targets": adapter("(")}, r"no valid pattern: got '\('"),
-        ("llama-3.1-8b", {"targets": adapter(())}, "no layer of LlamaForCausalLM computes LoRA"),
-        ("deepseek-v3", {"targets": ["kv_b_proj"]}, "no layer of Deepseek.* computes LoRA"),
+        (
+            "llama-3.1-8b",
+            {"targets": adapter(())},
+            "no layer of Llama.* computes LoRA .*: got none",
+        ),
+        (
+            "deepseek-v3",
+            {"targets": ["kv_b_proj"]},
+            "no layer of Deepseek.* computes .*: got kv_b_proj",
+        ),
     ],
 )
 def test_flags_that_vllm_would_refuse_for_a_model_are_one_clear_line(model, flags, message):

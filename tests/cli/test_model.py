@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from autotune.shapes import KernelShape
 from tests.cli.command import Command, Ended
 from tests.moe import moe_lines
 from tests.recordings import ENVIRONMENT, lines
@@ -32,6 +33,9 @@ TINY = {
     "num_experts_per_tok": 2,
     "vocab_size": 1000,
 }
+#: What ``shapes --json`` adds to a shape's own fields.
+ADDED = {"layer", "runs", "file", "key"}
+
 SERVER = ("--max-loras", 2, "--rank", 16, "--tp", 2, "--fully-sharded")
 
 
@@ -55,7 +59,7 @@ def write_recording(path: Path, rows: list[dict[str, Any]]) -> Path:
     with gzip.open(path, "wt") as file:
         file.write(json.dumps({"schema": "autotune-recording/1", "environment": ENVIRONMENT}))
         for row in rows:
-            shape = {k: v for k, v in row.items() if k not in {"layer", "file", "key", "runs"}}
+            shape = {name: value for name, value in row.items() if name not in ADDED}
             for line in moe_lines(shape) if "top_k" in shape else lines(shape):
                 file.write("\n" + json.dumps(line))
     return path
@@ -86,6 +90,32 @@ def test_every_shape_has_its_key_once(autotune, model):
     assert {row["num_tokens"] for row in rows} == {*(2**n for n in range(14))}
     (w13,) = {r["rank"] for r in rows if r["op"] == "fused_moe_lora_w13_expand"}
     assert w13 == 8
+
+
+def test_the_json_is_every_shapes_own_table_with_its_layers_and_its_key(autotune, model):
+    rows = listed(autotune, "--model", model, *SERVER, "--tokens", 16)
+
+    tables = [{name: value for name, value in row.items() if name not in ADDED} for row in rows]
+    shapes = [KernelShape.from_mapping(table) for table in tables]
+    assert [shape.as_dict() for shape in shapes] == tables
+    for row, shape in zip(rows, shapes, strict=True):
+        assert row.keys() >= ADDED
+        assert (row["file"], tuple(row["key"])) == (shape.file_name("{gpu}"), shape.lookup_key)
+    of_o_proj = [row for row in rows if row["layer"] == "self_attn.o_proj"]
+    assert of_o_proj[0] == {
+        "op": "shrink",
+        "num_tokens": 16,
+        "hidden_size": 128,
+        "rank": 16,
+        "num_slices": 1,
+        "max_loras": 2,
+        "active_loras": 2,
+        "dtype": "bfloat16",
+        "layer": "self_attn.o_proj",
+        "runs": 2,
+        "file": "{gpu}_SHRINK.json",
+        "key": [3, 1, 16, 128, 16],
+    }
 
 
 # ------------------------------------------------------------------ a folder tuned for a model
