@@ -15,7 +15,7 @@ vLLM's class                               here
 ``RowParallelLinear``                      ``Split.ROW``
 ``ReplicatedLinear``, ``GateLinear``,      ``Split.REPLICATED``
 ``disable_tp``
-``FusedMoE``                               ``Split.EXPERTS``
+``FusedMoEFactory`` (once ``FusedMoE``)    ``Split.EXPERTS``
 ``VocabParallelEmbedding``                 ``Split.EMBEDDING``
 ``ParallelLMHead``                         ``Split.LOGITS``
 =========================================  ========================================================
