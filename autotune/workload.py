@@ -30,18 +30,18 @@ class Kernel:
     is_sampled: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Launched:
     """A shape, and what launches it.
 
     Attributes:
         shape: The shape.
-        names: Of its layers.
+        names: Of its layers, those that have one.
         runs: How often a forward pass launches it; 0 where nothing says.
     """
 
     shape: KernelShape
-    names: list[str]
+    names: tuple[str, ...]
     runs: int
 
     @property
@@ -139,14 +139,19 @@ def _shapes(kernel: Kernel, server: Server) -> Iterator[KernelShape]:
 
 
 def _once_each(placed: Iterable[_Placed]) -> list[Launched]:
-    found: dict[KernelShape, Launched] = {}
+    by_shape: dict[KernelShape, list[Kernel]] = {}
     for kernel, shape in placed:
-        known = found.setdefault(shape, Launched(shape, [], 0))
-        layer = kernel.table.get("layer")
-        if layer is not None and layer not in known.names:
-            known.names.append(layer)
-        known.runs += kernel.runs
-    return list(found.values())
+        by_shape.setdefault(shape, []).append(kernel)
+    return [
+        Launched(
+            shape=shape,
+            names=tuple(
+                dict.fromkeys(each.table["layer"] for each in those if "layer" in each.table)
+            ),
+            runs=sum(each.runs for each in those),
+        )
+        for shape, those in by_shape.items()
+    ]
 
 
 # --------------------------------------------------------------------------- one key, one entry

@@ -26,13 +26,13 @@ def test_kernels_that_are_alike_are_one_shape_with_all_their_layers_and_runs():
     found = Workload.of([kernel("a", 512, runs=3), kernel("b", 512, runs=4)], SERVER)
 
     assert [each.shape.num_tokens for each in found.launched] == [1, 16, 64]
-    assert {(tuple(each.names), each.runs) for each in found.launched} == {(("a", "b"), 7)}
+    assert {(each.names, each.runs) for each in found.launched} == {(("a", "b"), 7)}
 
 
 def test_what_runs_over_sampled_tokens_has_no_more_than_there_are_sequences():
     found = Workload.of([kernel("a", 512), kernel("b", 256, is_sampled=True)], SERVER)
 
-    counts = [each.shape.num_tokens for each in found.launched if each.names == ["b"]]
+    counts = [each.shape.num_tokens for each in found.launched if each.names == ("b",)]
     assert counts == [1, 16, 32]
     assert {shape.slice_sizes for shape in found.sampled} == {(256,)}
 
@@ -68,17 +68,17 @@ def test_two_kernels_with_one_entry_are_refused_unless_they_may_share_it():
     ):
         Workload.of(pair, SERVER)
     shared = Workload.of(pair, SERVER, may_share=True)
-    assert {tuple(each.names) for each in shared.launched} == {("b",)}
+    assert {each.names for each in shared.launched} == {("b",)}
     assert len(shared.notes) == 1  # for three batch sizes
 
 
 def test_of_two_layers_with_one_key_the_one_that_writes_more_is_tuned_and_a_line_says_so():
-    small = Launched(expand(512, 64), ["a"], runs=10)  # 5,760 numbers a token
-    large = Launched(expand(512, 512), ["b"], runs=8)  # 8,192
-    other = Launched(expand(256, 256), ["c"], runs=99)
+    small = Launched(shape=expand(512, 64), names=("a",), runs=10)  # 5,760 numbers a token
+    large = Launched(shape=expand(512, 512), names=("b",), runs=8)  # 8,192
+    other = Launched(shape=expand(256, 256), names=("c",), runs=99)
 
     kept, lines = one_an_entry([small, large, other])
 
-    assert [each.names for each in kept] == [["b"], ["c"]]
+    assert [each.names for each in kept] == [("b",), ("c",)]
     (line,) = lines
     assert line.startswith("vLLM has one entry for expand of b and of a, which differ: slice_sizes")
