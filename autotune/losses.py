@@ -121,17 +121,27 @@ class Losses:
         """The layer's shapes at a batch size."""
         return [replace(kind, num_tokens=count) for kind in self._kinds]
 
+    def options(self, count: int, rows: Rows) -> list[Option]:
+        """What the rows on both sides of a batch size have, timed there; or its own row.
+
+        Where a replay does not hold both, that of the nearest row, which counts; else nothing.
+        """
+        mine = option_of(rows[nearest(count, rows)])
+        for those in (list(dict.fromkeys(beside(count, rows))), [mine]):
+            try:
+                self.time(count, those)
+            except NotRecorded:
+                continue
+            return those
+        self.unknown.add(count)
+        return []
+
     def loss(self, count: int, rows: Rows) -> float:
         """How much slower the nearest row's option is than the fastest that is known.
 
         Where nothing runs, or a replay does not hold what must be timed, nothing can be lost.
         """
-        if count in self.unknown:
-            return 0.0
-        try:
-            self.time(count, beside(count, rows))
-        except NotRecorded:
-            self.unknown.add(count)
+        if count in self.unknown or not self.options(count, rows):
             return 0.0
         timed = self._timed[count]
         known = [us for us in timed.values() if us is not None]

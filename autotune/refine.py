@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from autotune.coupling import couple
 from autotune.layers import MoeLayer
-from autotune.losses import Clock, Losses, Option, Rows, beside, nearest, option_of
+from autotune.losses import Clock, Losses, Option, Rows, nearest, option_of
 from autotune.measure import Runner
 from autotune.selection import Selection, select
 from autotune.shapes import KernelShape
@@ -190,7 +190,7 @@ class _Layer:
 
     def _filled(self, count: int) -> list[Selection]:
         """A row of the fastest of both neighbours' winners, or of a short study of its own."""
-        options = list(dict.fromkeys(beside(count, self._rows)))
+        options = self._losses.options(count, self._rows)
         shapes = self._losses.shapes(count)
         chosen = couple([self._selection(shape, n, options) for n, shape in enumerate(shapes)])
         if all(one.is_default for one in chosen):

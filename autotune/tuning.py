@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from autotune.bypass import parameters_read, reads_only_block_m
@@ -150,6 +151,11 @@ def look_between(
     """
     store, mirror = Store(plan.storage), TrialMirror(plan.storage)
 
+    @cache
+    def known() -> Sequence[Neighbour]:
+        """The tuned rows, whose winners are tried first."""
+        return finished_earlier(plan.storage, runner.environment)
+
     def study(shape: KernelShape) -> Selection | None:
         tuner = ShapeTuner(
             runner,
@@ -158,6 +164,7 @@ def look_between(
             mirror=mirror,
             sampler=plan.sampler,
             seed=plan.seed,
+            finished=known() if plan.sampler == ADAPTIVE else (),
         )
         return tuner.run(Budget(trials=min(plan.trials, SHORT_TRIALS)))
 
