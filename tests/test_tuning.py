@@ -315,9 +315,7 @@ def test_a_row_that_neither_neighbour_fills_gets_a_short_study_which_is_kept(tmp
                 "shape": SHRINK | {"num_tokens": num_tokens},
                 "config": config | {"num_warps": num_warps},
                 "outcome": "ok",
-                "samples_us": [
-                    latency_us(num_tokens, num_warps) + 0.01 * (i % 3) for i in range(9)
-                ],
+                "samples_us": samples_us(num_tokens, num_warps),
                 "is_default": num_warps == 4,
             }
             for num_tokens in (16, 24, 32)
