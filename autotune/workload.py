@@ -105,14 +105,13 @@ class Workload:
         if not may_share:
             _check_entries(placed)
         found = _once_each(placed)
-        if recorded is not None:
-            found = [each for each in found if each.shape in recorded]
-            if not found:
-                raise InputError(
-                    "the recording has none of the shapes at the batch sizes of --tokens auto; "
-                    "name those that it has with --tokens"
-                )
-        launched, notes = one_an_entry(found)
+        held = found if recorded is None else _held(found, recorded)
+        launched, notes = one_an_entry(held)
+        if len(held) < len(found):
+            notes.append(
+                f"The recording holds {len(held)} of the {len(found)} shapes: the others are left "
+                "out."
+            )
         over_all = {shape.without_batch for kernel, shape in placed if not kernel.is_sampled}
         sampled = {shape.without_batch for kernel, shape in placed if kernel.is_sampled}
         return cls(
@@ -152,6 +151,17 @@ def _once_each(placed: Iterable[_Placed]) -> list[Launched]:
         )
         for shape, those in by_shape.items()
     ]
+
+
+def _held(found: Iterable[Launched], recorded: Collection[KernelShape]) -> list[Launched]:
+    """Those that a recording holds."""
+    held = [each for each in found if each.shape in recorded]
+    if not held:
+        raise InputError(
+            "the recording has none of the shapes at the batch sizes of --tokens auto; "
+            "name those that it has with --tokens"
+        )
+    return held
 
 
 # --------------------------------------------------------------------------- one key, one entry

@@ -53,6 +53,7 @@ def test_only_what_was_recorded_is_kept_on_request():
     found = Workload.of([kernel("a", 512)], SERVER, recorded={expand(512), expand(64)})
 
     assert [each.shape for each in found.launched] == [expand(512)]
+    assert found.notes == ("The recording holds 1 of the 3 shapes: the others are left out.",)
     with pytest.raises(InputError, match="the recording has none of the shapes"):
         Workload.of([kernel("a", 512)], SERVER, recorded={expand(64)})
 
