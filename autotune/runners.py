@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,10 +9,7 @@ from pathlib import Path
 from autotune.environment import Environment, has_gpu
 from autotune.errors import GpuMissing, KernelsUnusable
 from autotune.measure.cuda import CudaRunner
-from autotune.measure.replay import ReplayRunner
-
-#: The recording that comes with the package, of the quick-start study.
-SHIPPED_RECORDING = "llama-3.1-8b_h100.jsonl.gz"
+from autotune.measure.replay import ReplayRunner, shipped_recording
 
 
 def gpu_runner(kernels: str, say: Callable[[str], None]) -> CudaRunner:
@@ -52,12 +48,7 @@ def _has_vllm() -> bool:
 
 def replay_runner(paths: Sequence[Path]) -> ReplayRunner:
     """The runner that answers from recordings; from the one that comes with autotune for none."""
-    if paths:
-        return ReplayRunner(paths)
-    with importlib.resources.as_file(
-        importlib.resources.files("autotune") / "recordings" / SHIPPED_RECORDING
-    ) as path:
-        return ReplayRunner([path])
+    return ReplayRunner(paths or [shipped_recording()])
 
 
 def replay_runners(paths: Sequence[Path]) -> list[ReplayRunner]:

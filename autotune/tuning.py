@@ -28,6 +28,7 @@ from autotune.search import (
     study_name,
 )
 from autotune.search.earlier import finished_earlier
+from autotune.search.experience import experience
 from autotune.selection import Selection
 from autotune.shapes import KernelShape
 from autotune.space import SearchSpace
@@ -238,15 +239,16 @@ def to_export(tuned: Sequence[Tuned], url: str, environment: Environment) -> lis
 
 
 def _earlier(plan: StudyPlan, environment: Environment) -> list[Neighbour]:
-    """What ``--warm-start`` gives to learn from."""
-    if plan.warm_start is None:
-        return []
-    if plan.sampler != ADAPTIVE:
+    """What there is to learn from: what comes with autotune, and what ``--warm-start`` gives."""
+    if plan.sampler == ADAPTIVE:
+        older = finished_earlier(plan.warm_start, environment) if plan.warm_start else []
+        return [*older, *experience(environment)]
+    if plan.warm_start is not None:
         raise InputError(
             f"--warm-start is for the sampler {ADAPTIVE}: got {plan.sampler}, which learns from no "
             "other search; leave one of them out"
         )
-    return finished_earlier(plan.warm_start, environment)
+    return []
 
 
 def _coupled(tuned: Sequence[Tuned], store: Store, environment: Environment) -> Sequence[Tuned]:
