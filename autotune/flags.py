@@ -149,6 +149,8 @@ Output = Annotated[
     str | None, typer.Option(metavar="DIR", help="Folder for vLLM's files; tuned/ if none.")
 ]
 Merge = Annotated[bool, typer.Option("--merge", help="Add to files that autotune did not write.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but what is wrong.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="One line a trial.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 Seed = Annotated[
     WholeNumber | None,

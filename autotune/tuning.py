@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from autotune.bypass import parameters_read, reads_only_block_m
 from autotune.coupling import couple
 from autotune.environment import Environment
 from autotune.errors import InputError
+from autotune.events import Done, Planned, Tuned, Watch, unwatched
 from autotune.layers import MoeLayer, by_layer, missing_ops, names_of
 from autotune.measure import Runner
 from autotune.measure.recording import RecordingRunner, RecordingWriter
@@ -37,31 +38,8 @@ from autotune.store import Store
 SHORT_TRIALS = 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tuned:
-    """What came of one shape.
-
-    Attributes:
-        shape: The shape.
-        selection: The configuration chosen; None where none works. While a run is under way it is
-            the shape's own best; at the end that of the ``block_m`` of its MoE layer.
-        trials: Distinct configurations measured, earlier runs included.
-        outcomes: How many of them ended in which outcome.
-    """
-
-    shape: KernelShape
-    selection: Selection | None
-    trials: int
-    outcomes: Counter[str]
-
-
-#: Told of every shape when it is done, and again when it was gone on with: what came of it, its
-#: number from 1, and how many there are.
-Progress = Callable[[Tuned, int, int], None]
-
-
 def tune(
-    plan: StudyPlan, runner: Runner, progress: Progress, *, record: Path | None = None
+    plan: StudyPlan, runner: Runner, watch: Watch = unwatched, *, record: Path | None = None
 ) -> Sequence[Tuned]:
     """Tune every shape of a plan; each ends with its selection in the plan's database.
 
@@ -73,7 +51,7 @@ def tune(
     Args:
         plan: What to tune, and where to keep it.
         runner: Measures.
-        progress: Called after every shape.
+        watch: Told of every trial and every shape.
         record: A recording to write of everything measured, earlier runs included.
 
     Raises:
@@ -81,7 +59,7 @@ def tune(
     """
     if record is not None:
         with RecordingWriter(record, runner.environment) as writer:
-            return tune(plan, RecordingRunner(runner, writer), progress)
+            return tune(plan, RecordingRunner(runner, writer), watch)
     transfers = plan.sampler == ADAPTIVE
     shapes = plan.shapes
     earlier = _earlier(plan, runner.environment)
@@ -103,6 +81,7 @@ def tune(
             sampler=plan.sampler,
             seed=plan.seed,
             finished=[*earlier, *others],
+            watch=watch,
         )
         before = tuned.get(space.shape)
         selection = tuner.run(budget)
@@ -117,13 +96,14 @@ def tune(
         )
         tuned[space.shape] = result
         if before is None or before.trials != result.trials:
-            progress(result, spaces.index(space) + 1, len(spaces))
+            watch(Done(tuned=result, number=spaces.index(space) + 1, count=len(spaces)))
         return Searched(
             trials=result.trials,
             gain=tuner.expected_gain,
             default_us=None if selection is None else selection.default_latency_us,
         )
 
+    watch(Planned(trials={each.shape: min(plan.trials, len(each.configs)) for each in spaces}))
     try:
         search_in_rounds(plan, spaces, search)
         return _coupled([tuned[shape] for shape in shapes], store, runner.environment)
@@ -133,7 +113,12 @@ def tune(
 
 
 def look_between(
-    plan: StudyPlan, tuned: Sequence[Tuned], runner: Runner, *, rows_max: int | None = None
+    plan: StudyPlan,
+    tuned: Sequence[Tuned],
+    runner: Runner,
+    watch: Watch = unwatched,
+    *,
+    rows_max: int | None = None,
 ) -> tuple[Sequence[Tuned], Refined]:
     """Look at the batch sizes between a plan's, add rows where they are missed, merge some.
 
@@ -143,6 +128,7 @@ def look_between(
         plan: What was tuned, at the batch sizes of ``AUTO``.
         tuned: What came of it.
         runner: Measures.
+        watch: Told of every batch size.
         rows_max: How many rows a layer may have; None for any number.
 
     Returns:
@@ -158,6 +144,7 @@ def look_between(
             mirror=mirror,
             sampler=plan.sampler,
             seed=plan.seed,
+            watch=watch,
         )
         return tuner.run(Budget(trials=min(plan.trials, SHORT_TRIALS)))
 
@@ -168,6 +155,7 @@ def look_between(
             captured=plan.captured,
             study=study,
             rows_max=rows_max,
+            watch=watch,
         )
         added = [one for one in refined.selections if one.shape in set(refined.added)]
         for one in added:

@@ -24,7 +24,7 @@ LAYERS = (
     ("kernels",),
     ("measure",),
     ("selection", "roofline", "spaces"),
-    ("coupling",),
+    ("coupling", "events"),
     ("refine",),
     ("store",),
     ("search",),
@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "triton": {"environment", "kernels", "measure"},
     "sqlalchemy": {"store", "search"},
     "typer": {"cli", "flags"},
-    "rich": {"cli", "report"},
+    "rich": {"report"},
     "kernel_tuner": {"search"},
 }
 

@@ -23,6 +23,7 @@ from autotune.measure._base import (
     Measurement,
     Outcome,
     Runner,
+    RunnerStatus,
     StopRule,
 )
 from autotune.shapes import KernelShape
@@ -221,6 +222,11 @@ class RecordingRunner(Runner):
     ) -> Comparison:
         """Compare as the inner runner does; its samples are no measurement of their own."""
         return self._inner.compare(shape, configs, enough)
+
+    @property
+    def status(self) -> RunnerStatus | None:
+        """The inner runner's."""
+        return self._inner.status
 
     def close(self) -> None:
         """Close the inner runner; the writer is its owner's."""
