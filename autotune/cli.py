@@ -58,6 +58,7 @@ from autotune.report.console import (
     print_checked,
     print_findings,
     print_tuned,
+    say,
     say_benched,
     say_compared,
     say_interrupted,
@@ -149,15 +150,16 @@ def run(  # noqa: PLR0913 - one parameter a flag
         if recorded is None and not has_gpu():
             recorded = replay_runner(())
             plan = plan.answered_by(recorded.shapes)
-            (err if quiet else out).print(
+            say(
                 f"No GPU here: replaying the recording of a {recorded.environment.gpu} that comes "
-                "with autotune; what is exported is for that GPU."
+                "with autotune; what is exported is for that GPU.",
+                err if quiet else out,
             )
         progress = RunProgress(time_budget_s=plan.time_budget_s)
         with recorded or gpu_runner(plan.kernels, err.print) as runner, _kept(plan, progress):
             environment = runner.environment
             for line in (*plan.notes, *notes(plan.shapes, environment)):
-                out.print(line)
+                say(line)
             with RunDisplay(
                 out, progress, status=lambda: runner.status, verbosity=Verbosity.of(quiet, verbose)
             ) as display:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from autotune.measure import Measurement
 from autotune.selection import Selection
 from autotune.shapes import KernelShape
+from autotune.space import KernelConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +38,11 @@ class Planned:
     Attributes:
         trials: Per shape, in the order in which they are searched, how many configurations are
             measured at most; when all shapes are done, those that still gain may get more.
+        defaults: Per shape vLLM's configuration.
     """
 
     trials: Mapping[KernelShape, int]
+    defaults: Mapping[KernelShape, KernelConfig]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +95,7 @@ class Choosing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class ShapeDone:
     """A shape is done; told again when it was gone on with.
 
     Attributes:
@@ -117,10 +120,20 @@ class Looked:
     shape: KernelShape
 
 
-Event: TypeAlias = Planned | Opened | Tried | Choosing | Done | Looked
+Event: TypeAlias = Planned | Opened | Tried | Choosing | ShapeDone | Looked
 
 #: Called with every event, in the thread that measures: it must return at once.
 Watch = Callable[[Event], None]
+
+
+def watched_by(*watches: Watch) -> Watch:
+    """The Watch that tells several, in this order."""
+
+    def tell(event: Event) -> None:
+        for watch in watches:
+            watch(event)
+
+    return tell
 
 
 def unwatched(_event: Event) -> None:

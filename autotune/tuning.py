@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from autotune.bypass import parameters_read, reads_only_block_m
 from autotune.coupling import couple
 from autotune.environment import Environment
 from autotune.errors import InputError
-from autotune.events import Done, Planned, Tuned, Watch, unwatched
+from autotune.events import Planned, ShapeDone, Tuned, Watch, unwatched, watched_by
 from autotune.layers import MoeLayer, by_layer, missing_ops, names_of
 from autotune.measure import Runner
 from autotune.measure.recording import RecordingRunner, RecordingWriter
@@ -32,7 +33,7 @@ from autotune.selection import Selection
 from autotune.shapes import KernelShape
 from autotune.space import SearchSpace
 from autotune.spaces import is_timed_as_pair, release_of, space_of
-from autotune.store import Store
+from autotune.store import RunLog, Store
 
 #: A row between tuned ones that neither neighbour's winner fills: a study of this many at most.
 SHORT_TRIALS = 40
@@ -70,6 +71,8 @@ def tune(
     tuned: dict[KernelShape, Tuned] = {}
     store = Store(plan.storage)
     mirror = TrialMirror(plan.storage)
+    log = RunLog(store, runner.environment, partial(study_name, runner))
+    tell = watched_by(log.watch, watch)
 
     def search(space: SearchSpace, budget: Budget) -> Searched:
         others = [each for shape, each in finished.items() if shape != space.shape]
@@ -81,7 +84,7 @@ def tune(
             sampler=plan.sampler,
             seed=plan.seed,
             finished=[*earlier, *others],
-            watch=watch,
+            watch=tell,
         )
         before = tuned.get(space.shape)
         selection = tuner.run(budget)
@@ -96,17 +99,18 @@ def tune(
         )
         tuned[space.shape] = result
         if before is None or before.trials != result.trials:
-            watch(Done(tuned=result, number=spaces.index(space) + 1, count=len(spaces)))
+            tell(ShapeDone(tuned=result, number=spaces.index(space) + 1, count=len(spaces)))
         return Searched(
             trials=result.trials,
             gain=tuner.expected_gain,
             default_us=None if selection is None else selection.default_latency_us,
         )
 
-    watch(Planned(trials={each.shape: min(plan.trials, len(each.configs)) for each in spaces}))
     try:
-        search_in_rounds(plan, spaces, search)
-        return _coupled([tuned[shape] for shape in shapes], store, runner.environment)
+        with log:
+            tell(_planned(plan, spaces))
+            search_in_rounds(plan, spaces, search)
+            return _coupled([tuned[shape] for shape in shapes], store, runner.environment)
     finally:
         mirror.close()
         store.close()
@@ -135,6 +139,8 @@ def look_between(
         What there is now, the plan's shapes first, and what was done.
     """
     store, mirror = Store(plan.storage), TrialMirror(plan.storage)
+    log = RunLog(store, runner.environment, partial(study_name, runner))
+    tell = watched_by(log.watch, watch)
 
     def study(shape: KernelShape) -> Selection | None:
         tuner = ShapeTuner(
@@ -144,23 +150,25 @@ def look_between(
             mirror=mirror,
             sampler=plan.sampler,
             seed=plan.seed,
-            watch=watch,
+            watch=tell,
         )
         return tuner.run(Budget(trials=min(plan.trials, SHORT_TRIALS)))
 
     try:
-        refined = refine(
-            [result.selection for result in tuned if result.selection],
-            runner,
-            captured=plan.captured,
-            study=study,
-            rows_max=rows_max,
-            watch=watch,
-        )
-        added = [one for one in refined.selections if one.shape in set(refined.added)]
-        for one in added:
-            record = store.study(study_name(runner, one.shape), one.shape, runner.environment)
-            store.keep_selection(record, one)
+        log.resume()
+        with log:
+            refined = refine(
+                [result.selection for result in tuned if result.selection],
+                runner,
+                captured=plan.captured,
+                study=study,
+                rows_max=rows_max,
+                watch=tell,
+            )
+            added = [one for one in refined.selections if one.shape in set(refined.added)]
+            for one in added:
+                record = store.study(study_name(runner, one.shape), one.shape, runner.environment)
+                store.keep_selection(record, one)
     finally:
         mirror.close()
         store.close()
@@ -170,6 +178,13 @@ def look_between(
         for one in added
     ]
     return [*kept, *new], refined
+
+
+def _planned(plan: StudyPlan, spaces: Sequence[SearchSpace]) -> Planned:
+    return Planned(
+        trials={space.shape: min(plan.trials, len(space.configs)) for space in spaces},
+        defaults={space.shape: space.default for space in spaces},
+    )
 
 
 def notes(shapes: Sequence[KernelShape], environment: Environment) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from autotune.coupling import couple
 from autotune.errors import ReplayMiss
-from autotune.events import Done, Event, Tuned
+from autotune.events import Event, ShapeDone, Tuned
 from autotune.measure.replay import ReplayRunner
 from autotune.ops import MOE_OPS, LoraOp
 from autotune.plan import StudyPlan
@@ -43,9 +43,9 @@ class Told:
         self.events.append(event)
 
     @property
-    def done(self) -> list[Done]:
+    def done(self) -> list[ShapeDone]:
         """The shapes that were done."""
-        return [event for event in self.events if isinstance(event, Done)]
+        return [event for event in self.events if isinstance(event, ShapeDone)]
 
 
 def plan_of(runner: ReplayRunner, **options: object) -> StudyPlan:
@@ -61,7 +61,8 @@ def test_every_shape_ends_with_its_selection_in_the_database(runner):
 
     assert [result.shape for result in tuned] == list(runner.shapes)
     assert told.done == [
-        Done(tuned=result, number=number, count=2) for number, result in enumerate(tuned, start=1)
+        ShapeDone(tuned=result, number=number, count=2)
+        for number, result in enumerate(tuned, start=1)
     ]
     for result in tuned:
         assert result.trials == result.outcomes.total() == 60

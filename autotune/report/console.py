@@ -35,6 +35,11 @@ out = Console(
 err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
+def say(line: str, console: Console = out) -> None:
+    """One line, which a terminal that is too narrow for it breaks between words."""
+    console.print(line, soft_wrap=not console.is_terminal)
+
+
 def say_interrupted(plan: StudyPlan, progress: RunProgress) -> None:
     """What is kept of a run that Ctrl-C has ended, where, and what to do with it."""
     from autotune.store import shown
@@ -100,7 +105,7 @@ def print_findings(report: Report) -> None:
 
     for line in finding_lines(report.findings):
         (err if out.quiet else out).print(line)
-    out.print(check_counts(report))
+    say(check_counts(report))
 
 
 def print_tuned(tuned: Sequence[Tuned], plan: StudyPlan, refined: Sequence[str]) -> None:
@@ -111,7 +116,11 @@ def print_tuned(tuned: Sequence[Tuned], plan: StudyPlan, refined: Sequence[str])
     rows = [(result.shape, result.selection, result.outcomes) for result in tuned]
     kinds = {shape.without_batch: names for shape, names in plan.layers.items()}
     layers = {result.shape: kinds.get(result.shape.without_batch, "") for result in tuned}
-    out.print(tuned_table(rows, layers))
+    table = tuned_table(rows, layers)
+    unlimited = out.options.update(max_width=_FILE_WIDTH)
+    if out.measure(table, options=unlimited).maximum > out.width:
+        table = tuned_table(rows, layers, narrow=True)
+    out.print(table)
     for line in (*layer_lines(result.selection for result in tuned), *refined):
-        out.print(line)
+        say(line)
     out.print()

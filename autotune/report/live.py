@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autotune.events import Done, Event, Tried
+from autotune.events import Event, ShapeDone, Tried
 from autotune.measure import RunnerStatus
 from autotune.report.progress import RunProgress, duration_text, trial_text
 from autotune.report.tables import selection_cells
@@ -99,7 +99,7 @@ class RunDisplay:
     def watch(self, event: Event) -> None:
         """Take in what has happened, and say what is to be said of it."""
         self._progress.watch(event)
-        if isinstance(event, Done) and self._verbosity is not Verbosity.QUIET:
+        if isinstance(event, ShapeDone) and self._verbosity is not Verbosity.QUIET:
             self._say(shape_line(event, wide=self._is_wide))
             self._flush()
         elif isinstance(event, Tried) and self._verbosity is Verbosity.VERBOSE:
@@ -131,7 +131,7 @@ class RunDisplay:
             return drawn(self._progress, self._seen)
 
 
-def shape_line(event: Done, *, wide: bool = True) -> str:
+def shape_line(event: ShapeDone, *, wide: bool = True) -> str:
     """What came of a shape.
 
     Args:
@@ -156,7 +156,7 @@ def trial_line(event: Tried) -> str:
     values = " ".join(
         f"{name}={value}" for name, value in event.measurement.config.as_dict().items()
     )
-    return f"  {event.tried:>4}  {trial_text(event.measurement)}  {values}"
+    return f"  {event.tried:>4}  {trial_text(event.measurement):<9}  {values}"
 
 
 # ------------------------------------------------------------------ what is drawn
@@ -196,7 +196,9 @@ def _head(progress: RunProgress) -> Table:
 def _shape_text(progress: RunProgress) -> str:
     shape = progress.shape
     if shape is None:
-        return f"between the tuned rows: {progress.looked} timed" if progress.looked else "..."
+        if progress.looked:
+            return f"batch sizes between the tuned ones: {progress.looked} timed"
+        return "going on to the next shape"
     if progress.finalists:
         return f"timing {progress.finalists} finalists side by side: {_name(shape)}"
     more = ", going on" if progress.is_going_on else ""

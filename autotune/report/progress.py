@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from autotune.events import Choosing, Done, Event, Looked, Opened, Planned, Tried
+from autotune.events import Choosing, Event, Looked, Opened, Planned, ShapeDone, Tried
 from autotune.measure import Measurement, Outcome
 from autotune.shapes import KernelShape
 
@@ -119,7 +119,7 @@ class RunProgress:
                 self._new_here += 1
             case Choosing():
                 self.finalists = event.finalists
-            case Done():
+            case ShapeDone():
                 self._finish(event)
             case Looked():
                 self.shape, self.looked = None, self.looked + 1
@@ -131,7 +131,7 @@ class RunProgress:
         self._opened_s = self._clock()
         self.last.clear()
 
-    def _finish(self, event: Done) -> None:
+    def _finish(self, event: ShapeDone) -> None:
         if self._new_here:
             self._searching_s += self._clock() - self._opened_s
             self._new_here = 0
