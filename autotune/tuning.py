@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from autotune.bypass import parameters_read, reads_only_block_m
 from autotune.coupling import couple
 from autotune.environment import Environment
-from autotune.errors import InputError
+from autotune.errors import InputError, WorkerDied
 from autotune.layers import MoeLayer, by_layer, missing_ops, names_of
 from autotune.measure import Runner
 from autotune.measure.recording import RecordingRunner, RecordingWriter
@@ -31,7 +32,7 @@ from autotune.selection import Selection
 from autotune.shapes import KernelShape
 from autotune.space import SearchSpace
 from autotune.spaces import is_timed_as_pair, release_of, space_of
-from autotune.store import Store
+from autotune.store import Store, facts
 
 #: A row between tuned ones that neither neighbour's winner fills: a study of this many at most.
 SHORT_TRIALS = 40
@@ -80,7 +81,7 @@ def tune(
         AutotuneError: Something cannot be used as it is; what was measured is kept.
     """
     if record is not None:
-        with RecordingWriter(record, runner.environment) as writer:
+        with RecordingWriter(record, runner.environment, runner.ceilings()) as writer:
             return tune(plan, RecordingRunner(runner, writer), progress)
     transfers = plan.sampler == ADAPTIVE
     shapes = plan.shapes
@@ -125,11 +126,27 @@ def tune(
         )
 
     try:
+        _keep_facts(plan, runner, store)
         search_in_rounds(plan, spaces, search)
         return _coupled([tuned[shape] for shape in shapes], store, runner.environment)
     finally:
         mirror.close()
         store.close()
+
+
+def _keep_facts(plan: StudyPlan, runner: Runner, store: Store) -> None:
+    """Keep what only a run knows: the names of the layers, and what the device reaches at best."""
+    runs = plan.runs
+    uses = {
+        shape: facts.LayerUse(names=names, runs=runs[shape]) for shape, names in plan.layers.items()
+    }
+    facts.keep_layers(store, runner.environment, uses)
+    if runner.environment in facts.ceilings(store):
+        return
+    with contextlib.suppress(WorkerDied):  # a report can do without; the search needs no roofline
+        ceilings = runner.ceilings()
+        if ceilings is not None:
+            facts.keep_ceilings(store, runner.environment, ceilings)
 
 
 def look_between(
@@ -170,6 +187,7 @@ def look_between(
             rows_max=rows_max,
         )
         added = [one for one in refined.selections if one.shape in set(refined.added)]
+        facts.keep_between(store, runner.environment, refined.between)
         for one in added:
             record = store.study(study_name(runner, one.shape), one.shape, runner.environment)
             store.keep_selection(record, one)

@@ -53,3 +53,15 @@ selections = Table(
     Column("study_id", ForeignKey("autotune_studies.id"), primary_key=True),
     Column("selection", Text, nullable=False),  # JSON
 )
+
+#: What a run knew beside its measurements, and a report wants: one row a kind, environment and
+#: shape, the latest.
+facts = Table(
+    "autotune_facts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("environment", Text, nullable=False),  # JSON
+    Column("shape", Text, nullable=False),  # JSON; of no shape in particular: null
+    Column("fact", Text, nullable=False),  # JSON
+)
