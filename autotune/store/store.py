@@ -118,6 +118,12 @@ class Store:
             )
         return record
 
+    def studies(self) -> list[StudyRecord]:
+        """Every study, in the order in which they were begun."""
+        query = sa.select(schema.studies).order_by(schema.studies.c.id)
+        with self._transaction() as connection:
+            return [_study_record(row) for row in connection.execute(query)]
+
     def add(self, study: StudyRecord, finished: Sequence[Finished]) -> None:
         """Keep measurements, all in one transaction, in the order given."""
         if not finished:
