@@ -17,6 +17,14 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+#: Of these tables and of what their JSON holds: 1 more for each change that an earlier autotune
+#: would misread. It reads what is merely added.
+VERSION = 1
+
+#: The versions that made or changed the tables; a database that has none is of version 1. The
+#: column is no key: two processes may note the same version at once.
+versions = Table("autotune_version", metadata, Column("version", Integer, nullable=False))
+
 #: One row a kernel shape and environment; ``name`` is the Optuna study's.
 studies = Table(
     "autotune_studies",

@@ -64,7 +64,8 @@ class Store:
             must_exist: Whether a SQLite file that is not there is an error, and not made.
 
         Raises:
-            StorageError: The URL cannot be used, or the database belongs to another program.
+            StorageError: The URL cannot be used, or the database belongs to another program or to
+                a newer autotune.
         """
         self.url = url
         try:
@@ -89,7 +90,12 @@ class Store:
             if self.engine.dialect.name == "sqlite":
                 with self.engine.connect() as connection:
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            if schema.versions.name in tables:
+                self._refuse_newer()
             schema.metadata.create_all(self.engine)
+            if schema.versions.name not in tables:
+                with self.engine.begin() as connection:
+                    connection.execute(sa.insert(schema.versions).values(version=schema.VERSION))
 
     def study(self, name: str, shape: KernelShape, environment: Environment) -> StudyRecord:
         """The study of that name, made where it is missing.
@@ -218,6 +224,17 @@ class Store:
     def close(self) -> None:
         """Give back the connections."""
         self.engine.dispose()
+
+    def _refuse_newer(self) -> None:
+        query = sa.select(sa.func.max(schema.versions.c.version))
+        with self.engine.connect() as connection:
+            newest = connection.execute(query).scalar() or schema.VERSION
+        if newest > schema.VERSION:
+            raise StorageError(
+                f"{shown(self.url)} was written by a newer autotune: its tables are of version "
+                f"{newest}, this autotune knows {schema.VERSION}; upgrade autotune, or give "
+                "another --storage"
+            )
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
