@@ -115,10 +115,10 @@ def run(  # noqa: PLR0913 - one parameter a flag
 ) -> None:
     """Tune every shape, and write the files that vLLM loads."""
     from autotune.environment import has_gpu
+    from autotune.job import check_rows_max, run_job
     from autotune.report.live import RunDisplay, Verbosity
     from autotune.report.progress import RunProgress
     from autotune.runners import gpu_runner, replay_runner
-    from autotune.tuning import look_between, notes, to_export, tune
 
     if replay and kernels:
         raise typer.BadParameter("--kernels contradicts --replay, whose kernels were recorded")
@@ -142,11 +142,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
             output=output,
             seed=seed,
         )
-        if rows_max is not None and not plan.is_auto:
-            raise InputError(
-                f"--rows-max is for --tokens auto, not for batch sizes that were given: "
-                f"got {rows_max}; leave one of the two out"
-            )
+        check_rows_max(plan, rows_max)
         if recorded is None and not has_gpu():
             recorded = replay_runner(())
             plan = plan.answered_by(recorded.shapes)
@@ -157,23 +153,15 @@ def run(  # noqa: PLR0913 - one parameter a flag
             )
         progress = RunProgress(time_budget_s=plan.time_budget_s)
         with recorded or gpu_runner(plan.kernels, err.print) as runner, _kept(plan, progress):
-            environment = runner.environment
-            for line in (*plan.notes, *notes(plan.shapes, environment)):
-                say(line)
+            verbosity = Verbosity.of(quiet, verbose)
             with RunDisplay(
-                out, progress, status=lambda: runner.status, verbosity=Verbosity.of(quiet, verbose)
+                out, progress, status=lambda: runner.status, verbosity=verbosity
             ) as display:
-                tuned = tune(plan, runner, display.watch, record=record)
-                lines = []
-                if plan.is_auto:
-                    out.print("Timing the captured batch sizes between the tuned ones.")
-                    tuned, refined = look_between(
-                        plan, tuned, runner, display.watch, rows_max=rows_max
-                    )
-                    lines = refined.lines
-        print_tuned(tuned, plan, lines)
-        selections = to_export(tuned, plan.storage, environment)
-        _export([(environment, selections)], plan.output, merge=merge)
+                done = run_job(
+                    plan, runner, display.watch, say=say, record=record, rows_max=rows_max
+                )
+        print_tuned(done.tuned, plan, done.lines)
+        _export([(done.environment, done.selections)], plan.output, merge=merge)
 
 
 @app.command("record")

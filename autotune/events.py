@@ -126,6 +126,20 @@ Event: TypeAlias = Planned | Opened | Tried | Choosing | ShapeDone | Looked
 Watch = Callable[[Event], None]
 
 
+#: Called when a shape is done: what came of it, its number from 1, and how many there are.
+Progress = Callable[[Tuned, int, int], None]
+
+
+def on_done(progress: Progress) -> Watch:
+    """The Watch that tells of shapes that are done, and of nothing else."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, ShapeDone):
+            progress(event.tuned, event.number, event.count)
+
+    return tell
+
+
 def watched_by(*watches: Watch) -> Watch:
     """The Watch that tells several, in this order."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,12 +51,12 @@ def _has_vllm() -> bool:
 
 def replay_runner(paths: Sequence[Path]) -> ReplayRunner:
     """The runner that answers from recordings; from the one that comes with autotune for none."""
-    if paths:
-        return ReplayRunner(paths)
-    with importlib.resources.as_file(
-        importlib.resources.files("autotune") / "recordings" / SHIPPED_RECORDING
-    ) as path:
-        return ReplayRunner([path])
+    return ReplayRunner(paths or [shipped_recording()])
+
+
+def shipped_recording() -> Path:
+    """The recording that comes with autotune: the quick-start study's spaces on an H100."""
+    return Path(__file__).with_name("recordings") / SHIPPED_RECORDING
 
 
 def replay_runners(paths: Sequence[Path]) -> list[ReplayRunner]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from autotune.bypass import parameters_read, reads_only_block_m
 from autotune.coupling import couple
 from autotune.environment import Environment
-from autotune.errors import InputError
+from autotune.errors import InputError, WorkerDied
 from autotune.events import Planned, ShapeDone, Tuned, Watch, unwatched, watched_by
 from autotune.layers import MoeLayer, by_layer, missing_ops, names_of
 from autotune.measure import Runner
@@ -33,7 +34,7 @@ from autotune.selection import Selection
 from autotune.shapes import KernelShape
 from autotune.space import SearchSpace
 from autotune.spaces import is_timed_as_pair, release_of, space_of
-from autotune.store import RunLog, Store
+from autotune.store import RunLog, Store, facts
 
 #: A row between tuned ones that neither neighbour's winner fills: a study of this many at most.
 SHORT_TRIALS = 40
@@ -59,7 +60,7 @@ def tune(
         AutotuneError: Something cannot be used as it is; what was measured is kept.
     """
     if record is not None:
-        with RecordingWriter(record, runner.environment) as writer:
+        with RecordingWriter(record, runner.environment, runner.ceilings()) as writer:
             return tune(plan, RecordingRunner(runner, writer), watch)
     transfers = plan.sampler == ADAPTIVE
     shapes = plan.shapes
@@ -107,6 +108,7 @@ def tune(
         )
 
     try:
+        _keep_facts(plan, runner, store)
         with log:
             tell(_planned(plan, spaces))
             search_in_rounds(plan, spaces, search)
@@ -114,6 +116,21 @@ def tune(
     finally:
         mirror.close()
         store.close()
+
+
+def _keep_facts(plan: StudyPlan, runner: Runner, store: Store) -> None:
+    """Keep what only a run knows: the names of the layers, and what the device reaches at best."""
+    runs = plan.runs
+    uses = {
+        shape: facts.LayerUse(names=names, runs=runs[shape]) for shape, names in plan.layers.items()
+    }
+    facts.keep_layers(store, runner.environment, uses)
+    if runner.environment in facts.ceilings(store):
+        return
+    with contextlib.suppress(WorkerDied):  # a report can do without; the search needs no roofline
+        ceilings = runner.ceilings()
+        if ceilings is not None:
+            facts.keep_ceilings(store, runner.environment, ceilings)
 
 
 def look_between(
@@ -166,6 +183,7 @@ def look_between(
                 watch=tell,
             )
             added = [one for one in refined.selections if one.shape in set(refined.added)]
+            facts.keep_between(store, runner.environment, refined.between)
             for one in added:
                 record = store.study(study_name(runner, one.shape), one.shape, runner.environment)
                 store.keep_selection(record, one)

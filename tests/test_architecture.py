@@ -28,6 +28,7 @@ LAYERS = (
     ("refine",),
     ("store",),
     ("search",),
+    ("results",),
     ("export", "report"),
     ("models",),
     ("effort",),
@@ -35,6 +36,8 @@ LAYERS = (
     ("plan", "flags"),
     ("rounds",),
     ("runners", "recorder", "tuning", "bench", "checking", "compare_samplers"),
+    ("job",),
+    ("api",),
     ("cli",),
     ("__main__",),
 )
@@ -49,6 +52,7 @@ MAY_IMPORT = {
     "typer": {"cli", "flags"},
     "rich": {"report"},
     "kernel_tuner": {"search"},
+    "pandas": {"report"},
 }
 
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -16,6 +16,8 @@ from autotune.space import KernelConfig, SearchSpace
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from autotune.measure.protocol import Ceilings
+
 
 class Outcome(str, Enum):
     """How measuring one configuration ended."""
@@ -192,6 +194,10 @@ class Runner(ABC):
 
     def recall(self, measurements: Iterable[Measurement]) -> None:  # noqa: B027 - most need not know
         """Be told what earlier runs measured of a shape whose space was asked for."""
+
+    def ceilings(self) -> Ceilings | None:
+        """What the device reaches at best, for rooflines; None where nothing says."""
+        return None
 
     def close(self) -> None:  # noqa: B027 - many a runner holds nothing
         """Give back processes and memory."""

@@ -17,6 +17,14 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+#: Of these tables and of what their JSON holds: 1 more for each change that an earlier autotune
+#: would misread. It reads what is merely added.
+VERSION = 1
+
+#: The versions that made or changed the tables; a database that has none is of version 1. The
+#: column is no key: two processes may note the same version at once.
+versions = Table("autotune_version", metadata, Column("version", Integer, nullable=False))
+
 #: One row a kernel shape and environment; ``name`` is the Optuna study's.
 studies = Table(
     "autotune_studies",
@@ -78,4 +86,16 @@ planned = Table(
     Column("trials", Integer, nullable=False),  # configurations that are measured at most
     Column("default", String(512), nullable=False),  # JSON: vLLM's configuration
     Column("done_at", DateTime),  # UTC
+)
+
+#: What a run knew beside its measurements, and a report wants: one row a kind, environment and
+#: shape, the latest.
+facts = Table(
+    "autotune_facts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("environment", Text, nullable=False),  # JSON
+    Column("shape", Text, nullable=False),  # JSON; of no shape in particular: null
+    Column("fact", Text, nullable=False),  # JSON
 )
