@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +31,7 @@ from autotune.flags import (
     Op,
     Output,
     Plot,
+    Port,
     Quiet,
     Rank,
     Record,
@@ -42,6 +43,7 @@ from autotune.flags import (
     Seed,
     Seeds,
     Storage,
+    StudiesStorage,
     Study,
     TimeBudget,
     Tokens,
@@ -57,12 +59,14 @@ from autotune.report.console import (
     print_benched,
     print_checked,
     print_findings,
+    print_status,
     print_tuned,
     say,
     say_benched,
     say_compared,
     say_interrupted,
     say_recorded,
+    watch_status,
 )
 
 if TYPE_CHECKING:
@@ -277,9 +281,7 @@ def bench(  # noqa: PLR0913 - one parameter a flag
 @app.command()
 def export(
     *,
-    storage: Annotated[str, typer.Option(metavar="URL", help="The studies' database.")] = (
-        "sqlite:///autotune.db"
-    ),
+    storage: StudiesStorage = "sqlite:///autotune.db",
     output: Annotated[str, typer.Option(metavar="DIR", help="Folder for vLLM's files.")] = "tuned",
     merge: Merge = False,
 ) -> None:
@@ -291,6 +293,28 @@ def export(
         if not stored:
             raise InputError("the database holds no finished shape; tune one with autotune run")
         _export(stored, output, merge=merge)
+
+
+@app.command()
+def status(
+    *,
+    storage: StudiesStorage = "sqlite:///autotune.db",
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how far the studies of a database are, also while a run writes it."""
+    from autotune.store import Store, overview
+
+    if watch and as_json:
+        raise typer.BadParameter("--watch contradicts --json; leave one of them out")
+    with _errors(), closing(Store(storage, must_exist=True)) as store:
+        seen = overview(store)
+        if not seen.studies:
+            raise InputError("the database holds no study; tune one with autotune run")
+        if watch:
+            watch_status(lambda: overview(store))
+        else:
+            print_status(seen, storage, as_json=as_json)
 
 
 @app.command()
@@ -333,6 +357,22 @@ def check(  # noqa: PLR0913 - one parameter a flag
     print_checked(report, layers, as_json=as_json)
     if report.has_errors:
         raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+@app.command()
+def dashboard(
+    *,
+    storage: StudiesStorage = "sqlite:///autotune.db",
+    host: Annotated[
+        str, typer.Option(metavar="H", help="Address to listen on; whoever reaches it may edit.")
+    ] = "127.0.0.1",
+    port: Port = 8080,
+) -> None:
+    """Show the studies of a database in Optuna Dashboard, also while a run writes it."""
+    with _errors(), suppress(KeyboardInterrupt):
+        from autotune.dashboard import serve_dashboard
+
+        serve_dashboard(storage, host=host, port=port, say=err.print)
 
 
 @app.command("compare-samplers")

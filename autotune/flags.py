@@ -56,6 +56,12 @@ def _whole(smallest: int) -> Callable[[str], WholeNumber]:
     return parse
 
 
+def _port(text: str) -> int:
+    if not str(text).isascii() or not str(text).isdigit() or int(text) > 65_535:
+        raise typer.BadParameter(f"must be a port, a whole number up to 65535: got {text!r}")
+    return int(text)
+
+
 def _choice(choices: Sequence[str]) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:
@@ -138,6 +144,7 @@ Storage = Annotated[
     str | None,
     typer.Option(metavar="URL", help="SQLAlchemy URL; sqlite:///autotune.db if none."),
 ]
+StudiesStorage = Annotated[str, typer.Option(metavar="URL", help="The studies' database.")]
 WarmStart = Annotated[
     str | None,
     typer.Option(
@@ -210,6 +217,10 @@ Lookahead = Annotated[
         metavar="N",
         help="Configurations asked for at once, as a compile pool does; 1 if not given.",
     ),
+]
+Port = Annotated[
+    int,
+    typer.Option(parser=_port, metavar="P", help="Port to listen on; 0 for any that is free."),
 ]
 Plot = Annotated[
     Path | None,

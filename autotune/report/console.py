@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from autotune.plan import StudyPlan
     from autotune.report.progress import RunProgress
     from autotune.shapes import KernelShape
+    from autotune.store import Overview
 
 #: Columns where the output is no terminal: a file has room.
 _FILE_WIDTH = 160
@@ -46,12 +49,53 @@ def say_interrupted(plan: StudyPlan, progress: RunProgress) -> None:
 
     done, count = len(progress.done), len(progress.trials)
     storage = shown(plan.storage)
-    err.print(
-        f"autotune: interrupted; {done} of {count} shapes are done, and everything measured is in "
-        f"{storage}"
+    say(
+        f"autotune: interrupted; {done} of {count} shapes are done. Everything measured is in "
+        f"{storage}: the same command goes on.",
+        err,
     )
-    files = f"autotune export --storage {storage} --output {plan.output}"
-    err.print(f"The same command goes on; {files} writes the files of the shapes that are done.")
+    if done:
+        command = f"autotune export --storage {storage} --output {plan.output}"
+        err.print(f"To write the files of what is done: {command}")
+
+
+def print_status(overview: Overview, storage: str, *, as_json: bool) -> None:
+    """How far the studies of a database are."""
+    from autotune.report.status import status_dict, status_view
+    from autotune.store import shown
+
+    if as_json:
+        out.print_json(json.dumps(status_dict(overview, shown(storage))))
+    else:
+        out.print(status_view(overview))
+
+
+def watch_status(look: Callable[[], Overview], *, every_s: float = 2.0) -> None:
+    """Print the state of a database again and again, in place on a terminal, until Ctrl-C.
+
+    Where the output is no terminal only the lines above the table are printed, when they change.
+
+    Args:
+        look: Looks at the database.
+        every_s: Seconds between two looks.
+    """
+    from rich.live import Live
+
+    from autotune.report.status import status_lines, status_view
+
+    with suppress(KeyboardInterrupt):
+        if not out.is_terminal:
+            said: list[str] = []
+            while True:
+                lines = status_lines(look())
+                if lines != said:
+                    out.print("\n".join(lines))
+                said = lines
+                time.sleep(every_s)
+        with Live(console=out, auto_refresh=False, vertical_overflow="crop") as live:
+            while True:
+                live.update(status_view(look(), lines_max=out.height), refresh=True)
+                time.sleep(every_s)
 
 
 def say_recorded(shape: KernelShape, outcomes: Counter[str], number: int, count: int) -> None:

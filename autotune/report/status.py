@@ -19,6 +19,9 @@ from autotune.store import Overview, RunState, StudyState
 #: left out of it.
 _OTHER_LINES = 6
 
+#: Columns of words, which are cut where there is no room; numbers never are.
+_WORDS = 3
+
 #: What is shown first where there is not room for everything.
 _URGENCY = {"running": 0, "done": 1, "to do": 2}
 
@@ -107,18 +110,30 @@ def _table(studies: Sequence[StudyState]) -> RenderableType:
     """One row a study of one environment."""
     environment = studies[0].environment
     table = plain_table(
-        ("op", "sizes"), ("tokens", "state", "trials", "default µs", "best µs", "ratio")
+        ("op", "layer", "sizes"), ("tokens", "state", "trials", "default µs", "best µs", "ratio")
     )
     table.title = f"{environment.gpu}, {environment.kernels}"
     table.title_justify = "left"
+    table.collapse_padding = True
+    for column in table.columns[_WORDS:]:
+        column.no_wrap = True
     for study in studies:
         shape = study.shape
         trials = str(study.trials)
         if study.most is not None and study.state != "done":
             trials += f"/{study.most}"
         ratio = "-" if study.ratio is None else f"{study.ratio:.2f}x"
-        names = (names_of((shape.op,)), sizes_text(shape), str(shape.num_tokens), study.state)
-        table.add_row(*names, trials, _us(study.default_us), _us(study.best_us), ratio)
+        words = (names_of((shape.op,)), study.layers, sizes_text(shape))
+        names = [Text(word, no_wrap=True, overflow="ellipsis") for word in words]
+        table.add_row(
+            *names,
+            str(shape.num_tokens),
+            study.state,
+            trials,
+            _us(study.default_us),
+            _us(study.best_us),
+            ratio,
+        )
     return table
 
 
@@ -153,6 +168,7 @@ def _study_dict(study: StudyState) -> dict[str, Any]:
     return {
         "name": study.name,
         "shape": study.shape.as_dict(),
+        "layers": study.layers,
         "gpu": study.environment.gpu,
         "kernels": study.environment.kernels,
         "state": study.state,

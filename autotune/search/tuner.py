@@ -117,6 +117,7 @@ class ShapeTuner:
         selection = self._select()
         if selection is not None:
             self._store.keep_selection(self._record, selection)
+            self._writer.keep_note(selection)
         return selection
 
     @property

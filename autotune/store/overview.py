@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -16,7 +16,7 @@ from autotune.measure import Outcome
 from autotune.selection import Selection
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
-from autotune.store import schema
+from autotune.store import facts, schema
 from autotune.store.runs import SILENT_S
 from autotune.store.store import Store
 
@@ -36,6 +36,7 @@ class RunState:
         seen_at: When it last said that it is there.
         ended_at: None while it has not said that it ends.
         state: ``running``, ``done``, ``interrupted``, ``failed``, or ``gone`` where it was killed.
+        study_id: The database's id of the study that it searches; None where it searches none.
     """
 
     id: int
@@ -45,6 +46,7 @@ class RunState:
     seen_at: datetime
     ended_at: datetime | None
     state: str
+    study_id: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ class StudyState:
         best_us: The configuration chosen, or the fastest so far; None where none works.
         selection: What was chosen, if it was.
         last_at: When something was last measured.
+        layers: Names of the model's layers that launch it; empty where no run has said.
     """
 
     name: str
@@ -74,6 +77,7 @@ class StudyState:
     best_us: float | None
     selection: Selection | None
     last_at: datetime | None
+    layers: str = ""
 
     @property
     def ratio(self) -> float | None:
@@ -125,25 +129,29 @@ def overview(store: Store, *, now: datetime | None = None) -> Overview:
         StorageError: It cannot be read.
     """
     now = now or datetime.now(timezone.utc).replace(tzinfo=None)
+    layers = facts.layers(store)
     with store.transaction() as connection:
         runs = _runs(connection, now)
-        searched = {
-            row.study_id
-            for row in connection.execute(sa.select(schema.runs.c.id, schema.runs.c.study_id))
-            if any(run.id == row.id and run.state == RUNNING for run in runs)
-        }
+        searched = {run.study_id for run in runs if run.state == RUNNING}
         plans = _latest_plans(connection)
         rows = sorted(
             connection.execute(_studies_query()),
             key=lambda row: (_place(plans.get(row.id)), row.name),
         )
-        studies = tuple(
+        studies = [
             _study(connection, row, plans.get(row.id), is_searched=row.id in searched)
             for row in rows
-        )
-    latest = runs[:1]
+        ]
+    named = [_named(study, layers) for study in studies]
     others = [run for run in runs[1:] if run.state == RUNNING]
-    return Overview(runs=(*latest, *others), studies=studies, now=now)
+    return Overview(runs=(*runs[:1], *others), studies=tuple(named), now=now)
+
+
+def _named(
+    study: StudyState, layers: Mapping[tuple[Environment, KernelShape], facts.LayerUse]
+) -> StudyState:
+    use = layers.get((study.environment, study.shape))
+    return study if use is None else replace(study, layers=use.names)
 
 
 def _place(plan: Any) -> tuple[int, int]:  # noqa: ANN401 - a row
@@ -157,10 +165,8 @@ def _runs(connection: sa.Connection, now: datetime) -> list[RunState]:
     for row in connection.execute(sa.select(table).order_by(table.c.id.desc())):
         is_silent = now - row.seen_at > timedelta(seconds=SILENT_S)
         state = row.ending or ("gone" if is_silent else RUNNING)
-        fields = {name: getattr(row, name) for name in ("id", "host", "process", "ended_at")}
-        found.append(
-            RunState(**fields, started_at=row.started_at, seen_at=row.seen_at, state=state)
-        )
+        names = ("id", "host", "process", "started_at", "seen_at", "ended_at", "study_id")
+        found.append(RunState(**{name: getattr(row, name) for name in names}, state=state))
     return found
 
 
