@@ -22,7 +22,7 @@ from autotune.shapes import KernelShape
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: How often the display is drawn again. Drawing takes 2 ms: less than 1 % of the time.
+#: How often the display is drawn again. Drawing takes 0.4 ms: less than 1 % of the time.
 _PER_S = 4
 
 #: Between two looks at the runner, seconds: the driver is asked for clocks, and never often.
