@@ -124,6 +124,7 @@
     Array.from(table.tHead.rows[0].cells).forEach((header, column) => {
       const button = document.createElement("button");
       button.type = "button";
+      button.title = "Sort";
       button.append(...header.childNodes);
       button.addEventListener("click", () => sort(table, column, header));
       header.append(button);
