@@ -29,6 +29,8 @@ from optuna.trial import FrozenTrial, TrialState
 from autotune.environment import Environment
 from autotune.errors import StorageError
 from autotune.measure import Measurement, Outcome
+from autotune.measure.protocol import Ceilings
+from autotune.refine import BetweenRows
 from autotune.search import TrialMirror
 from autotune.search import mirror as mirror_module
 from autotune.search.encoding import value_distributions
@@ -36,7 +38,8 @@ from autotune.search.objective import CONSTRAINT, frozen_trial
 from autotune.selection import Ratio, Selection
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
-from autotune.store import Finished, Store, StudyRecord
+from autotune.store import Finished, Store, StudyRecord, schema
+from autotune.store import facts as known
 from tests.conftest import postgres_programs
 from tests.recordings import ENVIRONMENT, EXPAND, SHRINK
 
@@ -257,6 +260,48 @@ def test_all_selections_come_with_their_environments_by_study_name(store):
         (HERE, 2),
         (HERE, 3),
     ]
+
+
+def test_what_a_run_knew_is_read_back_with_its_environment(store):
+    elsewhere = replace(HERE, gpu="NVIDIA Other-GPU")
+    use = known.LayerUse(names="o, <down>", runs=32)
+    known.keep_layers(store, HERE, {SHAPE: use})
+    known.keep_layers(store, elsewhere, {SHAPE: replace(use, runs=0)})
+    known.keep_ceilings(store, HERE, Ceilings(3e12, 7e14))
+    lost = BetweenRows(shape=replace(SHAPE, num_tokens=24), before=0.3, after=float("inf"))
+    known.keep_between(store, HERE, [lost])
+    assert known.layers(store) == {(HERE, SHAPE): use, (elsewhere, SHAPE): replace(use, runs=0)}
+    assert known.ceilings(store) == {HERE: Ceilings(3e12, 7e14)}
+    assert known.between(store) == {HERE: [lost]}
+
+
+def test_what_is_known_anew_replaces_what_was_known_of_the_same(store):
+    other = replace(SHAPE, num_tokens=32)
+    first, later = (known.LayerUse(names=name, runs=1) for name in ("first", "later"))
+    known.keep_layers(store, HERE, {SHAPE: first, other: first})
+    known.keep_layers(store, HERE, {SHAPE: later})
+    known.keep_layers(store, HERE, {})
+    assert known.layers(store) == {(HERE, other): first, (HERE, SHAPE): later}
+
+
+def test_a_database_of_before_is_read_as_one_that_does_not_say(store, url):
+    study = store.study("a study", SHAPE, HERE)
+    store.keep_selection(study, selection())
+    for table in (schema.facts, schema.versions):
+        table.drop(store.engine)
+    again = Store(url)
+    assert again.selection(study) == selection()
+    assert (known.layers(again), known.ceilings(again), known.between(again)) == ({}, {}, {})
+    again.close()
+
+
+def test_a_database_of_a_newer_autotune_is_refused(store, url):
+    newer = schema.VERSION + 1
+    with store.engine.begin() as connection:
+        connection.execute(sa.insert(schema.versions).values(version=newer))
+    message = rf"newer autotune: its tables are of version {newer}, this autotune knows .*upgrade"
+    with pytest.raises(StorageError, match=message):
+        Store(url)
 
 
 def test_readers_see_whole_batches_while_a_writer_writes(store, url):
