@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from autotune.search.curves import Curve, Summary
 
 #: What the table's figures are, below it.
@@ -49,11 +51,15 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
 
 
 def write_comparison_plot(groups: Mapping[str, Sequence[Sequence[Curve]]], path: Path) -> None:
-    """Draw regret over trials into an HTML file that needs no network.
+    """Draw ``comparison_plot`` into an HTML file that needs no network."""
+    comparison_plot(groups).write_html(path, include_plotlyjs=True)
+
+
+def comparison_plot(groups: Mapping[str, Sequence[Sequence[Curve]]]) -> go.Figure:
+    """Regret over trials: median and worst over shapes, of the median over seeds.
 
     Args:
         groups: Per name in the legend its curves, those of each shape together.
-        path: The file.
     """
     from plotly.subplots import make_subplots
 
@@ -69,7 +75,7 @@ def write_comparison_plot(groups: Mapping[str, Sequence[Sequence[Curve]]], path:
     figure.update_xaxes(title_text="trials")
     figure.update_yaxes(title_text="slower than the recorded best, %", row=1, col=1)
     figure.update_layout(template="plotly_white", title="Samplers on recorded shapes")
-    figure.write_html(path, include_plotlyjs=True)
+    return figure
 
 
 def _line(name: str, trials: list[int], regrets: list[float], number: int, column: int) -> Any:  # noqa: ANN401 - plotly ships no types

@@ -83,7 +83,7 @@ def trials_frame(results: Iterable[ShapeResult]) -> pd.DataFrame:
         for result in results
         for number, measurement in enumerate(result.measurements)
     ]
-    return _frame(rows, TRIAL_COLUMNS, _TRIAL_TYPES)
+    return frame_of(rows, TRIAL_COLUMNS, _TRIAL_TYPES)
 
 
 def selections_frame(results: Iterable[ShapeResult]) -> pd.DataFrame:
@@ -100,12 +100,17 @@ def selections_frame(results: Iterable[ShapeResult]) -> pd.DataFrame:
         for result in results
         if result.selection is not None
     ]
-    return _frame(rows, SELECTION_COLUMNS, _SELECTION_TYPES)
+    return frame_of(rows, SELECTION_COLUMNS, _SELECTION_TYPES)
 
 
-def _frame(
+def frame_of(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str], types: Mapping[str, str]
 ) -> pd.DataFrame:
+    """A frame with these columns, of the types that are not left to pandas.
+
+    Raises:
+        InputError: pandas is not installed.
+    """
     if importlib.util.find_spec("pandas") is None:
         raise InputError(
             "results as DataFrames need pandas, which is not installed here; "
