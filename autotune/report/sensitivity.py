@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autotune.measure import Outcome
+from autotune.measure import Measurement, Outcome
 from autotune.report.frames import frame_of
 from autotune.report.tables import sizes_text
 from autotune.results import ShapeResult
@@ -32,6 +32,7 @@ class Sensitivity:
 
     Attributes:
         shape: The shape.
+        kernels: Whose they were, such as ``vllm-0.33.0``.
         default_us: Of vLLM's default; None where it does not run.
         base: Around what one or two parameters are changed: the default where the space goes on
             around it, else the nearest configuration that it does around (``base_of``).
@@ -45,6 +46,7 @@ class Sensitivity:
     """
 
     shape: KernelShape
+    kernels: str
     default_us: float | None
     base: KernelConfig
     base_us: float
@@ -67,6 +69,7 @@ class Sensitivity:
         names = list(varied(latency_of, default=result.default))
         return cls(
             shape=result.shape,
+            kernels=result.environment.kernels,
             default_us=latency_of.get(result.default),
             base=base,
             base_us=latency_of[base],
@@ -137,6 +140,13 @@ def base_of(default: KernelConfig, latency_of: _LatencyOf) -> KernelConfig:
     return min(others, key=lambda config: _doublings(default, config))
 
 
+def around(
+    base: KernelConfig, measurements: Iterable[Measurement], parameters: Collection[str]
+) -> list[Measurement]:
+    """The measurements that differ from the base in these parameters only."""
+    return [one for one in measurements if _changed(base, one.config) <= set(parameters)]
+
+
 def varied(configs: Iterable[KernelConfig], *, default: KernelConfig) -> dict[str, list[int]]:
     """The parameters of which others than the default have several values, with their values."""
     tables = [config.as_dict() for config in configs if config != default]
@@ -187,7 +197,7 @@ def sensitivities_frame(found: Iterable[Sensitivity]) -> pd.DataFrame:
 
 
 _COLUMNS = (
-    *("op", "sizes", "rank", "num_tokens"),
+    *("kernels", "op", "sizes", "rank", "num_tokens"),
     *("default_us", "base_us", "one_us", "two_us", "best_us"),
     *("one", "two"),
 )
@@ -199,6 +209,7 @@ def _row(one: Sensitivity) -> dict[str, Any]:
     pair = min(one.pairs_us, key=lambda names: one.pairs_us[names], default=("", ""))
     one_us, two_us = one.alone_us.get(alone, base_us), one.pairs_us.get(pair, base_us)
     return {
+        "kernels": one.kernels,
         "op": shape.op.value,
         "sizes": sizes_text(shape),
         "rank": shape.rank,

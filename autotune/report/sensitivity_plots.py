@@ -29,17 +29,36 @@ _NOTHING = "#eef1f5"
 
 def gain_map(found: Sequence[Sensitivity]) -> go.Figure:
     """How many times as fast as the base each shape gets by each parameter alone."""
-    return _factor_map({one.name: one.gains for one in found}, "parameter that is changed")
+    cells = {name: one.gains for name, one in _named(found).items()}
+    return factor_map(cells, "parameter that is changed", columns=_parameters(found))
 
 
 def loss_map(found: Sequence[Sensitivity]) -> go.Figure:
     """How many times as slow as the best each shape stays where a parameter is left as it is."""
-    return _factor_map({one.name: one.losses for one in found}, "parameter that is left", DEFAULT)
+    cells = {name: one.losses for name, one in _named(found).items()}
+    return factor_map(cells, "parameter that is left", columns=_parameters(found), is_loss=True)
 
 
-def importance_shares(found: Iterable[Sensitivity]) -> dict[tuple[str, int], Mapping[str, float]]:
+def importance_shares(
+    found: Sequence[Sensitivity],
+) -> dict[tuple[str, int], Mapping[str, float]]:
     """What ``plots.importance_map`` takes: by sizes and number of tokens each parameter's share."""
-    return {(sizes_text(one.shape), one.shape.num_tokens): one.importance for one in found}
+    kernels = _kernels_of(found)
+    return {
+        (sizes_text(one.shape) + kernels[one.kernels], one.shape.num_tokens): one.importance
+        for one in found
+    }
+
+
+def _named(found: Sequence[Sensitivity]) -> dict[str, Sensitivity]:
+    """The shapes by their names, and by whose kernels they ran where there are several."""
+    kernels = _kernels_of(found)
+    return {one.name + kernels[one.kernels]: one for one in found}
+
+
+def _kernels_of(found: Iterable[Sensitivity]) -> dict[str, str]:
+    names = {one.kernels for one in found}
+    return {name: f", {name}" if len(names) > 1 else "" for name in names}
 
 
 def pair_map(found: Sequence[Sensitivity]) -> go.Figure:
@@ -48,7 +67,7 @@ def pair_map(found: Sequence[Sensitivity]) -> go.Figure:
     On the diagonal is what each parameter gains alone. One of which a shape has a single value
     gains nothing there.
     """
-    names = _in_order(name for one in found for name in one.alone_us)
+    names = _parameters(found)
     gains = {
         row: {
             column: statistics.geometric_mean(_pair_gain(one, row, column) for one in found)
@@ -56,7 +75,7 @@ def pair_map(found: Sequence[Sensitivity]) -> go.Figure:
         }
         for row in names
     }
-    return _factor_map(gains, "parameters that are changed")
+    return factor_map(gains, "parameters that are changed", columns=names)
 
 
 def _pair_gain(one: Sensitivity, first: str, second: str) -> float:
@@ -66,22 +85,32 @@ def _pair_gain(one: Sensitivity, first: str, second: str) -> float:
     return max(one.gains.get(name, 1.0) for name in (first, second))
 
 
-def _in_order(parameters: Iterable[str]) -> list[str]:
-    there = set(parameters)
+def _parameters(found: Iterable[Sensitivity]) -> list[str]:
+    there = {name for one in found for name in one.alone_us}
     return [each.name for each in fields(KernelConfig) if each.name in there]
 
 
-def _factor_map(
-    cells: Mapping[str, Mapping[str, float]], title: str, colour: str = CHOSEN
+def factor_map(
+    cells: Mapping[Any, Mapping[Any, float]],
+    title: str,
+    *,
+    columns: Sequence[Any],
+    is_loss: bool = False,
 ) -> go.Figure:
-    """Factors of 1 or more, over rows and parameters."""
-    names = _in_order(name for row in cells.values() for name in row)
-    rows = [[row.get(name) for name in names] for row in cells.values()]
+    """Factors of 1 or more as a map; what is missing stays empty.
+
+    Args:
+        cells: By row, from the top, and column.
+        title: Of the columns.
+        columns: From the left.
+        is_loss: Whether a large factor is bad.
+    """
+    rows = [[row.get(name) for name in columns] for row in cells.values()]
     ticks = (1, 1.5, 2, _FULL_COLOUR)
     heat = {
         "type": "heatmap",
-        "x": names,
-        "y": list(map(escaped, cells)),
+        "x": list(map(str, columns)),
+        "y": [escaped(str(name)) for name in cells],
         "z": [[None if cell is None else round(math.log2(cell), 3) for cell in r] for r in rows],
         "text": [["" if cell is None else f"{cell:.2f}" for cell in row] for row in rows],
         "texttemplate": "%{text}",
@@ -90,7 +119,7 @@ def _factor_map(
         "ygap": 2,
         "zmin": 0,
         "zmax": math.log2(_FULL_COLOUR),
-        "colorscale": [[0, _NOTHING], [1, colour]],
+        "colorscale": [[0, _NOTHING], [1, DEFAULT if is_loss else CHOSEN]],
         "colorbar": {
             "tickvals": [math.log2(tick) for tick in ticks],
             "ticktext": [f"{tick:g}x" for tick in ticks],
@@ -110,8 +139,9 @@ def steps(found: Sequence[Sensitivity]) -> go.Figure:
 
     Shapes whose default does not run are left out.
     """
-    known = [(one, one.default_us) for one in found if one.default_us is not None]
-    names = [one.name for one, _ in known]
+    named = _named(found)
+    known = [(one, one.default_us) for one in named.values() if one.default_us is not None]
+    names = [name for name, one in named.items() if one.default_us is not None]
     sides = {
         "nearest in the space": [us / one.base_us for one, us in known],
         "one parameter changed": [us / min(_us(one.alone_us, one)) for one, us in known],
