@@ -14,6 +14,7 @@ from functools import partial
 
 from autotune.coupling import couple
 from autotune.errors import ReplayMiss, SpaceError
+from autotune.events import Looked, Watch, unwatched
 from autotune.layers import MoeLayer
 from autotune.measure import Runner
 from autotune.selection import Selection, is_settled, select
@@ -31,6 +32,24 @@ _Option = tuple[KernelConfig, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BetweenRows:
+    """How much slower the nearest row's configurations are than the best that was timed.
+
+    The kernels of a MoE layer are looked at together, and have one loss.
+
+    Attributes:
+        shape: A kernel at a captured batch size.
+        before: Its loss with the rows as tuned, as a share of the best latency; infinite where what
+            vLLM would take does not run.
+        after: The same with the rows as they are now.
+    """
+
+    shape: KernelShape
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refined:
     """What came of looking between the rows.
 
@@ -38,21 +57,32 @@ class Refined:
         selections: Those of all rows that are left, the added ones too.
         added: The shapes that were added.
         merged: The shapes whose rows were dropped.
-        looked_at: How many kernels and batch sizes were timed between rows, or have one.
+        between: What is lost at every batch size that was looked at, the rows' own included.
         missing: How many could not be timed, as a recording does not hold them.
-        worst_before: The largest loss of one of those that were looked at, with the rows as tuned.
-        worst_after: The same with the rows as they are now.
         too_many: How many layers have more rows than was asked for.
     """
 
     selections: tuple[Selection, ...]
     added: tuple[KernelShape, ...]
     merged: tuple[KernelShape, ...]
-    looked_at: int
+    between: tuple[BetweenRows, ...]
     missing: int
-    worst_before: float
-    worst_after: float
     too_many: int = 0
+
+    @property
+    def looked_at(self) -> int:
+        """How many kernels and batch sizes were timed between rows, or have one."""
+        return len(self.between)
+
+    @property
+    def worst_before(self) -> float:
+        """The largest loss of one of those that were looked at, with the rows as tuned."""
+        return max((each.before for each in self.between), default=0.0)
+
+    @property
+    def worst_after(self) -> float:
+        """The same with the rows as they are now."""
+        return max((each.after for each in self.between), default=0.0)
 
     @property
     def lines(self) -> list[str]:
@@ -89,6 +119,7 @@ def refine(
     captured: Callable[[KernelShape], Sequence[KernelShape]],
     study: Study,
     rows_max: int | None = None,
+    watch: Watch = unwatched,
 ) -> Refined:
     """Look at every captured batch size, add rows, and merge some on request.
 
@@ -101,8 +132,9 @@ def refine(
         captured: The shapes of one kernel at the batch sizes that the server captures.
         study: Fills a row where neither neighbour's winner beats vLLM's default.
         rows_max: How many rows a layer may have; None for any number.
+        watch: Told of every kernel and batch size of which something was timed.
     """
-    clock = _Clock(runner)
+    clock = _Clock(runner, watch)
     refined = [
         _Layer(rows, clock, captured, study).refined(rows_max)
         for rows in _by_kinds(selections).values()
@@ -111,10 +143,8 @@ def refine(
         selections=tuple(one for each in refined for one in each.selections),
         added=tuple(shape for each in refined for shape in each.added),
         merged=tuple(shape for each in refined for shape in each.merged),
-        looked_at=sum(each.looked_at for each in refined),
+        between=tuple(one for each in refined for one in each.between),
         missing=sum(each.missing for each in refined),
-        worst_before=max((each.worst_before for each in refined), default=0.0),
-        worst_after=max((each.worst_after for each in refined), default=0.0),
         too_many=sum(each.too_many for each in refined),
     )
 
@@ -144,6 +174,7 @@ class _Clock:
     """Times configurations side by side; what was timed together once is not timed again."""
 
     runner: Runner
+    watch: Watch
     _defaults: dict[KernelShape, KernelConfig] = field(default_factory=dict)
     _samples: dict[KernelShape, list[Mapping[KernelConfig, Sequence[float]]]] = field(
         default_factory=dict
@@ -177,6 +208,7 @@ class _Clock:
             # What does not run is left out: that is known now, and not asked again.
             timed = {config: found.get(config, ()) for config in distinct}
             self._samples.setdefault(shape, []).append(timed)
+            self.watch(Looked(shape=shape))
         return {config: timed[one] for config, one in asked.items() if timed[one]}
 
     def _known(self, space: SearchSpace, config: KernelConfig) -> KernelConfig:
@@ -235,8 +267,13 @@ class _Layer:
         tuned = dict(self._rows)
         self._add_rows()
         too_many = 0 if rows_max is None else self._merge_rows(rows_max)
-        worst_before, worst_after = (self._worst(rows) for rows in (tuned, self._rows))
-        looked_at = len(self._counts) - len(self._unknown)
+        losses = [(n, self._loss(n, tuned), self._loss(n, self._rows)) for n in self._counts]
+        between = [
+            BetweenRows(shape=self._shape(number, count), before=before, after=after)
+            for count, before, after in losses
+            if count not in self._unknown
+            for number in range(len(self._kinds))
+        ]
         added = [one.shape for n, those in self._rows.items() if n not in tuned for one in those]
         merged = [one.shape for n, those in tuned.items() if n not in self._rows for one in those]
         return Refined(
@@ -246,10 +283,8 @@ class _Layer:
             ),
             added=tuple(added),
             merged=tuple(merged),
-            looked_at=looked_at * len(self._kinds),
+            between=tuple(between),
             missing=len(self._unknown) * len(self._kinds),
-            worst_before=worst_before,
-            worst_after=worst_after,
             too_many=too_many,
         )
 
@@ -337,9 +372,6 @@ class _Layer:
         timed = self._timed[count]
         known = [us for us in timed.values() if us is not None]
         return _ratio(timed[_option(rows[_nearest(count, rows)])], min(known)) if known else 0.0
-
-    def _worst(self, rows: _Rows) -> float:
-        return max((self._loss(count, rows) for count in self._counts), default=0.0)
 
     def _beside(self, count: int, rows: _Rows) -> list[_Option]:
         """What the rows on both sides have, or its own row."""

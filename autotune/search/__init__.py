@@ -11,7 +11,7 @@ from autotune.search.budget import Budget, TimeShares, extra_trials
 from autotune.search.mirror import TrialMirror
 from autotune.search.samplers import ADAPTIVE, SAMPLERS
 from autotune.search.transfer import Neighbour, in_order
-from autotune.search.tuner import ShapeTuner, study_name
+from autotune.search.tuner import ShapeTuner, name_in, study_name
 
 __all__ = [
     "ADAPTIVE",
@@ -23,5 +23,6 @@ __all__ = [
     "TrialMirror",
     "extra_trials",
     "in_order",
+    "name_in",
     "study_name",
 ]

@@ -6,7 +6,7 @@ Optuna's own tables lie in the same database; this module does not know them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -64,7 +64,8 @@ class Store:
             must_exist: Whether a SQLite file that is not there is an error, and not made.
 
         Raises:
-            StorageError: The URL cannot be used, or the database belongs to another program.
+            StorageError: The URL cannot be used, or the database belongs to another program or to
+                a newer autotune.
         """
         self.url = url
         try:
@@ -89,7 +90,12 @@ class Store:
             if self.engine.dialect.name == "sqlite":
                 with self.engine.connect() as connection:
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            if schema.versions.name in tables:
+                self._refuse_newer()
             schema.metadata.create_all(self.engine)
+            if schema.versions.name not in tables:
+                with self.engine.begin() as connection:
+                    connection.execute(sa.insert(schema.versions).values(version=schema.VERSION))
 
     def study(self, name: str, shape: KernelShape, environment: Environment) -> StudyRecord:
         """The study of that name, made where it is missing.
@@ -97,7 +103,7 @@ class Store:
         Raises:
             StorageError: It is there, but was measured in another environment.
         """
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             query = sa.select(schema.studies).where(schema.studies.c.name == name)
             row = connection.execute(query).one_or_none()
             if row is None:
@@ -121,14 +127,14 @@ class Store:
     def studies(self) -> list[StudyRecord]:
         """Every study, in the order in which they were begun."""
         query = sa.select(schema.studies).order_by(schema.studies.c.id)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [_study_record(row) for row in connection.execute(query)]
 
     def add(self, study: StudyRecord, finished: Sequence[Finished]) -> None:
         """Keep measurements, all in one transaction, in the order given."""
         if not finished:
             return
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = [_row(study, item) for item in finished]
             connection.execute(sa.insert(schema.measurements), rows)
 
@@ -136,14 +142,14 @@ class Store:
         """Every measurement of a study, in the order in which they were kept."""
         table = schema.measurements
         query = sa.select(table).where(table.c.study_id == study.id).order_by(table.c.id)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [_finished(study.shape, row) for row in connection.execute(query)]
 
     def keep_selection(self, study: StudyRecord, selection: Selection) -> None:
         """Keep the study's selection in place of an earlier one."""
         table = schema.selections
         text = json.dumps(selection.as_dict())
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(sa.delete(table).where(table.c.study_id == study.id))
             connection.execute(sa.insert(table).values(study_id=study.id, selection=text))
 
@@ -151,7 +157,7 @@ class Store:
         """The study's latest selection, if it has one."""
         table = schema.selections
         query = sa.select(table.c.selection).where(table.c.study_id == study.id)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             text = connection.execute(query).scalar_one_or_none()
         return None if text is None else Selection.from_mapping(json.loads(text))
 
@@ -162,7 +168,7 @@ class Store:
             .join(schema.selections)
             .order_by(schema.studies.c.name)
         )
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [
                 (
                     Environment.from_mapping(json.loads(row.environment)),
@@ -171,12 +177,72 @@ class Store:
                 for row in connection.execute(query)
             ]
 
+    def keep_facts(
+        self,
+        kind: str,
+        environment: Environment,
+        facts: Mapping[KernelShape | None, Mapping[str, Any]],
+    ) -> None:
+        """Keep what a run knew beside its measurements, in place of what was known before.
+
+        Args:
+            kind: What is known; ``store.facts`` has the kinds.
+            environment: Where.
+            facts: Per shape JSON-ready values; None for what is true of no shape in particular.
+        """
+        table, where = schema.facts, json.dumps(environment.as_dict())
+        texts = {_shape_text(shape): json.dumps(fact) for shape, fact in facts.items()}
+        if not texts:
+            return
+        with self.transaction() as connection:
+            connection.execute(
+                sa.delete(table).where(
+                    table.c.kind == kind,
+                    table.c.environment == where,
+                    table.c.shape.in_(list(texts)),
+                )
+            )
+            rows = [
+                {"kind": kind, "environment": where, "shape": shape, "fact": fact}
+                for shape, fact in texts.items()
+            ]
+            connection.execute(sa.insert(table), rows)
+
+    def facts(self, kind: str) -> dict[tuple[Environment, KernelShape | None], dict[str, Any]]:
+        """Everything known of a kind, in the order in which it was kept."""
+        table = schema.facts
+        query = sa.select(table).where(table.c.kind == kind).order_by(table.c.id)
+        with self.transaction() as connection:
+            rows = connection.execute(query).all()
+        return {
+            (Environment.from_mapping(json.loads(row.environment)), _shape_of(row.shape)): (
+                json.loads(row.fact)
+            )
+            for row in rows
+        }
+
     def close(self) -> None:
         """Give back the connections."""
         self.engine.dispose()
 
+    def _refuse_newer(self) -> None:
+        query = sa.select(sa.func.max(schema.versions.c.version))
+        with self.engine.connect() as connection:
+            newest = connection.execute(query).scalar() or schema.VERSION
+        if newest > schema.VERSION:
+            raise StorageError(
+                f"{shown(self.url)} was written by a newer autotune: its tables are of version "
+                f"{newest}, this autotune knows {schema.VERSION}; upgrade autotune, or give "
+                "another --storage"
+            )
+
     @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
+    def transaction(self) -> Iterator[sa.Connection]:
+        """A connection whose changes are kept together, or not at all.
+
+        Raises:
+            StorageError: The database cannot be used.
+        """
         with explained(self.url), self.engine.begin() as connection:
             yield connection
 
@@ -243,6 +309,15 @@ def _finished(shape: KernelShape, row: sa.Row[Any]) -> Finished:
         spills=row.spills,
     )
     return Finished(measurement=measurement, started_at=row.started_at, finished_at=row.finished_at)
+
+
+def _shape_text(shape: KernelShape | None) -> str:
+    return json.dumps(None if shape is None else shape.as_dict())
+
+
+def _shape_of(text: str) -> KernelShape | None:
+    table = json.loads(text)
+    return None if table is None else KernelShape.from_mapping(table)
 
 
 def _study_record(row: sa.Row[Any]) -> StudyRecord:
