@@ -7,7 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autotune.measure import Measurement
-from autotune.report.figures import BAD, CHOSEN, DEFAULT, LOG_US, OTHER, figure, log_ticks, rounded
+from autotune.report.figures import (
+    BAD,
+    CHOSEN,
+    DEFAULT,
+    OTHER,
+    figure,
+    latency_axis,
+    log_ticks,
+    rounded,
+)
 from autotune.space import KernelConfig
 
 if TYPE_CHECKING:
@@ -48,7 +57,7 @@ def slices(
             "categoryarray": list(map(str, axes[name])),
         }
     first = layout.pop("xaxis", {})
-    return figure(traces, x=first, y=LOG_US, **layout)
+    return figure(traces, x=first, y=latency_axis(one.latency_us for one in timed), **layout)
 
 
 def varied(measurements: Iterable[Measurement]) -> dict[str, list[int]]:

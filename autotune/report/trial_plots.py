@@ -11,12 +11,12 @@ from autotune.measure import Measurement, Outcome
 from autotune.report.figures import (
     CHOSEN,
     DEFAULT,
-    LOG_US,
     OTHER,
     OUTCOME_COLOURS,
     OUTCOME_NAMES,
     config_text,
     figure,
+    latency_axis,
     rounded,
 )
 from autotune.report.intervals import MedianInterval
@@ -128,7 +128,8 @@ def convergence(
         traces.append(_line("vLLM's default", ends, [default_us] * 2, color=DEFAULT, dash="dash"))
     if floor_us is not None:
         traces.append(_line("roofline", ends, [floor_us] * 2, color=OTHER, dash="dot"))
-    return figure(traces, x={"title": {"text": "trial"}}, y=LOG_US)
+    axis = latency_axis(us for trace in traces for us in trace["y"])
+    return figure(traces, x={"title": {"text": "trial"}}, y=axis)
 
 
 def _best_so_far(measurements: Iterable[Measurement]) -> tuple[list[int], list[float]]:
