@@ -22,7 +22,7 @@ CONFIG_COLUMNS = tuple(each.name for each in fields(KernelConfig))
 
 #: Columns that both frames begin with: a study's name tells a shape and its environment from all
 #: others.
-_FIRST_COLUMNS = ("study", "gpu", "kernels", *SHAPE_COLUMNS)
+_FIRST_COLUMNS = ("study", "gpu", "kernels", "layer", *SHAPE_COLUMNS)
 
 _COMPILE_COLUMNS = ("shared_memory_bytes", "registers", "spills")
 
@@ -128,6 +128,7 @@ def _first(result: ShapeResult) -> dict[str, Any]:
         "study": result.study,
         "gpu": environment.gpu,
         "kernels": environment.kernels,
+        "layer": result.layer,
         **{name: getattr(shape, name) for name in SHAPE_COLUMNS},
         "op": shape.op.value,
         "slice_sizes": "+".join(map(str, shape.slice_sizes)),
