@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from autotune.checking import check_exported
 from autotune.environment import Environment, has_gpu
 from autotune.errors import GpuMissing, StorageError
+from autotune.events import Progress, on_done, unwatched
 from autotune.export import VllmExporter
 from autotune.job import Done, check_rows_max, run_job
 from autotune.measure.replay import ReplayRunner
@@ -20,7 +21,6 @@ from autotune.report.frames import selections_frame, trials_frame
 from autotune.results import ShapeResult, of_replay, of_store
 from autotune.runners import gpu_runner, replay_runner, replay_runners
 from autotune.store import Store, shown
-from autotune.tuning import Progress, Tuned
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,7 +166,7 @@ def tune(
         done = run_job(
             plan,
             runner,
-            progress or _say_nothing,
+            unwatched if progress is None else on_done(progress),
             say=notes.append,
             record=None if record is None else Path(record),
             rows_max=rows_max,
@@ -226,7 +226,3 @@ def _shapes_of(done: Done, storage: str) -> tuple[ShapeResult, ...]:
     chosen = {one.shape: one for one in done.selections}
     shapes: Iterable[KernelShape] = dict.fromkeys((*(one.shape for one in done.tuned), *chosen))
     return tuple(replace(stored[shape], selection=chosen.get(shape)) for shape in shapes)
-
-
-def _say_nothing(_tuned: Tuned, _number: int, _count: int) -> None:
-    pass

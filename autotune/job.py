@@ -8,10 +8,11 @@ from pathlib import Path
 
 from autotune.environment import Environment
 from autotune.errors import InputError
+from autotune.events import Tuned, Watch
 from autotune.measure import Runner
 from autotune.plan import StudyPlan
 from autotune.selection import Selection
-from autotune.tuning import Progress, Tuned, look_between, notes, to_export, tune
+from autotune.tuning import look_between, notes, to_export, tune
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ def check_rows_max(plan: StudyPlan, rows_max: int | None) -> None:
 def run_job(
     plan: StudyPlan,
     runner: Runner,
-    progress: Progress,
+    watch: Watch,
     *,
     say: Callable[[str], None],
     record: Path | None = None,
@@ -59,7 +60,7 @@ def run_job(
     Args:
         plan: What to tune, and where to keep it.
         runner: Measures.
-        progress: Called after every shape.
+        watch: Told of every trial and every shape.
         say: Told in a line each what is to be known before and meanwhile.
         record: A recording to write of what ``tune`` measures.
         rows_max: With ``--tokens auto``, how many rows a layer may have; None for any number.
@@ -70,11 +71,11 @@ def run_job(
     check_rows_max(plan, rows_max)
     for line in (*plan.notes, *notes(plan.shapes, runner.environment)):
         say(line)
-    tuned = tune(plan, runner, progress, record=record)
+    tuned = tune(plan, runner, watch, record=record)
     lines: Sequence[str] = ()
     if plan.is_auto:
         say("Timing the captured batch sizes between the tuned ones.")
-        tuned, refined = look_between(plan, tuned, runner, rows_max=rows_max)
+        tuned, refined = look_between(plan, tuned, runner, watch, rows_max=rows_max)
         lines = refined.lines
     return Done(
         environment=runner.environment,

@@ -14,6 +14,7 @@ from functools import partial
 
 from autotune.coupling import couple
 from autotune.errors import ReplayMiss, SpaceError
+from autotune.events import Looked, Watch, unwatched
 from autotune.layers import MoeLayer
 from autotune.measure import Runner
 from autotune.selection import Selection, is_settled, select
@@ -118,6 +119,7 @@ def refine(
     captured: Callable[[KernelShape], Sequence[KernelShape]],
     study: Study,
     rows_max: int | None = None,
+    watch: Watch = unwatched,
 ) -> Refined:
     """Look at every captured batch size, add rows, and merge some on request.
 
@@ -130,8 +132,9 @@ def refine(
         captured: The shapes of one kernel at the batch sizes that the server captures.
         study: Fills a row where neither neighbour's winner beats vLLM's default.
         rows_max: How many rows a layer may have; None for any number.
+        watch: Told of every kernel and batch size of which something was timed.
     """
-    clock = _Clock(runner)
+    clock = _Clock(runner, watch)
     refined = [
         _Layer(rows, clock, captured, study).refined(rows_max)
         for rows in _by_kinds(selections).values()
@@ -171,6 +174,7 @@ class _Clock:
     """Times configurations side by side; what was timed together once is not timed again."""
 
     runner: Runner
+    watch: Watch
     _defaults: dict[KernelShape, KernelConfig] = field(default_factory=dict)
     _samples: dict[KernelShape, list[Mapping[KernelConfig, Sequence[float]]]] = field(
         default_factory=dict
@@ -204,6 +208,7 @@ class _Clock:
             # What does not run is left out: that is known now, and not asked again.
             timed = {config: found.get(config, ()) for config in distinct}
             self._samples.setdefault(shape, []).append(timed)
+            self.watch(Looked(shape=shape))
         return {config: timed[one] for config, one in asked.items() if timed[one]}
 
     def _known(self, space: SearchSpace, config: KernelConfig) -> KernelConfig:

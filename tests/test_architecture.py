@@ -24,7 +24,7 @@ LAYERS = (
     ("kernels",),
     ("measure",),
     ("selection", "roofline", "spaces"),
-    ("coupling",),
+    ("coupling", "events"),
     ("refine",),
     ("store",),
     ("search",),
@@ -35,7 +35,7 @@ LAYERS = (
     ("derived", "studyfile", "estimate"),
     ("plan", "flags"),
     ("rounds",),
-    ("runners", "recorder", "tuning", "bench", "checking", "compare_samplers"),
+    ("runners", "recorder", "tuning", "bench", "checking", "compare_samplers", "dashboard"),
     ("job",),
     ("api",),
     ("cli",),
@@ -45,12 +45,13 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
 #: Per library the parts that may import it, at any place in their code.
 MAY_IMPORT = {
-    "optuna": {"search"},
+    "optuna": {"search", "dashboard"},
+    "optuna_dashboard": {"dashboard"},
     "torch": {"environment", "kernels", "measure"},
     "triton": {"environment", "kernels", "measure"},
     "sqlalchemy": {"store", "search"},
     "typer": {"cli", "flags"},
-    "rich": {"cli", "report"},
+    "rich": {"report"},
     "kernel_tuner": {"search"},
     "pandas": {"report"},
 }

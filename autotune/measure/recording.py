@@ -24,6 +24,7 @@ from autotune.measure._base import (
     Measurement,
     Outcome,
     Runner,
+    RunnerStatus,
     StopRule,
 )
 from autotune.measure.protocol import Ceilings
@@ -247,6 +248,11 @@ class RecordingRunner(Runner):
     ) -> Comparison:
         """Compare as the inner runner does; its samples are no measurement of their own."""
         return self._inner.compare(shape, configs, enough)
+
+    @property
+    def status(self) -> RunnerStatus | None:
+        """The inner runner's."""
+        return self._inner.status
 
     def ceilings(self) -> Ceilings | None:
         """What the inner runner's device reaches."""

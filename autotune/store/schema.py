@@ -62,6 +62,32 @@ selections = Table(
     Column("selection", Text, nullable=False),  # JSON
 )
 
+#: One row a run, from its beginning; times are UTC.
+runs = Table(
+    "autotune_runs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("process", Integer, nullable=False),
+    Column("started_at", DateTime, nullable=False),
+    Column("seen_at", DateTime, nullable=False),  # written again every few seconds
+    Column("ended_at", DateTime),
+    Column("ending", String(32)),  # done, interrupted or failed
+    Column("study_id", ForeignKey("autotune_studies.id")),  # what is searched now
+)
+
+#: One row a study that a run searches.
+planned = Table(
+    "autotune_planned",
+    metadata,
+    Column("run_id", ForeignKey("autotune_runs.id"), primary_key=True),
+    Column("study_id", ForeignKey("autotune_studies.id"), primary_key=True),
+    Column("number", Integer, nullable=False),  # from 1, in the order in which they are searched
+    Column("trials", Integer, nullable=False),  # configurations that are measured at most
+    Column("default", String(512), nullable=False),  # JSON: vLLM's configuration
+    Column("done_at", DateTime),  # UTC
+)
+
 #: What a run knew beside its measurements, and a report wants: one row a kind, environment and
 #: shape, the latest.
 facts = Table(

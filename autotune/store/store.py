@@ -103,7 +103,7 @@ class Store:
         Raises:
             StorageError: It is there, but was measured in another environment.
         """
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             query = sa.select(schema.studies).where(schema.studies.c.name == name)
             row = connection.execute(query).one_or_none()
             if row is None:
@@ -127,14 +127,14 @@ class Store:
     def studies(self) -> list[StudyRecord]:
         """Every study, in the order in which they were begun."""
         query = sa.select(schema.studies).order_by(schema.studies.c.id)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [_study_record(row) for row in connection.execute(query)]
 
     def add(self, study: StudyRecord, finished: Sequence[Finished]) -> None:
         """Keep measurements, all in one transaction, in the order given."""
         if not finished:
             return
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = [_row(study, item) for item in finished]
             connection.execute(sa.insert(schema.measurements), rows)
 
@@ -142,14 +142,14 @@ class Store:
         """Every measurement of a study, in the order in which they were kept."""
         table = schema.measurements
         query = sa.select(table).where(table.c.study_id == study.id).order_by(table.c.id)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [_finished(study.shape, row) for row in connection.execute(query)]
 
     def keep_selection(self, study: StudyRecord, selection: Selection) -> None:
         """Keep the study's selection in place of an earlier one."""
         table = schema.selections
         text = json.dumps(selection.as_dict())
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(sa.delete(table).where(table.c.study_id == study.id))
             connection.execute(sa.insert(table).values(study_id=study.id, selection=text))
 
@@ -157,7 +157,7 @@ class Store:
         """The study's latest selection, if it has one."""
         table = schema.selections
         query = sa.select(table.c.selection).where(table.c.study_id == study.id)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             text = connection.execute(query).scalar_one_or_none()
         return None if text is None else Selection.from_mapping(json.loads(text))
 
@@ -168,7 +168,7 @@ class Store:
             .join(schema.selections)
             .order_by(schema.studies.c.name)
         )
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [
                 (
                     Environment.from_mapping(json.loads(row.environment)),
@@ -194,7 +194,7 @@ class Store:
         texts = {_shape_text(shape): json.dumps(fact) for shape, fact in facts.items()}
         if not texts:
             return
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(
                 sa.delete(table).where(
                     table.c.kind == kind,
@@ -212,7 +212,7 @@ class Store:
         """Everything known of a kind, in the order in which it was kept."""
         table = schema.facts
         query = sa.select(table).where(table.c.kind == kind).order_by(table.c.id)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(query).all()
         return {
             (Environment.from_mapping(json.loads(row.environment)), _shape_of(row.shape)): (
@@ -238,7 +238,12 @@ class Store:
             )
 
     @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
+    def transaction(self) -> Iterator[sa.Connection]:
+        """A connection whose changes are kept together, or not at all.
+
+        Raises:
+            StorageError: The database cannot be used.
+        """
         with explained(self.url), self.engine.begin() as connection:
             yield connection
 

@@ -43,10 +43,12 @@ def test_ctrl_c_says_where_everything_is_and_the_next_run_ends_alike(autotune, u
     code, err = stopped_after_the_first_shape(autotune, signal.SIGINT)
     assert code == 130
     assert err.splitlines() == [
-        "Everything measured is in sqlite:///autotune.db; the same command goes on.",
-        "autotune: interrupted",
+        "autotune: interrupted; 1 of 6 shapes are done. Everything measured is in "
+        "sqlite:///autotune.db: the same command goes on.",
+        "To write the files of what is done: "
+        "autotune export --storage sqlite:///autotune.db --output tuned",
     ]
-    assert autotune("export", "--output", "so-far").code == 0
+    assert autotune("export", "--storage", "sqlite:///autotune.db", "--output", "so-far").code == 0
     assert set(autotune.files("so-far")) <= set(uninterrupted.files())
     ended = autotune(*RUN)
     assert ended.code == 0, ended.err
