@@ -378,12 +378,14 @@ def report(
     ] = Path("report.html"),
 ) -> None:
     """Write what was tuned, and the evidence, into one HTML page that needs no network."""
-    from autotune.reporting import check_writable, of_database, of_recordings, write_report
+    from autotune.report.page import check_writable, write_report
 
     if replay and storage:
         raise typer.BadParameter("--replay and --storage both name what to show; give one of them")
     with _errors():
         check_writable(file)
+        from autotune.reporting import of_database, of_recordings
+
         found = of_recordings(replay) if replay else of_database(storage or _DATABASE)
         write_report(found, file)
     out.print(f"Wrote {file}")

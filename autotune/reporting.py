@@ -11,7 +11,6 @@ from autotune.environment import Environment
 from autotune.errors import StorageError
 from autotune.measure.protocol import Ceilings
 from autotune.refine import BetweenRows
-from autotune.report.page import check_writable, write_report
 from autotune.report.records import (
     DeviceReport,
     Report,
@@ -26,8 +25,6 @@ from autotune.search.importance import importances
 from autotune.shapes import KernelShape
 from autotune.spaces import is_timed_as_pair
 from autotune.store import Store, facts, shown
-
-__all__ = ["check_writable", "of_database", "of_recordings", "write_report"]
 
 
 def of_database(url: str) -> Report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ FOUND = measured(SHAPE, 40)
 CHOSEN = selection(FOUND)
 
 
-def traces(figure):
+def traces(figure: Any) -> dict[str, dict[str, Any]]:
     """The traces as plain values, by name."""
     return {trace.get("name"): trace for trace in figure.to_plotly_json()["data"]}
 

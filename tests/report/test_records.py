@@ -2,14 +2,16 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from autotune.measure.protocol import Ceilings
 from autotune.report.panel import compared_rows, explained
-from autotune.report.records import kind_names
+from autotune.report.records import DeviceReport, ShapeReport, kind_names
 from autotune.report.remarks import answer, remarks
 from autotune.reporting import of_database
+from autotune.selection import Selection
 from autotune.store import Store
 from tests.report.examples import (
     HERE,
@@ -31,12 +33,12 @@ def odd(tmp_path_factory):
     return here
 
 
-def shape_of(device, kind, tokens):
+def shape_of(device: DeviceReport, kind: str, tokens: int) -> ShapeReport:
     """One of a device's shapes."""
     return next(one for one in device.shapes if one.kind == kind and one.shape.num_tokens == tokens)
 
 
-def report_of(tmp_path, *selections):
+def report_of(tmp_path: Path, *selections: Selection) -> DeviceReport:
     """The device of a database with these choices for one shape each."""
     url = f"sqlite:///{tmp_path}/own.db"
     with closing(Store(url)) as store:
@@ -65,10 +67,14 @@ def test_every_shape_says_how_it_came_out(odd):
 
 def test_the_latency_of_the_default_and_of_what_was_chosen_are_those_of_the_finalists(odd):
     one = shape_of(odd, f"shrink {HOSTILE}", 16)
-    chosen = one.selection
-    assert one.default.median == pytest.approx(chosen.default_latency_us)
-    assert one.tuned.median == pytest.approx(chosen.latency_us)
-    assert one.default.median / one.tuned.median == pytest.approx(chosen.ratio.value, rel=0.01)
+    chosen, default, tuned = one.selection, one.default, one.tuned
+    assert chosen is not None
+    assert chosen.ratio is not None
+    assert default is not None
+    assert tuned is not None
+    assert default.median == pytest.approx(chosen.default_latency_us)
+    assert tuned.median == pytest.approx(chosen.latency_us)
+    assert default.median / tuned.median == pytest.approx(chosen.ratio.value, rel=0.01)
 
 
 def test_the_roofline_is_that_of_the_ceilings(odd):
