@@ -13,7 +13,7 @@ pytestmark = pytest.mark.browser
 
 #: Figures that are in view, or near it, and not drawn yet.
 _ALL_DRAWN = """
-[...document.querySelectorAll(".plot")].every((plot) => plot.querySelector(".main-svg"))
+[...document.querySelectorAll("div.plot")].every((plot) => plot.querySelector(".main-svg"))
 """
 
 
