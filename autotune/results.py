@@ -17,7 +17,7 @@ from autotune.search.finalists import finalists
 from autotune.selection import Selection, select
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
-from autotune.store import Store, StudyRecord
+from autotune.store import Store, StudyRecord, facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,8 @@ class ShapeResult:
             does not say.
         default: vLLM's configuration; None where a search has not come to its choice yet.
         selection: The configuration chosen; None where none works, or none was chosen yet.
+        layer: The names of its layers, such as ``o, down``; empty where a recording or an older
+            database does not say.
     """
 
     study: str
@@ -43,6 +45,7 @@ class ShapeResult:
     times: tuple[tuple[datetime, datetime], ...] = field(default=(), repr=False)
     default: KernelConfig | None
     selection: Selection | None = field(repr=False)
+    layer: str = ""
 
 
 def of_store(store: Store) -> list[ShapeResult]:
@@ -54,10 +57,18 @@ def of_store(store: Store) -> list[ShapeResult]:
     Raises:
         StorageError: The database cannot be used.
     """
-    return _coupled(_of_study(store, record) for record in store.studies())
+    # Rows that were added between others have the layers of those.
+    names = {
+        (environment, shape.without_batch): use.names
+        for (environment, shape), use in facts.layers(store).items()
+    }
+    return _coupled(
+        _of_study(store, record, names.get((record.environment, record.shape.without_batch), ""))
+        for record in store.studies()
+    )
 
 
-def _of_study(store: Store, record: StudyRecord) -> ShapeResult:
+def _of_study(store: Store, record: StudyRecord, layer: str) -> ShapeResult:
     selection = store.selection(record)
     finished = store.finished(record)
     return ShapeResult(
@@ -68,6 +79,7 @@ def _of_study(store: Store, record: StudyRecord) -> ShapeResult:
         times=tuple((each.started_at, each.finished_at) for each in finished),
         default=None if selection is None else selection.default,
         selection=selection,
+        layer=layer,
     )
 
 

@@ -22,7 +22,7 @@ CONFIG_COLUMNS = tuple(each.name for each in fields(KernelConfig))
 
 #: Columns that both frames begin with: a study's name tells a shape and its environment from all
 #: others.
-_FIRST_COLUMNS = ("study", "gpu", "kernels", *SHAPE_COLUMNS)
+_FIRST_COLUMNS = ("study", "gpu", "kernels", "layer", *SHAPE_COLUMNS)
 
 _COMPILE_COLUMNS = ("shared_memory_bytes", "registers", "spills")
 
@@ -83,7 +83,7 @@ def trials_frame(results: Iterable[ShapeResult]) -> pd.DataFrame:
         for result in results
         for number, measurement in enumerate(result.measurements)
     ]
-    return _frame(rows, TRIAL_COLUMNS, _TRIAL_TYPES)
+    return frame_of(rows, TRIAL_COLUMNS, _TRIAL_TYPES)
 
 
 def selections_frame(results: Iterable[ShapeResult]) -> pd.DataFrame:
@@ -100,12 +100,17 @@ def selections_frame(results: Iterable[ShapeResult]) -> pd.DataFrame:
         for result in results
         if result.selection is not None
     ]
-    return _frame(rows, SELECTION_COLUMNS, _SELECTION_TYPES)
+    return frame_of(rows, SELECTION_COLUMNS, _SELECTION_TYPES)
 
 
-def _frame(
+def frame_of(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str], types: Mapping[str, str]
 ) -> pd.DataFrame:
+    """A frame with these columns, of the types that are not left to pandas.
+
+    Raises:
+        InputError: pandas is not installed.
+    """
     if importlib.util.find_spec("pandas") is None:
         raise InputError(
             "results as DataFrames need pandas, which is not installed here; "
@@ -123,6 +128,7 @@ def _first(result: ShapeResult) -> dict[str, Any]:
         "study": result.study,
         "gpu": environment.gpu,
         "kernels": environment.kernels,
+        "layer": result.layer,
         **{name: getattr(shape, name) for name in SHAPE_COLUMNS},
         "op": shape.op.value,
         "slice_sizes": "+".join(map(str, shape.slice_sizes)),

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autotune.measure import Outcome
+from autotune.refine import WORST_LOSS
 from autotune.report.figures import (
-    BAD,
+    CELL_TEXT,
+    CELLS,
     CHOSEN,
     DEFAULT,
     OTHER,
@@ -41,12 +43,12 @@ def speedup_map(ratios: Mapping[tuple[str, int], float | None]) -> go.Figure:
     cells = [[ratios.get((name, count)) for count in counts] for name in names]
     logs = [[None if ratio is None else round(math.log2(ratio), 3) for ratio in r] for r in cells]
     most = math.log2(_FULL_COLOUR)
-    ticks = [0.25, 0.5, 1, 2, 4]
+    ticks = [1 / _FULL_COLOUR, 1, _FULL_COLOUR]
     heat = _heat(names, counts, logs) | {
         "text": [[_times(name, count, ratios) for count in counts] for name in names],
         "zmin": -most,
         "zmax": most,
-        "colorscale": [[0, BAD], [0.5, "#eef1f5"], [1, CHOSEN]],
+        "colorscale": [[0, CELLS[0]], [0.5, CELLS[1]], [1, CELLS[2]]],
         "colorbar": {
             "tickvals": [math.log2(tick) for tick in ticks],
             "ticktext": [f"{tick:g}x" for tick in ticks],
@@ -76,7 +78,7 @@ def importance_map(shares: Mapping[tuple[str, int], Mapping[str, float]]) -> go.
     heat = _heat(rows, parameters, cells) | {
         "zmin": 0,
         "zmax": 1,
-        "colorscale": [[0, "#eef1f5"], [1, CHOSEN]],
+        "colorscale": [[0, CELLS[1]], [1, CELLS[2]]],
         "texttemplate": "%{z:.0%}",
         "colorbar": {"tickformat": ".0%", "thickness": 12},
         "hovertemplate": "%{y}: %{x} %{z:.0%}<extra></extra>",
@@ -100,6 +102,7 @@ def _heat(
         "xgap": 2,
         "ygap": 2,
         "texttemplate": "%{text}",
+        "textfont": {"color": CELL_TEXT},
     }
 
 
@@ -164,18 +167,21 @@ def losses_between(losses: Mapping[str, Mapping[int, tuple[float, float]]]) -> g
 
     Args:
         losses: By name of the layer and number of tokens the loss with the rows as tuned and with
-            those that there are now; 0.05 is 5 % slower.
+            those that there are now; 0.05 is 5 % slower. An infinite one, of what does not run, is
+            not drawn.
     """
     traces = []
+    sides = (("before rows were added", DEFAULT), ("now", CHOSEN))
     for name, by_count in losses.items():
-        before, after = ([100 * pair[side] for pair in by_count.values()] for side in (0, 1))
-        traces.append(_losses(name, "before rows were added", by_count, before, DEFAULT))
-        traces.append(_losses(name, "now", by_count, after, CHOSEN))
+        for side, (when, colour) in enumerate(sides):
+            known = {n: 100 * both[side] for n, both in by_count.items() if both[side] < math.inf}
+            traces.append(_losses(name, when, known, colour))
     seen: set[str] = set()
     for trace in traces:  # one entry in the legend for all layers
         trace["showlegend"] = trace["name"] not in seen
         seen.add(trace["name"])
-    limit = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 5, "y1": 5}
+    bound = 100 * WORST_LOSS
+    limit = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": bound, "y1": bound}
     return figure(
         traces,
         x={"title": {"text": "tokens"}, "type": "log", "dtick": 0.30103, "tickformat": "d"},
@@ -184,16 +190,15 @@ def losses_between(losses: Mapping[str, Mapping[int, tuple[float, float]]]) -> g
     )
 
 
-def _losses(
-    layer: str, when: str, counts: Iterable[int], percent: Iterable[float], colour: str
-) -> dict[str, Any]:
+def _losses(layer: str, when: str, percent: Mapping[int, float], colour: str) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
         "name": when,
         "legendgroup": when,
-        "x": list(counts),
-        "y": rounded(percent),
+        "x": list(percent),
+        "y": rounded(percent.values()),
+        "cliponaxis": False,
         "marker": {"color": colour, "size": 6, "opacity": 0.7},
         "hovertemplate": f"{escaped(layer)}, %{{x}} tokens: %{{y}} %<extra>{when}</extra>",
     }

@@ -7,7 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autotune.measure import Measurement
-from autotune.report.figures import BAD, CHOSEN, DEFAULT, LOG_US, OTHER, figure, log_ticks, rounded
+from autotune.report.figures import (
+    BAD,
+    CELL_TEXT,
+    CELLS,
+    CHOSEN,
+    DEFAULT,
+    OTHER,
+    figure,
+    latency_axis,
+    log_ticks,
+    rounded,
+)
 from autotune.space import KernelConfig
 
 if TYPE_CHECKING:
@@ -43,12 +54,13 @@ def slices(
         layout["xaxis" if number == 0 else f"xaxis{number + 1}"] = {
             "domain": _domain(number, len(axes)),
             "title": {"text": name},
+            "tickangle": 0,
             "type": "category",
             "categoryorder": "array",
             "categoryarray": list(map(str, axes[name])),
         }
     first = layout.pop("xaxis", {})
-    return figure(traces, x=first, y=LOG_US, **layout)
+    return figure(traces, x=first, y=latency_axis(one.latency_us for one in timed), **layout)
 
 
 def varied(measurements: Iterable[Measurement]) -> dict[str, list[int]]:
@@ -147,7 +159,7 @@ def parallel(measurements: Iterable[Measurement]) -> go.Figure:
         "dimensions": dimensions,
         "line": {
             "color": rounded(logs),
-            "colorscale": "Viridis",
+            "colorscale": [[0, CHOSEN], [0.5, OTHER], [1, DEFAULT]],
             "cmin": low,
             "cmax": min(high, low + math.log10(_SLOWEST_SHADE)),
         },
@@ -192,8 +204,9 @@ def interaction(measurements: Iterable[Measurement], x: str, y: str) -> go.Figur
         "z": times,
         "zmin": 1,
         "zmax": _SLOWEST_SHADE / 2,
-        "colorscale": "Viridis",
+        "colorscale": [[0, CELLS[2]], [1, CELLS[1]]],
         "texttemplate": "%{z:.2f}",
+        "textfont": {"color": CELL_TEXT},
         "colorbar": {"title": {"text": "times the best"}},
         "hovertemplate": f"{x} %{{x}}, {y} %{{y}}: %{{z}} times the best<extra></extra>",
     }
