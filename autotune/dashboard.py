@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Container
-from contextlib import closing
+from collections.abc import Callable, Container, Iterator
+from contextlib import closing, contextmanager
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -18,6 +18,7 @@ from autotune.search.note import note_text
 from autotune.store import Store, shown
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
     from optuna.trial import FrozenTrial, TrialState
 
 #: The key under which Optuna before 5 kept constraints, and Optuna Dashboard 0.21 still looks.
@@ -38,6 +39,24 @@ def serve_dashboard(url: str, *, host: str, port: int, say: Callable[[str], None
             this machine.
         StorageError: The database cannot be used, or holds no study.
     """
+    with dashboard_app(url) as app, _server(host, port) as server:
+        server.set_app(app)
+        where = f"http://{_bracketed(host)}:{server.server_port}/dashboard"
+        say(f"{shown(url)} is shown at {where} until Ctrl-C")
+        server.serve_forever()
+
+
+@contextmanager
+def dashboard_app(url: str) -> Iterator[WSGIApplication]:
+    """The dashboard, for a server. Finished shapes that have no note get theirs.
+
+    Args:
+        url: The database.
+
+    Raises:
+        InputError: The dashboard is not installed.
+        StorageError: The database cannot be used, or holds no study.
+    """
     try:
         from optuna_dashboard import wsgi
     except ImportError as error:
@@ -47,11 +66,11 @@ def serve_dashboard(url: str, *, host: str, port: int, say: Callable[[str], None
         ) from None
     complete_notes(url)
     storage = _DashboardStorage(url)
-    with _server(host, port) as server:
-        server.set_app(wsgi(storage))
-        where = f"http://{_bracketed(host)}:{server.server_port}/dashboard"
-        say(f"{shown(url)} is shown at {where} until Ctrl-C")
-        server.serve_forever()
+    try:
+        yield wsgi(storage)
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def complete_notes(url: str) -> None:

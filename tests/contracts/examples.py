@@ -6,8 +6,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
 from autotune.environment import Environment
 from autotune.measure import Measurement, Outcome
+from autotune.search.encoding import value_distributions
+from autotune.search.objective import frozen_trial
 from autotune.selection import Ratio, Selection
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
@@ -52,3 +56,24 @@ def selection(**values: Any) -> Selection:
         outcomes={"ok": 18, "too_slow": 2},
     )
     return replace(chosen, **values)
+
+
+def trials() -> list[FrozenTrial]:
+    """One trial of every kind that a search ends with; their times are local."""
+    items = [
+        finished(0),
+        finished(1, outcome=Outcome.TOO_SLOW, reason="plainly slower", samples_us=(80.0,) * 5),
+        finished(2, outcome=Outcome.LAUNCH_FAILED, reason="OutOfResources", samples_us=()),
+        finished(3, samples_us=(4.5,), relative_error=2.4e-7),
+        finished(4, outcome=Outcome.WRONG_RESULT, reason="off", samples_us=(), relative_error=0.5),
+    ]
+    made = []
+    for item in items:
+        trial = frozen_trial(
+            item.measurement,
+            params=item.measurement.config.as_dict(),
+            distributions=value_distributions(SHAPE.op),
+        )
+        trial.datetime_start, trial.datetime_complete = item.started_at, item.finished_at
+        made.append(trial)
+    return made

@@ -22,10 +22,10 @@ from autotune.measure import Outcome
 from autotune.search import TrialMirror
 from autotune.search import mirror as mirror_module
 from autotune.search.encoding import value_distributions
-from autotune.search.objective import CONSTRAINT, frozen_trial
+from autotune.search.objective import CONSTRAINT
 from autotune.shapes import KernelShape
 from autotune.store import Store, StudyRecord
-from tests.contracts.examples import HERE, SHAPE, config, finished, selection
+from tests.contracts.examples import HERE, SHAPE, config, finished, selection, trials
 from tests.recordings import EXPAND
 
 # ------------------------------------------------------------------ measurements and selections
@@ -113,9 +113,9 @@ def test_a_selection_replaces_the_one_before(store):
 
 def test_all_selections_come_with_their_environments_by_study_name(store):
     elsewhere = replace(HERE, gpu="NVIDIA Other-GPU")
-    for name, environment, trials in (("b", HERE, 2), ("a", elsewhere, 1), ("c", HERE, 3)):
+    for name, environment, count in (("b", HERE, 2), ("a", elsewhere, 1), ("c", HERE, 3)):
         study = store.study(name, SHAPE, environment)
-        store.keep_selection(study, selection(trials=trials))
+        store.keep_selection(study, selection(trials=count))
     store.study("without one", SHAPE, HERE)
     assert [(environment, chosen.trials) for environment, chosen in store.selections()] == [
         (elsewhere, 1),
@@ -151,27 +151,6 @@ def test_readers_see_whole_batches_while_a_writer_writes(store, url):
 
 
 # ------------------------------------------------------------------ Optuna's trials
-
-
-def trials() -> list[FrozenTrial]:
-    """One trial of every kind that a search ends with; their times are local."""
-    items = [
-        finished(0),
-        finished(1, outcome=Outcome.TOO_SLOW, reason="plainly slower", samples_us=(80.0,) * 5),
-        finished(2, outcome=Outcome.LAUNCH_FAILED, reason="OutOfResources", samples_us=()),
-        finished(3, samples_us=(4.5,), relative_error=2.4e-7),
-        finished(4, outcome=Outcome.WRONG_RESULT, reason="off", samples_us=(), relative_error=0.5),
-    ]
-    made = []
-    for item in items:
-        trial = frozen_trial(
-            item.measurement,
-            params=item.measurement.config.as_dict(),
-            distributions=value_distributions(SHAPE.op),
-        )
-        trial.datetime_start, trial.datetime_complete = item.started_at, item.finished_at
-        made.append(trial)
-    return made
 
 
 def facts(trial: FrozenTrial) -> dict[str, object]:
