@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from autotune.coupling import couple
+from autotune.events import Event, Looked
 from autotune.measure import never_stop
 from autotune.measure.replay import ReplayRunner
 from autotune.ops import MOE_OPS
@@ -125,6 +126,14 @@ def test_rows_are_added_until_no_batch_size_loses_more_than_five_percent(runner)
     assert after.added
     assert {one.shape for one in rows} < {one.shape for one in after.selections}
     assert (after.looked_at, after.missing) == (len(runner.shapes), 0)
+
+
+def test_every_batch_size_at_which_something_is_timed_is_told(runner):
+    events: list[Event] = []
+    refined(runner, [1, 16, 128], watch=events.append)
+    looked = [event.shape for event in events if isinstance(event, Looked)]
+    assert len(looked) == len(events)
+    assert set(looked) == set(runner.shapes)
 
 
 def test_what_every_batch_size_loses_is_told_before_and_after(runner):

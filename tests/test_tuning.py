@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from autotune.coupling import couple
 from autotune.errors import ReplayMiss, WorkerDied
-from autotune.events import Event, ShapeDone, Tuned
+from autotune.events import Choosing, Event, Opened, Planned, ShapeDone, Tried, Tuned
 from autotune.measure.protocol import Ceilings
 from autotune.measure.replay import ReplayRunner
 from autotune.ops import MOE_OPS, LoraOp
@@ -73,6 +74,35 @@ def test_every_shape_ends_with_its_selection_in_the_database(runner):
     ((environment, selections),) = stored_selections(plan.storage)
     assert environment == runner.environment
     assert {s.shape: s for s in selections} == {r.shape: r.selection for r in tuned}
+
+
+def test_a_run_is_told_from_its_plan_over_every_trial_to_every_shape(runner):
+    told = Told()
+    tune(plan_of(runner, trials=7), runner, told)
+    one_shape = [Opened, *[Tried] * 7, Choosing, ShapeDone]
+    assert [type(event) for event in told.events] == [Planned, *one_shape, *one_shape]
+    planned = told.events[0]
+    assert isinstance(planned, Planned)
+    assert list(planned.trials.items()) == [(shape, 7) for shape in planned.defaults]
+    trials = [event for event in told.events if isinstance(event, Tried)]
+    assert [event.tried for event in trials] == [*range(1, 8), *range(1, 8)]
+    first, *later = trials[:7]
+    assert first.measurement.config == planned.defaults[first.measurement.shape]
+    assert first.best_us == first.default_us == first.measurement.latency_us
+    for before, after in pairwise([first, *later]):
+        assert after.default_us == first.default_us
+        assert after.best_us is not None
+        assert before.best_us is not None
+        assert after.best_us <= before.best_us
+
+
+def test_a_run_that_goes_on_is_told_what_was_measured_before(runner):
+    tune(plan_of(runner, trials=7), runner)
+    told = Told()
+    tune(plan_of(runner, trials=9), runner, told)
+    opened = [event for event in told.events if isinstance(event, Opened)]
+    assert [(event.tried, event.most) for event in opened] == [(7, 9), (7, 9)]
+    assert all(event.best_us and event.default_us for event in opened)
 
 
 def test_a_shape_where_nothing_works_is_told_and_the_run_goes_on(tmp_path):
