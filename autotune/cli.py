@@ -284,7 +284,7 @@ def bench(  # noqa: PLR0913 - one parameter a flag
 @app.command()
 def export(
     *,
-    storage: StudiesStorage = "sqlite:///autotune.db",
+    storage: StudiesStorage = _DATABASE,
     output: Annotated[str, typer.Option(metavar="DIR", help="Folder for vLLM's files.")] = "tuned",
     merge: Merge = False,
 ) -> None:
@@ -301,7 +301,7 @@ def export(
 @app.command()
 def status(
     *,
-    storage: StudiesStorage = "sqlite:///autotune.db",
+    storage: StudiesStorage = _DATABASE,
     watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -394,7 +394,7 @@ def report(
 @app.command()
 def dashboard(
     *,
-    storage: StudiesStorage = "sqlite:///autotune.db",
+    storage: StudiesStorage = _DATABASE,
     host: Annotated[
         str, typer.Option(metavar="H", help="Address to listen on; whoever reaches it may edit.")
     ] = "127.0.0.1",

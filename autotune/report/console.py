@@ -73,7 +73,8 @@ def print_status(overview: Overview, storage: str, *, as_json: bool) -> None:
 def watch_status(look: Callable[[], Overview], *, every_s: float = 2.0) -> None:
     """Print the state of a database again and again, in place on a terminal, until Ctrl-C.
 
-    Where the output is no terminal only the lines above the table are printed, when they change.
+    Where the output is no terminal only the lines above the table are printed, when something was
+    measured or a run begins or ends.
 
     Args:
         look: Looks at the database.
@@ -85,12 +86,12 @@ def watch_status(look: Callable[[], Overview], *, every_s: float = 2.0) -> None:
 
     with suppress(KeyboardInterrupt):
         if not out.is_terminal:
-            said: list[str] = []
+            before: object = None
             while True:
-                lines = status_lines(look())
-                if lines != said:
-                    out.print("\n".join(lines))
-                said = lines
+                seen = look()
+                if (seen.runs_by_state, seen.trials) != before:
+                    out.print("\n".join(status_lines(seen)))
+                before = seen.runs_by_state, seen.trials
                 time.sleep(every_s)
         with Live(console=out, auto_refresh=False, vertical_overflow="crop") as live:
             while True:

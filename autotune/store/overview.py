@@ -108,6 +108,11 @@ class Overview:
         return sum(study.state == state for study in self.studies)
 
     @property
+    def runs_by_state(self) -> tuple[tuple[int, str], ...]:
+        """Every run with what it is."""
+        return tuple((run.id, run.state) for run in self.runs)
+
+    @property
     def trials(self) -> int:
         """Configurations measured, of all studies."""
         return sum(study.trials for study in self.studies)

@@ -1,4 +1,4 @@
-"""A run as its user sees it: on terminals narrow and wide, in a file, quiet and verbose."""
+"""A run as its user sees it: on terminals narrow and wide, and quiet."""
 
 from __future__ import annotations
 
@@ -30,21 +30,6 @@ def test_on_a_terminal_no_line_is_broken(autotune, recording, columns):
     header = next(line for line in lines if line.startswith("op "))
     assert ("cut short" in header) is (columns == 200)
     assert len(lines[lines.index(header) :]) == 3, "a row of the table was folded"
-
-
-def test_in_a_file_a_run_is_a_line_a_shape_and_the_table(autotune, recording):
-    ended = autotune("run", "--replay", recording, "--trials", 12)
-    shapes, table, _ = ended.out.split("\n\n")
-    assert len(shapes.splitlines()) == 2
-    assert len(table.splitlines()) == 3
-    assert "\x1b" not in ended.out
-
-
-def test_a_verbose_run_has_a_line_a_trial(autotune, recording):
-    ended = autotune("run", "--verbose", "--replay", recording, "--trials", 12, "--op", "shrink")
-    trials = ended.out.splitlines()[:12]
-    assert [int(line.split()[0]) for line in trials] == list(range(1, 13))
-    assert all(" block_m=" in line for line in trials)
 
 
 def test_a_quiet_run_says_nothing_and_writes_its_files(autotune, recording):
