@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import socket
 from collections.abc import Callable, Container
 from contextlib import closing
@@ -39,14 +38,14 @@ def serve_dashboard(url: str, *, host: str, port: int, say: Callable[[str], None
             this machine.
         StorageError: The database cannot be used, or holds no study.
     """
-    if importlib.util.find_spec("optuna_dashboard") is None:
+    try:
+        from optuna_dashboard import wsgi
+    except ImportError as error:
         raise InputError(
-            "Optuna Dashboard is not installed here: pip install 'lora-autotune[dashboard]', or "
+            f"Optuna Dashboard cannot be imported here ({error}); install it with: "
             "pip install optuna-dashboard"
-        )
+        ) from None
     complete_notes(url)
-    from optuna_dashboard import wsgi
-
     storage = _DashboardStorage(url)
     with _server(host, port) as server:
         server.set_app(wsgi(storage))
