@@ -120,7 +120,7 @@ class RunDisplay:
 
     def _flush(self) -> None:
         if self._lines:
-            self._console.print(Text("\n").join(self._lines))
+            self._console.print(Text("\n").join(self._lines), soft_wrap=True)
         self._lines.clear()
         self._flushed_s = time.monotonic()
 
@@ -188,8 +188,9 @@ def _head(progress: RunProgress) -> Table:
     grid.add_column(no_wrap=True)
     grid.add_column(ratio=1)
     grid.add_column(no_wrap=True)
-    counts = f" {len(progress.done)} of {len(progress.trials)} shapes"
-    grid.add_row(counts, ProgressBar(total=1.0, completed=progress.share), time_text)
+    counts = f"{len(progress.done)} of {len(progress.trials)} shapes"
+    bar = ProgressBar(total=1.0, completed=progress.share)
+    grid.add_row(f" {counts if progress.trials else 'starting'}", bar, time_text)
     return grid
 
 

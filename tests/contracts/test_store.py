@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import optuna
+import optuna_dashboard
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -243,3 +244,41 @@ def test_a_study_that_optuna_opens_can_be_continued_with_it(store, mirror, stora
     trial = loaded.ask(value_distributions(SHAPE.op))
     loaded.tell(trial, 3.0)
     assert loaded.best_trial.number == len(trials())
+
+
+# ------------------------------------------------------------------ notes
+
+
+LONG = "".join(f"{number} µs\n" for number in range(1_000))
+
+
+@pytest.mark.parametrize("tables", ["known", "unknown"])
+def test_a_note_is_what_optunas_dashboard_shows(store, storage, url, tables, monkeypatch):
+    if tables == "unknown":  # a later Optuna
+        monkeypatch.setattr(mirror_module, "_known_tables", lambda: None)
+    mirror = TrialMirror(url)
+    mirrored = mirror.open_study(study_of(store))
+    for text in ("**2.00x**", LONG, "**2.10x**"):
+        mirror.keep_note(mirrored, text)
+        loaded = optuna.load_study(storage=storage, study_name="a study")
+        assert optuna_dashboard.get_note(loaded) == text
+    mirror.close()
+
+
+def test_a_note_that_a_person_has_edited_is_kept(store, mirror, storage):
+    mirrored = mirror.open_study(study_of(store))
+    mirror.keep_note(mirrored, "**2.00x**")
+    loaded = optuna.load_study(storage=storage, study_name="a study")
+    optuna_dashboard.save_note(loaded, "**2.00x**, and too good to be true")
+    mirror.keep_note(mirrored, "**2.10x**")
+    assert optuna_dashboard.get_note(loaded) == "**2.00x**, and too good to be true"
+
+
+def test_a_note_that_says_the_same_is_not_written_again(store, mirror, storage):
+    mirrored = mirror.open_study(study_of(store))
+    versions = []
+    for text in ("**2.00x**", "**2.00x**", "**2.10x**"):
+        mirror.keep_note(mirrored, text)
+        (attributes,) = (each.system_attrs for each in storage.get_all_studies())
+        versions.append(attributes["dashboard:note_ver"])
+    assert versions == [1, 1, 2]
