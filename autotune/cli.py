@@ -83,6 +83,9 @@ app = typer.Typer(
     help="Find the fastest launch configurations of vLLM's multi-LoRA Triton kernels.",
 )
 
+#: Where studies are looked for if no --storage says otherwise.
+_DATABASE = "sqlite:///autotune.db"
+
 EXIT_ERROR = 1
 EXIT_CHECK_FAILED = 3
 EXIT_INTERRUPTED = 130
@@ -357,6 +360,35 @@ def check(  # noqa: PLR0913 - one parameter a flag
     print_checked(report, layers, as_json=as_json)
     if report.has_errors:
         raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+@app.command()
+def report(
+    *,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The studies' database; sqlite:///autotune.db if none."),
+    ] = None,
+    replay: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A recording, in place of a database; may be repeated."),
+    ] = None,
+    file: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="The page; report.html if none.")
+    ] = Path("report.html"),
+) -> None:
+    """Write what was tuned, and the evidence, into one HTML page that needs no network."""
+    from autotune.report.page import check_writable, write_report
+
+    if replay and storage:
+        raise typer.BadParameter("--replay and --storage both name what to show; give one of them")
+    with _errors():
+        check_writable(file)
+        from autotune.reporting import of_database, of_recordings
+
+        found = of_recordings(replay) if replay else of_database(storage or _DATABASE)
+        write_report(found, file)
+    out.print(f"Wrote {file}")
 
 
 @app.command()

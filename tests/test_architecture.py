@@ -36,7 +36,7 @@ LAYERS = (
     ("plan", "flags"),
     ("rounds",),
     ("runners", "recorder", "tuning", "bench", "checking", "compare_samplers", "dashboard"),
-    ("job",),
+    ("job", "reporting"),
     ("api",),
     ("cli",),
     ("__main__",),
@@ -54,6 +54,8 @@ MAY_IMPORT = {
     "rich": {"report"},
     "kernel_tuner": {"search"},
     "pandas": {"report"},
+    "plotly": {"report"},
+    "jinja2": {"report"},
 }
 
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from autotune.coupling import couple
-from autotune.errors import ReplayMiss
+from autotune.errors import ReplayMiss, WorkerDied
 from autotune.events import Event, ShapeDone, Tuned
+from autotune.measure.protocol import Ceilings
 from autotune.measure.replay import ReplayRunner
 from autotune.ops import MOE_OPS, LoraOp
 from autotune.plan import StudyPlan
 from autotune.recorder import record
 from autotune.search.budget import FEWEST_TRIALS
-from autotune.store import Store
+from autotune.store import Store, facts
 from autotune.tuning import notes, stored_selections, to_export, tune
 from tests.moe import moe_config, moe_lines, moe_shape
 from tests.recordings import BEST, EXPAND, SHRINK, lines, write_recording
@@ -86,6 +88,53 @@ def test_a_shape_where_nothing_works_is_told_and_the_run_goes_on(tmp_path):
     assert [event.tuned for event in told.done] == [broken, good]
     ((_, selections),) = stored_selections(plan.storage)
     assert selections == [good.selection]
+
+
+class CeilingsRunner(CountingRunner):
+    """Its device is asked what it reaches; an error is raised in place of an answer."""
+
+    answer: Ceilings | WorkerDied = Ceilings(3e12, 7e14)
+    asked = 0
+
+    def ceilings(self):
+        self.asked += 1
+        if isinstance(self.answer, WorkerDied):
+            raise self.answer
+        return self.answer
+
+
+def facts_of(url: str) -> tuple[dict[str, int], list[Ceilings]]:
+    """What a database knows of layers and devices."""
+    with closing(Store(url)) as store:
+        uses = [(use.names, use.runs) for use in facts.layers(store).values()]
+        return dict(uses), list(facts.ceilings(store).values())
+
+
+def test_a_run_keeps_the_names_of_the_layers_and_what_the_device_reaches(tmp_path):
+    runner = CeilingsRunner(write_recording(tmp_path / "r.jsonl.gz"))
+    named = [
+        shape.as_dict() | {"layer": f"layer {number}"} for number, shape in enumerate(runner.shapes)
+    ]
+    plan = replace(plan_of(runner, trials=5), shape_tables=dict(enumerate(named, start=1)))
+    for _ in range(2):
+        tune(plan, runner, Told())
+    assert facts_of(plan.storage) == ({"layer 0": 0, "layer 1": 0}, [Ceilings(3e12, 7e14)])
+    assert runner.asked == 1
+
+
+def test_a_device_that_cannot_say_what_it_reaches_is_tuned_all_the_same(tmp_path):
+    runner = CeilingsRunner(write_recording(tmp_path / "r.jsonl.gz"))
+    runner.answer = WorkerDied("CUDA out of memory")
+    plan = plan_of(runner, trials=5)
+    assert all(result.selection for result in tune(plan, runner, Told()))
+    assert facts_of(plan.storage)[1] == []
+
+
+def test_a_recording_of_a_run_says_what_its_device_reaches(tmp_path):
+    runner = CeilingsRunner(write_recording(tmp_path / "r.jsonl.gz"))
+    tune(plan_of(runner, trials=5), runner, Told(), record=tmp_path / "own.jsonl.gz")
+    assert ReplayRunner([tmp_path / "own.jsonl.gz"]).ceilings() == Ceilings(3e12, 7e14)
+    assert ReplayRunner([tmp_path / "r.jsonl.gz"]).ceilings() is None
 
 
 def test_a_spent_time_budget_still_chooses_for_every_shape(runner):

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: from near black alike (contrast 3:1 or more), and differ for colour-blind readers.
 DEFAULT, CHOSEN, OTHER, BAD = "#d9730d", "#2f7de1", "#8b929c", "#d1435b"
 
+#: Of cells, from bad over as good to good: light enough for ``CELL_TEXT`` on any of them.
+CELLS, CELL_TEXT = ("#f28b9b", "#eef1f5", "#62a4f5"), "#10151c"
+
 #: Of outcomes, from what is good to what is not.
 OUTCOME_COLOURS = {
     Outcome.OK: CHOSEN,

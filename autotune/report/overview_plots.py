@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from autotune.measure import Outcome
 from autotune.refine import WORST_LOSS
 from autotune.report.figures import (
-    BAD,
+    CELL_TEXT,
+    CELLS,
     CHOSEN,
     DEFAULT,
     OTHER,
@@ -42,12 +43,12 @@ def speedup_map(ratios: Mapping[tuple[str, int], float | None]) -> go.Figure:
     cells = [[ratios.get((name, count)) for count in counts] for name in names]
     logs = [[None if ratio is None else round(math.log2(ratio), 3) for ratio in r] for r in cells]
     most = math.log2(_FULL_COLOUR)
-    ticks = [0.25, 0.5, 1, 2, 4]
+    ticks = [1 / _FULL_COLOUR, 1, _FULL_COLOUR]
     heat = _heat(names, counts, logs) | {
         "text": [[_times(name, count, ratios) for count in counts] for name in names],
         "zmin": -most,
         "zmax": most,
-        "colorscale": [[0, BAD], [0.5, "#eef1f5"], [1, CHOSEN]],
+        "colorscale": [[0, CELLS[0]], [0.5, CELLS[1]], [1, CELLS[2]]],
         "colorbar": {
             "tickvals": [math.log2(tick) for tick in ticks],
             "ticktext": [f"{tick:g}x" for tick in ticks],
@@ -77,7 +78,7 @@ def importance_map(shares: Mapping[tuple[str, int], Mapping[str, float]]) -> go.
     heat = _heat(rows, parameters, cells) | {
         "zmin": 0,
         "zmax": 1,
-        "colorscale": [[0, "#eef1f5"], [1, CHOSEN]],
+        "colorscale": [[0, CELLS[1]], [1, CELLS[2]]],
         "texttemplate": "%{z:.0%}",
         "colorbar": {"tickformat": ".0%", "thickness": 12},
         "hovertemplate": "%{y}: %{x} %{z:.0%}<extra></extra>",
@@ -101,6 +102,7 @@ def _heat(
         "xgap": 2,
         "ygap": 2,
         "texttemplate": "%{text}",
+        "textfont": {"color": CELL_TEXT},
     }
 
 
@@ -196,6 +198,7 @@ def _losses(layer: str, when: str, percent: Mapping[int, float], colour: str) ->
         "legendgroup": when,
         "x": list(percent),
         "y": rounded(percent.values()),
+        "cliponaxis": False,
         "marker": {"color": colour, "size": 6, "opacity": 0.7},
         "hovertemplate": f"{escaped(layer)}, %{{x}} tokens: %{{y}} %<extra>{when}</extra>",
     }

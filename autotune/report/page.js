@@ -41,8 +41,8 @@
   }
 
   function draw(plot) {
-    const figure = figuresOf(plot.dataset.store)[plot.dataset.figure];
-    if (!figure) return;
+    const figure = plot.dataset.store && figuresOf(plot.dataset.store)[plot.dataset.figure];
+    if (!figure || !plot.isConnected) return;
     Plotly.react(plot, figure.data, themed(figure.layout), CONFIG);
     if (figure.opens && !plot.dataset.drawn) {
       plot.on("plotly_click", (event) => {
@@ -57,20 +57,20 @@
     (entries) => {
       for (const entry of entries.filter((each) => each.isIntersecting)) {
         seen.unobserve(entry.target);
-        draw(entry.target);
+        setTimeout(draw, 0, entry.target); // one at a time: the first is seen before the last is drawn
       }
     },
     { rootMargin: "400px" },
   );
 
   function drawAgain() {
-    for (const plot of document.querySelectorAll(".plot[data-drawn]")) draw(plot);
+    for (const plot of document.querySelectorAll("div.plot[data-drawn]")) draw(plot);
   }
 
   // ---------------------------------------------------------------- one shape
 
   function open(number) {
-    for (const plot of panel.querySelectorAll(".plot")) {
+    for (const plot of panel.querySelectorAll("div.plot")) {
       seen.unobserve(plot);
       if (plot.dataset.drawn) Plotly.purge(plot);
     }
@@ -78,7 +78,7 @@
     choice.value = String(number);
     for (const row of document.querySelectorAll("tr.chosen")) row.classList.remove("chosen");
     document.querySelector(`a[href="#shape-${number}"]`)?.closest("tr").classList.add("chosen");
-    for (const plot of panel.querySelectorAll(".plot")) {
+    for (const plot of panel.querySelectorAll("div.plot")) {
       plot.dataset.store = `shape-figures-${number}`;
       seen.observe(plot);
     }
@@ -124,6 +124,7 @@
     Array.from(table.tHead.rows[0].cells).forEach((header, column) => {
       const button = document.createElement("button");
       button.type = "button";
+      button.title = "Sort";
       button.append(...header.childNodes);
       button.addEventListener("click", () => sort(table, column, header));
       header.append(button);
@@ -133,8 +134,8 @@
   // ---------------------------------------------------------------- at last
 
   addEventListener("hashchange", openFromAddress);
-  addEventListener("beforeprint", () => document.querySelectorAll(".plot").forEach(draw));
+  addEventListener("beforeprint", () => document.querySelectorAll("div.plot").forEach(draw));
   dark.addEventListener("change", drawAgain);
-  for (const plot of document.querySelectorAll(".plot")) seen.observe(plot);
+  for (const plot of document.querySelectorAll("div.plot")) seen.observe(plot);
   if (!openFromAddress() && numbers.length) open(numbers[0]);
 })();

@@ -6,6 +6,7 @@ at, so that a report of a hundred shapes opens as fast as one of a few.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from itertools import count
 from pathlib import Path
@@ -34,12 +35,14 @@ def write_report(report: Report, path: Path) -> None:
         ExportError: The file cannot be written.
     """
     check_writable(path)
+    text = html_of(report)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        partial.write_text(html_of(report), encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise ExportError(
             f"cannot write {path}: {error.strerror}; name another file with -o"
         ) from error

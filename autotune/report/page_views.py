@@ -36,8 +36,8 @@ _WITHOUT_RATIO = {
 
 _LEVELS = {"slower": "bad", "nothing works": "bad", "faster": "good"}
 
-#: Pixels that a column of the heat map needs for its text, and the names beside it.
-_COLUMN, _BESIDE = 52, 170
+#: Pixels that the heat map needs: of a column, of a character of the names, and beside them.
+_COLUMN, _CHARACTER, _BESIDE = 46, 7, 80
 
 
 class Cell(NamedTuple):
@@ -239,8 +239,10 @@ class DeviceView:
     @property
     def map_style(self) -> str:
         """How wide the heat map must be for its texts."""
-        columns = len(self.figures["speedup"]["data"][0]["x"])
-        return f"min-width: {_BESIDE + columns * _COLUMN}px"
+        heat = self.figures["speedup"]["data"][0]
+        names = max(len(view.kind) for view in self.shapes)
+        width = _BESIDE + names * _CHARACTER + len(heat["x"]) * _COLUMN
+        return f"min-width: {width}px"
 
     @property
     def has_ceilings(self) -> bool:
@@ -267,8 +269,8 @@ class DeviceView:
         return (
             "For a batch size that has no row vLLM takes the nearest one. "
             f"{len(losses)} kernels and batch sizes were timed with the rows on both sides and "
-            f"with vLLM's default. Against the fastest of those the nearest row loses {worst:.1%} at "
-            f"worst now ({where}), and lost {before:.1%} before rows were added."
+            "with vLLM's default. Against the fastest of those the nearest row loses "
+            f"{worst:.1%} at worst now ({where}), and lost {before:.1%} before rows were added."
         )
 
     @property

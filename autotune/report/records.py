@@ -95,8 +95,8 @@ class ShapeReport:
         """How the shape came out, in a word or two."""
         selection = self.selection
         if selection is None:
-            worked = any(one.outcome is Outcome.OK for one in self.result.measurements)
-            return "not finished" if worked else "nothing works"
+            outcomes = {one.outcome for one in self.result.measurements}
+            return "not finished" if not outcomes or outcomes & _WORKED else "nothing works"
         if selection.is_default:
             return "default kept"
         return "default fails" if selection.ratio is None else selection.ratio.verdict

@@ -57,14 +57,14 @@ def remarks(device: DeviceReport) -> list[Remark]:
     failures = device.failures.total() - wrong
     if failures:
         kinds = ", ".join(
-            f"{count} {OUTCOME_NAMES[Outcome(name)]}"
+            f"{count:,} {OUTCOME_NAMES[Outcome(name)]}"
             for name, count in device.failures.items()
             if name != Outcome.WRONG_RESULT.value
         )
         found.append(
             Remark(
                 "note",
-                f"{failures} of {device.trials:,} configurations did not run ({kinds}); none of "
+                f"{failures:,} of {device.trials:,} configurations did not run ({kinds}); none of "
                 "them can be chosen.",
             )
         )

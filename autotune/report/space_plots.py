@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from autotune.measure import Measurement
 from autotune.report.figures import (
     BAD,
+    CELL_TEXT,
+    CELLS,
     CHOSEN,
     DEFAULT,
     OTHER,
@@ -52,6 +54,7 @@ def slices(
         layout["xaxis" if number == 0 else f"xaxis{number + 1}"] = {
             "domain": _domain(number, len(axes)),
             "title": {"text": name},
+            "tickangle": 0,
             "type": "category",
             "categoryorder": "array",
             "categoryarray": list(map(str, axes[name])),
@@ -156,7 +159,7 @@ def parallel(measurements: Iterable[Measurement]) -> go.Figure:
         "dimensions": dimensions,
         "line": {
             "color": rounded(logs),
-            "colorscale": "Viridis",
+            "colorscale": [[0, CHOSEN], [0.5, OTHER], [1, DEFAULT]],
             "cmin": low,
             "cmax": min(high, low + math.log10(_SLOWEST_SHADE)),
         },
@@ -201,8 +204,9 @@ def interaction(measurements: Iterable[Measurement], x: str, y: str) -> go.Figur
         "z": times,
         "zmin": 1,
         "zmax": _SLOWEST_SHADE / 2,
-        "colorscale": "Viridis",
+        "colorscale": [[0, CELLS[2]], [1, CELLS[1]]],
         "texttemplate": "%{z:.2f}",
+        "textfont": {"color": CELL_TEXT},
         "colorbar": {"title": {"text": "times the best"}},
         "hovertemplate": f"{x} %{{x}}, {y} %{{y}}: %{{z}} times the best<extra></extra>",
     }

@@ -60,7 +60,7 @@ def finalists(selection: Selection, *, floor_us: float | None = None) -> go.Figu
     lines = [] if floor_us is None else [_vertical(floor_us, "roofline")]
     return figure(
         traces,
-        x={"title": {"text": "µs per launch, median and 95 % interval"}, "rangemode": "tozero"},
+        x={"title": {"text": "µs per launch, median and 95 % interval"}},
         y={"autorange": "reversed", "type": "category"},
         height=_AROUND + _ROW * len(traces),
         showlegend=False,
@@ -128,8 +128,9 @@ def convergence(
         traces.append(_line("vLLM's default", ends, [default_us] * 2, color=DEFAULT, dash="dash"))
     if floor_us is not None:
         traces.append(_line("roofline", ends, [floor_us] * 2, color=OTHER, dash="dot"))
-    axis = latency_axis(us for trace in traces for us in trace["y"])
-    return figure(traces, x={"title": {"text": "trial"}}, y=axis)
+    drawn = [one.latency_us for one in measurements if one.samples_us]
+    drawn += [us for us in (default_us, floor_us) if us is not None]
+    return figure(traces, x={"title": {"text": "trial"}}, y=latency_axis(drawn))
 
 
 def _best_so_far(measurements: Iterable[Measurement]) -> tuple[list[int], list[float]]:

@@ -230,6 +230,7 @@ class Store:
         with self.engine.connect() as connection:
             newest = connection.execute(query).scalar() or schema.VERSION
         if newest > schema.VERSION:
+            self.close()
             raise StorageError(
                 f"{shown(self.url)} was written by a newer autotune: its tables are of version "
                 f"{newest}, this autotune knows {schema.VERSION}; upgrade autotune, or give "
