@@ -194,7 +194,7 @@ def load_recording(*paths: AnyPath) -> Results:
     """What recordings hold: every configuration, and what a search of all of them would choose.
 
     Args:
-        paths: Of one or several environments; ``shipped_recording()`` is one.
+        paths: Of one or several environments; for none ``shipped_recording()``.
 
     Raises:
         RecordingError: One cannot be read, or repeats a shape of another.

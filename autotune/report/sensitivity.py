@@ -65,7 +65,7 @@ class Sensitivity:
         if result.default is None or len(latency_of) < 2:
             return None
         base = base_of(result.default, latency_of)
-        around = _lowest_around(base, latency_of)
+        lowest = _lowest_around(base, latency_of)
         names = list(varied(latency_of, default=result.default))
         return cls(
             shape=result.shape,
@@ -74,9 +74,9 @@ class Sensitivity:
             base=base,
             base_us=latency_of[base],
             best_us=min(latency_of.values()),
-            alone_us={name: _lowest_of(around, {name}) for name in names},
+            alone_us={name: _lowest_of(lowest, {name}) for name in names},
             pairs_us={
-                pair: _lowest_of(around, set(pair)) for pair in itertools.combinations(names, 2)
+                pair: _lowest_of(lowest, set(pair)) for pair in itertools.combinations(names, 2)
             },
             kept_us={name: _lowest_with(name, base, latency_of) for name in names},
             importance=importances(result.measurements),
@@ -175,8 +175,8 @@ def _lowest_around(base: KernelConfig, latency_of: _LatencyOf) -> dict[frozenset
     return lowest
 
 
-def _lowest_of(around: Mapping[frozenset[str], float], free: set[str]) -> float:
-    return min(us for changed, us in around.items() if changed <= free)
+def _lowest_of(lowest: Mapping[frozenset[str], float], free: set[str]) -> float:
+    return min(us for changed, us in lowest.items() if changed <= free)
 
 
 def _lowest_with(name: str, base: KernelConfig, latency_of: _LatencyOf) -> float:
