@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import ExportError
+from autotune.report.device_view import duration_text
 from autotune.report.page import check_writable, html_of, write_report
-from autotune.report.page_views import as_json, duration_text
+from autotune.report.shape_view import as_json
 from autotune.reporting import of_database, of_recordings
 from tests.recordings import write_recording
 from tests.report.examples import HOSTILE, large_database, odd_database
