@@ -140,11 +140,22 @@ class ShapeView:
             return f"The default does not run; what was chosen takes {tuned.text} µs."
         if verdict == "default kept":
             return f"Nothing beats vLLM's default beyond the noise: {default.text} µs."
-        kernel = f" Timed is {self.one.kernel}." if self.one.kernel else ""
         return (
             f"{default.text} → {tuned.text} µs: {ratio.text} times as fast "
-            f"(95 % interval {ratio.small}).{kernel}"
+            f"(95 % interval {ratio.small})."
         )
+
+    @property
+    def circumstances(self) -> str:
+        """What else to know of a MoE op: what is timed, and what its layer decided."""
+        layer = None if self.one.selection is None else self.one.selection.layer
+        sentences = [f"Timed is {self.one.kernel}."] if self.one.kernel else []
+        if layer is not None:
+            sentences.append(f"block_m {layer.block_m} is that of its whole MoE layer.")
+            if layer.ratio is not None:
+                gain = f"{layer.ratio.value:.2f} times as fast as the default"
+                sentences.append(f"The {len(layer.ops)} ops together are {gain}.")
+        return " ".join(sentences)
 
     @property
     def rows(self) -> list[ComparedRow]:
