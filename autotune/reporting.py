@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,7 +22,6 @@ from autotune.results import ShapeResult, of_replay, of_store
 from autotune.roofline import bytes_moved, floor_us, flops
 from autotune.runners import replay_runners
 from autotune.search.importance import importances
-from autotune.shapes import KernelShape
 from autotune.spaces import is_timed_as_pair
 from autotune.store import Store, facts, shown
 
@@ -38,26 +37,15 @@ def of_database(url: str) -> Report:
     """
     with closing(Store(url, must_exist=True)) as store:
         results = of_store(store)
-        uses = facts.layers(store)
         ceilings = facts.ceilings(store)
         between = facts.between(store)
     if not results:
         raise StorageError(f"{shown(url)} holds no study; tune one with autotune run")
-    layers: dict[Environment, dict[KernelShape, str]] = {}
-    for (environment, shape), use in uses.items():
-        # Rows that were added between others have the layers of those.
-        layers.setdefault(environment, {})[shape.without_batch] = use.names
     return Report(
         source=shown(url),
         is_recording=False,
         devices=tuple(
-            _device(
-                environment,
-                those,
-                layers.get(environment, {}),
-                ceilings.get(environment),
-                between.get(environment, ()),
-            )
+            _device(environment, those, ceilings.get(environment), between.get(environment, ()))
             for environment, those in _by_environment(results).items()
         ),
         written_at=_now(),
@@ -77,7 +65,7 @@ def of_recordings(paths: Sequence[Path]) -> Report:
         source=", ".join(map(str, paths)),
         is_recording=True,
         devices=tuple(
-            _device(runner.environment, of_replay(runner), {}, runner.ceilings())
+            _device(runner.environment, of_replay(runner), runner.ceilings())
             for runner in replay_runners(paths)
         ),
         written_at=_now(),
@@ -94,12 +82,11 @@ def _by_environment(results: Iterable[ShapeResult]) -> dict[Environment, list[Sh
 def _device(
     environment: Environment,
     results: Iterable[ShapeResult],
-    layers: Mapping[KernelShape, str],
     ceilings: Ceilings | None,
     between: Sequence[BetweenRows] = (),
 ) -> DeviceReport:
     results = in_order(results)
-    kinds = kind_names((one.shape.without_batch for one in results), layers)
+    kinds = kind_names({one.shape.without_batch: one.layer for one in results})
     return DeviceReport(
         environment=environment,
         ceilings=ceilings,

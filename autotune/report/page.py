@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from autotune import __version__
 from autotune.errors import ExportError
-from autotune.report.page_views import DeviceView, ShapeView
+from autotune.report.device_view import DeviceView
 from autotune.report.records import DeviceReport, Report
+from autotune.report.shape_view import ShapeView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

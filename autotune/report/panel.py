@@ -74,7 +74,10 @@ def _facts(one: ShapeReport, config: KernelConfig | None) -> dict[str, str]:
 
 
 def _rate(amount: float, latency: MedianInterval | None) -> str:
-    return NOTHING if latency is None else f"{amount / latency.median:,.1f}"
+    if latency is None:
+        return NOTHING
+    rate = amount / latency.median
+    return f"{rate:,.1f}" if rate >= 1 else f"{rate:.2g}"
 
 
 def us_text(us: float) -> str:

@@ -222,17 +222,13 @@ def in_order(results: Iterable[ShapeResult]) -> list[ShapeResult]:
     return [one for those in by_tokens for one in those]
 
 
-def kind_names(
-    kinds: Iterable[KernelShape], layers: Mapping[KernelShape, str]
-) -> dict[KernelShape, str]:
+def kind_names(layers: Mapping[KernelShape, str]) -> dict[KernelShape, str]:
     """A name for each kind of shape: the op and the layers, and no more than tells it apart.
 
     Args:
-        kinds: Shapes without their batch.
-        layers: The names of their layers, as far as they are known.
+        layers: Of shapes without their batch the names of their layers, empty where none is known.
     """
-    kinds = list(dict.fromkeys(kinds))
-    names = {kind: _candidates(kind, layers.get(kind, "")) for kind in kinds}
+    names = {kind: _candidates(kind, layer) for kind, layer in layers.items()}
     found = {}
     for kind, candidates in names.items():
         others = [those for other, those in names.items() if other != kind]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from autotune.measure import Outcome
@@ -11,6 +11,20 @@ from autotune.report.records import DeviceReport, ShapeReport
 
 #: Shapes that a remark names; more are counted.
 _MOST_NAMED = 4
+
+
+#: Per verdict that needs a word its level, and the end of a sentence about such shapes.
+_OF_VERDICTS = {
+    "slower": (
+        "bad",
+        "slower than the default: their MoE layer shares the block_m that is best for all of it",
+    ),
+    "nothing works": ("bad", "without a configuration that works: they have no entry"),
+    "not finished": ("note", "without a choice yet: a run is under way, or was interrupted"),
+    "default fails": ("note", "whose default does not run: there is nothing to compare with"),
+    "same": ("note", "no faster than the default beyond the noise"),
+    "default kept": ("note", "where nothing beats vLLM's default: its own values are kept"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +36,7 @@ class Remark:
 
 
 def answer(device: DeviceReport) -> str:
-    """What came of it, in two sentences."""
+    """What came of it, in one sentence."""
     ratios, median = device.ratios, device.median_ratio
     if median is None:
         return "No shape has been chosen for yet, so there is nothing to compare."
@@ -38,65 +52,43 @@ def answer(device: DeviceReport) -> str:
 
 def remarks(device: DeviceReport) -> list[Remark]:
     """Everything that is not as it should be; where all is well, one line that says so."""
-    by_verdict: dict[str, list[ShapeReport]] = {}
-    for one in device.shapes:
-        by_verdict.setdefault(one.verdict, []).append(one)
-    found = []
-    for verdict, (level, text) in _OF_VERDICTS.items():
-        if verdict in by_verdict:
-            found.append(Remark(level, _shapes(by_verdict[verdict], text)))
-    wrong = device.failures[Outcome.WRONG_RESULT.value]
-    if wrong:
-        found.append(
-            Remark(
-                "bad",
-                f"{wrong} configurations gave wrong numbers and were thrown out: worth a look at "
-                "the kernels, Triton or the device.",
-            )
-        )
-    failures = device.failures.total() - wrong
-    if failures:
-        kinds = ", ".join(
-            f"{count:,} {OUTCOME_NAMES[Outcome(name)]}"
-            for name, count in device.failures.items()
-            if name != Outcome.WRONG_RESULT.value
-        )
-        found.append(
-            Remark(
-                "note",
-                f"{failures:,} of {device.trials:,} configurations did not run ({kinds}); none of "
-                "them can be chosen.",
-            )
-        )
-    stale = [one for one in device.shapes if one.is_stale]
-    if stale:
-        text = "were searched further after they were chosen for: run again to choose anew"
-        found.append(Remark("note", _shapes(stale, text)))
-    if device.is_throttled:
-        found.append(
-            Remark(
-                "note",
-                "The device held its clocks down (heat or power) while finalists were timed. They "
-                "took turns, so ratios hold; absolute latencies may be higher than usual.",
-            )
-        )
-    if not any(one.level == "bad" for one in found) and device.ratios:
+    found = [*_of_verdicts(device), *_of_failures(device), *_of_choices(device)]
+    if device.ratios and not any(one.level == "bad" for one in found):
         found.insert(0, Remark("good", "Nothing that was chosen is slower than vLLM's default."))
     return found
 
 
-#: Per verdict that needs a word its level, and the end of a sentence about such shapes.
-_OF_VERDICTS = {
-    "slower": (
-        "bad",
-        "slower than the default: their MoE layer shares the block_m that is best for all of it",
-    ),
-    "nothing works": ("bad", "without a configuration that works: they have no entry"),
-    "not finished": ("note", "without a choice yet: a run is under way, or was interrupted"),
-    "default fails": ("note", "whose default does not run: there is nothing to compare with"),
-    "same": ("note", "no faster than the default beyond the noise"),
-    "default kept": ("note", "where nothing beats vLLM's default: its own values are kept"),
-}
+def _of_verdicts(device: DeviceReport) -> Iterator[Remark]:
+    for verdict, (level, text) in _OF_VERDICTS.items():
+        those = [one for one in device.shapes if one.verdict == verdict]
+        if those:
+            yield Remark(level, _shapes(those, text))
+
+
+def _of_failures(device: DeviceReport) -> Iterator[Remark]:
+    """What the search met; wrong numbers are told apart, since nothing but a fault gives them."""
+    failures = device.failures
+    wrong = failures.pop(Outcome.WRONG_RESULT.value, 0)
+    if wrong:
+        text = "configurations gave wrong numbers and were thrown out: look at the kernels, Triton"
+        yield Remark("bad", f"{wrong:,} {text} or the device.")
+    if failures:
+        kinds = ", ".join(f"{n:,} {OUTCOME_NAMES[Outcome(name)]}" for name, n in failures.items())
+        count = f"{failures.total():,} of {device.trials:,} configurations"
+        yield Remark("note", f"{count} did not run ({kinds}); none of them can be chosen.")
+
+
+def _of_choices(device: DeviceReport) -> Iterator[Remark]:
+    stale = [one for one in device.shapes if one.is_stale]
+    if stale:
+        text = "searched further after they were chosen for: run again to choose anew"
+        yield Remark("note", _shapes(stale, text))
+    if device.is_throttled:
+        yield Remark(
+            "note",
+            "The device held its clocks down (heat or power) while finalists were timed. They took "
+            "turns, so ratios hold; latencies may be higher than usual.",
+        )
 
 
 def _shapes(those: Iterable[ShapeReport], text: str) -> str:

@@ -6,7 +6,7 @@ Optuna's own tables lie in the same database; this module does not know them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -177,50 +177,6 @@ class Store:
                 for row in connection.execute(query)
             ]
 
-    def keep_facts(
-        self,
-        kind: str,
-        environment: Environment,
-        facts: Mapping[KernelShape | None, Mapping[str, Any]],
-    ) -> None:
-        """Keep what a run knew beside its measurements, in place of what was known before.
-
-        Args:
-            kind: What is known; ``store.facts`` has the kinds.
-            environment: Where.
-            facts: Per shape JSON-ready values; None for what is true of no shape in particular.
-        """
-        table, where = schema.facts, json.dumps(environment.as_dict())
-        texts = {_shape_text(shape): json.dumps(fact) for shape, fact in facts.items()}
-        if not texts:
-            return
-        with self.transaction() as connection:
-            connection.execute(
-                sa.delete(table).where(
-                    table.c.kind == kind,
-                    table.c.environment == where,
-                    table.c.shape.in_(list(texts)),
-                )
-            )
-            rows = [
-                {"kind": kind, "environment": where, "shape": shape, "fact": fact}
-                for shape, fact in texts.items()
-            ]
-            connection.execute(sa.insert(table), rows)
-
-    def facts(self, kind: str) -> dict[tuple[Environment, KernelShape | None], dict[str, Any]]:
-        """Everything known of a kind, in the order in which it was kept."""
-        table = schema.facts
-        query = sa.select(table).where(table.c.kind == kind).order_by(table.c.id)
-        with self.transaction() as connection:
-            rows = connection.execute(query).all()
-        return {
-            (Environment.from_mapping(json.loads(row.environment)), _shape_of(row.shape)): (
-                json.loads(row.fact)
-            )
-            for row in rows
-        }
-
     def close(self) -> None:
         """Give back the connections."""
         self.engine.dispose()
@@ -310,15 +266,6 @@ def _finished(shape: KernelShape, row: sa.Row[Any]) -> Finished:
         spills=row.spills,
     )
     return Finished(measurement=measurement, started_at=row.started_at, finished_at=row.finished_at)
-
-
-def _shape_text(shape: KernelShape | None) -> str:
-    return json.dumps(None if shape is None else shape.as_dict())
-
-
-def _shape_of(text: str) -> KernelShape | None:
-    table = json.loads(text)
-    return None if table is None else KernelShape.from_mapping(table)
 
 
 def _study_record(row: sa.Row[Any]) -> StudyRecord:

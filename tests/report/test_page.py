@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import ExportError
+from autotune.ops import MOE_OPS
+from autotune.report.device_view import duration_text
 from autotune.report.page import check_writable, html_of, write_report
-from autotune.report.page_views import as_json, duration_text
+from autotune.report.shape_view import as_json
 from autotune.reporting import of_database, of_recordings
+from tests.moe import moe_table
 from tests.recordings import write_recording
 from tests.report.examples import HOSTILE, large_database, odd_database
+from tests.test_refine import crossing, write
 
 
 class Content(HTMLParser):
@@ -122,6 +126,13 @@ def test_a_recording_s_page_says_what_a_recording_does_not_know(recorded):
     assert "A recording has no order of trials" in text
     assert "A recording does not say." in text
     assert "convergence" not in json.loads(Content(recorded).stores["shape-figures-1"])
+
+
+def test_a_moe_op_says_what_its_layer_chose(tmp_path):
+    rows = [moe_table(op, num_tokens=8) for op in MOE_OPS]
+    page = html_of(of_recordings([write(tmp_path / "r.jsonl.gz", rows, crossing, default=64)]))
+    assert page.count("block_m 16 is that of its whole MoE layer.") == 4
+    assert page.count("The 4 ops together are 1.40 times as fast as the default.") == 4
 
 
 # ------------------------------------------------------------------ what is not

@@ -107,14 +107,13 @@ def test_names_of_kinds_are_as_short_as_tells_them_apart():
     plain, wide = shape().without_batch, shape(hidden_size=8192).without_batch
     other_rank = replace(plain, rank=64)
     half = replace(plain, active_loras=4)
-    layers = {plain: "qkv", wide: "qkv", other_rank: "o"}
-    assert kind_names([plain], layers) == {plain: "shrink qkv"}
-    assert kind_names([plain, wide, other_rank], layers) == {
+    assert kind_names({plain: "qkv"}) == {plain: "shrink qkv"}
+    assert kind_names({plain: "qkv", wide: "qkv", other_rank: "o"}) == {
         plain: "shrink qkv 4096>16",
         wide: "shrink qkv 8192>16",
         other_rank: "shrink o",
     }
-    names = kind_names([plain, half], {})
+    names = kind_names({plain: "", half: ""})
     assert len(set(names.values())) == 2
     assert names[half].endswith("active_loras=4")
 
