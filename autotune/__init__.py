@@ -1,3 +1,50 @@
-"""autotune: finds the fastest launch configurations of vLLM's multi-LoRA Triton kernels."""
+"""autotune: finds the fastest launch configurations of vLLM's multi-LoRA Triton kernels.
+
+From Python: ``tune`` a ``StudyPlan``, or ``load`` the database of a run or ``load_recording``; each
+gives ``Results``, with DataFrames of all trials and of what was chosen. They are imported when they
+are used: ``import autotune`` alone imports nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AutotuneError",
+    "Results",
+    "StudyPlan",
+    "__version__",
+    "load",
+    "load_recording",
+    "shipped_recording",
+    "tune",
+]
+
+if TYPE_CHECKING:
+    from autotune.api import Results, load, load_recording, tune
+    from autotune.errors import AutotuneError
+    from autotune.measure.replay import shipped_recording
+    from autotune.plan import StudyPlan
+else:
+    # Hidden from type checkers, to which it would make every name an attribute.
+    _HOMES = {
+        "AutotuneError": "errors",
+        "Results": "api",
+        "StudyPlan": "plan",
+        "load": "api",
+        "load_recording": "api",
+        "shipped_recording": "measure.replay",
+        "tune": "api",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

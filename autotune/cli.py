@@ -6,14 +6,12 @@ Nothing heavy is imported before a command needs it, so that ``autotune --help``
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from autotune.errors import AutotuneError, InputError
 from autotune.flags import (
@@ -33,6 +31,8 @@ from autotune.flags import (
     Op,
     Output,
     Plot,
+    Port,
+    Quiet,
     Rank,
     Record,
     Replay,
@@ -43,24 +43,37 @@ from autotune.flags import (
     Seed,
     Seeds,
     Storage,
+    StudiesStorage,
     Study,
     TimeBudget,
     Tokens,
     Trials,
+    Verbose,
     WarmStart,
     takes_model,
 )
 from autotune.plan import StudyPlan
+from autotune.report.console import (
+    err,
+    out,
+    print_benched,
+    print_checked,
+    print_findings,
+    print_status,
+    print_tuned,
+    say,
+    say_benched,
+    say_compared,
+    say_interrupted,
+    say_recorded,
+    watch_status,
+)
 
 if TYPE_CHECKING:
-    from collections import Counter
-
-    from autotune.bench import Benched
     from autotune.environment import Environment
-    from autotune.export.findings import Report
+    from autotune.report.progress import RunProgress
     from autotune.selection import Selection
     from autotune.shapes import KernelShape
-    from autotune.tuning import Tuned
 
 app = typer.Typer(
     add_completion=False,
@@ -70,17 +83,8 @@ app = typer.Typer(
     help="Find the fastest launch configurations of vLLM's multi-LoRA Triton kernels.",
 )
 
-#: Columns where the output is no terminal: a file has room.
-_FILE_WIDTH = 160
-
-# No markup: what is printed holds brackets of its own, in intervals and in users' paths.
-out = Console(
-    markup=False,
-    highlight=False,
-    soft_wrap=True,
-    width=None if sys.stdout.isatty() else _FILE_WIDTH,
-)
-err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+#: Where studies are looked for if no --storage says otherwise.
+_DATABASE = "sqlite:///autotune.db"
 
 EXIT_ERROR = 1
 EXIT_CHECK_FAILED = 3
@@ -113,14 +117,21 @@ def run(  # noqa: PLR0913 - one parameter a flag
     record: Record = None,
     rows_max: RowsMax = None,
     seed: Seed = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Tune every shape, and write the files that vLLM loads."""
     from autotune.environment import has_gpu
+    from autotune.job import check_rows_max, run_job
+    from autotune.report.live import RunDisplay, Verbosity
+    from autotune.report.progress import RunProgress
     from autotune.runners import gpu_runner, replay_runner
-    from autotune.tuning import look_between, notes, to_export, tune
 
     if replay and kernels:
         raise typer.BadParameter("--kernels contradicts --replay, whose kernels were recorded")
+    if quiet and verbose:
+        raise typer.BadParameter("--quiet and --verbose contradict one another; give one of them")
+    out.quiet = quiet
     with _errors():
         recorded = replay_runner(replay) if replay else None
         plan = _plan(study, None if recorded is None else recorded.shapes, model).override(
@@ -138,31 +149,26 @@ def run(  # noqa: PLR0913 - one parameter a flag
             output=output,
             seed=seed,
         )
-        if rows_max is not None and not plan.is_auto:
-            raise InputError(
-                f"--rows-max is for --tokens auto, not for batch sizes that were given: "
-                f"got {rows_max}; leave one of the two out"
-            )
+        check_rows_max(plan, rows_max)
         if recorded is None and not has_gpu():
             recorded = replay_runner(())
             plan = plan.answered_by(recorded.shapes)
-            out.print(
+            say(
                 f"No GPU here: replaying the recording of a {recorded.environment.gpu} that comes "
-                "with autotune; what is exported is for that GPU."
+                "with autotune; what is exported is for that GPU.",
+                err if quiet else out,
             )
-        with recorded or gpu_runner(plan.kernels, err.print) as runner, _kept(plan.storage):
-            environment = runner.environment
-            for line in (*plan.notes, *notes(plan.shapes, environment)):
-                out.print(line)
-            tuned = tune(plan, runner, _say_tuned, record=record)
-            lines = []
-            if plan.is_auto:
-                out.print("Timing the captured batch sizes between the tuned ones.")
-                tuned, refined = look_between(plan, tuned, runner, rows_max=rows_max)
-                lines = refined.lines
-        _print_tuned(tuned, plan, lines)
-        selections = to_export(tuned, plan.storage, environment)
-        _export([(environment, selections)], plan.output, merge=merge)
+        progress = RunProgress(time_budget_s=plan.time_budget_s)
+        with recorded or gpu_runner(plan.kernels, err.print) as runner, _kept(plan, progress):
+            verbosity = Verbosity.of(quiet, verbose)
+            with RunDisplay(
+                out, progress, status=lambda: runner.status, verbosity=verbosity
+            ) as display:
+                done = run_job(
+                    plan, runner, display.watch, say=say, record=record, rows_max=rows_max
+                )
+        print_tuned(done.tuned, plan, done.lines)
+        _export([(done.environment, done.selections)], plan.output, merge=merge)
 
 
 @app.command("record")
@@ -189,7 +195,7 @@ def record_spaces(  # noqa: PLR0913 - one parameter a flag
             max_loras=max_loras, rank=rank, tokens=tokens, ops=op, kernels=kernels, seed=seed
         )
         with gpu_runner(plan.kernels, err.print) as runner:
-            record(plan, runner, file, sample=sample, progress=_say_recorded)
+            record(plan, runner, file, sample=sample, progress=say_recorded)
         out.print(f"Recorded {len(plan.shapes)} shapes in {file}")
 
 
@@ -269,9 +275,9 @@ def bench(  # noqa: PLR0913 - one parameter a flag
                 folder,
                 ceilings=runner.ceilings(),
                 tokens_given=tokens is not None,
-                progress=_say_benched,
+                progress=say_benched,
             )
-    _print_benched(rows, as_json=as_json)
+    print_benched(rows, as_json=as_json)
     if any(row.is_slower for row in rows):
         raise typer.Exit(EXIT_CHECK_FAILED)
 
@@ -279,9 +285,7 @@ def bench(  # noqa: PLR0913 - one parameter a flag
 @app.command()
 def export(
     *,
-    storage: Annotated[str, typer.Option(metavar="URL", help="The studies' database.")] = (
-        "sqlite:///autotune.db"
-    ),
+    storage: StudiesStorage = _DATABASE,
     output: Annotated[str, typer.Option(metavar="DIR", help="Folder for vLLM's files.")] = "tuned",
     merge: Merge = False,
 ) -> None:
@@ -293,6 +297,28 @@ def export(
         if not stored:
             raise InputError("the database holds no finished shape; tune one with autotune run")
         _export(stored, output, merge=merge)
+
+
+@app.command()
+def status(
+    *,
+    storage: StudiesStorage = _DATABASE,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how far the studies of a database are, also while a run writes it."""
+    from autotune.store import Store, overview
+
+    if watch and as_json:
+        raise typer.BadParameter("--watch contradicts --json; leave one of them out")
+    with _errors(), closing(Store(storage, must_exist=True)) as store:
+        seen = overview(store)
+        if not seen.studies:
+            raise InputError("the database holds no study; tune one with autotune run")
+        if watch:
+            watch_status(lambda: overview(store))
+        else:
+            print_status(seen, storage, as_json=as_json)
 
 
 @app.command()
@@ -332,9 +358,54 @@ def check(  # noqa: PLR0913 - one parameter a flag
         }
         report = check_files(folder, {gpu: plan.shapes for gpu, plan in plans.items()})
         layers = {shape: names for plan in plans.values() for shape, names in plan.layers.items()}
-    _print_checked(report, layers, as_json=as_json)
+    print_checked(report, layers, as_json=as_json)
     if report.has_errors:
         raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+@app.command()
+def report(
+    *,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The studies' database; sqlite:///autotune.db if none."),
+    ] = None,
+    replay: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A recording, in place of a database; may be repeated."),
+    ] = None,
+    file: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="The page; report.html if none.")
+    ] = Path("report.html"),
+) -> None:
+    """Write what was tuned, and the evidence, into one HTML page that needs no network."""
+    from autotune.report.page import check_writable, write_report
+
+    if replay and storage:
+        raise typer.BadParameter("--replay and --storage both name what to show; give one of them")
+    with _errors():
+        check_writable(file)
+        from autotune.reporting import of_database, of_recordings
+
+        found = of_recordings(replay) if replay else of_database(storage or _DATABASE)
+        write_report(found, file)
+    out.print(f"Wrote {file}")
+
+
+@app.command()
+def dashboard(
+    *,
+    storage: StudiesStorage = _DATABASE,
+    host: Annotated[
+        str, typer.Option(metavar="H", help="Address to listen on; whoever reaches it may edit.")
+    ] = "127.0.0.1",
+    port: Port = 8080,
+) -> None:
+    """Show the studies of a database in Optuna Dashboard, also while a run writes it."""
+    with _errors(), suppress(KeyboardInterrupt):
+        from autotune.dashboard import serve_dashboard
+
+        serve_dashboard(storage, host=host, port=port, say=err.print)
 
 
 @app.command("compare-samplers")
@@ -363,7 +434,7 @@ def compare_samplers(  # noqa: PLR0913 - one parameter a flag
             samplers=sampler_names(samplers),
             **{name: value for name, value in given.items() if value is not None},
         )
-        curves = compare(replay_runners(replay or ()), comparison, progress=_say_compared)
+        curves = compare(replay_runners(replay or ()), comparison, progress=say_compared)
         if plot is not None:
             groups = {name: by_shape(those) for name, those in by_sampler(curves).items()}
             write_comparison_plot(groups, plot)
@@ -437,7 +508,7 @@ def _export(
         out.print(f"Wrote {path}")
     out.print(f"Give them to vLLM with VLLM_TUNED_CONFIG_FOLDER={Path(folder).resolve()}")
     report = check_exported(Path(folder), by_gpu)
-    _print_findings(report)
+    print_findings(report)
     if report.has_errors:
         raise typer.Exit(EXIT_CHECK_FAILED)
 
@@ -456,87 +527,10 @@ def _errors() -> Iterator[None]:
 
 
 @contextmanager
-def _kept(storage: str) -> Iterator[None]:
-    """Say on Ctrl-C that nothing is lost."""
+def _kept(plan: StudyPlan, progress: RunProgress) -> Iterator[None]:
+    """Say on Ctrl-C that nothing is lost, and how to go on."""
     try:
         yield
     except KeyboardInterrupt:
-        from autotune.store import shown
-
-        err.print(f"Everything measured is in {shown(storage)}; the same command goes on.")
-        raise
-
-
-def _say_tuned(tuned: Tuned, number: int, count: int) -> None:
-    from autotune.report.tables import selection_cells
-
-    name = f"[{number}/{count}] {tuned.shape.op.value} {tuned.shape.label}: "
-    if tuned.selection is None:
-        text = f"nothing works among {tuned.trials} trials"
-    else:
-        default_us, tuned_us, ratio = selection_cells(tuned.selection)
-        text = f"{default_us} -> {tuned_us} µs, {ratio}, {tuned.trials} trials"
-    out.print(name + text)
-
-
-def _say_recorded(shape: KernelShape, outcomes: Counter[str], number: int, count: int) -> None:
-    ends = ", ".join(f"{number} {name}" for name, number in sorted(outcomes.items()))
-    out.print(f"[{number}/{count}] {shape.op.value} {shape.label}: {ends}")
-
-
-def _say_compared(done: int, count: int) -> None:
-    """On one line of a terminal; a file would have hundreds."""
-    if err.is_terminal:
-        err.print(f"{done} of {count} searches", end="\n" if done == count else "\r")
-
-
-def _say_benched(row: Benched, number: int, count: int) -> None:
-    """On standard error: standard output is the result's, which may be JSON."""
-    from autotune.report.tables import bench_cells, tokens_text
-
-    default_us, tuned_us, ratio, verdict, _ = bench_cells(row)
-    name = f"[{number}/{count}] {row.shape.op.value} {row.shape.label}, {tokens_text(row)} tokens: "
-    err.print(f"{name}{default_us} -> {tuned_us} µs, {ratio}, {verdict}")
-
-
-def _print_benched(rows: Sequence[Benched], *, as_json: bool) -> None:
-    from autotune.report.tables import bench_table, verdict_counts
-
-    if as_json:
-        out.print_json(json.dumps([row.as_dict() for row in rows]))
-    else:
-        out.print(bench_table(rows))
-        out.print(verdict_counts(rows))
-
-
-def _print_checked(report: Report, layers: Mapping[KernelShape, str], *, as_json: bool) -> None:
-    from autotune.report.tables import check_table
-
-    if as_json:
-        out.print_json(json.dumps(report.as_dict()))
-        return
-    if report.lookups:
-        out.print(check_table(report.lookups, layers))
-        out.print()
-    _print_findings(report)
-
-
-def _print_findings(report: Report) -> None:
-    from autotune.report.tables import check_counts, finding_lines
-
-    for line in finding_lines(report.findings):
-        out.print(line)
-    out.print(check_counts(report))
-
-
-def _print_tuned(tuned: Sequence[Tuned], plan: StudyPlan, refined: Sequence[str]) -> None:
-    from autotune.report.tables import layer_lines, tuned_table
-
-    out.print()
-    rows = [(result.shape, result.selection, result.outcomes) for result in tuned]
-    kinds = {shape.without_batch: names for shape, names in plan.layers.items()}
-    layers = {result.shape: kinds.get(result.shape.without_batch, "") for result in tuned}
-    out.print(tuned_table(rows, layers))
-    for line in (*layer_lines(result.selection for result in tuned), *refined):
-        out.print(line)
-    out.print()
+        say_interrupted(plan, progress)
+        raise typer.Exit(EXIT_INTERRUPTED) from None

@@ -56,6 +56,12 @@ def _whole(smallest: int) -> Callable[[str], WholeNumber]:
     return parse
 
 
+def _port(text: str) -> int:
+    if not str(text).isascii() or not str(text).isdigit() or int(text) > 65_535:
+        raise typer.BadParameter(f"must be a port, a whole number up to 65535: got {text!r}")
+    return int(text)
+
+
 def _choice(choices: Sequence[str]) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:
@@ -138,6 +144,7 @@ Storage = Annotated[
     str | None,
     typer.Option(metavar="URL", help="SQLAlchemy URL; sqlite:///autotune.db if none."),
 ]
+StudiesStorage = Annotated[str, typer.Option(metavar="URL", help="The studies' database.")]
 WarmStart = Annotated[
     str | None,
     typer.Option(
@@ -149,6 +156,8 @@ Output = Annotated[
     str | None, typer.Option(metavar="DIR", help="Folder for vLLM's files; tuned/ if none.")
 ]
 Merge = Annotated[bool, typer.Option("--merge", help="Add to files that autotune did not write.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but what is wrong.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="One line a trial.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 Seed = Annotated[
     WholeNumber | None,
@@ -208,6 +217,10 @@ Lookahead = Annotated[
         metavar="N",
         help="Configurations asked for at once, as a compile pool does; 1 if not given.",
     ),
+]
+Port = Annotated[
+    int,
+    typer.Option(parser=_port, metavar="P", help="Port to listen on; 0 for any that is free."),
 ]
 Plot = Annotated[
     Path | None,

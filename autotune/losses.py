@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from autotune.errors import ReplayMiss, SpaceError
+from autotune.events import Looked, Watch, unwatched
 from autotune.measure import Runner
 from autotune.selection import Selection, is_settled
 from autotune.shapes import KernelShape
@@ -43,6 +44,7 @@ class Clock:
     """Times configurations side by side; what was timed together once is not timed again."""
 
     runner: Runner
+    watch: Watch = unwatched
     _defaults: dict[KernelShape, KernelConfig] = field(default_factory=dict)
     _samples: dict[KernelShape, list[Mapping[KernelConfig, Sequence[float]]]] = field(
         default_factory=dict
@@ -76,6 +78,7 @@ class Clock:
             # What does not run is left out: that is known now, and not asked again.
             timed = {config: found.get(config, ()) for config in distinct}
             self._samples.setdefault(shape, []).append(timed)
+            self.watch(Looked(shape=shape))
         return {config: timed[one] for config, one in asked.items() if timed[one]}
 
     def _space(self, shape: KernelShape, configs: Sequence[KernelConfig]) -> SearchSpace:
@@ -146,10 +149,6 @@ class Losses:
         timed = self._timed[count]
         known = [us for us in timed.values() if us is not None]
         return _ratio(timed[option_of(rows[nearest(count, rows)])], min(known)) if known else 0.0
-
-    def worst(self, rows: Rows) -> float:
-        """The largest loss of all batch sizes."""
-        return max((self.loss(count, rows) for count in self.counts), default=0.0)
 
     def of_taking(self, gets: Option, had: Option, count: int) -> float:
         """How much slower one option is than another at a batch size; infinite where not known."""

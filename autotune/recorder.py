@@ -36,7 +36,7 @@ def record(
         AutotuneError: The file cannot be written, or something cannot be measured at all.
     """
     shapes = plan.shapes
-    with RecordingWriter(path, runner.environment) as writer:
+    with RecordingWriter(path, runner.environment, runner.ceilings()) as writer:
         recorder = RecordingRunner(runner, writer)
         for number, shape in enumerate(shapes, start=1):
             space = space_of(recorder, shape, plan.axes[shape.op])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from autotune.coupling import couple
+from autotune.events import Watch, unwatched
 from autotune.layers import MoeLayer
 from autotune.losses import Clock, Losses, Option, Rows, nearest, option_of
 from autotune.measure import Runner
@@ -26,6 +27,24 @@ CHEAP_LOSS = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BetweenRows:
+    """How much slower the nearest row's configurations are than the best that was timed.
+
+    The kernels of a MoE layer are looked at together, and have one loss.
+
+    Attributes:
+        shape: A kernel at a captured batch size.
+        before: Its loss with the rows as tuned, as a share of the best latency; infinite where what
+            vLLM would take does not run.
+        after: The same with the rows as they are now.
+    """
+
+    shape: KernelShape
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refined:
     """What came of looking between the rows.
 
@@ -33,29 +52,40 @@ class Refined:
         selections: Those of all rows that are left, the added ones too.
         added: The shapes that were added.
         merged: The shapes whose rows were dropped.
-        looked_at: How many shapes at captured batch sizes were timed, or have a row.
-        between: How many of them had no row.
+        between: What is lost at every batch size that was looked at, the rows' own included.
+        without_row: How many of these shapes had no row.
         missing: How many could not be timed, as a recording does not hold them.
-        worst_before: The largest loss of one of those that were looked at, with the rows as tuned.
-        worst_after: The same with the rows as they are now.
         too_many: How many layers have more rows than was asked for.
     """
 
     selections: tuple[Selection, ...]
     added: tuple[KernelShape, ...]
     merged: tuple[KernelShape, ...]
-    looked_at: int
-    between: int
+    between: tuple[BetweenRows, ...]
+    without_row: int
     missing: int
-    worst_before: float
-    worst_after: float
     too_many: int = 0
+
+    @property
+    def looked_at(self) -> int:
+        """How many shapes at captured batch sizes were timed, or have a row."""
+        return len(self.between)
+
+    @property
+    def worst_before(self) -> float:
+        """The largest loss of one of those that were looked at, with the rows as tuned."""
+        return max((each.before for each in self.between), default=0.0)
+
+    @property
+    def worst_after(self) -> float:
+        """The same with the rows as they are now."""
+        return max((each.after for each in self.between), default=0.0)
 
     @property
     def lines(self) -> list[str]:
         """What to tell the user of it."""
         lines = []
-        if self.between or not self.missing:
+        if self.without_row or not self.missing:
             lines.append(
                 f"Worst loss over {self.looked_at} shapes at captured batch sizes, against the "
                 "rows on both sides and vLLM's default: "
@@ -86,6 +116,7 @@ def refine(
     captured: Callable[[KernelShape], Sequence[KernelShape]],
     study: Study,
     rows_max: int | None = None,
+    watch: Watch = unwatched,
 ) -> Refined:
     """Look at every captured batch size, add rows, and merge some on request.
 
@@ -98,8 +129,9 @@ def refine(
         captured: The shapes of one kernel at the batch sizes that the server captures.
         study: Fills a row where neither neighbour's winner beats vLLM's default.
         rows_max: How many rows a layer may have; None for any number.
+        watch: Told of every kernel and batch size of which something was timed.
     """
-    clock = Clock(runner)
+    clock = Clock(runner, watch)
     refined = [
         _Layer(rows, clock, captured, study).refined(rows_max)
         for rows in _by_kinds(selections).values()
@@ -108,11 +140,9 @@ def refine(
         selections=tuple(one for each in refined for one in each.selections),
         added=tuple(shape for each in refined for shape in each.added),
         merged=tuple(shape for each in refined for shape in each.merged),
-        looked_at=sum(each.looked_at for each in refined),
-        between=sum(each.between for each in refined),
+        between=tuple(one for each in refined for one in each.between),
+        without_row=sum(each.without_row for each in refined),
         missing=sum(each.missing for each in refined),
-        worst_before=max((each.worst_before for each in refined), default=0.0),
-        worst_after=max((each.worst_after for each in refined), default=0.0),
         too_many=sum(each.too_many for each in refined),
     )
 
@@ -159,8 +189,7 @@ class _Layer:
         tuned = dict(self._rows)
         self._add_rows()
         too_many = 0 if rows_max is None else self._merge_rows(rows_max)
-        worst_before, worst_after = map(self._losses.worst, (tuned, self._rows))
-        looked_at = [n for n in self._losses.counts if n not in self._losses.unknown]
+        between = [one for count in self._losses.counts for one in self._between(count, tuned)]
         each = max(map(len, tuned.values()))
         return Refined(
             selections=(
@@ -169,13 +198,21 @@ class _Layer:
             ),
             added=_shapes_of(self._rows, without=tuned),
             merged=_shapes_of(tuned, without=self._rows),
-            looked_at=each * len(looked_at),
-            between=each * sum(n not in tuned for n in looked_at),
+            between=tuple(between),
+            without_row=sum(one.shape.num_tokens not in tuned for one in between),
             missing=each * len(self._losses.unknown),
-            worst_before=worst_before,
-            worst_after=worst_after,
             too_many=too_many,
         )
+
+    def _between(self, count: int, tuned: Rows) -> list[BetweenRows]:
+        """What a batch size loses; nothing of one that a replay does not hold."""
+        before, after = (self._losses.loss(count, rows) for rows in (tuned, self._rows))
+        if count in self._losses.unknown:
+            return []
+        return [
+            BetweenRows(shape=shape, before=before, after=after)
+            for shape in self._losses.shapes(count)
+        ]
 
     # ----------------------------------------------------------------- adding
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 from autotune.bypass import parameters_read, reads_only_block_m
 from autotune.coupling import couple
 from autotune.environment import Environment
-from autotune.errors import InputError
+from autotune.errors import InputError, WorkerDied
+from autotune.events import Planned, ShapeDone, Tuned, Watch, unwatched, watched_by
 from autotune.layers import MoeLayer, by_layer, missing_ops, names_of
 from autotune.measure import Runner
 from autotune.measure.recording import RecordingRunner, RecordingWriter
@@ -33,37 +35,14 @@ from autotune.selection import Selection
 from autotune.shapes import KernelShape
 from autotune.space import SearchSpace
 from autotune.spaces import is_timed_as_pair, release_of, space_of
-from autotune.store import Store
+from autotune.store import RunLog, Store, facts
 
 #: A row between tuned ones that neither neighbour's winner fills: a study of this many at most.
 SHORT_TRIALS = 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tuned:
-    """What came of one shape.
-
-    Attributes:
-        shape: The shape.
-        selection: The configuration chosen; None where none works. While a run is under way it is
-            the shape's own best; at the end that of the ``block_m`` of its MoE layer.
-        trials: Distinct configurations measured, earlier runs included.
-        outcomes: How many of them ended in which outcome.
-    """
-
-    shape: KernelShape
-    selection: Selection | None
-    trials: int
-    outcomes: Counter[str]
-
-
-#: Told of every shape when it is done, and again when it was gone on with: what came of it, its
-#: number from 1, and how many there are.
-Progress = Callable[[Tuned, int, int], None]
-
-
 def tune(
-    plan: StudyPlan, runner: Runner, progress: Progress, *, record: Path | None = None
+    plan: StudyPlan, runner: Runner, watch: Watch = unwatched, *, record: Path | None = None
 ) -> Sequence[Tuned]:
     """Tune every shape of a plan; each ends with its selection in the plan's database.
 
@@ -75,15 +54,15 @@ def tune(
     Args:
         plan: What to tune, and where to keep it.
         runner: Measures.
-        progress: Called after every shape.
+        watch: Told of every trial and every shape.
         record: A recording to write of everything measured, earlier runs included.
 
     Raises:
         AutotuneError: Something cannot be used as it is; what was measured is kept.
     """
     if record is not None:
-        with RecordingWriter(record, runner.environment) as writer:
-            return tune(plan, RecordingRunner(runner, writer), progress)
+        with RecordingWriter(record, runner.environment, runner.ceilings()) as writer:
+            return tune(plan, RecordingRunner(runner, writer), watch)
     transfers = plan.sampler == ADAPTIVE
     shapes = plan.shapes
     earlier = _earlier(plan, runner.environment)
@@ -94,6 +73,8 @@ def tune(
     tuned: dict[KernelShape, Tuned] = {}
     store = Store(plan.storage)
     mirror = TrialMirror(plan.storage)
+    log = RunLog(store, runner.environment, partial(study_name, runner))
+    tell = watched_by(log.watch, watch)
 
     def search(space: SearchSpace, budget: Budget) -> Searched:
         others = [each for shape, each in finished.items() if shape != space.shape]
@@ -105,6 +86,7 @@ def tune(
             sampler=plan.sampler,
             seed=plan.seed,
             finished=[*earlier, *others],
+            watch=tell,
         )
         before = tuned.get(space.shape)
         selection = tuner.run(budget)
@@ -119,7 +101,7 @@ def tune(
         )
         tuned[space.shape] = result
         if before is None or before.trials != result.trials:
-            progress(result, spaces.index(space) + 1, len(spaces))
+            tell(ShapeDone(tuned=result, number=spaces.index(space) + 1, count=len(spaces)))
         return Searched(
             trials=result.trials,
             gain=tuner.expected_gain,
@@ -127,15 +109,38 @@ def tune(
         )
 
     try:
-        search_in_rounds(plan, spaces, search)
-        return _coupled([tuned[shape] for shape in shapes], store, runner.environment)
+        _keep_facts(plan, runner, store)
+        with log:
+            tell(_planned(plan, spaces))
+            search_in_rounds(plan, spaces, search)
+            return _coupled([tuned[shape] for shape in shapes], store, runner.environment)
     finally:
         mirror.close()
         store.close()
 
 
+def _keep_facts(plan: StudyPlan, runner: Runner, store: Store) -> None:
+    """Keep what only a run knows: the names of the layers, and what the device reaches at best."""
+    runs = plan.runs
+    uses = {
+        shape: facts.LayerUse(names=names, runs=runs[shape]) for shape, names in plan.layers.items()
+    }
+    facts.keep_layers(store, runner.environment, uses)
+    if runner.environment in facts.ceilings(store):
+        return
+    with contextlib.suppress(WorkerDied):  # a report can do without; the search needs no roofline
+        ceilings = runner.ceilings()
+        if ceilings is not None:
+            facts.keep_ceilings(store, runner.environment, ceilings)
+
+
 def look_between(
-    plan: StudyPlan, tuned: Sequence[Tuned], runner: Runner, *, rows_max: int | None = None
+    plan: StudyPlan,
+    tuned: Sequence[Tuned],
+    runner: Runner,
+    watch: Watch = unwatched,
+    *,
+    rows_max: int | None = None,
 ) -> tuple[Sequence[Tuned], Refined]:
     """Look at the batch sizes between a plan's, add rows where they are missed, merge some.
 
@@ -145,12 +150,15 @@ def look_between(
         plan: What was tuned, at the batch sizes of ``AUTO``.
         tuned: What came of it.
         runner: Measures.
+        watch: Told of every batch size.
         rows_max: How many rows a layer may have; None for any number.
 
     Returns:
         What there is now, the plan's shapes first, and what was done.
     """
     store, mirror = Store(plan.storage), TrialMirror(plan.storage)
+    log = RunLog(store, runner.environment, partial(study_name, runner))
+    tell = watched_by(log.watch, watch)
 
     @cache
     def known() -> Sequence[Neighbour]:
@@ -166,21 +174,26 @@ def look_between(
             sampler=plan.sampler,
             seed=plan.seed,
             finished=known() if plan.sampler == ADAPTIVE else (),
+            watch=tell,
         )
         return tuner.run(Budget(trials=min(plan.trials, SHORT_TRIALS)))
 
     try:
-        refined = refine(
-            [result.selection for result in tuned if result.selection],
-            runner,
-            captured=plan.captured,
-            study=study,
-            rows_max=rows_max,
-        )
-        added = [one for one in refined.selections if one.shape in set(refined.added)]
-        for one in added:
-            record = store.study(study_name(runner, one.shape), one.shape, runner.environment)
-            store.keep_selection(record, one)
+        log.resume()
+        with log:
+            refined = refine(
+                [result.selection for result in tuned if result.selection],
+                runner,
+                captured=plan.captured,
+                study=study,
+                rows_max=rows_max,
+                watch=tell,
+            )
+            added = [one for one in refined.selections if one.shape in set(refined.added)]
+            facts.keep_between(store, runner.environment, refined.between)
+            for one in added:
+                record = store.study(study_name(runner, one.shape), one.shape, runner.environment)
+                store.keep_selection(record, one)
     finally:
         mirror.close()
         store.close()
@@ -190,6 +203,13 @@ def look_between(
         for one in added
     ]
     return [*kept, *new], refined
+
+
+def _planned(plan: StudyPlan, spaces: Sequence[SearchSpace]) -> Planned:
+    return Planned(
+        trials={space.shape: min(plan.trials, len(space.configs)) for space in spaces},
+        defaults={space.shape: space.default for space in spaces},
+    )
 
 
 def notes(shapes: Sequence[KernelShape], environment: Environment) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
@@ -12,6 +12,8 @@ from typing import NoReturn
 import hypothesis
 import pytest
 import torch
+
+from tests.browser import Browser, chromium, chromium_program
 
 # Before any test imports a kernel: Triton decides how a function runs when it is defined.
 if not torch.cuda.is_available():
@@ -36,6 +38,7 @@ hypothesis.settings.load_profile("untimed")
 
 #: Per mark: is what it needs here, and what to say where it is not.
 _NEEDS: dict[str, tuple[Callable[[], object], str]] = {
+    "browser": (chromium_program, "no Chromium"),
     "gpu": (torch.cuda.is_available, "no CUDA device"),
     "postgres": (cache(postgres_programs), "no PostgreSQL server programs"),
 }
@@ -68,3 +71,10 @@ def absent(config: pytest.Config, mark: str, what: str) -> NoReturn:
     if mark in config.getoption("--require"):
         pytest.fail(f"{what}, and --require {mark} was given")
     pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium, for tests of the mark ``browser``."""
+    with chromium(tmp_path_factory.mktemp("chromium")) as running:
+        yield running

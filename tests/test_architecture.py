@@ -24,11 +24,12 @@ LAYERS = (
     ("kernels",),
     ("measure",),
     ("selection", "roofline", "spaces"),
-    ("coupling",),
+    ("coupling", "events"),
     ("losses",),
     ("refine",),
     ("store",),
     ("search",),
+    ("results",),
     ("export", "report"),
     ("models",),
     ("effort",),
@@ -36,7 +37,9 @@ LAYERS = (
     ("derived", "studyfile", "estimate"),
     ("plan", "flags"),
     ("rounds",),
-    ("runners", "recorder", "tuning", "bench", "checking", "compare_samplers"),
+    ("runners", "recorder", "tuning", "bench", "checking", "compare_samplers", "dashboard"),
+    ("job", "reporting"),
+    ("api",),
     ("cli",),
     ("__main__",),
 )
@@ -44,13 +47,17 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
 #: Per library the parts that may import it, at any place in their code.
 MAY_IMPORT = {
-    "optuna": {"search"},
+    "optuna": {"search", "dashboard"},
+    "optuna_dashboard": {"dashboard"},
     "torch": {"environment", "kernels", "measure"},
     "triton": {"environment", "kernels", "measure"},
     "sqlalchemy": {"store", "search"},
     "typer": {"cli", "flags"},
-    "rich": {"cli", "report"},
+    "rich": {"report"},
     "kernel_tuner": {"search"},
+    "pandas": {"report"},
+    "plotly": {"report"},
+    "jinja2": {"report"},
 }
 
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -10,7 +10,7 @@ import pytest
 from autotune.compare_samplers import Comparison, compare, sampler_names
 from autotune.errors import InputError
 from autotune.measure.replay import ReplayRunner, shipped_recording
-from autotune.report.comparison import write_comparison_plot
+from autotune.report.comparison import nearness_plot, write_comparison_plot
 from autotune.runners import replay_runners
 from autotune.search.curves import Curve, _expected_random, by_sampler, by_shape, summaries
 from autotune.shapes import KernelShape
@@ -131,3 +131,10 @@ def test_the_plot_holds_a_line_for_each_sampler_and_needs_no_network(runner, tmp
     text = (tmp_path / "plot.html").read_text(encoding="utf-8")
     assert "adaptive, transfer" in text
     assert "<script src=" not in text
+
+
+def test_the_share_of_searches_that_are_near_the_best_grows_with_the_trials():
+    never, soon, late = curve(1.0, 0.5, 0.3), curve(1.0, 0.04, 0.0), curve(0.5, 0.2, 0.01)
+    (trace,) = nearness_plot({"adaptive": [never, soon, late, late]}, 0.05).data
+    assert list(trace.x) == [1, 2, 3]
+    assert list(trace.y) == [0, 0.25, 0.75]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from autotune.coupling import couple
+from autotune.events import Event, Looked
 from autotune.measure import never_stop
 from autotune.measure.replay import ReplayRunner
 from autotune.ops import MOE_OPS, LoraOp
@@ -136,6 +137,26 @@ def test_rows_are_added_until_no_batch_size_loses_more_than_five_percent(runner)
     assert after.added
     assert {one.shape for one in rows} < {one.shape for one in after.selections}
     assert (after.looked_at, after.missing) == (len(runner.shapes), 0)
+
+
+def test_every_batch_size_at_which_something_is_timed_is_told(runner):
+    events: list[Event] = []
+    refined(runner, [1, 16, 128], watch=events.append)
+    looked = [event.shape for event in events if isinstance(event, Looked)]
+    assert len(looked) == len(events)
+    assert set(looked) == set(runner.shapes)
+
+
+def test_what_every_batch_size_loses_is_told_before_and_after(runner):
+    rows, after = refined(runner, [1, 16, 128])
+
+    assert [one.shape for one in after.between] == sorted(
+        runner.shapes, key=lambda shape: shape.num_tokens
+    )
+    of = {one.shape: one for one in after.between}
+    assert all(of[row.shape].before == of[row.shape].after == 0 for row in rows)
+    assert all(of[shape].after <= of[shape].before for shape in after.added)
+    assert max(one.before for one in after.between) == after.worst_before
 
 
 def test_the_report_says_the_worst_loss_before_and_after(runner):

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from autotune.coupling import couple
-from autotune.errors import ReplayMiss
+from autotune.errors import ReplayMiss, WorkerDied
+from autotune.events import Choosing, Event, Opened, Planned, ShapeDone, Tried, Tuned
+from autotune.measure.protocol import Ceilings
 from autotune.measure.replay import ReplayRunner
 from autotune.ops import MOE_OPS, LoraOp
 from autotune.plan import StudyPlan
 from autotune.recorder import record
 from autotune.search.budget import FEWEST_TRIALS
-from autotune.store import Store
-from autotune.tuning import (
-    Tuned,
-    look_between,
-    notes,
-    stored_selections,
-    to_export,
-    tune,
-)
+from autotune.store import Store, facts
+from autotune.tuning import look_between, notes, stored_selections, to_export, tune
 from tests.moe import moe_config, moe_lines, moe_shape
 from tests.recordings import BEST, EXPAND, SHRINK, lines, write_recording
 from tests.search.cases import CountingRunner, broken_lines, write_lines
@@ -40,13 +37,18 @@ def runner(tmp_path) -> CountingRunner:
 
 
 class Told:
-    """A progress that keeps what it is told."""
+    """A watch that keeps what it is told."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Tuned, int, int]] = []
+        self.events: list[Event] = []
 
-    def __call__(self, tuned: Tuned, number: int, count: int) -> None:
-        self.calls.append((tuned, number, count))
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def done(self) -> list[ShapeDone]:
+        """The shapes that were done."""
+        return [event for event in self.events if isinstance(event, ShapeDone)]
 
 
 def plan_of(runner: ReplayRunner, **options: object) -> StudyPlan:
@@ -61,7 +63,10 @@ def test_every_shape_ends_with_its_selection_in_the_database(runner):
     tuned = tune(plan, runner, told)
 
     assert [result.shape for result in tuned] == list(runner.shapes)
-    assert told.calls == [(tuned[0], 1, 2), (tuned[1], 2, 2)]
+    assert told.done == [
+        ShapeDone(tuned=result, number=number, count=2)
+        for number, result in enumerate(tuned, start=1)
+    ]
     for result in tuned:
         assert result.trials == result.outcomes.total() == 60
         assert result.selection is not None
@@ -69,6 +74,35 @@ def test_every_shape_ends_with_its_selection_in_the_database(runner):
     ((environment, selections),) = stored_selections(plan.storage)
     assert environment == runner.environment
     assert {s.shape: s for s in selections} == {r.shape: r.selection for r in tuned}
+
+
+def test_a_run_is_told_from_its_plan_over_every_trial_to_every_shape(runner):
+    told = Told()
+    tune(plan_of(runner, trials=7), runner, told)
+    one_shape = [Opened, *[Tried] * 7, Choosing, ShapeDone]
+    assert [type(event) for event in told.events] == [Planned, *one_shape, *one_shape]
+    planned = told.events[0]
+    assert isinstance(planned, Planned)
+    assert list(planned.trials.items()) == [(shape, 7) for shape in planned.defaults]
+    trials = [event for event in told.events if isinstance(event, Tried)]
+    assert [event.tried for event in trials] == [*range(1, 8), *range(1, 8)]
+    first, *later = trials[:7]
+    assert first.measurement.config == planned.defaults[first.measurement.shape]
+    assert first.best_us == first.default_us == first.measurement.latency_us
+    for before, after in pairwise([first, *later]):
+        assert after.default_us == first.default_us
+        assert after.best_us is not None
+        assert before.best_us is not None
+        assert after.best_us <= before.best_us
+
+
+def test_a_run_that_goes_on_is_told_what_was_measured_before(runner):
+    tune(plan_of(runner, trials=7), runner)
+    told = Told()
+    tune(plan_of(runner, trials=9), runner, told)
+    opened = [event for event in told.events if isinstance(event, Opened)]
+    assert [(event.tried, event.most) for event in opened] == [(7, 9), (7, 9)]
+    assert all(event.best_us and event.default_us for event in opened)
 
 
 def test_a_shape_where_nothing_works_is_told_and_the_run_goes_on(tmp_path):
@@ -81,9 +115,56 @@ def test_a_shape_where_nothing_works_is_told_and_the_run_goes_on(tmp_path):
     assert broken.selection is None
     assert broken.outcomes == {"compile_failed": 12}
     assert good.selection is not None
-    assert [result for result, _, _ in told.calls] == [broken, good]
+    assert [event.tuned for event in told.done] == [broken, good]
     ((_, selections),) = stored_selections(plan.storage)
     assert selections == [good.selection]
+
+
+class CeilingsRunner(CountingRunner):
+    """Its device is asked what it reaches; an error is raised in place of an answer."""
+
+    answer: Ceilings | WorkerDied = Ceilings(3e12, 7e14)
+    asked = 0
+
+    def ceilings(self):
+        self.asked += 1
+        if isinstance(self.answer, WorkerDied):
+            raise self.answer
+        return self.answer
+
+
+def facts_of(url: str) -> tuple[dict[str, int], list[Ceilings]]:
+    """What a database knows of layers and devices."""
+    with closing(Store(url)) as store:
+        uses = [(use.names, use.runs) for use in facts.layers(store).values()]
+        return dict(uses), list(facts.ceilings(store).values())
+
+
+def test_a_run_keeps_the_names_of_the_layers_and_what_the_device_reaches(tmp_path):
+    runner = CeilingsRunner(write_recording(tmp_path / "r.jsonl.gz"))
+    named = [
+        shape.as_dict() | {"layer": f"layer {number}"} for number, shape in enumerate(runner.shapes)
+    ]
+    plan = replace(plan_of(runner, trials=5), shape_tables=dict(enumerate(named, start=1)))
+    for _ in range(2):
+        tune(plan, runner, Told())
+    assert facts_of(plan.storage) == ({"layer 0": 0, "layer 1": 0}, [Ceilings(3e12, 7e14)])
+    assert runner.asked == 1
+
+
+def test_a_device_that_cannot_say_what_it_reaches_is_tuned_all_the_same(tmp_path):
+    runner = CeilingsRunner(write_recording(tmp_path / "r.jsonl.gz"))
+    runner.answer = WorkerDied("CUDA out of memory")
+    plan = plan_of(runner, trials=5)
+    assert all(result.selection for result in tune(plan, runner, Told()))
+    assert facts_of(plan.storage)[1] == []
+
+
+def test_a_recording_of_a_run_says_what_its_device_reaches(tmp_path):
+    runner = CeilingsRunner(write_recording(tmp_path / "r.jsonl.gz"))
+    tune(plan_of(runner, trials=5), runner, Told(), record=tmp_path / "own.jsonl.gz")
+    assert ReplayRunner([tmp_path / "own.jsonl.gz"]).ceilings() == Ceilings(3e12, 7e14)
+    assert ReplayRunner([tmp_path / "r.jsonl.gz"]).ceilings() is None
 
 
 def test_a_spent_time_budget_still_chooses_for_every_shape(runner):
@@ -91,7 +172,7 @@ def test_a_spent_time_budget_still_chooses_for_every_shape(runner):
     tuned = tune(plan_of(runner, time_budget_s=0), runner, told)
     assert [result.trials for result in tuned] == [FEWEST_TRIALS] * 2
     assert all(result.selection for result in tuned)
-    assert len(told.calls) == 2
+    assert len(told.done) == 2
 
 
 def test_what_a_shape_takes_beyond_its_time_is_not_taken_from_the_last(tmp_path, monkeypatch):
@@ -112,7 +193,7 @@ def test_what_a_shape_takes_beyond_its_time_is_not_taken_from_the_last(tmp_path,
     told = Told()
     tune(plan_of(SlowRunner(path), time_budget_s=48), SlowRunner(path), told)
     # The first cannot know yet; the others leave time for their finalists.
-    _, *others = (result.trials for result, _, _ in told.calls)
+    _, *others = (event.tuned.trials for event in told.done)
     assert max(others) - min(others) <= 1
     assert now[0] <= 1048.0
 
@@ -127,7 +208,7 @@ def test_the_time_budget_is_shared_among_the_shapes(tmp_path, monkeypatch):
 
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     runner = SlowRunner(write_recording(tmp_path / "r.jsonl.gz"))
-    first, second = tune(plan_of(runner, time_budget_s=20), runner, Told())
+    first, second = tune(plan_of(runner, time_budget_s=20), runner)
     assert (first.trials, second.trials) == (10, 10)
 
 
@@ -142,7 +223,7 @@ def test_time_that_a_shape_does_not_need_goes_to_those_after_it(tmp_path, monkey
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     path = write_lines(tmp_path / "r.jsonl.gz", [*broken_lines(SHRINK, 4), *lines(EXPAND)])
     runner = SlowRunner(path)
-    first, second = tune(plan_of(runner, time_budget_s=20), runner, Told())
+    first, second = tune(plan_of(runner, time_budget_s=20), runner)
     assert (first.trials, second.trials) == (4, 16)
 
 
@@ -152,12 +233,12 @@ def test_an_interruption_keeps_the_shapes_that_are_done_and_the_next_run_finishe
     told = Told()
     with pytest.raises(KeyboardInterrupt):
         tune(plan, runner, told)
-    assert len(told.calls) == 1
+    assert len(told.done) == 1
     ((_, selections),) = stored_selections(plan.storage)
     assert len(selections) == 1
 
     again = CountingRunner(tmp_path / "r.jsonl.gz")
-    tuned = tune(plan, again, Told())
+    tuned = tune(plan, again)
     assert len(again.measured) == 10
     assert [result.trials for result in tuned] == [20, 20]
 
@@ -165,7 +246,7 @@ def test_an_interruption_keeps_the_shapes_that_are_done_and_the_next_run_finishe
 def test_a_shape_that_cannot_be_measured_is_an_error_before_anything_is(runner):
     plan = plan_of(runner).override(tokens=[16, 17])
     with pytest.raises(ReplayMiss, match="the recording has no"):
-        tune(plan, runner, Told())
+        tune(plan, runner)
     assert runner.measured == []
 
 
@@ -191,7 +272,7 @@ def test_a_moe_layer_ends_with_the_block_m_of_its_smallest_sum(tmp_path):
     plan, told = plan_of(runner, trials=100), Told()
     tuned = tune(plan, runner, told)
 
-    own = {result.shape: result for result, _, _ in told.calls}
+    own = {event.tuned.shape: event.tuned for event in told.done}
     assert block_ms([own[shape] for shape in runner.shapes]) == [16, 32, 64, 16]
     assert block_ms(tuned) == [32] * 4
     for result in tuned:
@@ -200,7 +281,7 @@ def test_a_moe_layer_ends_with_the_block_m_of_its_smallest_sum(tmp_path):
         assert result.selection.layer.ops == MOE_OPS
         config = result.selection.config
         assert (config.block_n, config.num_warps, config.num_stages) == (32, 8, 3)
-    again = tune(plan, runner, Told())
+    again = tune(plan, runner)
     assert again == tuned
     assert len(runner.compared) == 4
 
@@ -209,9 +290,9 @@ def test_ops_tuned_one_by_one_are_chosen_for_together_from_the_database(tmp_path
     runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz"))
     # A sampler that learns nothing from the layer's other ops: they are there in one run only.
     plan = plan_of(runner, trials=60, sampler="tpe")
-    whole = tune(replace(plan, storage="sqlite:///whole.db"), runner, Told())
+    whole = tune(replace(plan, storage="sqlite:///whole.db"), runner)
     for number, op in enumerate(MOE_OPS, start=1):
-        (result,) = tune(plan.override(ops=[op]), runner, Told())
+        (result,) = tune(plan.override(ops=[op]), runner)
         exported = to_export([result], plan.storage, runner.environment)
         assert [
             one.shape.op for one in sorted(exported, key=lambda s: MOE_OPS.index(s.shape.op))
@@ -223,7 +304,7 @@ def test_ops_tuned_one_by_one_are_chosen_for_together_from_the_database(tmp_path
 def test_what_the_database_keeps_is_each_ops_own_choice_and_its_evidence(tmp_path):
     runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz"))
     plan = plan_of(runner, trials=60)
-    tuned = tune(plan, runner, Told())
+    tuned = tune(plan, runner)
 
     ((_, stored),) = stored_selections(plan.storage)
     assert sorted(one.config.block_m for one in stored) == [16, 16, 32, 64]
@@ -232,7 +313,7 @@ def test_what_the_database_keeps_is_each_ops_own_choice_and_its_evidence(tmp_pat
 
 def test_where_vllm_reads_only_block_m_that_alone_is_tuned(tmp_path):
     runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz", rank=16, num_tokens=64))
-    tuned = tune(plan_of(runner, trials=100), runner, Told())
+    tuned = tune(plan_of(runner, trials=100), runner)
 
     assert [result.trials for result in tuned] == [4] * 4
     assert {replace(config, block_m=64) for config in runner.measured} == {moe_config()}
@@ -241,7 +322,7 @@ def test_where_vllm_reads_only_block_m_that_alone_is_tuned(tmp_path):
 
 def test_where_vllm_reads_nothing_the_default_is_all_that_is_timed(tmp_path):
     runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz", rank=16, num_tokens=16))
-    tuned = tune(plan_of(runner, trials=100), runner, Told())
+    tuned = tune(plan_of(runner, trials=100), runner)
 
     assert runner.measured == [moe_config()] * 4
     assert {result.selection.config for result in tuned if result.selection} == {moe_config()}
@@ -274,7 +355,7 @@ def test_the_release_whose_kernels_are_launched_decides_what_is_tuned(
     changes |= {"num_tokens": 64}
     runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz", LoraOp.W2_SHRINK, **changes))
     runner.environment = replace(runner.environment, provider="vllm", provider_version=release)
-    (result,) = tune(plan_of(runner, trials=30), runner, Told())
+    (result,) = tune(plan_of(runner, trials=30), runner)
     assert (result.trials == 4) is alone
 
     told = [line for line in notes(runner.shapes, runner.environment) if "reads only" in line]

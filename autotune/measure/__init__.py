@@ -7,6 +7,7 @@ from autotune.measure._base import (
     Measurement,
     Outcome,
     Runner,
+    RunnerStatus,
     StopRule,
     never_stop,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "Measurement",
     "Outcome",
     "Runner",
+    "RunnerStatus",
     "StopRule",
     "never_stop",
 ]

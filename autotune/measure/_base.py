@@ -16,6 +16,8 @@ from autotune.space import KernelConfig, SearchSpace
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from autotune.measure.protocol import Ceilings
+
 
 class Outcome(str, Enum):
     """How measuring one configuration ended."""
@@ -82,6 +84,21 @@ class DeviceState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerStatus:
+    """What a runner is busy with at one moment.
+
+    Attributes:
+        compiling: Configurations that are being compiled.
+        waiting: Configurations that wait for a compile worker.
+        device: What the device's driver says; None where nothing does.
+    """
+
+    compiling: int
+    waiting: int
+    device: DeviceState | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """Configurations timed side by side.
 
@@ -115,7 +132,8 @@ def never_stop(_config: KernelConfig, _samples_us: Sequence[float]) -> bool:
 class Runner(ABC):
     """Turns configurations of a shape into measurements.
 
-    A runner is used from one thread. Its owner closes it; it is a context manager.
+    A runner is used from one thread, but for ``status``. Its owner closes it; it is a context
+    manager.
 
     Attributes:
         environment: Where it measures.
@@ -169,8 +187,17 @@ class Runner(ABC):
             The samples. A configuration that does not run is left out.
         """
 
+    @property
+    def status(self) -> RunnerStatus | None:
+        """What it is busy with; None of a runner that only looks figures up. From any thread."""
+        return None
+
     def recall(self, measurements: Iterable[Measurement]) -> None:  # noqa: B027 - most need not know
         """Be told what earlier runs measured of a shape whose space was asked for."""
+
+    def ceilings(self) -> Ceilings | None:
+        """What the device reaches at best, for rooflines; None where nothing says."""
+        return None
 
     def close(self) -> None:  # noqa: B027 - many a runner holds nothing
         """Give back processes and memory."""

@@ -99,6 +99,16 @@ class CompilePool:
         return len(self._slots)
 
     @property
+    def compiling(self) -> int:
+        """How many of them are at work."""
+        return sum(slot.job is not None for slot in self._slots)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for one of them."""
+        return len(self._waiting)
+
+    @property
     def connections(self) -> list[Connection]:
         """What becomes readable when a job is done: for ``multiprocessing.connection.wait``."""
         return [slot.worker.connection for slot in self._slots if slot.job is not None]
@@ -148,7 +158,7 @@ class CompilePool:
         if self._waiting:
             elapsed = now - self._looked_at
             self.wanted_s += elapsed * len(self._slots)
-            self.busy_s += elapsed * sum(slot.job is not None for slot in self._slots)
+            self.busy_s += elapsed * self.compiling
         self._looked_at = now
 
     def _start(self) -> Worker:

@@ -22,10 +22,12 @@ from autotune.measure._base import (
     Measurement,
     Outcome,
     Runner,
+    RunnerStatus,
     StopRule,
 )
 from autotune.measure.compiler import COMPILE_TIMEOUT_S, CompileFailure, CompilePool, Job
 from autotune.measure.device_process import SHAPE_TIMEOUT_S, DeviceProcess
+from autotune.measure.nvml import DeviceMonitor
 from autotune.measure.protocol import (
     Advice,
     Ceilings,
@@ -128,6 +130,7 @@ class CudaRunner(Runner):
             self.close()
             raise
         self._device, self.environment = description.device, description.environment
+        self._monitor: DeviceMonitor | None = None
 
     def space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
         """Every configuration that the static rules leave for this device."""
@@ -199,6 +202,17 @@ class CudaRunner(Runner):
             self.compilers.forget(self._shape)
         self._twins.clear()
         self._shape = None
+
+    @property
+    def status(self) -> RunnerStatus:
+        """The compile queue, and the device as its driver sees it."""
+        if self._monitor is None:
+            self._monitor = DeviceMonitor(self._device.uuid)
+        return RunnerStatus(
+            compiling=self.compilers.compiling,
+            waiting=self.compilers.waiting,
+            device=self._monitor.state(),
+        )
 
     def ceilings(self) -> Ceilings:
         """Measure what the device reaches at best, for rooflines."""

@@ -1,6 +1,7 @@
 """Recordings: measurements in a file, one JSON object a line, gzipped.
 
-The first line is a header with the schema and the environment; every other line is a measurement.
+The first line is a header with the schema, the environment and, where they were measured, the
+device's ceilings; every other line is a measurement.
 Keys that a line leaves out take their defaults, and unknown ones are passed over.
 """
 
@@ -10,7 +11,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,8 +24,10 @@ from autotune.measure._base import (
     Measurement,
     Outcome,
     Runner,
+    RunnerStatus,
     StopRule,
 )
+from autotune.measure.protocol import Ceilings
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig, SearchSpace
 
@@ -42,11 +45,13 @@ class Recording:
         environment: Where it was measured.
         shapes: Per shape its measurements by configuration.
         defaults: Per shape vLLM's default configuration.
+        ceilings: What the device reaches at best; None where the recording does not say.
     """
 
     environment: Environment
     shapes: Mapping[KernelShape, Mapping[KernelConfig, Measurement]]
     defaults: Mapping[KernelShape, KernelConfig]
+    ceilings: Ceilings | None = None
 
 
 def read_recording(path: Path) -> Recording:
@@ -77,7 +82,21 @@ def read_recording(path: Path) -> Recording:
         by_config[measurement.config] = _joined(earlier, measurement)
         if line.get("is_default"):
             defaults[measurement.shape] = measurement.config
-    return Recording(environment=environment, shapes=shapes, defaults=defaults)
+    return Recording(
+        environment=environment,
+        shapes=shapes,
+        defaults=defaults,
+        ceilings=_ceilings(path, header.get("ceilings")),
+    )
+
+
+def _ceilings(path: Path, table: Any) -> Ceilings | None:  # noqa: ANN401 - from a file
+    if table is None:
+        return None
+    try:
+        return Ceilings(float(table["copy_bytes_per_s"]), float(table["matmul_flops_per_s"]))
+    except (KeyError, TypeError, ValueError):
+        raise RecordingError(f"{path} line 1 has ceilings that are none: got {table!r}") from None
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -123,8 +142,15 @@ class RecordingWriter:
     time on a GPU.
     """
 
-    def __init__(self, path: Path, environment: Environment) -> None:
+    def __init__(
+        self, path: Path, environment: Environment, ceilings: Ceilings | None = None
+    ) -> None:
         """Start a recording.
+
+        Args:
+            path: The file.
+            environment: Where it is measured.
+            ceilings: What the device reaches at best, if that is known.
 
         Raises:
             RecordingError: The file cannot be written.
@@ -136,7 +162,8 @@ class RecordingWriter:
             self._gzip = gzip.GzipFile(self._partial, "wb", mtime=0)
         except OSError as error:
             raise RecordingError(f"cannot write {self._partial}: {error.strerror}") from None
-        self._write({"schema": SCHEMA, "environment": environment.as_dict()})
+        known = {} if ceilings is None else {"ceilings": asdict(ceilings)}
+        self._write({"schema": SCHEMA, "environment": environment.as_dict(), **known})
 
     def write(self, measurement: Measurement, *, is_default: bool) -> None:
         """Add one measurement.
@@ -221,6 +248,15 @@ class RecordingRunner(Runner):
     ) -> Comparison:
         """Compare as the inner runner does; its samples are no measurement of their own."""
         return self._inner.compare(shape, configs, enough)
+
+    @property
+    def status(self) -> RunnerStatus | None:
+        """The inner runner's."""
+        return self._inner.status
+
+    def ceilings(self) -> Ceilings | None:
+        """What the inner runner's device reaches."""
+        return self._inner.ceilings()
 
     def close(self) -> None:
         """Close the inner runner; the writer is its owner's."""

@@ -16,6 +16,7 @@ from autotune.measure._base import (
     Runner,
     StopRule,
 )
+from autotune.measure.protocol import Ceilings
 from autotune.measure.racing import TOO_SLOW_REASON, chunks, race
 from autotune.measure.recording import read_recording
 from autotune.shapes import KernelShape
@@ -36,6 +37,7 @@ class ReplayRunner(Runner):
         """
         recordings = [read_recording(path) for path in paths]
         self.environment = recordings[0].environment
+        self._ceilings = next((each.ceilings for each in recordings if each.ceilings), None)
         self._shapes: dict[KernelShape, Mapping[KernelConfig, Measurement]] = {}
         self._defaults: dict[KernelShape, KernelConfig] = {}
         for path, recording in zip(paths, recordings, strict=True):
@@ -114,6 +116,10 @@ class ReplayRunner(Runner):
         }
         count = min(map(len, known.values()), default=0)
         return Comparison(samples_us={config: samples[:count] for config, samples in known.items()})
+
+    def ceilings(self) -> Ceilings | None:
+        """What the recorded device was measured to reach, if the recording says."""
+        return self._ceilings
 
     def _recorded(self, shape: KernelShape) -> Mapping[KernelConfig, Measurement]:
         try:

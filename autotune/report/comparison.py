@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from autotune.report.figures import figure, rounded
+
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from autotune.search.curves import Curve, Summary
 
 #: What the table's figures are, below it.
@@ -49,43 +53,79 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
 
 
 def write_comparison_plot(groups: Mapping[str, Sequence[Sequence[Curve]]], path: Path) -> None:
-    """Draw regret over trials into an HTML file that needs no network.
+    """Draw ``comparison_plot`` into an HTML file that needs no network."""
+    comparison_plot(groups).write_html(path, include_plotlyjs=True)
+
+
+def comparison_plot(groups: Mapping[str, Sequence[Sequence[Curve]]]) -> go.Figure:
+    """Regret over trials: median and worst over shapes, of the median over seeds.
 
     Args:
         groups: Per name in the legend its curves, those of each shape together.
-        path: The file.
     """
     from plotly.subplots import make_subplots
 
     overs: Mapping[str, Callable[[list[float]], float]]
     overs = {"Median over shapes": statistics.median, "Worst shape": max}
-    figure = make_subplots(rows=1, cols=2, subplot_titles=[*overs], shared_yaxes=True)
+    plot = make_subplots(rows=1, cols=2, subplot_titles=[*overs], shared_yaxes=True)
     for number, (name, shapes) in enumerate(groups.items()):
         medians = [_median_over_seeds(curves) for curves in shapes]
         trials = range(1, max(map(len, medians)) + 1)
         for column, over in enumerate(overs.values(), start=1):
             heights = [over([each[min(n, len(each)) - 1] for each in medians]) for n in trials]
-            figure.add_trace(_line(name, list(trials), heights, number, column), row=1, col=column)
-    figure.update_xaxes(title_text="trials")
-    figure.update_yaxes(title_text="slower than the recorded best, %", row=1, col=1)
-    figure.update_layout(template="plotly_white", title="Samplers on recorded shapes")
-    figure.write_html(path, include_plotlyjs=True)
+            plot.add_trace(_line(name, list(trials), heights, number, column), row=1, col=column)
+    plot.update_xaxes(title_text="trials")
+    plot.update_yaxes(title_text="slower than the recorded best, %", row=1, col=1)
+    plot.update_layout(template="plotly_white", title="Samplers on recorded shapes")
+    return plot
+
+
+def nearness_plot(groups: Mapping[str, Sequence[Curve]], nearness: float) -> go.Figure:
+    """Over trials, the share of searches whose best was by then nearly the recorded best.
+
+    Args:
+        groups: Per name in the legend its curves.
+        nearness: How much slower than the recorded best it may be; 0.05 is 5 %.
+    """
+    traces = []
+    for number, (name, curves) in enumerate(groups.items()):
+        trials = range(1, max(len(curve.regret) for curve in curves) + 1)
+        shares = [
+            sum(curve.trials_to(nearness) <= n for curve in curves) / len(curves) for n in trials
+        ]
+        line = {"color": _colour(number), "shape": "hv"}
+        trace = {"type": "scatter", "name": name, "x": list(trials), "y": rounded(shares)}
+        traces.append(trace | {"line": line, "hovertemplate": "trial %{x}: %{y:.0%}"})
+    return figure(
+        traces,
+        x={"title": {"text": "trials"}},
+        y={
+            "title": {"text": f"searches within {nearness:.0%} of the best"},
+            "tickformat": ".0%",
+            "range": [0, 1.02],
+        },
+    )
 
 
 def _line(name: str, trials: list[int], regrets: list[float], number: int, column: int) -> Any:  # noqa: ANN401 - plotly ships no types
     import plotly.graph_objects as go
-    from plotly.colors import qualitative
 
     percent = [min(100.0 * each, _HIGHEST_DRAWN) for each in regrets]
-    colour = qualitative.D3[number % len(qualitative.D3)]
     return go.Scatter(
         x=trials,
         y=percent,
         name=name,
         legendgroup=name,
         showlegend=column == 1,
-        line={"color": colour, "shape": "hv"},
+        line={"color": _colour(number), "shape": "hv"},
     )
+
+
+def _colour(number: int) -> str:
+    from plotly.colors import qualitative
+
+    colours: Sequence[str] = qualitative.D3
+    return colours[number % len(colours)]
 
 
 def _median_over_seeds(curves: Sequence[Curve]) -> list[float]:

@@ -77,22 +77,30 @@ def sizes_text(shape: KernelShape) -> str:
 def tuned_table(
     rows: Sequence[tuple[KernelShape, Selection | None, Counter[str]]],
     layers: Mapping[KernelShape, str],
+    *,
+    narrow: bool = False,
 ) -> Table:
     """One row a shape: the default against what was chosen, and what the search did.
 
     Args:
         rows: Per shape its selection, None where nothing works, and the outcomes of its trials.
         layers: Per shape the names of its layers.
+        narrow: Whether to leave out the intervals and how many trials failed.
     """
-    table = _table(
-        ("op", "layer", "sizes"),
-        ("tokens", "default µs", "tuned µs", "ratio", "trials", "invalid", "failed", "cut short"),
+    counted = ("trials",) if narrow else ("trials", "invalid", "failed", "cut short")
+    table = plain_table(
+        ("op", "layer", "sizes"), ("tokens", "default µs", "tuned µs", "ratio", *counted)
     )
     for shape, selection, outcomes in rows:
-        cells = selection_cells(selection) if selection else ("-", "-", "nothing works")
+        default_us, tuned_us, ratio = (
+            selection_cells(selection) if selection else ("-", "-", "nothing works")
+        )
+        op = shape.op.value
+        if narrow:
+            op, ratio = names_of((shape.op,)), ratio.partition(" [")[0]
         counts = map(str, (outcomes.total(), *outcome_counts(outcomes)))
-        names = (shape.op.value, layers.get(shape, ""), sizes_text(shape), str(shape.num_tokens))
-        table.add_row(*names, *cells, *counts)
+        names = (op, layers.get(shape, ""), sizes_text(shape), str(shape.num_tokens))
+        table.add_row(*names, default_us, tuned_us, ratio, *list(counts)[: len(counted)])
     return table
 
 
@@ -116,7 +124,7 @@ def bench_table(rows: Iterable[Benched]) -> Table:
     Args:
         rows: What came of each shape.
     """
-    table = _table(
+    table = plain_table(
         ("op", "layer", "sizes"),
         ("tokens", "default µs", "tuned µs", "ratio", "verdict", "share of roofline"),
     )
@@ -146,7 +154,9 @@ def shapes_table(layers: Mapping[KernelShape, str], runs: Mapping[KernelShape, i
         runs: How often a forward pass launches each shape; 0 where that is not known.
     """
     has_runs = any(runs.values())
-    table = _table(("layer", "op"), (*(("runs",) if has_runs else ()), "slices", "hidden", "rank"))
+    table = plain_table(
+        ("layer", "op"), (*(("runs",) if has_runs else ()), "slices", "hidden", "rank")
+    )
     for name in ("slice sizes", "file", "key", "tokens (m)"):
         table.add_column(name, overflow="fold")
     kinds: dict[tuple[KernelShape, str], list[KernelShape]] = {}
@@ -201,7 +211,7 @@ def check_table(lookups: Iterable[LookedUp], layers: Mapping[KernelShape, str]) 
         lookups: What came of each look-up.
         layers: Per shape the names of its layers.
     """
-    table = _table(("op", "layer", "sizes"), ("tokens",))
+    table = plain_table(("op", "layer", "sizes"), ("tokens",))
     for name in ("file", "key", "found"):
         table.add_column(name, overflow="fold")
     for lookup in lookups:
@@ -261,7 +271,8 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
-def _table(words: Iterable[str], numbers: Iterable[str]) -> Table:
+def plain_table(words: Iterable[str], numbers: Iterable[str]) -> Table:
+    """A table without lines, with columns of words on the left and of numbers on the right."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in words:
         table.add_column(name, overflow="fold")

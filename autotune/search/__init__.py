@@ -1,10 +1,17 @@
 """The search: one Optuna study per kernel shape. Only this package imports Optuna."""
 
+import warnings
+
+with warnings.catch_warnings():
+    # In a notebook without ipywidgets Optuna's progress bar, which nothing here shows, warns.
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    import optuna  # noqa: F401 - the modules of this package find it imported
+
 from autotune.search.budget import Budget, TimeShares, extra_trials
 from autotune.search.mirror import TrialMirror
 from autotune.search.samplers import ADAPTIVE, SAMPLERS
 from autotune.search.transfer import Neighbour, in_order
-from autotune.search.tuner import ShapeTuner, study_name
+from autotune.search.tuner import ShapeTuner, name_in, study_name
 
 __all__ = [
     "ADAPTIVE",
@@ -16,5 +23,6 @@ __all__ = [
     "TrialMirror",
     "extra_trials",
     "in_order",
+    "name_in",
     "study_name",
 ]

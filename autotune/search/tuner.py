@@ -14,6 +14,7 @@ from optuna.study import Study
 from optuna.trial import Trial
 
 from autotune.environment import Environment
+from autotune.events import Choosing, Opened, Tried, Watch, unwatched
 from autotune.measure import Measurement, Outcome, Runner
 from autotune.search.budget import Budget, expected_gain
 from autotune.search.encoding import Positions
@@ -55,6 +56,7 @@ class ShapeTuner:
         sampler: str,
         seed: int,
         finished: Sequence[Neighbour] = (),
+        watch: Watch = unwatched,
     ) -> None:
         """Open the shape's study and take over what was measured before.
 
@@ -66,7 +68,9 @@ class ShapeTuner:
             sampler: One of ``SAMPLERS``.
             seed: The same seed makes the same choices.
             finished: Other shapes, searched on the same device with the same kernels.
+            watch: Told of every trial.
         """
+        self._watch = watch
         self._runner, self._space, self._shape = runner, space, space.shape
         self._store = store
         name = study_name(runner, self._shape)
@@ -100,6 +104,9 @@ class ShapeTuner:
         Returns:
             The selection; None where no configuration works.
         """
+        most = min(budget.trials, len(self._space.configs))
+        best = {"best_us": self._fastest_us, "default_us": self._default_us}
+        self._watch(Opened(shape=self._shape, tried=len(self._measured), most=most, **best))
         try:
             self._search(budget)
         finally:
@@ -110,6 +117,7 @@ class ShapeTuner:
         selection = self._select()
         if selection is not None:
             self._store.keep_selection(self._record, selection)
+            self._writer.keep_note(selection)
         return selection
 
     @property
@@ -127,6 +135,19 @@ class ShapeTuner:
         """How many configurations ended in which outcome."""
         return Counter(m.outcome.value for m in self._measured.values())
 
+    @property
+    def _fastest_us(self) -> float | None:
+        """The lowest latency so far, microseconds; None where nothing has worked."""
+        best_us = self._best_us[-1] if self._best_us else math.inf
+        return None if math.isinf(best_us) else best_us
+
+    @property
+    def _default_us(self) -> float | None:
+        """The default's latency, microseconds; None where it is not known, or does not run."""
+        measured = self._measured.get(self._space.default)
+        works = measured is not None and measured.outcome is Outcome.OK
+        return measured.latency_us if measured is not None and works else None
+
     # ----------------------------------------------------------------- searching
 
     def _search(self, budget: Budget) -> None:
@@ -139,6 +160,14 @@ class ShapeTuner:
             self._tell(measurement)
             self._writer.put(
                 Finished(measurement=measurement, started_at=started_at, finished_at=_now())
+            )
+            self._watch(
+                Tried(
+                    measurement=measurement,
+                    tried=len(self._measured),
+                    best_us=self._fastest_us,
+                    default_us=self._default_us,
+                )
             )
 
     def _fill_pending(self, budget: Budget) -> None:
@@ -219,6 +248,7 @@ class ShapeTuner:
         those = finalists(default, self._measured, is_moe=is_moe)
         if not those:
             return None
+        self._watch(Choosing(shape=self._shape, finalists=len(those)))
         rule = is_settled_at_every_block_m if is_moe else is_settled
         comparison = self._runner.compare(self._shape, those, partial(rule, default))
         samples = comparison.samples_us

@@ -12,7 +12,9 @@ from optuna.trial import FrozenTrial
 
 from autotune.search.encoding import value_distributions
 from autotune.search.mirror import TrialMirror
+from autotune.search.note import note_text
 from autotune.search.objective import frozen_trial
+from autotune.selection import Selection
 from autotune.store import Finished, Store, StudyRecord
 
 
@@ -55,6 +57,14 @@ class StudyWriter:
             StorageError: Something could not be written.
         """
         self._batches.close()
+
+    def keep_note(self, selection: Selection) -> None:
+        """Keep a note on what was chosen, for Optuna's dashboard.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        self._mirror.keep_note(self._study, note_text(selection, self._record.environment))
 
     def _write(self, batch: Sequence[Finished]) -> None:
         self._store.add(self._record, batch)

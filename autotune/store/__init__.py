@@ -1,5 +1,19 @@
 """Measurements and selections in one database."""
 
+from autotune.store.overview import Overview, RunState, StudyState, overview
+from autotune.store.runs import RunLog
 from autotune.store.store import Finished, Store, StudyRecord, explained, make_commits_cheap, shown
 
-__all__ = ["Finished", "Store", "StudyRecord", "explained", "make_commits_cheap", "shown"]
+__all__ = [
+    "Finished",
+    "Overview",
+    "RunLog",
+    "RunState",
+    "Store",
+    "StudyRecord",
+    "StudyState",
+    "explained",
+    "make_commits_cheap",
+    "overview",
+    "shown",
+]

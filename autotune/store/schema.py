@@ -17,6 +17,14 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+#: Of these tables and of what their JSON holds: 1 more for each change that an earlier autotune
+#: would misread. It reads what is merely added.
+VERSION = 1
+
+#: The versions that made or changed the tables; a database that has none is of version 1. The
+#: column is no key: two processes may note the same version at once.
+versions = Table("autotune_version", metadata, Column("version", Integer, nullable=False))
+
 #: One row a kernel shape and environment; ``name`` is the Optuna study's.
 studies = Table(
     "autotune_studies",
@@ -52,4 +60,42 @@ selections = Table(
     metadata,
     Column("study_id", ForeignKey("autotune_studies.id"), primary_key=True),
     Column("selection", Text, nullable=False),  # JSON
+)
+
+#: One row a run, from its beginning; times are UTC.
+runs = Table(
+    "autotune_runs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("process", Integer, nullable=False),
+    Column("started_at", DateTime, nullable=False),
+    Column("seen_at", DateTime, nullable=False),  # written again every few seconds
+    Column("ended_at", DateTime),
+    Column("ending", String(32)),  # done, interrupted or failed
+    Column("study_id", ForeignKey("autotune_studies.id")),  # what is searched now
+)
+
+#: One row a study that a run searches.
+planned = Table(
+    "autotune_planned",
+    metadata,
+    Column("run_id", ForeignKey("autotune_runs.id"), primary_key=True),
+    Column("study_id", ForeignKey("autotune_studies.id"), primary_key=True),
+    Column("number", Integer, nullable=False),  # from 1, in the order in which they are searched
+    Column("trials", Integer, nullable=False),  # configurations that are measured at most
+    Column("default", String(512), nullable=False),  # JSON: vLLM's configuration
+    Column("done_at", DateTime),  # UTC
+)
+
+#: What a run knew beside its measurements, and a report wants: one row a kind, environment and
+#: shape, the latest.
+facts = Table(
+    "autotune_facts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("environment", Text, nullable=False),  # JSON
+    Column("shape", Text, nullable=False),  # JSON; of no shape in particular: null
+    Column("fact", Text, nullable=False),  # JSON
 )

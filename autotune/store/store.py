@@ -64,7 +64,8 @@ class Store:
             must_exist: Whether a SQLite file that is not there is an error, and not made.
 
         Raises:
-            StorageError: The URL cannot be used, or the database belongs to another program.
+            StorageError: The URL cannot be used, or the database belongs to another program or to
+                a newer autotune.
         """
         self.url = url
         try:
@@ -89,7 +90,12 @@ class Store:
             if self.engine.dialect.name == "sqlite":
                 with self.engine.connect() as connection:
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            if schema.versions.name in tables:
+                self._refuse_newer()
             schema.metadata.create_all(self.engine)
+            if schema.versions.name not in tables:
+                with self.engine.begin() as connection:
+                    connection.execute(sa.insert(schema.versions).values(version=schema.VERSION))
 
     def study(self, name: str, shape: KernelShape, environment: Environment) -> StudyRecord:
         """The study of that name, made where it is missing.
@@ -97,7 +103,7 @@ class Store:
         Raises:
             StorageError: It is there, but was measured in another environment.
         """
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             query = sa.select(schema.studies).where(schema.studies.c.name == name)
             row = connection.execute(query).one_or_none()
             if row is None:
@@ -118,11 +124,17 @@ class Store:
             )
         return record
 
+    def studies(self) -> list[StudyRecord]:
+        """Every study, in the order in which they were begun."""
+        query = sa.select(schema.studies).order_by(schema.studies.c.id)
+        with self.transaction() as connection:
+            return [_study_record(row) for row in connection.execute(query)]
+
     def add(self, study: StudyRecord, finished: Sequence[Finished]) -> None:
         """Keep measurements, all in one transaction, in the order given."""
         if not finished:
             return
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = [_row(study, item) for item in finished]
             connection.execute(sa.insert(schema.measurements), rows)
 
@@ -130,14 +142,14 @@ class Store:
         """Every measurement of a study, in the order in which they were kept."""
         table = schema.measurements
         query = sa.select(table).where(table.c.study_id == study.id).order_by(table.c.id)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [_finished(study.shape, row) for row in connection.execute(query)]
 
     def keep_selection(self, study: StudyRecord, selection: Selection) -> None:
         """Keep the study's selection in place of an earlier one."""
         table = schema.selections
         text = json.dumps(selection.as_dict())
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(sa.delete(table).where(table.c.study_id == study.id))
             connection.execute(sa.insert(table).values(study_id=study.id, selection=text))
 
@@ -145,7 +157,7 @@ class Store:
         """The study's latest selection, if it has one."""
         table = schema.selections
         query = sa.select(table.c.selection).where(table.c.study_id == study.id)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             text = connection.execute(query).scalar_one_or_none()
         return None if text is None else Selection.from_mapping(json.loads(text))
 
@@ -156,7 +168,7 @@ class Store:
             .join(schema.selections)
             .order_by(schema.studies.c.name)
         )
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [
                 (
                     Environment.from_mapping(json.loads(row.environment)),
@@ -169,8 +181,25 @@ class Store:
         """Give back the connections."""
         self.engine.dispose()
 
+    def _refuse_newer(self) -> None:
+        query = sa.select(sa.func.max(schema.versions.c.version))
+        with self.engine.connect() as connection:
+            newest = connection.execute(query).scalar() or schema.VERSION
+        if newest > schema.VERSION:
+            self.close()
+            raise StorageError(
+                f"{shown(self.url)} was written by a newer autotune: its tables are of version "
+                f"{newest}, this autotune knows {schema.VERSION}; upgrade autotune, or give "
+                "another --storage"
+            )
+
     @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
+    def transaction(self) -> Iterator[sa.Connection]:
+        """A connection whose changes are kept together, or not at all.
+
+        Raises:
+            StorageError: The database cannot be used.
+        """
         with explained(self.url), self.engine.begin() as connection:
             yield connection
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +87,27 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def on_a_terminal(self, *arguments: object, columns: int) -> Ended:
+        """Run it to its end on a terminal of that many columns; all that it printed is ``out``."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        width = {"COLUMNS": str(columns), "TERM": "xterm-256color"}
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            [*AUTOTUNE, *map(str, arguments)],
+            cwd=self.folder,
+            env=environment() | width,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        text = b""
+        with contextlib.suppress(OSError):  # Linux's word for the end
+            while some := os.read(ours, 65_536):
+                text += some
+        os.close(ours)
+        return Ended(process.wait(TIMEOUT_S), text.decode(), "")
 
     def files(self, folder: str = "tuned") -> Mapping[str, bytes]:
         """The content of every file of a folder."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from autotune.measure import Outcome, Runner, never_stop
+from autotune.measure import Outcome, Runner, RunnerStatus, never_stop
 from autotune.measure.cuda import CudaRunner
 from autotune.measure.racing import ROUND_SAMPLES
 from autotune.measure.recording import RecordingRunner, RecordingWriter, read_recording
@@ -73,6 +73,19 @@ def test_compared_configurations_have_equally_many_samples(runner):
     compared = runner.compare(SHAPE, configs, lambda samples: True).samples_us
     assert set(compared) == set(configs)
     assert len({len(samples) for samples in compared.values()}) == 1
+
+
+def test_a_runner_that_compiles_says_how_much_it_has_to_do_and_a_replay_says_nothing(runner):
+    space = runner.space(SHAPE, AXES)
+    before = runner.status
+    assert before in (None, RunnerStatus(compiling=0, waiting=0))
+    runner.measure(SHAPE, space.configs, never_stop)
+    after = runner.status
+    assert (after is None) is (before is None)
+    if after is not None:
+        # One of them is measured; two workers have at most one each.
+        assert 0 < after.compiling + after.waiting < len(space.configs)
+        assert after.compiling <= 2
 
 
 def test_a_recorded_run_replays_as_itself(tmp_path):

@@ -5,163 +5,28 @@ Two parts share it: our measurements (``Store``) and Optuna's trials (``TrialMir
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import socket
-import subprocess
 import threading
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any
 
 import optuna
+import optuna_dashboard
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from autotune.environment import Environment
 from autotune.errors import StorageError
-from autotune.measure import Measurement, Outcome
+from autotune.measure import Outcome
 from autotune.search import TrialMirror
 from autotune.search import mirror as mirror_module
 from autotune.search.encoding import value_distributions
-from autotune.search.objective import CONSTRAINT, frozen_trial
-from autotune.selection import Ratio, Selection
+from autotune.search.objective import CONSTRAINT
 from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
-from autotune.store import Finished, Store, StudyRecord
-from tests.conftest import postgres_programs
-from tests.recordings import ENVIRONMENT, EXPAND, SHRINK
-
-SHAPE = KernelShape.from_mapping(SHRINK)
-HERE = Environment.from_mapping(ENVIRONMENT)
-NOON = datetime(2025, 6, 1, 12, 0, 0, 250_000)  # noqa: DTZ001 - the store's times are naive UTC
-
-
-# ------------------------------------------------------------------ the databases
-
-
-@pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory) -> Iterator[str]:
-    """URL of a PostgreSQL server of our own, without a database's name."""
-    programs = postgres_programs()
-    assert programs is not None
-    folder = tmp_path_factory.mktemp("postgres")
-    # The server refuses to run as root.
-    owner = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
-    if owner is not None:
-        for path in (folder, *folder.parents[:3]):
-            if path.stat().st_uid == 0 and path.name.startswith(("postgres", "pytest-", "popen-")):
-                path.chmod(0o755)
-        shutil.chown(folder, owner.pw_uid, owner.pw_gid)
-    cluster, log = folder / "cluster", folder / "log"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def call(program: str, *arguments: str) -> None:
-        command = [str(programs / program), *arguments]
-        result = subprocess.run(  # noqa: S603 - the server's own programs
-            command,
-            cwd=folder,
-            user=None if owner is None else owner.pw_uid,
-            group=None if owner is None else owner.pw_gid,
-            extra_groups=None if owner is None else [],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # pg_ctl's child would keep a pipe open
-            stderr=subprocess.DEVNULL,
-            timeout=120,
-            check=False,
-        )
-        assert result.returncode == 0, (program, log.read_text() if log.exists() else "")
-
-    call("initdb", "-D", str(cluster), "-U", "postgres", "-A", "trust", "--no-sync")
-    options = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
-    call("pg_ctl", "-D", str(cluster), "-l", str(log), "-w", "-o", options, "start")
-    try:
-        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}"
-    finally:
-        call("pg_ctl", "-D", str(cluster), "-m", "immediate", "-w", "stop")
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def url(request, tmp_path) -> str:
-    """URL of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/autotune.db"
-    server = request.getfixturevalue("postgres_server")
-    name = f"test_{uuid.uuid4().hex}"
-    engine = sa.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    engine.dispose()
-    return f"{server}/{name}"
-
-
-@pytest.fixture
-def store(url) -> Iterator[Store]:
-    opened = Store(url)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def mirror(store) -> Iterator[TrialMirror]:
-    opened = TrialMirror(store.url)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def storage(url) -> Iterator[RDBStorage]:
-    """The database as a user opens it with Optuna alone."""
-    opened = RDBStorage(url)
-    yield opened
-    opened.remove_session()
-    opened.engine.dispose()
-
-
-def config(**values: int) -> KernelConfig:
-    usual = {"block_m": 16, "block_n": 16, "block_k": 64, "split_k": 8}
-    usual |= {"num_warps": 4, "num_stages": 3}
-    return KernelConfig.from_mapping(SHAPE.op, usual | values)
-
-
-def finished(number: int, **values: Any) -> Finished:
-    """The ``number``-th measurement of a study, a second after the one before."""
-    started = NOON + timedelta(seconds=number)
-    measurement = Measurement(
-        shape=SHAPE,
-        config=config(split_k=number + 1),
-        outcome=Outcome.OK,
-        samples_us=(10.0 + number, 11.0),
-    )
-    return Finished(
-        measurement=replace(measurement, **values),
-        started_at=started,
-        finished_at=started + timedelta(milliseconds=10),
-    )
-
-
-def selection(**values: Any) -> Selection:
-    chosen = Selection(
-        shape=SHAPE,
-        config=config(),
-        default=config(block_k=128),
-        samples_us={config(): (5.0, 5.1), config(block_k=128): (10.0, 10.3)},
-        ratio=Ratio(value=2.0, low=1.9, high=2.1),
-        trials=20,
-        outcomes={"ok": 18, "too_slow": 2},
-    )
-    return replace(chosen, **values)
-
+from autotune.store import Store, StudyRecord
+from tests.contracts.examples import HERE, SHAPE, config, finished, selection, trials
+from tests.recordings import EXPAND
 
 # ------------------------------------------------------------------ measurements and selections
 
@@ -248,9 +113,9 @@ def test_a_selection_replaces_the_one_before(store):
 
 def test_all_selections_come_with_their_environments_by_study_name(store):
     elsewhere = replace(HERE, gpu="NVIDIA Other-GPU")
-    for name, environment, trials in (("b", HERE, 2), ("a", elsewhere, 1), ("c", HERE, 3)):
+    for name, environment, count in (("b", HERE, 2), ("a", elsewhere, 1), ("c", HERE, 3)):
         study = store.study(name, SHAPE, environment)
-        store.keep_selection(study, selection(trials=trials))
+        store.keep_selection(study, selection(trials=count))
     store.study("without one", SHAPE, HERE)
     assert [(environment, chosen.trials) for environment, chosen in store.selections()] == [
         (elsewhere, 1),
@@ -286,27 +151,6 @@ def test_readers_see_whole_batches_while_a_writer_writes(store, url):
 
 
 # ------------------------------------------------------------------ Optuna's trials
-
-
-def trials() -> list[FrozenTrial]:
-    """One trial of every kind that a search ends with; their times are local."""
-    items = [
-        finished(0),
-        finished(1, outcome=Outcome.TOO_SLOW, reason="plainly slower", samples_us=(80.0,) * 5),
-        finished(2, outcome=Outcome.LAUNCH_FAILED, reason="OutOfResources", samples_us=()),
-        finished(3, samples_us=(4.5,), relative_error=2.4e-7),
-        finished(4, outcome=Outcome.WRONG_RESULT, reason="off", samples_us=(), relative_error=0.5),
-    ]
-    made = []
-    for item in items:
-        trial = frozen_trial(
-            item.measurement,
-            params=item.measurement.config.as_dict(),
-            distributions=value_distributions(SHAPE.op),
-        )
-        trial.datetime_start, trial.datetime_complete = item.started_at, item.finished_at
-        made.append(trial)
-    return made
 
 
 def facts(trial: FrozenTrial) -> dict[str, object]:
@@ -379,3 +223,41 @@ def test_a_study_that_optuna_opens_can_be_continued_with_it(store, mirror, stora
     trial = loaded.ask(value_distributions(SHAPE.op))
     loaded.tell(trial, 3.0)
     assert loaded.best_trial.number == len(trials())
+
+
+# ------------------------------------------------------------------ notes
+
+
+LONG = "".join(f"{number} µs\n" for number in range(1_000))
+
+
+@pytest.mark.parametrize("tables", ["known", "unknown"])
+def test_a_note_is_what_optunas_dashboard_shows(store, storage, url, tables, monkeypatch):
+    if tables == "unknown":  # a later Optuna
+        monkeypatch.setattr(mirror_module, "_known_tables", lambda: None)
+    mirror = TrialMirror(url)
+    mirrored = mirror.open_study(study_of(store))
+    for text in ("**2.00x**", LONG, "**2.10x**"):
+        mirror.keep_note(mirrored, text)
+        loaded = optuna.load_study(storage=storage, study_name="a study")
+        assert optuna_dashboard.get_note(loaded) == text
+    mirror.close()
+
+
+def test_a_note_that_a_person_has_edited_is_kept(store, mirror, storage):
+    mirrored = mirror.open_study(study_of(store))
+    mirror.keep_note(mirrored, "**2.00x**")
+    loaded = optuna.load_study(storage=storage, study_name="a study")
+    optuna_dashboard.save_note(loaded, "**2.00x**, and too good to be true")
+    mirror.keep_note(mirrored, "**2.10x**")
+    assert optuna_dashboard.get_note(loaded) == "**2.00x**, and too good to be true"
+
+
+def test_a_note_that_says_the_same_is_not_written_again(store, mirror, storage):
+    mirrored = mirror.open_study(study_of(store))
+    versions = []
+    for text in ("**2.00x**", "**2.00x**", "**2.10x**"):
+        mirror.keep_note(mirrored, text)
+        (attributes,) = (each.system_attrs for each in storage.get_all_studies())
+        versions.append(attributes["dashboard:note_ver"])
+    assert versions == [1, 1, 2]

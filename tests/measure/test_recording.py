@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from autotune.environment import Environment
 from autotune.errors import RecordingError
 from autotune.measure import Measurement, Outcome
+from autotune.measure.protocol import Ceilings
 from autotune.measure.recording import RecordingWriter, read_recording
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
@@ -52,6 +53,23 @@ def test_what_is_written_is_read_back(tmp_path_factory, written):
         written, key=lambda m: list(recording.shapes).index(m.shape)
     )
     assert recording.defaults == {m.shape: m.config for m in written[:1]}
+
+
+def test_what_the_device_reaches_is_read_back_where_it_was_written(tmp_path):
+    for name, ceilings in (("with", Ceilings(3e12, 7e14)), ("without", None)):
+        path = tmp_path / f"{name}.jsonl.gz"
+        with RecordingWriter(path, ENV, ceilings):
+            pass
+        assert read_recording(path).ceilings == ceilings
+
+
+@pytest.mark.parametrize("ceilings", [5, {"copy_bytes_per_s": 1}, {"copy_bytes_per_s": "fast"}])
+def test_ceilings_that_are_none_are_refused(tmp_path, ceilings):
+    path = tmp_path / "r.jsonl.gz"
+    header = {"schema": "autotune-recording/1", "environment": ENVIRONMENT, "ceilings": ceilings}
+    path.write_bytes(gzip.compress(json.dumps(header).encode() + b"\n"))
+    with pytest.raises(RecordingError, match="line 1 has ceilings that are none: got"):
+        read_recording(path)
 
 
 def test_an_interrupted_recording_keeps_what_was_written(tmp_path):

@@ -11,7 +11,7 @@ from autotune.errors import InputError, StorageError
 from autotune.plan import StudyPlan
 from autotune.search.earlier import finished_earlier
 from autotune.shapes import KernelShape
-from autotune.tuning import Tuned, tune
+from autotune.tuning import tune
 from tests.recordings import BEST, EXPAND, SHRINK, write_recording
 from tests.search.cases import CountingRunner
 
@@ -27,12 +27,8 @@ def _folder(tmp_path, monkeypatch) -> None:
 def runner(tmp_path) -> CountingRunner:
     """What is left behind: a database of two shapes, of 80 configurations each."""
     path = write_recording(tmp_path / "r.jsonl.gz")
-    tune(plan_of(CountingRunner(path), trials=80, storage=OLD), CountingRunner(path), quiet)
+    tune(plan_of(CountingRunner(path), trials=80, storage=OLD), CountingRunner(path))
     return CountingRunner(path)
-
-
-def quiet(_tuned: Tuned, _number: int, _count: int) -> None:
-    pass
 
 
 def plan_of(runner: CountingRunner, **options: object) -> StudyPlan:
@@ -40,7 +36,7 @@ def plan_of(runner: CountingRunner, **options: object) -> StudyPlan:
 
 
 def test_a_warm_start_asks_for_the_old_winners_first(runner):
-    tune(plan_of(runner, trials=10, warm_start=OLD), runner, quiet)
+    tune(plan_of(runner, trials=10, warm_start=OLD), runner)
     for first in (runner.measured[:3], runner.measured[10:13]):
         assert any(BEST.items() <= config.as_dict().items() for config in first)
 
@@ -61,10 +57,10 @@ def test_another_gpu_or_provider_teaches_nothing_and_is_told(runner, other):
 
 def test_a_database_that_is_not_there_is_told_and_not_made(runner):
     with pytest.raises(StorageError, match=r"there is no database absent\.db"):
-        tune(plan_of(runner, warm_start="sqlite:///absent.db"), runner, quiet)
+        tune(plan_of(runner, warm_start="sqlite:///absent.db"), runner)
     assert not Path("absent.db").exists()
 
 
 def test_a_sampler_that_learns_from_no_other_search_is_refused(runner):
     with pytest.raises(InputError, match=r"--warm-start is for the sampler adaptive: got tpe"):
-        tune(plan_of(runner, warm_start=OLD, sampler="tpe"), runner, quiet)
+        tune(plan_of(runner, warm_start=OLD, sampler="tpe"), runner)

@@ -119,13 +119,14 @@ def test_a_deadline_ends_a_search_that_has_trials_left(recording):
             return super().measure(shape, pending, stop)
 
     class MovableBudget:
+        trials = 100
         deadline: float | None = None
 
         def is_enough(self, best_us: object, *, configs: int) -> bool:
             return False
 
         def is_spent(self, tried: int) -> bool:
-            return Budget(trials=100, deadline=self.deadline).is_spent(tried)
+            return Budget(trials=self.trials, deadline=self.deadline).is_spent(tried)
 
     runner, budget = LateRunner(recording), MovableBudget()
     with opened(runner, DATABASE) as tuner:

@@ -1,0 +1,247 @@
+"""How far the studies of a database are, and which runs are under way."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import sqlalchemy as sa
+
+from autotune.environment import Environment
+from autotune.measure import Outcome
+from autotune.selection import Selection
+from autotune.shapes import KernelShape
+from autotune.space import KernelConfig
+from autotune.store import facts, schema
+from autotune.store.runs import SILENT_S
+from autotune.store.store import Store
+
+#: What a study can be.
+RUNNING, DONE, TO_DO = "running", "done", "to do"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """Where a run is.
+
+    Attributes:
+        id: The database's.
+        host: The machine that it runs on.
+        process: Its number there.
+        started_at: As all times here, naive UTC.
+        seen_at: When it last said that it is there.
+        ended_at: None while it has not said that it ends.
+        state: ``running``, ``done``, ``interrupted``, ``failed``, or ``gone`` where it was killed.
+        study_id: The database's id of the study that it searches; None where it searches none.
+    """
+
+    id: int
+    host: str
+    process: int
+    started_at: datetime
+    seen_at: datetime
+    ended_at: datetime | None
+    state: str
+    study_id: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyState:
+    """Where a study is.
+
+    Attributes:
+        name: Optuna's.
+        shape: The shape.
+        environment: Where it is measured.
+        state: One of ``RUNNING``, ``DONE`` and ``TO_DO``.
+        trials: Configurations measured.
+        most: How many there are to be at most; None where no run has said.
+        default_us: vLLM's default, microseconds; None where it is not measured, or does not run.
+        best_us: The configuration chosen, or the fastest so far; None where none works.
+        selection: What was chosen, if it was.
+        last_at: When something was last measured.
+        layers: Names of the model's layers that launch it; empty where no run has said.
+    """
+
+    name: str
+    shape: KernelShape
+    environment: Environment
+    state: str
+    trials: int
+    most: int | None
+    default_us: float | None
+    best_us: float | None
+    selection: Selection | None
+    last_at: datetime | None
+    layers: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as fast as the default: as chosen, or else by what was measured so far."""
+        if self.selection is not None:
+            return None if self.selection.ratio is None else self.selection.ratio.value
+        if self.default_us is None or self.best_us is None:
+            return None
+        return self.default_us / self.best_us
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """What a database holds at one moment.
+
+    Attributes:
+        runs: The latest run, and every other that is under way; the latest first.
+        studies: In the order in which the latest runs search them, others after them by name.
+        now: The moment, naive UTC.
+    """
+
+    runs: tuple[RunState, ...]
+    studies: tuple[StudyState, ...]
+    now: datetime
+
+    def count(self, state: str) -> int:
+        """How many studies are in a state."""
+        return sum(study.state == state for study in self.studies)
+
+    @property
+    def runs_by_state(self) -> tuple[tuple[int, str], ...]:
+        """Every run with what it is."""
+        return tuple((run.id, run.state) for run in self.runs)
+
+    @property
+    def trials(self) -> int:
+        """Configurations measured, of all studies."""
+        return sum(study.trials for study in self.studies)
+
+    @property
+    def last_at(self) -> datetime | None:
+        """When something was last measured."""
+        return max((each.last_at for each in self.studies if each.last_at), default=None)
+
+
+def overview(store: Store, *, now: datetime | None = None) -> Overview:
+    """Look at a database, which may be written meanwhile.
+
+    Args:
+        store: The database.
+        now: The moment, naive UTC; the clock's if not given.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    now = now or datetime.now(timezone.utc).replace(tzinfo=None)
+    layers = facts.layers(store)
+    with store.transaction() as connection:
+        runs = _runs(connection, now)
+        searched = {run.study_id for run in runs if run.state == RUNNING}
+        plans = _latest_plans(connection)
+        rows = sorted(
+            connection.execute(_studies_query()),
+            key=lambda row: (_place(plans.get(row.id)), row.name),
+        )
+        studies = [
+            _study(connection, row, plans.get(row.id), is_searched=row.id in searched)
+            for row in rows
+        ]
+    named = [_named(study, layers) for study in studies]
+    others = [run for run in runs[1:] if run.state == RUNNING]
+    return Overview(runs=(*runs[:1], *others), studies=tuple(named), now=now)
+
+
+def _named(
+    study: StudyState, layers: Mapping[tuple[Environment, KernelShape], facts.LayerUse]
+) -> StudyState:
+    use = layers.get((study.environment, study.shape))
+    return study if use is None else replace(study, layers=use.names)
+
+
+def _place(plan: Any) -> tuple[int, int]:  # noqa: ANN401 - a row
+    """Later runs first; what no run has planned last."""
+    return (1, 0) if plan is None else (-plan.run_id, plan.number)
+
+
+def _runs(connection: sa.Connection, now: datetime) -> list[RunState]:
+    table = schema.runs
+    found = []
+    for row in connection.execute(sa.select(table).order_by(table.c.id.desc())):
+        is_silent = now - row.seen_at > timedelta(seconds=SILENT_S)
+        state = row.ending or ("gone" if is_silent else RUNNING)
+        names = ("id", "host", "process", "started_at", "seen_at", "ended_at", "study_id")
+        found.append(RunState(**{name: getattr(row, name) for name in names}, state=state))
+    return found
+
+
+def _latest_plans(connection: sa.Connection) -> Mapping[int, Any]:
+    """Per study what the latest run that searches it has planned."""
+    rows = connection.execute(sa.select(schema.planned).order_by(schema.planned.c.run_id))
+    return {row.study_id: row for row in rows}
+
+
+def _studies_query() -> sa.Select[Any]:
+    studies, measured = schema.studies, schema.measurements
+    counts = (
+        sa.select(
+            measured.c.study_id,
+            sa.func.count().label("trials"),
+            sa.func.max(measured.c.finished_at).label("last_at"),
+        )
+        .group_by(measured.c.study_id)
+        .subquery()
+    )
+    return (
+        sa.select(studies, counts.c.trials, counts.c.last_at, schema.selections.c.selection)
+        .outerjoin(counts, counts.c.study_id == studies.c.id)
+        .outerjoin(schema.selections, schema.selections.c.study_id == studies.c.id)
+    )
+
+
+def _study(
+    connection: sa.Connection,
+    row: Any,  # noqa: ANN401 - a row
+    plan: Any,  # noqa: ANN401 - a row
+    *,
+    is_searched: bool,
+) -> StudyState:
+    shape = KernelShape.from_mapping(json.loads(row.shape))
+    selection = None if row.selection is None else Selection.from_mapping(json.loads(row.selection))
+    is_done = selection is not None if plan is None else plan.done_at is not None
+    default_us = best_us = None
+    if selection is not None:
+        default_us, best_us = selection.default_latency_us, selection.latency_us
+    elif row.trials:
+        latencies = _latencies_us(connection, row.id, shape)
+        best_us = min(latencies.values(), default=None)
+        if plan is not None:
+            default = KernelConfig.from_mapping(shape.op, json.loads(plan.default))
+            default_us = latencies.get(default)
+    return StudyState(
+        name=row.name,
+        shape=shape,
+        environment=Environment.from_mapping(json.loads(row.environment)),
+        state=RUNNING if is_searched else DONE if is_done else TO_DO,
+        trials=row.trials or 0,
+        most=None if plan is None else plan.trials,
+        default_us=default_us,
+        best_us=best_us,
+        selection=selection,
+        last_at=row.last_at,
+    )
+
+
+def _latencies_us(
+    connection: sa.Connection, study_id: int, shape: KernelShape
+) -> Mapping[KernelConfig, float]:
+    """The median of every configuration that works."""
+    table = schema.measurements
+    works = (table.c.study_id == study_id) & (table.c.outcome == Outcome.OK.value)
+    rows = connection.execute(sa.select(table.c.config, table.c.samples_us).where(works))
+    return {
+        KernelConfig.from_mapping(shape.op, json.loads(row.config)): statistics.median(
+            json.loads(row.samples_us)
+        )
+        for row in rows
+    }

@@ -1,0 +1,205 @@
+"""What a database says of its runs while they write it, asked of SQLite and of PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from autotune.errors import InputError
+from autotune.events import Opened, Planned, ShapeDone, Tuned
+from autotune.measure import Outcome
+from autotune.search import name_in
+from autotune.shapes import KernelShape
+from autotune.store import Overview, RunLog, Store, overview, schema
+from autotune.store.overview import DONE, RUNNING, TO_DO
+from autotune.store.runs import SILENT_S
+from tests.contracts.examples import HERE, SHAPE, config, finished, selection
+
+OTHER = replace(SHAPE, num_tokens=32)
+LAST = replace(SHAPE, num_tokens=64)
+DEFAULT = config(split_k=1)
+
+
+def log_of(store: Store) -> RunLog:
+    return RunLog(store, HERE, lambda shape: name_in(HERE, shape))
+
+
+def planned(*shapes: KernelShape) -> Planned:
+    return Planned(trials=dict.fromkeys(shapes, 20), defaults=dict.fromkeys(shapes, DEFAULT))
+
+
+def opened(shape: KernelShape) -> Opened:
+    return Opened(shape=shape, tried=0, most=20)
+
+
+def done(shape: KernelShape) -> ShapeDone:
+    tuned = Tuned(shape=shape, selection=None, trials=2, outcomes=Counter(ok=2))
+    return ShapeDone(tuned=tuned, number=1, count=3)
+
+
+def study_of(store: Store, shape: KernelShape):
+    return store.study(name_in(HERE, shape), shape, HERE)
+
+
+def states(seen: Overview) -> list[str]:
+    return [study.state for study in seen.studies]
+
+
+@pytest.fixture
+def other_store(url, store) -> Iterator[Store]:  # noqa: ARG001 - which has made it
+    """The same database, as another process has it."""
+    opened_again = Store(url, must_exist=True)
+    yield opened_again
+    opened_again.close()
+
+
+def test_an_empty_database_has_no_runs_and_no_studies(store):
+    seen = overview(store)
+    assert (seen.runs, seen.studies, seen.trials, seen.last_at) == ((), (), 0, None)
+
+
+def test_a_run_is_followed_from_its_plan_to_its_end(store, other_store):
+    with log_of(store) as log:
+        assert overview(other_store).runs == ()
+        log.watch(planned(SHAPE, OTHER, LAST))
+        assert states(overview(other_store)) == [TO_DO] * 3
+        log.watch(opened(SHAPE))
+        assert states(overview(other_store)) == [RUNNING, TO_DO, TO_DO]
+        log.watch(done(SHAPE))
+        log.watch(opened(OTHER))
+        seen = overview(other_store)
+        assert states(seen) == [DONE, RUNNING, TO_DO]
+        assert [study.shape for study in seen.studies] == [SHAPE, OTHER, LAST]
+        assert [study.most for study in seen.studies] == [20] * 3
+        assert [run.state for run in seen.runs] == ["running"]
+    seen = overview(other_store)
+    assert states(seen) == [DONE, TO_DO, TO_DO]
+    assert [run.state for run in seen.runs] == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(KeyboardInterrupt, "interrupted"), (InputError, "failed")]
+)
+def test_a_run_that_does_not_end_well_says_how_it_ended(store, error, state):
+    with pytest.raises(error, match="here"), log_of(store) as log:
+        log.watch(planned(SHAPE))
+        log.watch(opened(SHAPE))
+        raise error("here")
+    seen = overview(store)
+    assert [run.state for run in seen.runs] == [state]
+    assert states(seen) == [TO_DO]
+
+
+def test_a_run_that_was_killed_is_gone_when_it_has_not_been_seen_for_a_while(store):
+    log = log_of(store)
+    log.watch(planned(SHAPE))
+    log.watch(opened(SHAPE))  # and never a word again
+    seen_at = overview(store).runs[0].seen_at
+    soon, late = (seen_at + timedelta(seconds=SILENT_S + seconds) for seconds in (-1, 1))
+    assert states(overview(store, now=soon)) == [RUNNING]
+    seen = overview(store, now=late)
+    assert states(seen) == [TO_DO]
+    assert [run.state for run in seen.runs] == ["gone"]
+
+
+def test_a_run_says_again_and_again_that_it_is_there(store, other_store, monkeypatch):
+    monkeypatch.setattr("autotune.store.runs.BEAT_S", 0.01)
+    with log_of(store) as log:
+        log.watch(planned(SHAPE))
+        first = overview(other_store).runs[0].seen_at
+        for _ in range(500):
+            if overview(other_store).runs[0].seen_at > first:
+                break
+        else:
+            pytest.fail("it was never seen again")
+
+
+def test_a_run_is_resumed_by_its_own_process_only(store):
+    with log_of(store) as log:
+        log.watch(planned(SHAPE))
+    with log_of(store) as again:
+        again.resume()
+        assert [run.state for run in overview(store).runs] == ["running"]
+    with store.transaction() as connection:
+        connection.execute(sa.update(schema.runs).values(process=-1))
+    with log_of(store) as other:
+        other.resume()
+        assert [run.state for run in overview(store).runs] == ["done"]
+
+
+def test_of_two_runs_at_once_both_are_shown_and_of_earlier_ones_only_the_last(store):
+    for _ in range(2):
+        with log_of(store) as log:
+            log.watch(planned(LAST))
+            log.watch(done(LAST))
+    with log_of(store) as first, log_of(store) as second:
+        first.watch(planned(SHAPE))
+        second.watch(planned(OTHER))
+        first.watch(opened(SHAPE))
+        second.watch(opened(OTHER))
+        seen = overview(store)
+    assert [run.state for run in seen.runs] == ["running", "running"]
+    assert [(study.shape, study.state) for study in seen.studies] == [
+        (OTHER, RUNNING),
+        (SHAPE, RUNNING),
+        (LAST, DONE),
+    ]
+
+
+def test_a_study_that_is_not_finished_has_the_best_ratio_so_far(store):
+    with log_of(store) as log:
+        log.watch(planned(SHAPE))
+        study = study_of(store, SHAPE)
+        slow, fast = (12.0, 12.0, 13.0), (6.0, 6.0, 5.0)
+        failed = {"outcome": Outcome.LAUNCH_FAILED, "samples_us": (), "reason": "no"}
+        store.add(study, [finished(1, samples_us=fast), finished(2, **failed)])
+        (seen,) = overview(store).studies
+        assert (seen.trials, seen.best_us, seen.default_us, seen.ratio) == (2, 6.0, None, None)
+        store.add(study, [finished(0, samples_us=slow)])  # the default
+        (seen,) = overview(store).studies
+    assert (seen.trials, seen.best_us, seen.default_us, seen.ratio) == (3, 6.0, 12.0, 2.0)
+    assert seen.last_at == finished(2).finished_at
+
+
+def test_a_finished_study_has_the_ratio_that_was_chosen_by(store):
+    store.keep_selection(study_of(store, SHAPE), selection())
+    (seen,) = overview(store).studies
+    assert (seen.state, seen.most, seen.ratio) == (DONE, None, 2.0)
+    assert (seen.default_us, seen.best_us) == (10.15, 5.05)
+
+
+def test_a_study_of_which_nothing_works_is_done_without_a_ratio(store):
+    with log_of(store) as log:
+        log.watch(planned(SHAPE))
+        failed = {"outcome": Outcome.COMPILE_FAILED, "samples_us": (), "reason": "no"}
+        store.add(study_of(store, SHAPE), [finished(0, **failed)])
+        log.watch(done(SHAPE))
+    (seen,) = overview(store).studies
+    assert (seen.state, seen.best_us, seen.ratio) == (DONE, None, None)
+
+
+def test_a_database_is_looked_at_while_it_is_written(store, other_store):
+    ended = threading.Event()
+    counts = []
+
+    def look() -> None:
+        while not ended.is_set():
+            counts.append(overview(other_store).trials)
+
+    thread = threading.Thread(target=look)
+    with log_of(store) as log:
+        log.watch(planned(SHAPE))
+        thread.start()
+        for batch in range(20):
+            store.add(study_of(store, SHAPE), [finished(5 * batch + n) for n in range(5)])
+        ended.set()
+        thread.join(timeout=60)
+    assert counts
+    assert counts == sorted(counts)
+    assert overview(other_store).trials == 100
