@@ -25,8 +25,8 @@ __all__ = [
 if TYPE_CHECKING:
     from autotune.api import Results, load, load_recording, tune
     from autotune.errors import AutotuneError
+    from autotune.measure.replay import shipped_recording
     from autotune.plan import StudyPlan
-    from autotune.runners import shipped_recording
 else:
     # Hidden from type checkers, to which it would make every name an attribute.
     _HOMES = {
@@ -35,7 +35,7 @@ else:
         "StudyPlan": "plan",
         "load": "api",
         "load_recording": "api",
-        "shipped_recording": "runners",
+        "shipped_recording": "measure.replay",
         "tune": "api",
     }
 

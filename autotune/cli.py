@@ -226,8 +226,8 @@ def shapes(  # noqa: PLR0913 - one parameter a flag
     if as_json:
         rows = [
             shape.as_dict()
-            | {"layer": layer, "file": shape.file_name("{gpu}"), "key": shape.lookup_key}
-            | ({"runs": runs[shape]} if runs[shape] else {})
+            | {"layer": layer, "runs": runs[shape] or None}
+            | {"file": shape.file_name("{gpu}"), "key": shape.lookup_key}
             for shape, layer in layers.items()
         ]
         out.print_json(json.dumps(rows))
@@ -237,7 +237,8 @@ def shapes(  # noqa: PLR0913 - one parameter a flag
     if plan.is_auto:
         counts = ", ".join(map(str, dict.fromkeys(shape.num_tokens for shape in layers)))
         out.print(f"Batch sizes (m): {counts}; rows between them are added after tuning.")
-    for line in (*notes, studies_text(len(layers), tuning_s(layers, plan.trials), plan.trials)):
+    seconds = tuning_s(layers, plan.trials, between=len(plan.between))
+    for line in (*notes, studies_text(len(layers), seconds, plan.trials)):
         out.print(line)
 
 

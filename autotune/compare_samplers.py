@@ -12,13 +12,14 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autotune.errors import InputError
 from autotune.measure.replay import ReplayRunner
 from autotune.search import ADAPTIVE, SAMPLERS, Neighbour, in_order
 from autotune.search.curves import Curve, Summary, curve_of
+from autotune.search.experience import experience
 from autotune.search.peers import PREFIX, installed_peers, search_as_peer
 from autotune.search.replayed import Replayed, search
 from autotune.shapes import KernelShape
@@ -46,38 +47,61 @@ class Comparison:
         own = {"trials": self.trials, "seeds": self.seeds, "lookahead": self.lookahead}
         return own | {"samplers": [each.as_dict() for each in summaries]}
 
-    def tasks(self, runner: int, shapes: Sequence[KernelShape]) -> Iterator[_Task]:
-        """What can be done beside each other, those of a sampler one after the other."""
+    def tasks(self, number: int, runner: ReplayRunner) -> Iterator[_Task]:
+        """What can be done beside each other, those of a sampler one after the other.
+
+        Args:
+            number: Of the runner.
+            runner: Answers.
+        """
+        shapes = runner.shapes
         for sampler in self.samplers:
             for seed, shape in itertools.product(range(self.seeds), shapes):
-                yield _Task(self, runner, sampler, seed, (shape,))
-            if sampler == ADAPTIVE and len(shapes) > 1:
-                for seed in range(self.seeds):
-                    yield _Task(self, runner, sampler, seed, tuple(in_order(shapes)))
+                yield _Task(self, number, sampler, seed, (shape,))
+            if sampler == ADAPTIVE:
+                known = [each.shape for each in experience(runner.environment)]
+                yield from self._informed(number, shapes, known)
+
+    def _informed(
+        self, number: int, shapes: Sequence[KernelShape], known: Sequence[KernelShape]
+    ) -> Iterator[_Task]:
+        """The same searches with what a run knows: the shipped recording, and the shapes before."""
+        shipped = bool(known)
+        if shipped:
+            for seed, shape in itertools.product(range(self.seeds), shapes):
+                yield _Task(self, number, ADAPTIVE, seed, (shape,), shipped=shipped)
+        if len(shapes) > 1:
+            for seed in range(self.seeds):
+                ordered = tuple(in_order(shapes, known))
+                yield _Task(self, number, ADAPTIVE, seed, ordered, shipped=shipped)
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """Searches that one process makes; of several shapes, each is told of those before it."""
+    """Searches that one process makes; of several shapes, each is told of those before it.
+
+    With ``shipped`` each is also told of the recording that comes with autotune.
+    """
 
     comparison: Comparison
     runner: int
     sampler: str
     seed: int
     shapes: tuple[KernelShape, ...]
+    shipped: bool = False
 
     @property
     def transfer(self) -> bool:
         return len(self.shapes) > 1
 
     def curves(self, runner: ReplayRunner) -> list[Curve]:
-        finished: list[Neighbour] = []
+        finished = list(experience(runner.environment)) if self.shipped else []
         curves = []
         for shape in self.shapes:
             replayed = self._search(runner, shape, finished)
             finished.append(Neighbour(shape, replayed.measurements))
-            curve = curve_of(runner, replayed, self.sampler, self.seed, transfer=self.transfer)
-            curves.append(curve)
+            curve = curve_of(runner, replayed, self.sampler, self.seed)
+            curves.append(replace(curve, transfer=self.transfer, shipped=self.shipped))
         return curves
 
     def _search(
@@ -139,9 +163,7 @@ def compare(
         AutotuneError: A sampler cannot be had, or a recording cannot be searched.
     """
     tasks = [
-        task
-        for number, runner in enumerate(runners)
-        for task in comparison.tasks(number, runner.shapes)
+        task for number, runner in enumerate(runners) for task in comparison.tasks(number, runner)
     ]
     curves: list[Curve] = []
     # Processes that know nothing yet, each with one thread: the time that samplers take is theirs.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autotune.errors import InputError
 from autotune.models import Adapter, lora_layers, read_adapter, read_config
 from autotune.models.modules import Split
-from autotune.shapes import KernelShape
+from autotune.workload import Kernel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class ModelTable:
         tensor_parallel: The server's ``--tensor-parallel-size``.
         fully_sharded: Whether it runs with ``--fully-sharded-loras``.
         expert_parallel: Whether it runs with ``--enable-expert-parallel``.
-        target_modules: Its ``--target-modules``; None for every layer that can have LoRA.
+        target_modules: Its ``--lora-target-modules``; None for every layer that can have LoRA.
         adapter: An ``adapter_config.json``, its folder or its id on the hub, to whose layers
             the study is restricted; it gives the rank, too, where nothing else does.
     """
@@ -49,7 +49,7 @@ class ModelTable:
         paths = {key: _from(folder, table[key]) for key in ("config", "adapter") if key in table}
         return cls(**{**table, **paths})
 
-    def layers(self, rank: int | None) -> Sequence[DerivedTable]:
+    def kernels(self, rank: int | None) -> Sequence[Kernel]:
         """Every kernel of every layer that has LoRA.
 
         Args:
@@ -73,25 +73,27 @@ class ModelTable:
             targets=adapter or self.target_modules,
         )
         return [
-            DerivedTable(table=table, runs=layer.runs, is_sampled=layer.split is Split.LOGITS)
+            Kernel(
+                place=layer.name,
+                table=table,
+                runs=layer.runs,
+                is_sampled=layer.split is Split.LOGITS,
+            )
             for layer in layers
             for table in layer.tables
         ]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DerivedTable:
-    """A kernel of a layer.
-
-    Attributes:
-        table: A ``[[shapes]]`` table without batch and adapters.
-        runs: How often a forward pass launches it.
-        is_sampled: Whether it runs over the tokens that are sampled from, one a sequence.
-    """
-
-    table: Mapping[str, Any]
-    runs: int
-    is_sampled: bool
+    def notes(self, kernels: Iterable[Kernel]) -> tuple[str, ...]:
+        """What is to be known of these kernels of the model, a line each."""
+        if self.adapter is None:
+            return ()
+        names = " ".join(dict.fromkeys(each.place.rpartition(".")[2] for each in kernels))
+        note = (
+            "vLLM launches kernels for every layer that can have LoRA, whatever its adapters hold, "
+            f"unless it is started with --lora-target-modules {names} (0.22 and later): else leave "
+            "--adapter out."
+        )
+        return (note,)
 
 
 def _from(folder: Path, path: str) -> str:
@@ -111,56 +113,3 @@ def _rank(rank: int | None, adapter: Adapter | None) -> int:
             f"got {adapter.rank} for {rank}; give --rank {adapter.server_rank}"
         )
     return rank or 0
-
-
-# --------------------------------------------------------------------------- one key, one entry
-
-
-@dataclass(slots=True)
-class Launched:
-    """A shape of a model, and what launches it.
-
-    Attributes:
-        shape: The shape.
-        names: Of its layers.
-        runs: How often a forward pass launches it.
-    """
-
-    shape: KernelShape
-    names: list[str]
-    runs: int
-
-    @property
-    def written(self) -> int:
-        """Numbers that a forward pass writes by it for each token."""
-        shape = self.shape
-        return self.runs * (sum(shape.slice_sizes) or shape.num_slices * shape.rank)
-
-
-def one_an_entry(launched: Iterable[Launched]) -> tuple[list[Launched], list[str]]:
-    """Of shapes that vLLM cannot tell apart the one that matters most, and a line on the others.
-
-    vLLM looks ``expand`` up by its largest slice: layers whose other slices differ get one entry.
-    It is tuned for the one that writes most in a forward pass.
-    """
-    by_key: dict[tuple[str, tuple[int, ...]], list[Launched]] = {}
-    for each in launched:
-        by_key.setdefault((each.shape.file_name("gpu"), each.shape.lookup_key), []).append(each)
-    lines: dict[str, None] = {}
-    for rivals in by_key.values():
-        first, *others = sorted(rivals, key=lambda each: -each.written)
-        lines |= {_shared(first, other): None for other in others}
-    return [max(rivals, key=lambda each: each.written) for rivals in by_key.values()], list(lines)
-
-
-def _shared(first: Launched, other: Launched) -> str:
-    differences = ", ".join(
-        f"{field.name} {getattr(first.shape, field.name)} and {getattr(other.shape, field.name)}"
-        for field in fields(KernelShape)
-        if getattr(first.shape, field.name) != getattr(other.shape, field.name)
-    )
-    return (
-        f"vLLM has one entry for {first.shape.op.value} of {', '.join(first.names)} and of "
-        f"{', '.join(other.names)}, which differ: {differences}. It is tuned for the former, which "
-        "writes more."
-    )

@@ -285,7 +285,7 @@ class ModelFlags:
             "--target-modules",
             parser=_names,
             metavar="q_proj,...",
-            help="The server's --target-modules; all layers that can have LoRA if none.",
+            help="The server's --lora-target-modules; all layers that can have LoRA if none.",
         ),
     ] = None
     adapter: Annotated[

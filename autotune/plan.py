@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib.resources
-import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from autotune.batches import Batches
-from autotune.derived import DerivedTable, Launched, ModelTable, one_an_entry
+from autotune.derived import ModelTable
 from autotune.effort import EFFORTS, NORMAL
-from autotune.errors import InputError, ShapeError, StudyFileError
+from autotune.errors import InputError, StudyFileError
 from autotune.ops import LoraOp
 from autotune.shapes import KernelShape
 from autotune.studyfile import (
@@ -27,6 +26,7 @@ from autotune.studyfile import (
     read_toml,
     token_counts,
 )
+from autotune.workload import Kernel, Server, Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +74,12 @@ class StudyPlan:
     kernels: str = "auto"
     storage: str = "sqlite:///autotune.db"
     output: str = "tuned"
+    #: Nothing, until it was asked for: a model may be far away, and flags may name another one.
+    _workload: list[Workload] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # A model is read when its shapes are asked for: flags may name another one.
         if self.model is None and self._gap() is None:
-            _ = self.layers
+            _ = self.workload
 
     @classmethod
     def read(cls, path: Path) -> StudyPlan:
@@ -155,28 +156,35 @@ class StudyPlan:
         )
 
     @property
-    def shapes(self) -> tuple[KernelShape, ...]:
-        """Every shape once, in the order of the file, tokens innermost.
+    def workload(self) -> Workload:
+        """Every shape, and what launches it; a model is read once, and then known.
 
         Raises:
             StudyFileError: A shape cannot be, lacks a value, or shares its keys with another.
         """
-        return tuple(self.layers)
+        if not self._workload:
+            self._workload.append(self._read_workload())
+        return self._workload[0]
+
+    @property
+    def shapes(self) -> tuple[KernelShape, ...]:
+        """Every shape once, in the order of the file, tokens innermost; raises as ``workload``."""
+        return tuple(each.shape for each in self.workload.launched)
 
     @property
     def layers(self) -> dict[KernelShape, str]:
-        """Every shape with the names of its layers, such as ``o, down``; raises as ``shapes``."""
-        return {each.shape: ", ".join(each.names) for each in self._launched()[0]}
+        """Every shape with the names of its layers, such as ``o, down``; raises as ``workload``."""
+        return {each.shape: ", ".join(each.names) for each in self.workload.launched}
 
     @property
     def runs(self) -> dict[KernelShape, int]:
         """How often a forward pass launches each shape; 0 where no model says so."""
-        return {each.shape: each.runs for each in self._launched()[0]}
+        return {each.shape: each.runs for each in self.workload.launched}
 
     @property
-    def notes(self) -> list[str]:
-        """What is to be known of a model's shapes, in a line each; raises as ``shapes``."""
-        return self._launched()[1]
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of a model's shapes, in a line each; raises as ``workload``."""
+        return self.workload.notes
 
     @property
     def batches(self) -> Batches:
@@ -200,9 +208,22 @@ class StudyPlan:
 
         Logits are of sampled tokens, at most one a sequence: their shapes stop there.
         """
-        most = self.batches.max_num_seqs if kind.without_batch in self._sampled() else None
+        is_sampled = kind.without_batch in self.workload.sampled
+        most = self.batches.max_num_seqs if is_sampled else None
         sizes = self.batches.captured
         return [replace(kind, num_tokens=n) for n in sizes if most is None or n <= most]
+
+    @property
+    def between(self) -> list[KernelShape]:
+        """The shapes that are looked at once the others are tuned, at batch sizes without a row.
+
+        None where the batch sizes were given.
+        """
+        if not self.is_auto:
+            return []
+        kinds = dict.fromkeys(shape.without_batch for shape in self.shapes)
+        tuned = set(self.shapes)
+        return [shape for kind in kinds for shape in self.captured(kind) if shape not in tuned]
 
     def answered_by(self, shapes: Iterable[KernelShape]) -> StudyPlan:
         """The plan where these shapes are all that can be measured."""
@@ -307,10 +328,7 @@ class StudyPlan:
         kept = {n: table for n, table in self.shape_tables.items() if table.get("op") in tuple(ops)}
         if not kept:
             there = sorted({str(table.get("op")) for table in self.shape_tables.values()})
-            raise StudyFileError(
-                f"--op: no shape of {', '.join(op.value for op in ops)} in {self.source}; "
-                f"it has {', '.join(there)}"
-            )
+            raise StudyFileError(_no_op(ops, self.source, there))
         return kept
 
     def _gap(self) -> str | None:
@@ -331,82 +349,46 @@ class StudyPlan:
                 )
         return None
 
-    def _launched(self) -> tuple[list[Launched], list[str]]:
-        """Every shape once with its layers, and what is to be known of them; see ``shapes``."""
+    def _read_workload(self) -> Workload:
         gap = self._gap()
         if gap is not None:
             raise StudyFileError(f"{self.source}: {gap}")
-        found: dict[KernelShape, Launched] = {}
-        places: dict[tuple[str, tuple[int, ...]], tuple[int, KernelShape]] = {}
-        for number, derived, shape in self._derived():
-            place = (shape.file_name("gpu"), shape.lookup_key)
-            other, first = places.setdefault(place, (number, shape))
-            if first != shape and self.model is None:
-                raise StudyFileError(f"{self.source}: {_clash(number, shape, other, first)}")
-            known = found.setdefault(shape, Launched(shape, [], 0))
-            layer = derived.table.get("layer")
-            if layer is not None and layer not in known.names:
-                known.names.append(layer)
-            known.runs += derived.runs
-        if self.is_auto and self.recorded is not None:
-            found = {shape: each for shape, each in found.items() if shape in self.recorded}
-            if not found:
-                raise StudyFileError(
-                    f"{self.source}: the recording has none of the shapes at the batch sizes of "
-                    "--tokens auto; name those that it has with --tokens"
-                )
-        return one_an_entry(found.values())
-
-    def _kernels(self) -> list[DerivedTable]:
-        """The tables of every kernel, the model's or the file's."""
-        if self.model is None:
-            return [
-                DerivedTable(table=table, runs=0, is_sampled=False)
-                for table in self.shape_tables.values()
-            ]
+        batches = self.batches
+        server = Server(
+            lora=self.lora,
+            tokens=batches.grid if isinstance(self.tokens, str) else self.tokens,
+            max_num_seqs=batches.max_num_seqs,
+        )
         try:
-            kernels = self.model.layers(self.lora.get("rank"))
+            kernels = self._kernels()
+            found = Workload.of(
+                kernels,
+                server,
+                recorded=self.recorded if self.is_auto else None,
+                may_share=self.model is not None,
+            )
         except StudyFileError:
             raise
         except InputError as error:
             raise StudyFileError(f"{self.source}: {error}") from error
+        of_model = self.model.notes(kernels) if self.model is not None else ()
+        return replace(found, notes=(*of_model, *found.notes))
+
+    def _kernels(self) -> list[Kernel]:
+        """Those of the model, or of the file."""
+        if self.model is None:
+            return [
+                Kernel(place=f"[[shapes]] no. {number}", table=table)
+                for number, table in self.shape_tables.items()
+            ]
+        kernels = self.model.kernels(self.lora.get("rank"))
         kept = [
             each for each in kernels if self.ops is None or LoraOp(each.table["op"]) in self.ops
         ]
         if not kept:
-            raise StudyFileError(
-                f"--op: no shape of {', '.join(op.value for op in self.ops or ())} in the model "
-                f"{self.model.config}; leave --op out to see what it has"
-            )
+            there = dict.fromkeys(each.table["op"] for each in kernels)
+            raise StudyFileError(_no_op(self.ops or (), f"the model {self.model.config}", there))
         return kept
-
-    def _derived(self) -> Iterator[tuple[int, DerivedTable, KernelShape]]:
-        """Every shape of every table, with the table and its number; repeats included."""
-        for number, derived in zip(self._numbers(), self._kernels(), strict=False):
-            values = {**self.lora, **derived.table}
-            values.pop("layer", None)
-            own = "num_tokens" in values
-            place = f"{self.source}: [[shapes]] no. {number}"
-            if self.model is not None:
-                place = f"{self.source}: {derived.table['layer']}"
-            for count in (values["num_tokens"],) if own else self._counts(derived):
-                yield number, derived, _shape(place, {**values, "num_tokens": count})
-
-    def _numbers(self) -> Iterable[int]:
-        return itertools.count(1) if self.model is not None else self.shape_tables
-
-    def _counts(self, derived: DerivedTable) -> Iterable[int]:
-        """The batch sizes of a kernel: all of them, but for what runs once a sequence."""
-        counts = self.batches.grid if isinstance(self.tokens, str) else self.tokens
-        if not derived.is_sampled:
-            return dict.fromkeys(counts)
-        return dict.fromkeys(min(count, self.batches.max_num_seqs) for count in counts)
-
-    def _sampled(self) -> set[KernelShape]:
-        """The kinds of shapes that only run over sampled tokens."""
-        derived = list(self._derived())
-        over_all = {shape.without_batch for _, each, shape in derived if not each.is_sampled}
-        return {shape.without_batch for _, each, shape in derived if each.is_sampled} - over_all
 
 
 def _is_list(tokens: Sequence[int] | str | None) -> TypeGuard[Sequence[int]]:
@@ -429,22 +411,6 @@ def _effort_of(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"effort": None} if "trials" in given else {}
 
 
-def _shape(place: str, values: Mapping[str, Any]) -> KernelShape:
-    try:
-        return KernelShape.from_mapping(values)
-    except ShapeError as error:
-        raise StudyFileError(f"{place}: {error}") from error
-
-
-def _clash(number: int, shape: KernelShape, other: int, first: KernelShape) -> str:
-    """Says that vLLM cannot tell two shapes apart, and by what they differ."""
-    differences = ", ".join(
-        f"{field.name} {getattr(first, field.name)} and {getattr(shape, field.name)}"
-        for field in fields(KernelShape)
-        if getattr(first, field.name) != getattr(shape, field.name)
-    )
-    keys = "/".join(map(str, shape.lookup_key))
-    return (
-        f"[[shapes]] no. {number}: vLLM looks it up as {shape.op.value} {keys}, like no. {other}, "
-        f"and the two differ: {differences}; tune them in two studies with two outputs"
-    )
+def _no_op(ops: Iterable[LoraOp], where: str, there: Iterable[str]) -> str:
+    names = ", ".join(sorted(op.value for op in ops))
+    return f"--op: no shape of {names} in {where}; it has {', '.join(there)}"

@@ -9,10 +9,7 @@ from pathlib import Path
 from autotune.environment import Environment, has_gpu
 from autotune.errors import GpuMissing, KernelsUnusable
 from autotune.measure.cuda import CudaRunner
-from autotune.measure.replay import ReplayRunner
-
-#: The recording that comes with the package, of the quick-start study.
-SHIPPED_RECORDING = "llama-3.1-8b_h100.jsonl.gz"
+from autotune.measure.replay import ReplayRunner, shipped_recording
 
 
 def gpu_runner(kernels: str, say: Callable[[str], None]) -> CudaRunner:
@@ -52,11 +49,6 @@ def _has_vllm() -> bool:
 def replay_runner(paths: Sequence[Path]) -> ReplayRunner:
     """The runner that answers from recordings; from the one that comes with autotune for none."""
     return ReplayRunner(paths or [shipped_recording()])
-
-
-def shipped_recording() -> Path:
-    """The recording that comes with autotune: the quick-start study's spaces on an H100."""
-    return Path(__file__).with_name("recordings") / SHIPPED_RECORDING
 
 
 def replay_runners(paths: Sequence[Path]) -> list[ReplayRunner]:

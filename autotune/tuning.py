@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from autotune.bypass import parameters_read, reads_only_block_m
@@ -30,6 +30,7 @@ from autotune.search import (
     study_name,
 )
 from autotune.search.earlier import finished_earlier
+from autotune.search.experience import experience
 from autotune.selection import Selection
 from autotune.shapes import KernelShape
 from autotune.space import SearchSpace
@@ -159,6 +160,11 @@ def look_between(
     log = RunLog(store, runner.environment, partial(study_name, runner))
     tell = watched_by(log.watch, watch)
 
+    @cache
+    def known() -> Sequence[Neighbour]:
+        """The tuned rows, whose winners are tried first."""
+        return finished_earlier(plan.storage, runner.environment)
+
     def study(shape: KernelShape) -> Selection | None:
         tuner = ShapeTuner(
             runner,
@@ -167,6 +173,7 @@ def look_between(
             mirror=mirror,
             sampler=plan.sampler,
             seed=plan.seed,
+            finished=known() if plan.sampler == ADAPTIVE else (),
             watch=tell,
         )
         return tuner.run(Budget(trials=min(plan.trials, SHORT_TRIALS)))
@@ -252,15 +259,16 @@ def to_export(tuned: Sequence[Tuned], url: str, environment: Environment) -> lis
 
 
 def _earlier(plan: StudyPlan, environment: Environment) -> list[Neighbour]:
-    """What ``--warm-start`` gives to learn from."""
-    if plan.warm_start is None:
-        return []
-    if plan.sampler != ADAPTIVE:
+    """What there is to learn from: what comes with autotune, and what ``--warm-start`` gives."""
+    if plan.sampler == ADAPTIVE:
+        older = finished_earlier(plan.warm_start, environment) if plan.warm_start else []
+        return [*older, *experience(environment)]
+    if plan.warm_start is not None:
         raise InputError(
             f"--warm-start is for the sampler {ADAPTIVE}: got {plan.sampler}, which learns from no "
             "other search; leave one of them out"
         )
-    return finished_earlier(plan.warm_start, environment)
+    return []
 
 
 def _coupled(tuned: Sequence[Tuned], store: Store, environment: Environment) -> Sequence[Tuned]:

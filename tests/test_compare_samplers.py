@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import math
 
@@ -8,7 +9,7 @@ import pytest
 
 from autotune.compare_samplers import Comparison, compare, sampler_names
 from autotune.errors import InputError
-from autotune.measure.replay import ReplayRunner
+from autotune.measure.replay import ReplayRunner, shipped_recording
 from autotune.report.comparison import nearness_plot, write_comparison_plot
 from autotune.runners import replay_runners
 from autotune.search.curves import Curve, _expected_random, by_sampler, by_shape, summaries
@@ -23,7 +24,6 @@ def curve(*regret: float, expected: tuple[float, ...] = (1.0, 0.5, 0.5)) -> Curv
         sampler="adaptive",
         environment="gpu/builtin",
         shape=SHAPE,
-        transfer=False,
         seed=0,
         regret=regret,
         expected_random=expected,
@@ -67,11 +67,13 @@ def test_samplers_are_compared_on_every_recorded_shape(runner):
     told: list[tuple[int, int]] = []
     comparison = Comparison(samplers=["random", "adaptive"], trials=40, seeds=2)
     curves = compare([runner], comparison, processes=2, progress=lambda *it: told.append(it))
-    # Two shapes, two seeds: eight searches that know nothing, and four in two chains.
-    assert len(curves) == 12
-    assert told == [(n, 10) for n in range(1, 11)]
+    # Two shapes, two seeds: eight searches that know nothing, four that know what comes with
+    # autotune, and four in two chains.
+    assert len(curves) == 16
+    assert told == [(n, 14) for n in range(1, 15)]
     found = summaries(curves)
-    assert [each.name for each in found] == ["random", "adaptive", "adaptive, transfer"]
+    names = ["random", "adaptive", "adaptive, shipped", "adaptive, transfer"]
+    assert [each.name for each in found] == names
     assert found[1].score > found[0].score
     as_json = json.loads(json.dumps(comparison.as_dict(found)))
     assert as_json["trials"] == 40
@@ -94,7 +96,17 @@ def test_recordings_of_two_environments_are_compared_but_tell_nothing_of_each_ot
     runners = replay_runners([*paths])
     assert [each.environment.driver for each in runners] == ["580", "590"]
     curves = compare(runners, Comparison(samplers=["adaptive"], trials=5, seeds=1), processes=1)
-    assert [curve.transfer for curve in curves] == [False, False]
+    assert {curve.transfer for curve in curves} == {False}
+
+
+def test_the_shipped_recording_is_not_searched_with_its_own_answers(tmp_path):
+    with gzip.open(shipped_recording(), "rt") as file:
+        head = list(itertools.islice(file, 40))
+    with gzip.open(tmp_path / "r.jsonl.gz", "wt") as file:
+        file.writelines(head)
+    runners = replay_runners([tmp_path / "r.jsonl.gz"])
+    curves = compare(runners, Comparison(samplers=["adaptive"], trials=5, seeds=1), processes=1)
+    assert [curve.name for curve in curves] == ["adaptive"]
 
 
 def test_an_unknown_sampler_is_named_with_those_that_there_are():

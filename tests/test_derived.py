@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from autotune.derived import Launched, one_an_entry
 from autotune.errors import StudyFileError
 from autotune.ops import MOE_OPS, LoraOp
 from autotune.plan import StudyPlan
-from autotune.shapes import KernelShape
 
 STUDIES = Path(__file__).parents[1] / "studies"
 MODELS = STUDIES / "models"
@@ -64,6 +62,17 @@ def test_batch_sizes_of_a_model_are_those_of_the_server_where_none_are_given():
     assert sorted({shape.num_tokens for shape in plan.shapes}) == list(plan.batches.grid)
 
 
+def test_captured_batch_sizes_without_a_row_are_looked_at_later_for_every_kernel():
+    plan = plan_of("qwen2.5-7b", rank=16, limits={"max_num_seqs": 8})
+
+    # 1, 2, 4, 8 and 16 are captured and on the grid; of 12 sequences 24 tokens are captured, too.
+    assert plan.between == []
+    twelve = plan.with_model({}, {"max_num_seqs": 12})
+    assert {shape.num_tokens for shape in twelve.between} == {12}
+    assert len(twelve.between) == len({shape.without_batch for shape in plan.shapes})
+    assert twelve.override(tokens=[1, 24]).between == []
+
+
 def test_logits_are_of_one_token_a_sequence():
     plan = plan_of("llama-3.1-8b", rank=16, limits={"max_num_seqs": 64})
 
@@ -100,33 +109,28 @@ def test_a_config_beside_the_study_file_is_found_from_anywhere(read, tmp_path, m
     assert read(f'[model]\nconfig = "config.json"\n{LORA}').shapes
 
 
+def test_a_model_is_read_once(read, tmp_path):
+    plan = read(f'[model]\nconfig = "config.json"\n{LORA}')
+    shapes = plan.shapes
+
+    # It may be on the hub, and what is asked for after hours of tuning must not need that again.
+    (tmp_path / "config.json").unlink()
+    assert plan.shapes == shapes
+    assert plan.captured(shapes[0])
+
+
 def test_only_the_ops_asked_for_are_kept():
     plan = plan_of("llama-3.1-8b", rank=16, tokens=[16], ops=[LoraOp.SHRINK])
 
     assert {shape.op for shape in plan.shapes} == {LoraOp.SHRINK}
-    with pytest.raises(StudyFileError, match="--op: no shape of fused_moe_lora_w13_shrink in"):
+    with pytest.raises(
+        StudyFileError, match=r"no shape of fused_.*; it has shrink, expand"
+    ) as info:
         _ = plan_of("llama-3.1-8b", rank=16, ops=[LoraOp.W13_SHRINK]).shapes
+    assert str(info.value).startswith("--op: ")
 
 
 # ------------------------------------------------------------------ one key for two shapes
-
-
-def expand(*slice_sizes: int) -> KernelShape:
-    return KernelShape.from_mapping(
-        {"op": "expand", "num_tokens": 16, "slice_sizes": slice_sizes, "rank": 16, "max_loras": 8}
-    )
-
-
-def test_of_two_layers_with_one_key_the_one_that_writes_more_is_tuned_and_a_line_says_so():
-    small = Launched(expand(512, 64), ["a"], runs=10)  # 5,760 numbers a token
-    large = Launched(expand(512, 512), ["b"], runs=8)  # 8,192
-    other = Launched(expand(256, 256), ["c"], runs=99)
-
-    kept, lines = one_an_entry([small, large, other])
-
-    assert [each.names for each in kept] == [["b"], ["c"]]
-    (line,) = lines
-    assert line.startswith("vLLM has one entry for expand of b and of a, which differ: slice_sizes")
 
 
 def test_a_model_with_such_layers_can_be_tuned(tmp_path):
@@ -161,6 +165,9 @@ def test_an_adapter_gives_layers_and_the_rank_that_it_is_served_with(tmp_path):
 
     assert {shape.rank for shape in plan.shapes} == {16}
     assert list(plan.layers.values()) == ["self_attn.o_proj"] * 2
+    # vLLM launches the other layers' kernels, too, unless it is told.
+    (note,) = plan.notes
+    assert "unless it is started with --lora-target-modules o_proj (0.22" in note
 
 
 @pytest.mark.parametrize(
@@ -234,7 +241,7 @@ def test_flags_of_a_model_need_one():
 
 
 def test_a_recording_without_any_of_the_batch_sizes_is_refused():
-    plan = plan_of("llama-3.1-8b", rank=16).answered_by([expand(512)])
+    plan = plan_of("llama-3.1-8b", rank=16).answered_by(plan_of("phi-4", rank=16).shapes)
 
     with pytest.raises(StudyFileError, match="the recording has none of the shapes"):
         _ = plan.shapes

@@ -15,6 +15,7 @@ def test_twice_the_studies_take_twice_as_long_and_more_trials_take_longer():
 
     assert tuning_s(shapes * 2, 200) == pytest.approx(2 * tuning_s(shapes, 200))
     assert tuning_s(shapes, 400) > tuning_s(shapes, 200)
+    assert tuning_s(shapes, 200, between=100) > tuning_s(shapes, 200)
 
 
 def test_where_vllm_reads_only_block_m_there_is_little_to_try():

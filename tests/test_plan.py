@@ -250,7 +250,7 @@ def test_two_shapes_that_vllm_cannot_tell_apart_are_refused_by_their_numbers(rea
 
     with pytest.raises(
         StudyFileError,
-        match=r"\[\[shapes\]\] no. 3: vLLM looks it up as expand 9/3/1/16/4096, like no. 2, and "
+        match=r"no. 3: vLLM looks it up as expand 9/3/1/16/4096, like \[\[shapes\]\] no. 2, and "
         r"the two differ: slice_sizes \(4096, 1024, 1024\) and \(4096, 4096, 4096\); tune them in",
     ):
         read(USUAL + f"{expand}[4096, 1024, 1024]\n{expand}[4096, 4096, 4096]\n")

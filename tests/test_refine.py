@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from autotune.coupling import couple
 from autotune.events import Event, Looked
 from autotune.measure import never_stop
 from autotune.measure.replay import ReplayRunner
-from autotune.ops import MOE_OPS
+from autotune.ops import MOE_OPS, LoraOp
 from autotune.refine import CHEAP_LOSS, WORST_LOSS, refine
+from autotune.runners import replay_runner
 from autotune.selection import Selection, select
 from autotune.shapes import KernelShape
 from tests.moe import DEFAULT, moe_table
@@ -77,15 +79,24 @@ def winners(runner: ReplayRunner, shapes: Iterable[KernelShape]) -> list[Selecti
     return found
 
 
-def true_losses(runner: ReplayRunner, rows: Iterable[Selection]) -> dict[int, float]:
-    """What vLLM's nearest-key rule loses beside the best recorded, at every recorded size."""
+def true_losses(
+    runner: ReplayRunner, rows: Iterable[Selection], shapes: Iterable[KernelShape] = ()
+) -> dict[int, float]:
+    """What vLLM's nearest-key rule loses beside the best recorded, at every recorded size.
+
+    Args:
+        runner: Of the recording.
+        rows: Of one kernel.
+        shapes: The kernel at every recorded size; all that is recorded, if none.
+    """
     by_count = {one.shape.num_tokens: one.config for one in rows}
     losses = {}
-    for shape in runner.shapes:
+    for shape in shapes or runner.shapes:
         nearest = min(sorted(by_count), key=lambda row: abs(row - shape.num_tokens))
         timed = {
-            config: runner.measure(shape, [config], never_stop).latency_us
+            config: measured.latency_us
             for config in runner.space(shape, {}).configs
+            if (measured := runner.measure(shape, [config], never_stop)).samples_us
         }
         losses[shape.num_tokens] = timed[by_count[nearest]] / min(timed.values()) - 1
     return losses
@@ -152,7 +163,8 @@ def test_the_report_says_the_worst_loss_before_and_after(runner):
     _, after = refined(runner, [1, 16, 128])
 
     (line,) = after.lines
-    assert f"{len(after.added)} got a row of their own" in line
+    assert line.startswith(f"Worst loss over {len(runner.shapes)} shapes at captured batch sizes")
+    assert f"rows added: {len(after.added)}, merged: 0" in line
     assert f"{after.worst_before:.1%} before, {after.worst_after:.1%} after" in line
 
 
@@ -205,8 +217,58 @@ def test_what_a_recording_does_not_hold_is_not_looked_at_and_that_is_said(runner
 
     _, after = refined(runner, [1, 16], captured=captured)
 
-    assert (after.looked_at, after.missing) == (3, 2)  # 12 and 20 are not there
-    assert "2 captured batch sizes are not in the recording" in after.lines[1]
+    assert (after.looked_at, after.between, after.missing) == (3, 1, 2)  # 12 and 20 are not there
+    assert re.match(r"Shapes .* that the recording does not hold, .*: 2\.", after.lines[1])
+
+
+def test_where_nothing_between_the_rows_was_recorded_no_worst_loss_is_claimed(runner):
+    def captured(kind: KernelShape) -> list[KernelShape]:
+        return [replace(kind, num_tokens=count) for count in (1, 12, 16)]
+
+    _, after = refined(runner, [1, 16], captured=captured)
+
+    (line,) = after.lines
+    assert re.match(r"Shapes .* that the recording does not hold, .*: 1\.", line)
+
+
+def test_a_size_of_which_a_recording_holds_the_nearest_rows_winner_alone_is_looked_at(tmp_path):
+    shapes = [SHRINK | {"num_tokens": count} for count in (1, 8, 64)]
+    path = write(tmp_path / "r.jsonl.gz", shapes, lambda n, b: 10 if b == (16, 64)[n > 32] else 20)
+    with gzip.open(path, "rt") as file:
+        lines = [json.loads(text) for text in file]
+    kept = [
+        line
+        for line in lines
+        if not ("shape" in line and line["shape"]["num_tokens"] == 8)
+        or line["config"]["block_m"] != 64
+    ]
+    with gzip.open(path, "wt") as file:
+        file.writelines(json.dumps(line) + "\n" for line in kept)
+
+    _, after = refined(ReplayRunner([path]), [1, 64])
+
+    assert (after.looked_at, after.missing, after.worst_before) == (3, 0, 0.0)
+
+
+def test_on_an_h100s_recording_rows_between_are_added_and_lose_less():
+    """An expand of one slice: rows at 1 and 1024 tokens, the other recorded sizes between."""
+    runner = replay_runner(())
+    shapes = [s for s in runner.shapes if (s.op, s.num_slices) == (LoraOp.EXPAND, 1)]
+    rows = winners(runner, [shape for shape in shapes if shape.num_tokens in {1, 1024}])
+
+    after = refine(
+        rows,
+        runner,
+        captured=lambda kind: [replace(kind, num_tokens=count) for count in (1, 16, 128)],
+        study=lambda shape: winners(runner, [shape])[0],
+    )
+
+    assert {shape.num_tokens for shape in after.added} == {16, 128}
+    assert after.worst_before > 0.5
+    assert after.worst_after <= WORST_LOSS
+    before_us, after_us = (true_losses(runner, each, shapes) for each in (rows, after.selections))
+    assert max(before_us.values()) > 0.5
+    assert max(after_us.values()) <= WORST_LOSS
 
 
 def test_a_configuration_that_does_not_run_at_a_batch_size_gets_a_row_there(tmp_path):
@@ -224,6 +286,7 @@ def test_a_configuration_that_does_not_run_at_a_batch_size_gets_a_row_there(tmp_
     _, after = refined(ReplayRunner([path]), [1, 64])
 
     assert math.isinf(after.worst_before)
+    assert "does not run before, 0.0% after" in after.lines[0]
     assert [shape.num_tokens for shape in after.added] == [8]
 
 
@@ -250,7 +313,7 @@ def test_rows_stay_where_merging_them_would_cost_one_percent(runner):
     assert 1 < len(after.selections) <= len(rows) + len(after.added)
     assert after.too_many == 1
     assert after.worst_after <= WORST_LOSS + CHEAP_LOSS
-    assert "1 layers keep more rows than asked for" in after.lines[-1]
+    assert "Layers that keep more rows than asked for: 1;" in after.lines[-1]
 
 
 # ------------------------------------------------------------------ mixtures of experts

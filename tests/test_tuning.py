@@ -20,7 +20,7 @@ from autotune.plan import StudyPlan
 from autotune.recorder import record
 from autotune.search.budget import FEWEST_TRIALS
 from autotune.store import Store, facts
-from autotune.tuning import notes, stored_selections, to_export, tune
+from autotune.tuning import look_between, notes, stored_selections, to_export, tune
 from tests.moe import moe_config, moe_lines, moe_shape
 from tests.recordings import BEST, EXPAND, SHRINK, lines, write_recording
 from tests.search.cases import CountingRunner, broken_lines, write_lines
@@ -379,3 +379,40 @@ def test_the_ops_that_a_layer_lacks_are_told_before_it_is_tuned(tmp_path):
 
 def test_a_dense_study_has_nothing_to_be_told_of(runner):
     assert notes(runner.shapes, runner.environment) == []
+
+
+def test_a_row_that_neither_neighbour_fills_gets_a_short_study_which_is_kept(tmp_path):
+    def samples_us(num_tokens: int, num_warps: int) -> list[float]:
+        # Two warps are best on both sides, and eight between them; vLLM's default are four.
+        best = 8 if num_tokens == 24 else 2
+        us = 10.0 if num_warps == best else (14.0 if num_warps == 4 else 20.0)
+        return [us + 0.01 * (i % 3) for i in range(9)]
+
+    config = {"block_m": 16, "block_n": 16, "block_k": 64, "split_k": 1, "num_stages": 2}
+    path = write_lines(
+        tmp_path / "r.jsonl.gz",
+        [
+            {
+                "shape": SHRINK | {"num_tokens": num_tokens},
+                "config": config | {"num_warps": num_warps},
+                "outcome": "ok",
+                "samples_us": samples_us(num_tokens, num_warps),
+                "is_default": num_warps == 4,
+            }
+            for num_tokens in (16, 24, 32)
+            for num_warps in (1, 2, 4, 8)
+        ],
+    )
+    runner = CountingRunner(path)
+    plan = plan_of(runner).override(tokens="auto").answered_by(runner.shapes)
+
+    tuned = tune(plan, runner, Told())
+    between, refined = look_between(plan, tuned, runner)
+
+    assert [result.shape.num_tokens for result in tuned] == [16, 32]
+    (added,) = (result for result in between if result.shape in refined.added)
+    assert added.shape.num_tokens == 24
+    assert added.selection is not None
+    assert added.selection.config.as_dict()["num_warps"] == 8
+    ((_, kept),) = stored_selections(plan.storage)
+    assert {one.shape.num_tokens for one in kept} == {16, 24, 32}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import autotune
 from autotune.errors import RecordingError, ReplayMiss
 from autotune.measure._base import (
     Comparison,
@@ -58,6 +59,10 @@ class ReplayRunner(Runner):
     def shapes(self) -> tuple[KernelShape, ...]:
         """The recorded shapes, in the order of the recordings."""
         return tuple(self._shapes)
+
+    def recorded(self, shape: KernelShape) -> Collection[Measurement]:
+        """All that was recorded of one of the shapes."""
+        return self._shapes[shape].values()
 
     def space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
         """What was recorded of the shape, within ``axes``."""
@@ -125,3 +130,8 @@ class ReplayRunner(Runner):
                 f"{len(self._shapes)} shapes, the first {self.shapes[0].op.value} "
                 f"{self.shapes[0].label}"
             ) from None
+
+
+def shipped_recording() -> Path:
+    """The recording that comes with autotune: the quick-start study's spaces on an H100."""
+    return Path(autotune.__file__).with_name("recordings") / "llama-3.1-8b_h100.jsonl.gz"

@@ -1,4 +1,4 @@
-"""Which modules have LoRA: the server's ``--target-modules``, or those of an adapter."""
+"""Which modules have LoRA: the server's ``--lora-target-modules``, or those of an adapter."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class ServerTargets:
-    """What vLLM is given as ``--target-modules``.
+    """What vLLM is given as ``--lora-target-modules``.
 
     Attributes:
         targets: Names of modules or of their slices, or whole paths.
     """
 
     targets: tuple[str, ...]
-    source = "--target-modules"
+    source = "--target-modules"  # our flag
 
     def names(self, target: str, place: Place) -> bool:
         """Whether one of ``targets`` names a module, by vLLM's rules.

@@ -15,14 +15,14 @@ vLLM's class                               here
 ``RowParallelLinear``                      ``Split.ROW``
 ``ReplicatedLinear``, ``GateLinear``,      ``Split.REPLICATED``
 ``disable_tp``
-``FusedMoE``                               ``Split.EXPERTS``
+``FusedMoEFactory`` (once ``FusedMoE``)    ``Split.EXPERTS``
 ``VocabParallelEmbedding``                 ``Split.EMBEDDING``
 ``ParallelLMHead``                         ``Split.LOGITS``
 =========================================  ========================================================
 
-With no ``--target-modules`` all linear layers have LoRA, routers too; the embedding and the logits
-only where the model's class lists them in ``embedding_modules``. Biases are left out: LoRA changes
-no shape by them.
+With no ``--lora-target-modules`` all linear layers have LoRA, routers too; the embedding and the
+logits only where the model's class lists them in ``embedding_modules``. Biases are left out: LoRA
+changes no shape by them.
 """
 
 from __future__ import annotations

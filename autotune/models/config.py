@@ -75,7 +75,6 @@ def _locate(source: str, name: str) -> Path:
 
 
 def _fetch(repository: str, name: str) -> Path:
-    advice = f"download it and give its path in place of {repository}"
     try:
         # Optional, and without a stub where it is not installed: imported by name.
         hub = importlib.import_module("huggingface_hub")
@@ -87,10 +86,18 @@ def _fetch(repository: str, name: str) -> Path:
     try:
         return Path(hub.hf_hub_download(repository, name))
     except (OSError, ValueError) as error:  # what huggingface_hub raises are both or either
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(
-            f"{repository}: {name} cannot be had from the Hugging Face hub: {reason}; {advice}"
+            f"{repository}: {name} cannot be had from the Hugging Face hub: {_reason(error)}; "
+            "check the name, log in to the hub if it is gated, or download the file and give its "
+            "path"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line that says something, as an HTTP status with a request's number does not."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "Client Error" not in line] or lines
+    return (told or [type(error).__name__])[0].rstrip(".")
 
 
 @dataclass(frozen=True, slots=True)

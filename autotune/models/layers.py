@@ -122,9 +122,9 @@ def lora_layers(
         tensor_parallel: The server's ``--tensor-parallel-size``.
         fully_sharded: Whether it runs with ``--fully-sharded-loras``.
         expert_parallel: Whether it runs with ``--enable-expert-parallel``.
-        targets: Its ``--target-modules``, or an adapter whose modules it is restricted to. With
-            None vLLM launches kernels for every layer that can have LoRA, whatever the adapters
-            hold.
+        targets: Its ``--lora-target-modules``, or an adapter whose modules it is restricted to.
+            With None vLLM launches kernels for every layer that can have LoRA, whatever the
+            adapters hold.
 
     Raises:
         InputError: The architecture is unknown, a field is absent, vLLM would refuse the server's
@@ -143,7 +143,10 @@ def lora_layers(
         if runs and module.computed:
             layers.append(_layer(fields, module, server, runs))
     if not layers:
-        raise InputError(f"no layer of {fields.name} computes LoRA for these targets; name others")
+        got = "none" if named is None else ", ".join(named.targets) or "none"
+        raise InputError(
+            f"no layer of {fields.name} computes LoRA for these targets: got {got}; name others"
+        )
     return tuple(layers)
 
 

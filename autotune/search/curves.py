@@ -31,6 +31,7 @@ class Curve:
         environment: Where it was recorded: the GPU, and whose kernels.
         shape: What was searched.
         transfer: Whether it knew the shapes before it.
+        shipped: Whether it knew the recording that comes with autotune.
         seed: Of the search.
         regret: After each trial, how much slower than the recorded best the best so far is; 0.01 is
             1 %, infinity where nothing worked yet.
@@ -42,12 +43,18 @@ class Curve:
     sampler: str
     environment: str
     shape: KernelShape
-    transfer: bool
     seed: int
     regret: tuple[float, ...]
     expected_random: tuple[float, ...]
     sampler_s: float
     has_failed: bool = False
+    transfer: bool = False
+    shipped: bool = False
+
+    @property
+    def name(self) -> str:
+        """The sampler, and what it knew."""
+        return _name(self.sampler, transfer=self.transfer, shipped=self.shipped)
 
     def after(self, trials: int) -> float:
         """Regret after so many trials; of a space that was finished before, at its end."""
@@ -78,6 +85,7 @@ class Summary:
     Attributes:
         sampler: Its name.
         transfer: Whether it knew the shapes before.
+        shipped: Whether it knew the recording that comes with autotune.
         searches: How many there were.
         failed: In how many of them the sampler broke down.
         regret: Per number of trials the median and the worst over shapes, of the median over seeds.
@@ -89,6 +97,7 @@ class Summary:
 
     sampler: str
     transfer: bool
+    shipped: bool
     searches: int
     failed: int
     regret: dict[int, tuple[float, float]]
@@ -98,8 +107,8 @@ class Summary:
 
     @property
     def name(self) -> str:
-        """The sampler, and whether it knew the shapes before."""
-        return _name(self.sampler, transfer=self.transfer)
+        """The sampler, and what it knew."""
+        return _name(self.sampler, transfer=self.transfer, shipped=self.shipped)
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as JSON-ready values."""
@@ -107,21 +116,21 @@ class Summary:
 
 
 def by_sampler(curves: Iterable[Curve]) -> dict[str, list[Curve]]:
-    """The curves of each sampler by its name; with and without transfer are two."""
+    """The curves of each sampler by its name; with what it may know beforehand they are others."""
     groups: dict[str, list[Curve]] = {}
     for curve in curves:
-        name = _name(curve.sampler, transfer=curve.transfer)
-        groups.setdefault(name, []).append(curve)
+        groups.setdefault(curve.name, []).append(curve)
     return groups
 
 
 def summaries(curves: Iterable[Curve]) -> list[Summary]:
-    """One summary per sampler, and one more where it knew the shapes before."""
+    """One summary per sampler, and more where it knew something beforehand."""
     return [_summary(those) for those in by_sampler(curves).values()]
 
 
-def _name(sampler: str, *, transfer: bool) -> str:
-    return f"{sampler}, transfer" if transfer else sampler
+def _name(sampler: str, *, transfer: bool, shipped: bool) -> str:
+    known = {"transfer": transfer, "shipped": shipped}
+    return ", ".join([sampler, *[name for name, knows in known.items() if knows][:1]])
 
 
 def _summary(curves: Sequence[Curve]) -> Summary:
@@ -130,6 +139,7 @@ def _summary(curves: Sequence[Curve]) -> Summary:
     return Summary(
         sampler=curves[0].sampler,
         transfer=curves[0].transfer,
+        shipped=curves[0].shipped,
         searches=len(curves),
         failed=sum(curve.has_failed for curve in curves),
         regret={mark: _over_shapes(curves, mark) for mark in marks},
@@ -161,9 +171,7 @@ def _trials_to(curves: Sequence[Curve], nearness: float) -> tuple[float, float]:
 # --------------------------------------------------------------------------- one curve
 
 
-def curve_of(
-    runner: ReplayRunner, replayed: Replayed, sampler: str, seed: int, *, transfer: bool
-) -> Curve:
+def curve_of(runner: ReplayRunner, replayed: Replayed, sampler: str, seed: int) -> Curve:
     """The curve of a search.
 
     Raises:
@@ -181,7 +189,6 @@ def curve_of(
         sampler=sampler,
         environment=f"{runner.environment.gpu}/{runner.environment.kernels}",
         shape=space.shape,
-        transfer=transfer,
         seed=seed,
         regret=tuple((so_far / best_us - 1.0).tolist()),
         expected_random=expected,

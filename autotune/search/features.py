@@ -29,6 +29,11 @@ _REGISTERS_PER_MULTIPROCESSOR = 65536
 #: Registers of a thread besides its accumulators: the median over the shipped recording (H100).
 _OTHER_REGISTERS = 48
 
+#: A sum whose parts do not divide k is masked, and Triton 3.6 does not pipeline a masked loop: all
+#: ``num_stages`` of such a configuration gave the same binary (177 of 177 recorded on an H100 with
+#: vLLM's ``shrink``). That is another kernel, and as far away as two doublings of two parameters.
+_MASKED = 4.0
+
 #: The raw parameters, all but the stages as powers of two, then what follows from them.
 NAMES = (
     "block_m",
@@ -49,10 +54,14 @@ NAMES = (
     "bytes_loaded",
     "row_padding",
     "idle_blocks",
+    "masked",
 )
 
 #: How many of them are raw parameters.
 RAW = 7
+
+#: Those of them that mean something only beside the sizes of a shape.
+_OF_SIZES = frozenset({"block_m", "block_n", "block_k", "split_k", "group_size_m"})
 
 #: Weight of the figures that are derived, beside 1 for raw parameters (0.35 and 1 did as well).
 _DERIVED_WEIGHT = 0.6
@@ -61,7 +70,8 @@ _DERIVED_WEIGHT = 0.6
 def features(shape: KernelShape, configs: Sequence[KernelConfig]) -> Floats:
     """Figures of every configuration, (len(configs), len(NAMES)).
 
-    All are logarithms to base 2 but ``num_stages``, so that one step of an axis is about one unit.
+    All are logarithms to base 2 but ``num_stages``, so that one step of an axis is about one unit,
+    and ``masked``. Stages that the compiler makes nothing of count as 1.
 
     Args:
         shape: The shape that is launched.
@@ -69,6 +79,8 @@ def features(shape: KernelShape, configs: Sequence[KernelConfig]) -> Floats:
     """
     m, n, k, split, group, warps, stages = (_values(configs, name) for name in NAMES[:RAW])
     problems, rows, columns, depth = _products(shape)
+    masked = depth % (k * split) != 0
+    stages = np.where(masked, 1.0, stages)
     threads = 32 * warps
     row_tiles, column_tiles = np.ceil(rows / m), np.ceil(columns / n)
     steps = np.ceil(depth / (k * split))
@@ -97,13 +109,24 @@ def features(shape: KernelShape, configs: Sequence[KernelConfig]) -> Floats:
     )
     logs = (np.log2(each) for each in derived)
     raw = (np.log2(each) for each in (m, n, k, split, group, warps))
-    return np.stack((*raw, stages, *logs), axis=1)
+    return np.stack((*raw, stages, *logs, _MASKED * masked), axis=1)
 
 
 def scaled(raw: Floats) -> Floats:
     """``features`` as points for a surrogate: what follows from the parameters weighs less."""
     weights = np.where(np.arange(len(NAMES)) < RAW, 1.0, _DERIVED_WEIGHT)
     points: Floats = raw * weights
+    return points
+
+
+def carried_over(raw: Floats) -> Floats:
+    """``features`` as points by which configurations of different shapes compare.
+
+    How large a block is says little of a shape of another size. What follows from it and the sizes
+    does, as do warps and stages, which are counted the same everywhere.
+    """
+    alike = [name not in _OF_SIZES for name in NAMES]
+    points: Floats = raw[:, alike]
     return points
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autotune.measure import Measurement, Outcome
-from autotune.search.features import features, scaled
+from autotune.search.features import carried_over, features
 from autotune.search.surrogate import Floats, Surrogate
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig, SearchSpace, is_shrink, matmul_sizes
@@ -28,16 +28,27 @@ _MOST_LEARNED = 200
 #: Distance, in powers of two over all sizes, beyond which a shape tells nothing of another.
 _FARTHEST = 12.0
 
+#: How much farther away a shape counts that was measured elsewhere: one that was measured here, and
+#: has one size doubled, is as good.
+_ELSEWHERE = 1.0
+
 #: What another op of the same kind is away: the two shrinks of a mixture of experts do alike work.
 _OTHER_OP = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A finished shape of the same GPU and kernel provider."""
+    """A finished shape.
+
+    Attributes:
+        shape: The shape.
+        measurements: What was measured of it.
+        is_elsewhere: Whether that was on another GPU or with other kernels than are searched now.
+    """
 
     shape: KernelShape
     measurements: Sequence[Measurement]
+    is_elsewhere: bool = False
 
     @property
     def timed(self) -> dict[KernelConfig, float]:
@@ -73,8 +84,10 @@ def nearest(shape: KernelShape, finished: Iterable[Neighbour]) -> list[Neighbour
 
     The shape itself may be among them, as an older database knows it.
     """
-    near = [(distance(shape, each.shape), each) for each in finished if each.timed]
-    near = [pair for pair in near if pair[0] <= _FARTHEST]
+    near = [
+        (distance(shape, each.shape) + each.is_elsewhere * _ELSEWHERE, each) for each in finished
+    ]
+    near = [pair for pair in near if pair[0] <= _FARTHEST and pair[1].timed]
     near.sort(key=lambda pair: pair[0])
     return [each for _, each in near[:_MOST_NEIGHBOURS]]
 
@@ -129,6 +142,6 @@ def beliefs(space: SearchSpace, neighbours: Sequence[Neighbour]) -> Floats:
 def _belief(space: SearchSpace, neighbour: Neighbour) -> Floats:
     timed = dict(list(neighbour.timed.items())[:_MOST_LEARNED])
     theirs = features(neighbour.shape, list(timed))
-    points = scaled(np.vstack((theirs, features(space.shape, space.configs))))
+    points = carried_over(np.vstack((theirs, features(space.shape, space.configs))))
     logs = np.log(np.array(list(timed.values())))
     return Surrogate(points).predict(range(len(timed)), logs).mean[len(timed) :]

@@ -112,6 +112,7 @@ def test_shapes_as_json_have_the_file_and_the_key_of_each(autotune, recording):
     assert ended.code == 0, ended.err
     shrink, expand = json.loads(ended.out)
     assert (shrink["file"], shrink["key"]) == ("{gpu}_SHRINK.json", [9, 3, 16, 4096, 16])
+    assert (shrink["layer"], shrink["runs"]) == ("", None)  # which no recording says
     assert (expand["file"], expand["key"]) == ("{gpu}_EXPAND_TRUE.json", [9, 3, 64, 16, 4096])
 
 

@@ -19,14 +19,13 @@ import pytest
 
 from autotune.dashboard import serve_dashboard
 from autotune.errors import InputError
-from autotune.runners import SHIPPED_RECORDING
+from autotune.measure.replay import shipped_recording
 from tests.cli.command import TIMEOUT_S, Command
 from tests.store.old import write_old_database
-from tests.test_architecture import ROOT
 
 #: The quick-start's first shapes, on its own recording.
 RUN = (
-    *("run", "-q", "--replay", ROOT / "recordings" / SHIPPED_RECORDING),
+    *("run", "-q", "--replay", shipped_recording()),
     *("--op", "shrink", "--tokens", 16, "--trials", 40),
 )
 NAME = "NVIDIA H100 80GB HBM3/builtin/shrink/m=16,k=4096,n=16,slices={},max_loras=8"

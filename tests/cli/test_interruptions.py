@@ -7,13 +7,12 @@ import signal
 
 import pytest
 
-from autotune.runners import SHIPPED_RECORDING
+from autotune.measure.replay import shipped_recording
 from tests.cli.command import TIMEOUT_S, Command
-from tests.test_architecture import ROOT
 
 #: A run on the shipped recording that takes long enough to be interrupted after its first shape.
 RUN = (
-    *("run", "--replay", ROOT / "recordings" / SHIPPED_RECORDING),
+    *("run", "--replay", shipped_recording()),
     *("--op", "expand", "--tokens", "16,128", "--trials", 40, "--seed", 3),
 )
 

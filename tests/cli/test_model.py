@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import http.server
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from autotune.shapes import KernelShape
+from tests.cli.command import Command, Ended
 from tests.moe import moe_lines
 from tests.recordings import ENVIRONMENT, lines
 
@@ -29,6 +33,9 @@ TINY = {
     "num_experts_per_tok": 2,
     "vocab_size": 1000,
 }
+#: What ``shapes --json`` adds to a shape's own fields.
+ADDED = {"layer", "runs", "file", "key"}
+
 SERVER = ("--max-loras", 2, "--rank", 16, "--tp", 2, "--fully-sharded")
 
 
@@ -52,7 +59,7 @@ def write_recording(path: Path, rows: list[dict[str, Any]]) -> Path:
     with gzip.open(path, "wt") as file:
         file.write(json.dumps({"schema": "autotune-recording/1", "environment": ENVIRONMENT}))
         for row in rows:
-            shape = {k: v for k, v in row.items() if k not in {"layer", "file", "key", "runs"}}
+            shape = {name: value for name, value in row.items() if name not in ADDED}
             for line in moe_lines(shape) if "top_k" in shape else lines(shape):
                 file.write("\n" + json.dumps(line))
     return path
@@ -85,6 +92,32 @@ def test_every_shape_has_its_key_once(autotune, model):
     assert w13 == 8
 
 
+def test_the_json_is_every_shapes_own_table_with_its_layers_and_its_key(autotune, model):
+    rows = listed(autotune, "--model", model, *SERVER, "--tokens", 16)
+
+    tables = [{name: value for name, value in row.items() if name not in ADDED} for row in rows]
+    shapes = [KernelShape.from_mapping(table) for table in tables]
+    assert [shape.as_dict() for shape in shapes] == tables
+    for row, shape in zip(rows, shapes, strict=True):
+        assert row.keys() >= ADDED
+        assert (row["file"], tuple(row["key"])) == (shape.file_name("{gpu}"), shape.lookup_key)
+    of_o_proj = [row for row in rows if row["layer"] == "self_attn.o_proj"]
+    assert of_o_proj[0] == {
+        "op": "shrink",
+        "num_tokens": 16,
+        "hidden_size": 128,
+        "rank": 16,
+        "num_slices": 1,
+        "max_loras": 2,
+        "active_loras": 2,
+        "dtype": "bfloat16",
+        "layer": "self_attn.o_proj",
+        "runs": 2,
+        "file": "{gpu}_SHRINK.json",
+        "key": [3, 1, 16, 128, 16],
+    }
+
+
 # ------------------------------------------------------------------ a folder tuned for a model
 
 
@@ -107,11 +140,11 @@ def entries(autotune) -> set[tuple[str, ...]]:
 def test_check_finds_every_shape_in_a_folder_tuned_for_the_model_and_nothing_else(
     autotune, model, tmp_path
 ):
-    flags = ("--model", model, *SERVER, "--tokens", "1,16,64")
+    flags = ("--model", model, *SERVER, "--tokens", "16")
     rows = listed(autotune, *flags)
     recording = write_recording(tmp_path / "r.jsonl.gz", rows)
 
-    ran = autotune("run", "--replay", recording, *flags, "--trials", 20, "--sampler", "random")
+    ran = autotune("run", "--replay", recording, *flags, "--trials", 10, "--sampler", "random")
     assert ran.code == 0, ran.out + ran.err
     ended = autotune("check", "tuned", *flags, "--json")
 
@@ -122,17 +155,6 @@ def test_check_finds_every_shape_in_a_folder_tuned_for_the_model_and_nothing_els
     assert not [f for f in report["findings"] if f["kind"] == "matches_no_layer"]
     asked = {(row["file"].removeprefix("{gpu}"), *map(str, row["key"])) for row in rows}
     assert entries(autotune) == asked
-
-
-def test_another_tensor_parallel_size_is_not_found_exactly(autotune, model, tmp_path):
-    flags = ("--model", model, "--max-loras", 2, "--rank", 16, "--tokens", "16")
-    recording = write_recording(tmp_path / "r.jsonl.gz", listed(autotune, *flags))
-    autotune("run", "--replay", recording, *flags, "--trials", 10, "--sampler", "random")
-
-    ended = autotune("check", "tuned", *flags, "--tp", 2)
-
-    assert "matches_no_layer" in ended.out or "nearest" in ended.out
-    assert "no shape asked for has" in ended.out
 
 
 # ------------------------------------------------------------------ batch sizes
@@ -159,16 +181,27 @@ def crossing(path: Path, counts: list[int]) -> Path:
     return path
 
 
-def test_auto_adds_rows_between_the_tuned_ones_and_says_what_that_is_worth(autotune, tmp_path):
-    recording = crossing(tmp_path / "r.jsonl.gz", [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64])
+REFINED = ("run", "--replay", "r.jsonl.gz", "--tokens", "auto")
 
-    ended = autotune("run", "--replay", recording, "--tokens", "auto")
+
+@pytest.fixture(scope="module")
+def refined(tmp_path_factory) -> tuple[Command, Ended]:
+    """The command in a folder where a run has refined its rows, and how that ended."""
+    autotune = Command(tmp_path_factory.mktemp("refined"))
+    counts = [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64]
+    crossing(autotune.folder / "r.jsonl.gz", counts)
+    return autotune, autotune(*REFINED)
+
+
+def test_auto_adds_rows_between_the_tuned_ones_and_says_what_that_is_worth(refined):
+    autotune, ended = refined
 
     assert ended.code == 0, ended.err
     # 24 is as near to 16 as to 32, and vLLM takes the first.
-    assert "1 got a row of their own" in ended.out
-    assert "100.0% before, 0.0% after" in ended.out
-    assert "40 captured batch sizes are not in the recording" in ended.out
+    assert "100.0% before, 0.0% after; rows added: 1, merged: 0." in ended.out
+    assert (
+        "that the recording does not hold, and so neither timed nor given a row: 40." in ended.out
+    )
     table = json.loads(autotune.files()["NVIDIA_Test_GPU_SHRINK.json"])["3"]["1"]
     assert list(table) == ["1", "2", "4", "8", "16", "24", "32", "64"]
     assert table["24"]["256"]["16"]["num_warps"] == 8
@@ -177,12 +210,11 @@ def test_auto_adds_rows_between_the_tuned_ones_and_says_what_that_is_worth(autot
     assert of_file["3/1/24/256/16"]["latency_us"] < of_file["3/1/24/256/16"]["default_latency_us"]
 
 
-def test_the_same_command_again_adds_the_same_rows(autotune, tmp_path):
-    recording = crossing(tmp_path / "r.jsonl.gz", [16, 24, 32])
-    flags = ("run", "--replay", recording, "--tokens", "auto")
-    first, files = autotune(*flags), autotune.files()
+def test_the_same_command_again_adds_the_same_rows(refined):
+    autotune, first = refined
+    files = autotune.files()
 
-    again = autotune(*flags)
+    again = autotune(*REFINED)
 
     assert (again.code, again.out) == (0, first.out)
     assert autotune.files() == files
@@ -190,15 +222,15 @@ def test_the_same_command_again_adds_the_same_rows(autotune, tmp_path):
     assert autotune.files("again") == files
 
 
-def test_rows_are_merged_on_request(autotune, tmp_path):
-    recording = crossing(tmp_path / "r.jsonl.gz", [1, 2, 4, 8, 16, 24, 32, 64])
+def test_rows_are_merged_on_request(refined):
+    autotune, _ = refined
 
-    ended = autotune("run", "--replay", recording, "--tokens", "auto", "--rows-max", 2)
+    ended = autotune(*REFINED, "--rows-max", 2, "--output", "merged")
 
     assert ended.code == 0, ended.err
-    assert "rows were merged into their neighbours" in ended.out
-    table = json.loads(autotune.files()["NVIDIA_Test_GPU_SHRINK.json"])["3"]["1"]
-    assert len(table) == 2
+    assert "0.0% after; rows added: 1, merged: 6." in ended.out
+    files = autotune.files("merged")
+    assert len(json.loads(files["NVIDIA_Test_GPU_SHRINK.json"])["3"]["1"]) == 2
 
 
 # ------------------------------------------------------------------ bad input
@@ -256,6 +288,38 @@ def test_a_model_that_is_not_there_is_one_clear_line(autotune, flags, message):
     line = autotune("shapes", *flags, "--max-loras", 2, "--rank", 16).has_failed_in_one_line()
 
     assert message in line
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Answers as the Hugging Face hub does for what is not there, or not for everybody."""
+
+    def do_HEAD(self) -> None:
+        is_gated = "gated" in self.path
+        self.send_response(403 if is_gated else 404)
+        self.send_header("X-Error-Code", "GatedRepo" if is_gated else "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing among the results of tests."""
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [("no/model", "Repository Not Found for url"), ("gated/model", "Cannot access gated repo")],
+)
+def test_what_the_hub_does_not_give_is_one_line_with_the_hubs_reason(
+    autotune, monkeypatch, model, reason
+):
+    with http.server.HTTPServer(("127.0.0.1", 0), Hub) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
+        monkeypatch.setenv("HF_HOME", str(autotune.folder))
+        ended = autotune("shapes", "--model", model, "--max-loras", 2, "--rank", 16)
+        hub.shutdown()
+
+    line = ended.has_failed_in_one_line()
+    assert re.search(rf"{model}: config.json cannot be had .*: {reason}.*; check the name", line)
 
 
 def test_a_study_of_shapes_and_a_model_is_never_both(autotune, model):

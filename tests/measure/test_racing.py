@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +22,7 @@ from autotune.measure.racing import (
     run_spread,
 )
 from autotune.measure.recording import read_recording
-from autotune.runners import SHIPPED_RECORDING
+from autotune.measure.replay import shipped_recording
 
 Latencies = npt.NDArray[np.float64]
 
@@ -214,12 +212,11 @@ def race_side_by_side(samples_us: Latencies, best_us: Latencies) -> npt.NDArray[
 
 @cache
 def recorded_latencies_us() -> dict[tuple[str, int, int, int], Latencies]:
-    path = importlib.resources.files("autotune") / "recordings" / SHIPPED_RECORDING
     return {
         (shape.op.value, shape.num_tokens, shape.num_slices, shape.hidden_size): np.array(
             [m.latency_us for m in by_config.values() if m.outcome is Outcome.OK]
         )
-        for shape, by_config in read_recording(Path(str(path))).shapes.items()
+        for shape, by_config in read_recording(shipped_recording()).shapes.items()
     }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from autotune.ops import LoraOp
-from autotune.search.features import NAMES, RAW, features, scaled
+from autotune.search.features import NAMES, RAW, carried_over, features, scaled
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
 from tests.search.landscape import configs, shrink
@@ -64,3 +64,25 @@ def test_blocks_are_those_with_work_to_do():
 def test_rows_that_only_pad_are_counted():
     assert figure(shrink(num_tokens=256), "row_padding") == 0
     assert figure(shrink(num_tokens=64), "row_padding") == 2
+
+
+def test_stages_of_a_masked_loop_make_no_difference():
+    # 14336 is no multiple of 64 x 128, and the compiler pipelines no masked loop.
+    masked = [{"block_k": 64, "split_k": 128, "num_stages": stages} for stages in (2, 3, 5)]
+    shape = shrink(hidden_size=14336)
+    ours = [KernelConfig(**CONFIG.as_dict() | each) for each in masked]
+    rows = features(shape, ours)
+    assert (rows == rows[0]).all()
+    even = [KernelConfig(**CONFIG.as_dict() | each | {"split_k": 32}) for each in masked]
+    assert len(np.unique(features(shape, even), axis=0)) == 3
+
+
+def test_what_carries_over_says_nothing_of_blocks_but_what_follows_from_them():
+    # Twice the rank in blocks twice as wide: as many columns of tiles, each with twice the work.
+    narrow, wide = (
+        features(shrink(rank=rank), [KernelConfig(**CONFIG.as_dict() | {"block_n": rank // 2})])
+        for rank in (64, 128)
+    )
+    assert narrow.shape[1] - carried_over(narrow).shape[1] == 5
+    assert figure(shrink(), "blocks") == carried_over(features(shrink(), [CONFIG]))[0, 6]
+    assert (narrow[:, NAMES.index("blocks")] == wide[:, NAMES.index("blocks")]).all()
