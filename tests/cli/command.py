@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
@@ -86,6 +87,7 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_take_notice_of_ctrl_c,  # noqa: PLW1509 - it takes no lock
         )
 
     def on_a_terminal(self, *arguments: object, columns: int) -> Ended:
@@ -112,3 +114,8 @@ class Command:
     def files(self, folder: str = "tuned") -> Mapping[str, bytes]:
         """The content of every file of a folder."""
         return {path.name: path.read_bytes() for path in sorted((self.folder / folder).iterdir())}
+
+
+def _take_notice_of_ctrl_c() -> None:
+    """A shell starts what runs in its background without: those tests may be among it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
