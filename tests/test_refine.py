@@ -217,7 +217,11 @@ def test_what_a_recording_does_not_hold_is_not_looked_at_and_that_is_said(runner
 
     _, after = refined(runner, [1, 16], captured=captured)
 
-    assert (after.looked_at, after.without_row, after.missing) == (3, 1, 2)  # 12 and 20 are not there
+    assert (after.looked_at, after.without_row, after.missing) == (
+        3,
+        1,
+        2,
+    )  # 12 and 20 are not there
     assert re.match(r"Shapes .* that the recording does not hold, .*: 2\.", after.lines[1])
 
 
