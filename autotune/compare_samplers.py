@@ -59,7 +59,7 @@ class Comparison:
             for seed, shape in itertools.product(range(self.seeds), shapes):
                 yield _Task(self, number, sampler, seed, (shape,))
             if sampler == ADAPTIVE:
-                known = [each.shape for each in experience(runner.environment)]
+                known = [each.shape for each in experience(runner)]
                 yield from self._informed(number, shapes, known)
 
     def _informed(
@@ -95,7 +95,7 @@ class _Task:
         return len(self.shapes) > 1
 
     def curves(self, runner: ReplayRunner) -> list[Curve]:
-        finished = list(experience(runner.environment)) if self.shipped else []
+        finished = list(experience(runner)) if self.shipped else []
         curves = []
         for shape in self.shapes:
             replayed = self._search(runner, shape, finished)

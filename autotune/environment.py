@@ -48,6 +48,10 @@ class Environment:
         """Whose kernels, as a study's name says it: ``vllm-0.33.0``, or ``builtin``."""
         return f"vllm-{self.provider_version}" if self.provider == "vllm" else self.provider
 
+    def is_like(self, other: Environment) -> bool:
+        """Whether it is the same GPU with the same kernels; versions and driver may differ."""
+        return (self.gpu, self.provider) == (other.gpu, other.provider)
+
     def as_dict(self) -> dict[str, str]:
         """The environment as JSON-ready values."""
         return asdict(self)

@@ -65,7 +65,7 @@ def tune(
             return tune(plan, RecordingRunner(runner, writer), watch)
     transfers = plan.sampler == ADAPTIVE
     shapes = plan.shapes
-    earlier = _earlier(plan, runner.environment)
+    earlier = _earlier(plan, runner)
     known = [each.shape for each in earlier]
     order = in_order(shapes, known) if transfers else shapes
     spaces = [space_of(runner, shape, plan.axes[shape.op]) for shape in order]
@@ -258,11 +258,11 @@ def to_export(tuned: Sequence[Tuned], url: str, environment: Environment) -> lis
         store.close()
 
 
-def _earlier(plan: StudyPlan, environment: Environment) -> list[Neighbour]:
+def _earlier(plan: StudyPlan, runner: Runner) -> list[Neighbour]:
     """What there is to learn from: what comes with autotune, and what ``--warm-start`` gives."""
     if plan.sampler == ADAPTIVE:
-        older = finished_earlier(plan.warm_start, environment) if plan.warm_start else []
-        return [*older, *experience(environment)]
+        older = finished_earlier(plan.warm_start, runner.environment) if plan.warm_start else []
+        return [*older, *experience(runner)]
     if plan.warm_start is not None:
         raise InputError(
             f"--warm-start is for the sampler {ADAPTIVE}: got {plan.sampler}, which learns from no "

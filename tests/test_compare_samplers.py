@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
 import math
 
@@ -9,7 +8,7 @@ import pytest
 
 from autotune.compare_samplers import Comparison, compare, sampler_names
 from autotune.errors import InputError
-from autotune.measure.replay import ReplayRunner, shipped_recording
+from autotune.measure.replay import ReplayRunner
 from autotune.report.comparison import nearness_plot, write_comparison_plot
 from autotune.runners import replay_runners
 from autotune.search.curves import Curve, _expected_random, by_sampler, by_shape, summaries
@@ -97,16 +96,6 @@ def test_recordings_of_two_environments_are_compared_but_tell_nothing_of_each_ot
     assert [each.environment.driver for each in runners] == ["580", "590"]
     curves = compare(runners, Comparison(samplers=["adaptive"], trials=5, seeds=1), processes=1)
     assert {curve.transfer for curve in curves} == {False}
-
-
-def test_the_shipped_recording_is_not_searched_with_its_own_answers(tmp_path):
-    with gzip.open(shipped_recording(), "rt") as file:
-        head = list(itertools.islice(file, 40))
-    with gzip.open(tmp_path / "r.jsonl.gz", "wt") as file:
-        file.writelines(head)
-    runners = replay_runners([tmp_path / "r.jsonl.gz"])
-    curves = compare(runners, Comparison(samplers=["adaptive"], trials=5, seeds=1), processes=1)
-    assert [curve.name for curve in curves] == ["adaptive"]
 
 
 def test_an_unknown_sampler_is_named_with_those_that_there_are():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -191,6 +191,11 @@ class Runner(ABC):
     def status(self) -> RunnerStatus | None:
         """What it is busy with; None of a runner that only looks figures up. From any thread."""
         return None
+
+    @property
+    def answered(self) -> Collection[KernelShape]:
+        """Shapes whose measurements it holds already; none of a runner that measures."""
+        return ()
 
     def recall(self, measurements: Iterable[Measurement]) -> None:  # noqa: B027 - most need not know
         """Be told what earlier runs measured of a shape whose space was asked for."""

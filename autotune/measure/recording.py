@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -253,6 +253,11 @@ class RecordingRunner(Runner):
     def status(self) -> RunnerStatus | None:
         """The inner runner's."""
         return self._inner.status
+
+    @property
+    def answered(self) -> Collection[KernelShape]:
+        """Those that the inner runner holds."""
+        return self._inner.answered
 
     def ceilings(self) -> Ceilings | None:
         """What the inner runner's device reaches."""

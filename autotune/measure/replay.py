@@ -60,6 +60,11 @@ class ReplayRunner(Runner):
         """The recorded shapes, in the order of the recordings."""
         return tuple(self._shapes)
 
+    @property
+    def answered(self) -> Collection[KernelShape]:
+        """The recorded shapes."""
+        return self._shapes.keys()
+
     def recorded(self, shape: KernelShape) -> Collection[Measurement]:
         """All that was recorded of one of the shapes."""
         return self._shapes[shape].values()

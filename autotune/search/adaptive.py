@@ -21,7 +21,7 @@ from autotune.search.encoding import Positions
 from autotune.search.features import RAW, features, scaled
 from autotune.search.objective import CONSTRAINT
 from autotune.search.surrogate import Expected, Floats, Surrogate
-from autotune.search.transfer import Neighbour, beliefs, winners
+from autotune.search.transfer import Neighbour, belief
 from autotune.search.untried import Untried
 from autotune.space import KernelConfig, SearchSpace
 
@@ -42,6 +42,10 @@ _EXPLORED = 0.7
 
 #: Of so many picks one explores and one polishes; the others take the expected improvement.
 _CYCLE = 4
+
+#: Of the largest spread, what a neighbour of the incumbent must have to be worth a look: below that
+#: it is a copy of something measured, such as another number of stages for a loop without any.
+_UNKNOWN = 0.3
 
 #: Configurations that work or fail as if seen before anything was: nine in ten work.
 _WORKING, _FAILING = 0.9, 0.1
@@ -82,8 +86,7 @@ class Chooser:
         raw = features(space.shape, space.configs)
         self._raw = raw[:, :RAW]
         self._points = scaled(raw)
-        self._surrogate = Surrogate(self._points, beliefs(space, neighbours))
-        self._hints = winners(space, neighbours)
+        self._surrogate = Surrogate(self._points, belief(space, neighbours))
         self._is_informed = bool(neighbours)
 
     def choose(self, history: History, free: npt.NDArray[np.int_], rng: np.random.Generator) -> int:
@@ -94,10 +97,6 @@ class Chooser:
             free: Places that may be chosen, at least one.
             rng: Draws the space-filling picks.
         """
-        among = set(free.tolist())
-        for hint in self._hints:
-            if hint in among:
-                return hint
         if np.isfinite(history.logs).sum() < _FEWEST and not self._is_informed:
             return self._far_away(history, free, rng)
         expected = self._surrogate.predict(history.rows, history.logs)
@@ -129,6 +128,7 @@ class Chooser:
             incumbent = known[np.argmin(mean[known])]
             # Its neighbours come first; where none is left, whatever has the lowest mean.
             near = self._is_near(free, incumbent, changes=1 + cycle % 2)
+            near &= spread[free] > _UNKNOWN * spread[free].max()
             score = ceiling - mean[free] + _FIRST * near
         else:
             score = _improvement(mean[known].min(), mean[free], spread[free])

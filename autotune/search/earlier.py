@@ -26,7 +26,7 @@ def finished_earlier(url: str, environment: Environment) -> list[Neighbour]:
     try:
         found = []
         for measured_in, selection in store.selections():
-            if _where(measured_in) == _where(environment):
+            if measured_in.is_like(environment):
                 shape = selection.shape
                 record = store.study(name_in(measured_in, shape), shape, measured_in)
                 measurements = [item.measurement for item in store.finished(record)]
@@ -39,7 +39,3 @@ def finished_earlier(url: str, environment: Environment) -> list[Neighbour]:
             f"{environment.provider} kernels; give another database, or none"
         )
     return found
-
-
-def _where(environment: Environment) -> tuple[str, str]:
-    return environment.gpu, environment.provider

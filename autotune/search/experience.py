@@ -1,33 +1,38 @@
-"""What the recording that comes with autotune tells a search, before anything is measured here."""
+"""What the recordings that come with autotune tell a search, before anything is measured here."""
 
 from __future__ import annotations
 
 import functools
 
 from autotune.environment import Environment
+from autotune.measure import Measurement, Runner
 from autotune.measure.replay import ReplayRunner, shipped_recording
 from autotune.search.transfer import Neighbour
+from autotune.shapes import KernelShape
 
 
-def experience(environment: Environment) -> tuple[Neighbour, ...]:
-    """The shapes of the shipped recording, to learn from like finished ones.
+def experience(runner: Runner) -> list[Neighbour]:
+    """The shapes of the shipped recordings, to learn from like finished ones.
 
-    They were measured elsewhere, with other kernels: they say where to look first, and what is
-    measured here outvotes them. None of them where that recording itself is searched: the answers
-    would be known.
+    They were measured on an H100, some with other kernels: they say where to look first, and what
+    is measured here outvotes them. Of what a replay answers for nothing is told, nor of the same
+    shapes measured elsewhere: the answers would be known.
 
     Args:
-        environment: Where shapes are to be searched.
+        runner: What shapes are to be searched with.
     """
-    measured_in, shapes = _shipped()
-    return () if environment == measured_in else shapes
+    return [
+        Neighbour(shape, measurements, is_elsewhere=not measured_in.is_like(runner.environment))
+        for measured_in, shape, measurements in _shipped()
+        if shape not in runner.answered
+    ]
 
 
 @functools.cache
-def _shipped() -> tuple[Environment, tuple[Neighbour, ...]]:
-    runner = ReplayRunner([shipped_recording()])
-    shapes = (
-        Neighbour(shape, tuple(runner.recorded(shape)), is_elsewhere=True)
+def _shipped() -> tuple[tuple[Environment, KernelShape, tuple[Measurement, ...]], ...]:
+    runners = [ReplayRunner([path]) for path in sorted(shipped_recording().parent.glob("*.gz"))]
+    return tuple(
+        (runner.environment, shape, tuple(runner.recorded(shape)))
+        for runner in runners
         for shape in runner.shapes
     )
-    return runner.environment, tuple(shapes)

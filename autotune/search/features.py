@@ -31,8 +31,8 @@ _OTHER_REGISTERS = 48
 
 #: A sum whose parts do not divide k is masked, and Triton 3.6 does not pipeline a masked loop: all
 #: ``num_stages`` of such a configuration gave the same binary (177 of 177 recorded on an H100 with
-#: vLLM's ``shrink``). That is another kernel, and as far away as two doublings of two parameters.
-_MASKED = 4.0
+#: vLLM's ``shrink``). That is another kernel, and about as far away as two doublings.
+_MASKED = 2.4
 
 #: The raw parameters, all but the stages as powers of two, then what follows from them.
 NAMES = (
@@ -54,17 +54,31 @@ NAMES = (
     "bytes_loaded",
     "row_padding",
     "idle_blocks",
+    "resident_warps",
+    "column_padding",
+    "register_excess",
     "masked",
 )
 
 #: How many of them are raw parameters.
 RAW = 7
 
-#: Those of them that mean something only beside the sizes of a shape.
-_OF_SIZES = frozenset({"block_m", "block_n", "block_k", "split_k", "group_size_m"})
-
 #: Weight of the figures that are derived, beside 1 for raw parameters (0.35 and 1 did as well).
 _DERIVED_WEIGHT = 0.6
+
+#: Accumulators of a thread, as a logarithm to base 2, from which on registers are short, and how
+#: much each doubling beyond weighs. Of all figures a fit to 57 recorded shapes (marginal likelihood)
+#: gave this one the largest weight by far; most others came out within half and twice of theirs.
+_REGISTERS_SHORT, _EXCESS_WEIGHT = 5.5, 2.0
+
+_WEIGHTS = np.array(
+    [1.0] * RAW
+    + [_EXCESS_WEIGHT if name == "register_excess" else _DERIVED_WEIGHT for name in NAMES[RAW:]]
+)
+
+#: Weight of a shape's sizes between shapes: what k, slices and the like do to a launch is in the
+#: derived figures, so that little is left to them, but for slices by the same fit.
+_DEPTH_WEIGHT, _SLICES_WEIGHT = 0.2, 2.5
 
 
 def features(shape: KernelShape, configs: Sequence[KernelConfig]) -> Floats:
@@ -106,6 +120,9 @@ def features(shape: KernelShape, configs: Sequence[KernelConfig]) -> Floats:
         blocks * steps * step_bytes,
         row_tiles * m / rows,
         np.maximum(grid / blocks, 1.0),
+        resident * warps,
+        n / columns,
+        np.maximum(accumulators / 2.0**_REGISTERS_SHORT, 1.0),
     )
     logs = (np.log2(each) for each in derived)
     raw = (np.log2(each) for each in (m, n, k, split, group, warps))
@@ -114,20 +131,15 @@ def features(shape: KernelShape, configs: Sequence[KernelConfig]) -> Floats:
 
 def scaled(raw: Floats) -> Floats:
     """``features`` as points for a surrogate: what follows from the parameters weighs less."""
-    weights = np.where(np.arange(len(NAMES)) < RAW, 1.0, _DERIVED_WEIGHT)
-    points: Floats = raw * weights
+    points: Floats = raw * _WEIGHTS
     return points
 
 
-def carried_over(raw: Floats) -> Floats:
-    """``features`` as points by which configurations of different shapes compare.
-
-    How large a block is says little of a shape of another size. What follows from it and the sizes
-    does, as do warps and stages, which are counted the same everywhere.
-    """
-    alike = [name not in _OF_SIZES for name in NAMES]
-    points: Floats = raw[:, alike]
-    return points
+def between_shapes(shape: KernelShape, configs: Sequence[KernelConfig]) -> Floats:
+    """Configurations as points that compare with those of other shapes, the sizes among them."""
+    depth = matmul_sizes(shape)[2]
+    sizes = (_DEPTH_WEIGHT * np.log2(depth), _SLICES_WEIGHT * np.log2(shape.num_slices))
+    return np.hstack((scaled(features(shape, configs)), np.tile(sizes, (len(configs), 1))))
 
 
 def _values(configs: Sequence[KernelConfig], name: str) -> Floats:

@@ -30,8 +30,8 @@ _AMPLITUDE, _AMPLITUDE_WEIGHT = 0.15, 2.0
 #: Standard deviation of the unknown level of all latencies, in amplitudes.
 _LEVEL = 2.0
 
-#: Standard deviation of the weight of a neighbour's prediction, around its share of 1 in total. So
-#: wide that a handful of measurements decide whether a neighbour is believed.
+#: Standard deviation of the weight of what is believed beforehand, around 1. So wide that a handful
+#: of measurements decide whether it is.
 _BELIEF = 0.4
 
 #: Lengths over which configurations resemble each other, in units of the points, and how much of
@@ -39,6 +39,9 @@ _BELIEF = 0.4
 _LENGTHS = (0.7, 1.0, 1.5, 2.2, 3.3, 5.0, 8.0)
 _NOISES = (1e-3, 1e-2, 5e-2)
 _USUAL_LENGTH, _LENGTH_SPREAD = 2.5, 0.7
+
+#: Of the variance, where many shapes are one process.
+_INTERPOLATED_NOISE = 5e-3
 
 #: How much faster than likeness the votes fade: failing is more local than being slow.
 _LOCAL = 4
@@ -68,23 +71,36 @@ def squash(logs: Floats) -> Floats:
     return squashed
 
 
+def interpolated(points: Floats, targets: Floats, wanted: Floats) -> Floats:
+    """What measured points say of others: the mean of a process with the usual length.
+
+    Args:
+        points: (count, features), scaled so that one unit is a step that matters.
+        targets: (count,)
+        wanted: (others, features)
+    """
+    usual = targets.mean()
+    kernel = _matern(_distances(points, points) / _USUAL_LENGTH)
+    kernel[np.diag_indices(len(points))] += _INTERPOLATED_NOISE
+    weights = np.linalg.solve(kernel, targets - usual)
+    mean: Floats = usual + _matern(_distances(wanted, points) / _USUAL_LENGTH) @ weights
+    return mean
+
+
 class Surrogate:
     """A Gaussian process with a Matérn-3/2 kernel on a fixed list of points."""
 
-    def __init__(self, points: Floats, beliefs: Floats | None = None) -> None:
+    def __init__(self, points: Floats, belief: Floats | None = None) -> None:
         """Know nothing yet.
 
         Args:
             points: (count, features), scaled so that one unit is a step that matters.
-            beliefs: (count, neighbours), what each neighbour predicts, as ``squash`` has it.
+            belief: (count,), what is expected beforehand, as ``squash`` has it.
         """
         self._points = points
-        self._squares = (points**2).sum(axis=1)
-        beliefs = np.zeros((len(points), 0)) if beliefs is None else beliefs
-        self._prior = beliefs.mean(axis=1) if beliefs.shape[1] else np.zeros(len(points))
-        level = np.full((len(points), 1), _LEVEL)
-        centred = beliefs - beliefs.mean(axis=0)
-        self._trend = np.hstack((level, centred * (_BELIEF / _AMPLITUDE)))
+        self._prior = np.zeros(len(points)) if belief is None else belief
+        tilt = (self._prior - self._prior.mean()) * (_BELIEF / _AMPLITUDE)
+        self._trend = np.stack((np.full(len(points), _LEVEL), tilt), axis=1)
         self._fitted = 0
         self._length, self._noise = _USUAL_LENGTH, _NOISES[1]
         self._forget()
@@ -129,9 +145,7 @@ class Surrogate:
     # ----------------------------------------------------------------- kernel
 
     def _likeness(self, rows: npt.NDArray[np.int_]) -> Floats:
-        squares = self._squares[rows][:, None] + self._squares
-        squares -= 2.0 * self._points[rows] @ self._points.T
-        return _matern(np.sqrt(np.maximum(squares, 0.0)) / self._length)
+        return _matern(_distances(self._points[rows], self._points) / self._length)
 
     def _forget(self) -> None:
         self._rows: list[int] = []
@@ -175,7 +189,7 @@ class Surrogate:
             return
         targets = squash(logs[:count]) - self._prior[seen[:count]]
         trend, points = self._trend[seen[:count]], self._points[seen[:count]]
-        distance = np.sqrt(((points[:, None] - points[None]) ** 2).sum(axis=2))
+        distance = _distances(points, points)
         likeliest, least = (self._length, self._noise), np.inf
         for length in _LENGTHS:
             kernel = _matern(distance / length) + trend @ trend.T
@@ -187,6 +201,13 @@ class Surrogate:
         if likeliest != (self._length, self._noise):
             self._length, self._noise = likeliest
             self._forget()
+
+
+def _distances(ones: Floats, others: Floats) -> Floats:
+    """Euclidean, (ones, others)."""
+    squares = (ones**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2.0 * ones @ others.T
+    distances: Floats = np.sqrt(np.maximum(squares, 0.0))
+    return distances
 
 
 def _matern(distance: Floats) -> Floats:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from autotune.ops import LoraOp
-from autotune.search.features import NAMES, RAW, carried_over, features, scaled
+from autotune.search.features import NAMES, RAW, between_shapes, features, scaled
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig
 from tests.search.landscape import configs, shrink
@@ -77,12 +77,16 @@ def test_stages_of_a_masked_loop_make_no_difference():
     assert len(np.unique(features(shape, even), axis=0)) == 3
 
 
-def test_what_carries_over_says_nothing_of_blocks_but_what_follows_from_them():
-    # Twice the rank in blocks twice as wide: as many columns of tiles, each with twice the work.
-    narrow, wide = (
-        features(shrink(rank=rank), [KernelConfig(**CONFIG.as_dict() | {"block_n": rank // 2})])
-        for rank in (64, 128)
-    )
-    assert narrow.shape[1] - carried_over(narrow).shape[1] == 5
-    assert figure(shrink(), "blocks") == carried_over(features(shrink(), [CONFIG]))[0, 6]
-    assert (narrow[:, NAMES.index("blocks")] == wide[:, NAMES.index("blocks")]).all()
+def test_registers_are_short_from_some_accumulators_a_thread_on():
+    fits = KernelConfig(**CONFIG.as_dict() | {"block_m": 64, "block_n": 64})  # 32 of 128 threads
+    spills = KernelConfig(**CONFIG.as_dict() | {"block_m": 128, "block_n": 128})
+    assert figure(shrink(), "register_excess", fits) == 0
+    assert figure(shrink(), "register_excess", spills) == pytest.approx(1.5)
+
+
+def test_between_shapes_the_sizes_count_and_within_one_they_do_not():
+    here, there = (between_shapes(shrink(num_slices=slices), configs()[:9]) for slices in (1, 2))
+    within = scaled(features(shrink(), configs()[:9]))
+    apart = np.linalg.norm(here[0] - here[1:], axis=1)
+    assert np.allclose(apart, np.linalg.norm(within[0] - within[1:], axis=1))
+    assert (np.linalg.norm(here - there, axis=1) > 2).all()

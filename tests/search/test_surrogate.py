@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autotune.search.surrogate import SOFT_LIMIT, Surrogate, squash
+from autotune.search.surrogate import SOFT_LIMIT, Surrogate, interpolated, squash
 
 GRID = np.stack(np.meshgrid(np.arange(8.0), np.arange(8.0)), axis=-1).reshape(-1, 2)
 LOGS = 0.02 * ((GRID - 3) ** 2).sum(axis=1)
@@ -57,13 +57,20 @@ def test_nothing_known_is_no_error():
 
 
 def test_a_belief_is_followed_until_measurements_say_otherwise(rng):
-    belief = squash(-LOGS)[:, None]  # the wrong way round
+    belief = squash(-LOGS)  # the wrong way round
     surrogate = Surrogate(GRID, belief)
     rows = rng.permutation(64)[:10].tolist()
     trusting, *_ = surrogate.predict([], np.array([]))
     outvoted, *_ = surrogate.predict(rows, LOGS[rows])
     assert np.corrcoef(trusting, LOGS)[0, 1] < -0.9
     assert np.corrcoef(outvoted, LOGS)[0, 1] > 0.5
+
+
+def test_what_lies_between_measured_points_is_interpolated(rng):
+    rows = rng.permutation(64)
+    known, left = rows[:40], rows[40:]
+    found = interpolated(GRID[known], LOGS[known], GRID[left])
+    assert np.corrcoef(found, LOGS[left])[0, 1] > 0.95
 
 
 @pytest.fixture

@@ -6,9 +6,16 @@ import numpy as np
 
 from autotune.measure import Measurement, Outcome
 from autotune.search.replayed import search
-from autotune.search.transfer import Neighbour, beliefs, distance, in_order, nearest, winners
+from autotune.search.transfer import (
+    Neighbour,
+    belief,
+    distance,
+    in_order,
+    instructive,
+    nearest,
+)
 from autotune.shapes import KernelShape
-from tests.search.landscape import Landscape, shrink
+from tests.search.landscape import Landscape, configs, shrink
 
 EXPAND = KernelShape.from_mapping(
     {"op": "expand", "num_tokens": 16, "hidden_size": 4096, "rank": 64, "max_loras": 8}
@@ -38,7 +45,7 @@ def test_every_shape_comes_after_one_that_is_near_it():
     assert in_order([]) == []
 
 
-def test_the_nearest_three_are_asked_and_none_that_timed_nothing():
+def test_the_nearest_are_asked_first_and_none_that_timed_nothing():
     runner = Landscape(stride=61)
     finished = [tuned(runner, shrink(num_tokens=m), 20) for m in (1024, 512, 2048, 4096)]
     broken = [
@@ -47,27 +54,46 @@ def test_the_nearest_three_are_asked_and_none_that_timed_nothing():
     ]
     finished.append(Neighbour(shrink(num_tokens=128), broken))
     near = nearest(shrink(), finished)
-    assert [each.shape.num_tokens for each in near] == [512, 1024, 2048]
+    assert [each.shape.num_tokens for each in near] == [512, 1024, 2048, 4096]
 
 
-def test_winners_are_the_neighbours_fastest():
-    runner = Landscape()
-    neighbour = tuned(runner, shrink(num_tokens=512))
-    space = runner.space(shrink(), {})
-    places = winners(space, [neighbour, neighbour])
-    assert space.configs[places[0]] == next(iter(neighbour.timed))
-    assert len(places) == len(set(places)) == 2
+def test_no_more_than_a_dozen_neighbours_are_listened_to():
+    one = tuned(Landscape(stride=61), shrink(num_tokens=512), 20)
+    assert len(nearest(shrink(), [one] * 20)) == 12
+
+
+def test_what_is_learned_from_are_the_fastest_and_some_of_all_others():
+    timed = {config: 10.0 + place for place, config in enumerate(configs()[:900])}
+    learned = instructive(timed)
+    places = [int(us - 10) for us in learned.values()]
+    assert places[:101] == list(range(101))
+    assert places == sorted(places)
+    assert len(places) <= 200
+    assert places[-1] > 890
+    assert instructive(dict(list(timed.items())[:150])) == dict(list(timed.items())[:150])
 
 
 def test_a_belief_ranks_a_space_like_the_neighbour_it_comes_from():
     runner = Landscape(noise=0)
     shape = shrink()
     space = runner.space(shape, {})
-    column = beliefs(space, [tuned(runner, shrink(num_tokens=512))])[:, 0]
+    expected = belief(space, [tuned(runner, shrink(num_tokens=512))])
+    assert expected is not None
     truth = np.array([runner.truth_us(shape, config) for config in space.configs])
-    best = np.argsort(column)[:10]
-    assert np.median(truth[best]) < np.quantile(truth, 0.05)
-    assert beliefs(space, []).shape == (len(space.configs), 0)
+    assert np.median(truth[np.argsort(expected)[:10]]) < np.quantile(truth, 0.05)
+    assert belief(space, []) is None
+
+
+def test_of_two_neighbours_the_nearer_one_counts_for_more():
+    shape = shrink()
+    true, false = Landscape(noise=0), Landscape(noise=0, is_reversed=True)
+    space = true.space(shape, {})
+    truth = np.array([true.truth_us(shape, config) for config in space.configs])
+    right = tuned(true, shrink(num_tokens=512))
+    wrong = tuned(false, shrink(num_tokens=512, num_slices=4))
+    expected = belief(space, [right, wrong])
+    assert expected is not None
+    assert np.median(truth[np.argsort(expected)[:10]]) < np.quantile(truth, 0.1)
 
 
 def regrets(finished: list[Neighbour], trials: int) -> list[float]:
