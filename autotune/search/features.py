@@ -67,8 +67,8 @@ RAW = 7
 _DERIVED_WEIGHT = 0.6
 
 #: Accumulators of a thread, as a logarithm to base 2, from which on registers are short, and how
-#: much each doubling beyond weighs. Of all figures a fit to 57 recorded shapes (marginal likelihood)
-#: gave this one the largest weight by far; most others came out within half and twice of theirs.
+#: much each doubling beyond weighs. A fit to 57 recorded shapes (by marginal likelihood)
+#: gave it the largest weight by far; most others came out within half and twice of theirs.
 _REGISTERS_SHORT, _EXCESS_WEIGHT = 5.5, 2.0
 
 _WEIGHTS = np.array(
