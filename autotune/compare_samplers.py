@@ -20,7 +20,8 @@ from autotune.measure.replay import ReplayRunner
 from autotune.search import ADAPTIVE, SAMPLERS, Neighbour, in_order
 from autotune.search.curves import Curve, Summary, curve_of
 from autotune.search.experience import experience
-from autotune.search.peers import PREFIX, installed_peers, search_as_peer
+from autotune.search.helion_peer import LFBO
+from autotune.search.peers import PREFIX, installed_peers, is_peer, search_as_peer
 from autotune.search.replayed import Replayed, search
 from autotune.shapes import KernelShape
 
@@ -30,7 +31,7 @@ class Comparison:
     """What is compared.
 
     Attributes:
-        samplers: Names: ``SAMPLERS``, or strategies of Kernel Tuner as ``peers`` names them.
+        samplers: Names: ``SAMPLERS``, or searches of other tuners as ``peers`` names them.
         trials: Of each search.
         seeds: Searches of each shape by each sampler.
         lookahead: Configurations under way; the next answer is any of theirs. Kernel Tuner's
@@ -108,7 +109,7 @@ class _Task:
         self, runner: ReplayRunner, shape: KernelShape, finished: Sequence[Neighbour]
     ) -> Replayed:
         trials = self.comparison.trials
-        if self.sampler.startswith(PREFIX):
+        if is_peer(self.sampler):
             return search_as_peer(
                 runner, shape, strategy=self.sampler, seed=self.seed, trials=trials
             )
@@ -135,9 +136,9 @@ def sampler_names(text: str | None) -> list[str]:
         return ["random", "tpe", ADAPTIVE, *installed_peers()]
     names = list(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
-        if name not in SAMPLERS and not name.startswith(PREFIX):
+        if name not in SAMPLERS and not is_peer(name):
             raise InputError(
-                f"--samplers must be some of {', '.join(SAMPLERS)} and {PREFIX}STRATEGY: "
+                f"--samplers must be some of {', '.join(SAMPLERS)}, {LFBO} and {PREFIX}STRATEGY: "
                 f"got {name!r}"
             )
     return names

@@ -197,7 +197,7 @@ Samplers = Annotated[
     str | None,
     typer.Option(
         metavar="A,B",
-        help="Which to compare; strategies of Kernel Tuner are named kernel-tuner:NAME.",
+        help="Which to compare; Kernel Tuner's are kernel-tuner:NAME, Helion's is helion:lfbo.",
     ),
 ]
 Seeds = Annotated[

@@ -55,6 +55,7 @@ MAY_IMPORT = {
     "typer": {"cli", "flags"},
     "rich": {"report"},
     "kernel_tuner": {"search"},
+    "helion": {"search"},
     "pandas": {"report"},
     "plotly": {"report"},
     "jinja2": {"report"},

@@ -1,7 +1,8 @@
-"""Kernel Tuner's strategies on a recorded shape, in its own simulation mode.
+"""Other tuners' searches on a recorded shape: Kernel Tuner's strategies, and Helion's.
 
-Kernel Tuner is an extra: it reads a cache file of every configuration's time, which is made here
-from the recording, and is limited to those configurations by a restriction.
+Both are extras. Kernel Tuner searches in its own simulation mode: it reads a cache file of every
+configuration's time, which is made here from the recording, and is limited to those configurations
+by a restriction.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 
 from autotune.errors import InputError
 from autotune.measure import Measurement, Outcome, Runner, never_stop
+from autotune.search import helion_peer
 from autotune.search.replayed import Replayed
 from autotune.shapes import KernelShape
 from autotune.space import KernelConfig, SearchSpace
@@ -37,15 +39,21 @@ _UNLIMITED = "brute_force"
 
 
 def installed_peers() -> list[str]:
-    """The strategies by the names that they have here; none where Kernel Tuner is missing."""
+    """Those searches that can be made here, by the names that they have as samplers."""
     is_there = importlib.util.find_spec("kernel_tuner") is not None
-    return [PREFIX + name for name in STRATEGIES] if is_there else []
+    names = [PREFIX + name for name in STRATEGIES] if is_there else []
+    return [*names, helion_peer.LFBO] if helion_peer.is_installed() else names
+
+
+def is_peer(name: str) -> bool:
+    """Whether a sampler's name is that of another tuner's search."""
+    return name.startswith(PREFIX) or name == helion_peer.LFBO
 
 
 def search_as_peer(
     runner: Runner, shape: KernelShape, *, strategy: str, seed: int, trials: int
 ) -> Replayed:
-    """Search one shape with a strategy of Kernel Tuner.
+    """Search one shape as another tuner does.
 
     It is given the default's measurement for nothing, as the first trial, as every sampler here
     starts with it; a configuration that it comes back to counts once. One that breaks down, as some
@@ -54,30 +62,46 @@ def search_as_peer(
     Args:
         runner: Answers from recordings.
         shape: The shape.
-        strategy: Its name, with ``PREFIX``.
-        seed: Of Python's and numpy's generators, which the strategies draw from.
+        strategy: The search, as ``is_peer`` knows it.
+        seed: Of Python's and numpy's generators, which Kernel Tuner draws from, or of Helion's.
         trials: Distinct configurations, the default included.
 
     Raises:
-        InputError: Kernel Tuner is not installed, or has no such strategy.
+        InputError: The tuner is not installed, or has no such strategy.
     """
-    name = strategy.removeprefix(PREFIX)
     space = runner.space(shape, {})
-    axes = {axis: list(values) for axis, values in space.axes.items()}
     measured = {config: runner.measure(shape, [config], never_stop) for config in space.configs}
-    by_key = {_key(config.as_dict(), axes): config for config in space.configs}
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - the generator that Kernel Tuner's strategies use
     started = time.perf_counter()
-    found = _tuned(name, axes, {key: measured[config] for key, config in by_key.items()}, trials)
+    if strategy == helion_peer.LFBO:
+        found: list[KernelConfig] | None = helion_peer.lfbo(
+            space, measured, seed=seed, trials=trials
+        )
+    else:
+        found = _kernel_tuner(strategy.removeprefix(PREFIX), space, measured, seed, trials)
     took_s = time.perf_counter() - started
-    order = dict.fromkeys([space.default, *(by_key[_key(each, axes)] for each in found or ())])
+    order = dict.fromkeys([space.default, *(found or ())])
     return Replayed(
         space=space,
         measurements=tuple(measured[config] for config in _filled(order, space, trials)),
         sampler_s=took_s,
         has_failed=found is None,
     )
+
+
+def _kernel_tuner(
+    name: str,
+    space: SearchSpace,
+    measured: Mapping[KernelConfig, Measurement],
+    seed: int,
+    trials: int,
+) -> list[KernelConfig] | None:
+    """What a strategy evaluated, in order; None where it broke down."""
+    axes = {axis: list(values) for axis, values in space.axes.items()}
+    by_key = {_key(config.as_dict(), axes): config for config in space.configs}
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the generator that Kernel Tuner's strategies use
+    found = _tuned(name, axes, {key: measured[config] for key, config in by_key.items()}, trials)
+    return None if found is None else [by_key[_key(each, axes)] for each in found]
 
 
 def _filled(

@@ -8,6 +8,7 @@ import pytest
 
 from autotune.errors import InputError
 from autotune.measure.replay import ReplayRunner
+from autotune.search.helion_peer import LFBO
 from autotune.search.peers import PREFIX, installed_peers, search_as_peer
 from autotune.shapes import KernelShape
 from tests.recordings import SHRINK, latency_us, lines, write_recording
@@ -75,3 +76,41 @@ def test_a_missing_kernel_tuner_is_told_with_what_to_install(tmp_path, monkeypat
     runner = ReplayRunner([write_recording(tmp_path / "r.jsonl.gz", SHRINK)])
     with pytest.raises(InputError, match=r"install lora-autotune\[kernel-tuner\]"):
         search_as_peer(runner, SHAPE, strategy=PREFIX + "diff_evo", seed=0, trials=3)
+
+
+@pytest.fixture
+def helion_runner(tmp_path) -> ReplayRunner:
+    pytest.importorskip("helion", reason="the extra helion is not installed")
+    return ReplayRunner([write_recording(tmp_path / "r.jsonl.gz", SHRINK)])
+
+
+def test_helion_starts_with_the_default_and_gets_nearer_than_it(helion_runner):
+    assert LFBO in installed_peers()
+    found = search_as_peer(helion_runner, SHAPE, strategy=LFBO, seed=0, trials=60)
+    latencies = [each.latency_us for each in found.measurements if each.samples_us]
+    assert found.measurements[0].config == found.space.default
+    assert len(found.measurements) == 60
+    assert min(latencies) < 0.8 * latencies[0]
+    assert not found.has_failed
+
+
+def test_the_seed_decides_what_helion_asks_for(helion_runner):
+    first, again, other = (
+        [
+            each.config
+            for each in search_as_peer(
+                helion_runner, SHAPE, strategy=LFBO, seed=seed, trials=40
+            ).measurements
+        ]
+        for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_without_helion_its_search_is_refused_with_what_to_install(tmp_path):
+    if LFBO in installed_peers():
+        pytest.skip("Helion is installed")
+    runner = ReplayRunner([write_recording(tmp_path / "r.jsonl.gz", SHRINK)])
+    with pytest.raises(InputError, match=r"helion:lfbo needs Helion.*lora-autotune\[helion\]"):
+        search_as_peer(runner, SHAPE, strategy=LFBO, seed=0, trials=5)
