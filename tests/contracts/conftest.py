@@ -59,7 +59,7 @@ def postgres_server(tmp_path_factory) -> Iterator[str]:
     try:
         yield f"postgresql+psycopg://postgres@127.0.0.1:{port}"
     finally:
-        call("pg_ctl", "-D", str(cluster), "-m", "immediate", "-w", "stop")
+        call("pg_ctl", "-D", str(cluster), "-m", "immediate", "-w", "-t", "100", "stop")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
