@@ -197,7 +197,7 @@ Samplers = Annotated[
     str | None,
     typer.Option(
         metavar="A,B",
-        help="Which to compare; Kernel Tuner's are kernel-tuner:NAME, Helion's is helion:lfbo.",
+        help="Which to compare; also kernel-tuner:NAME and helion:lfbo, other tuners' searches.",
     ),
 ]
 Seeds = Annotated[

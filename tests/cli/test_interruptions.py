@@ -41,7 +41,7 @@ def stopped_after_the_first_shape(autotune: Command, number: signal.Signals) -> 
 
 def test_ctrl_c_says_where_everything_is_and_the_next_run_ends_alike(autotune, uninterrupted):
     code, err = stopped_after_the_first_shape(autotune, signal.SIGINT)
-    assert code == 130
+    assert code == 130, err
     first, second = err.splitlines()
     # A shape may have been done between the line and the signal.
     assert re.fullmatch(
