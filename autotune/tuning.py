@@ -162,7 +162,7 @@ def look_between(
 
     @cache
     def known() -> Sequence[Neighbour]:
-        """The tuned rows, whose winners are tried first."""
+        """The tuned rows, to learn from."""
         return finished_earlier(plan.storage, runner.environment)
 
     def study(shape: KernelShape) -> Selection | None:

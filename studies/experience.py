@@ -2,7 +2,7 @@
 
     python studies/experience.py OUTPUT RECORDING...
 
-``autotune/recordings/vllm_h100.jsonl.gz`` was made from ``recordings/``, all but ``held_out``:
+``autotune/recordings/vllm_h100.jsonl.gz`` was made from ``recordings/``, but those for judging:
 
     python studies/experience.py autotune/recordings/vllm_h100.jsonl.gz \
         studies/recordings/{narrowed,whole,model}_h100.jsonl.gz

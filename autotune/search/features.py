@@ -31,7 +31,7 @@ _OTHER_REGISTERS = 48
 
 #: A sum whose parts do not divide k is masked, and Triton 3.6 does not pipeline a masked loop: all
 #: ``num_stages`` of such a configuration gave the same binary (177 of 177 recorded on an H100 with
-#: vLLM's ``shrink``). That is another kernel, and about as far away as two doublings.
+#: vLLM's ``shrink``). That is another kernel, and farther away than a doubling.
 _MASKED = 2.4
 
 #: The raw parameters, all but the stages as powers of two, then what follows from them.
@@ -68,7 +68,7 @@ _DERIVED_WEIGHT = 0.6
 
 #: Accumulators of a thread, as a logarithm to base 2, from which on registers are short, and how
 #: much each doubling beyond weighs. A fit to 57 recorded shapes (by marginal likelihood)
-#: gave it the largest weight by far; most others came out within half and twice of theirs.
+#: gave it the largest weight by far. Its weights for the others gained nothing over equal ones.
 _REGISTERS_SHORT, _EXCESS_WEIGHT = 5.5, 2.0
 
 _WEIGHTS = np.array(

@@ -30,7 +30,7 @@ class Replayed:
     Attributes:
         space: What was searched.
         measurements: In the order in which they came.
-        sampler_s: Time that asking took, seconds.
+        sampler_s: Time that making the sampler and asking it took, seconds.
         has_failed: Whether the sampler broke down, which only those of others may.
     """
 
@@ -66,14 +66,15 @@ def search(  # noqa: PLR0913 - a search has as many sides
     positions = Positions(space)
     untried = Untried(space, positions)
     text = f"{seed}/{shape.op.value}/{shape.label}"
+    started = time.perf_counter()
     neighbours = nearest(shape, finished) if sampler == ADAPTIVE else ()
     chosen = make_sampler(sampler, space, untried, positions, seed=text, neighbours=neighbours)
+    sampler_s = time.perf_counter() - started
     study = optuna.create_study(sampler=chosen, pruner=RacingPruner())
     study.enqueue_trial(positions.params(space.default))
     order = random.Random(text)  # noqa: S311 - no secret
     pending: dict[KernelConfig, Trial] = {}
     measurements: list[Measurement] = []
-    sampler_s = 0.0
     while len(measurements) < min(trials, len(space.configs)):
         started = time.perf_counter()
         while len(pending) < lookahead and len(untried) and untried.taken < trials:
