@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from autotune.api import Results, load, load_recording, tune
     from autotune.errors import AutotuneError
     from autotune.measure.replay import shipped_recording
-    from autotune.plan import StudyPlan
+    from autotune.plan.study import StudyPlan
 else:
     # Hidden from type checkers, to which it would make every name an attribute.
     _HOMES = {

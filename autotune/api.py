@@ -9,25 +9,25 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.checking import check_exported
-from autotune.environment import Environment, has_gpu
 from autotune.errors import GpuMissing, StorageError
-from autotune.events import Progress, on_done, unwatched
 from autotune.export import VllmExporter
-from autotune.job import Done, check_rows_max, run_job
+from autotune.export.check.survey import check_exported
+from autotune.launch.environment import Environment, has_gpu
 from autotune.measure.replay import ReplayRunner
-from autotune.plan import StudyPlan
+from autotune.measure.runners import gpu_runner, replay_runner, replay_runners
+from autotune.plan.study import StudyPlan
 from autotune.report.frames import selections_frame, trials_frame
-from autotune.results import ShapeResult, of_replay, of_store
-from autotune.runners import gpu_runner, replay_runner, replay_runners
+from autotune.search.events import Progress, on_done, unwatched
+from autotune.search.run import Done, check_rows_max, run_job
 from autotune.store import Store, shown
+from autotune.store.results import ShapeResult, of_replay, of_store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from autotune.export.findings import Report
-    from autotune.selection import Selection
-    from autotune.shapes import KernelShape
+    from autotune.choose.selection import Selection
+    from autotune.export.check.findings import Report
+    from autotune.launch.shape import KernelShape
 
 #: A file's or folder's path, as ``open`` takes it.
 AnyPath = str | PathLike[str]

@@ -17,11 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from autotune.measure.cuda import CudaRunner
+from autotune.choose.selection import Selection
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.measure.cuda.runner import CudaRunner
 from autotune.search import Budget, ShapeTuner, TrialMirror
-from autotune.selection import Selection
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig, SearchSpace
 from autotune.store import Store
 
 SHAPE = KernelShape.from_mapping(

@@ -17,12 +17,12 @@ from pathlib import Path
 from engine import search
 
 from autotune.export import look_up, read_table
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 from autotune.measure import Outcome
-from autotune.measure.cuda import CudaRunner
+from autotune.measure.cuda.runner import CudaRunner
 from autotune.measure.replay import ReplayRunner
-from autotune.plan import StudyPlan
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
+from autotune.plan.study import StudyPlan
 
 #: Of a recording so many stand for all: which of two is faster may differ from machine to machine.
 FASTEST = 5

@@ -16,11 +16,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, Outcome
 from autotune.measure.recording import RecordingWriter, read_recording
-from autotune.search.transfer import Neighbour, instructive
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
+from autotune.search.samplers.transfer import Neighbour, instructive
 
 
 def write_experience(output: Path, paths: Sequence[Path]) -> None:

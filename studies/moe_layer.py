@@ -18,17 +18,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from autotune.bench import find_entry
-from autotune.environment import describe_device, has_gpu
 from autotune.errors import AutotuneError, GpuMissing, InputError
-from autotune.layers import by_layer, missing_ops, names_of
-from autotune.ops import MOE_OPS, LoraOp
-from autotune.plan import StudyPlan
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
+from autotune.export.bench import find_entry
+from autotune.launch.environment import describe_device, has_gpu
+from autotune.launch.moe_layer import by_layer, missing_ops, names_of
+from autotune.launch.op import MOE_OPS, LoraOp
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
+from autotune.plan.study import StudyPlan
 
 if TYPE_CHECKING:
-    from autotune.kernels.inputs import Inputs
+    from autotune.measure.kernels.inputs import Inputs
 
 #: Rounds, in which the default and the tuned configuration take turns.
 ROUNDS = 40
@@ -121,8 +121,8 @@ class LayerTimer:
     """Times the ops of a layer on vLLM's kernels."""
 
     def __init__(self, folder: Path) -> None:
-        from autotune.kernels.vllm import VllmProvider
-        from autotune.measure.timer import CacheFlush
+        from autotune.measure.cuda.timer import CacheFlush
+        from autotune.measure.kernels.vllm import VllmProvider
 
         self._folder, self._device = folder, describe_device()
         self._kernels = VllmProvider()
@@ -164,9 +164,9 @@ class LayerTimer:
     def _time(
         self, shape: KernelShape, launches: Sequence[tuple[Launch, KernelConfig]], pair: bool
     ) -> Figure:
-        from autotune.kernels.reference import check_result, expect
-        from autotune.measure.device import rotating_inputs
-        from autotune.measure.timer import LaunchTimer
+        from autotune.measure.cuda.device import rotating_inputs
+        from autotune.measure.cuda.timer import LaunchTimer
+        from autotune.measure.kernels.reference import check_result, expect
 
         inputs = rotating_inputs(shape, self._device.memory_bytes, pair=pair)
         expected, timers, problems = expect(inputs), [], []

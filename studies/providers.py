@@ -12,10 +12,10 @@ import random
 import statistics
 from collections.abc import Mapping
 
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 from autotune.measure import Outcome, never_stop
-from autotune.measure.cuda import CudaRunner
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
+from autotune.measure.cuda.runner import CudaRunner
 
 CONFIGS = 200
 

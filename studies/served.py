@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 from vllm.lora.ops.triton_ops import lora_expand_op, lora_shrink_op
 
-from autotune.environment import describe_device
-from autotune.kernels.inputs import make_inputs
-from autotune.kernels.reference import check_result, expect
-from autotune.kernels.vllm import VllmProvider
-from autotune.measure.timer import CacheFlush, LaunchTimer
-from autotune.plan import StudyPlan
-from autotune.shapes import KernelShape
+from autotune.launch.environment import describe_device
+from autotune.launch.shape import KernelShape
+from autotune.measure.cuda.timer import CacheFlush, LaunchTimer
+from autotune.measure.kernels.inputs import make_inputs
+from autotune.measure.kernels.reference import check_result, expect
+from autotune.measure.kernels.vllm import VllmProvider
+from autotune.plan.study import StudyPlan
 
 ROUNDS = 60
 WEIGHT_SETS = 32

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 import autotune
 from autotune.api import Results
-from autotune.cli import app
-from autotune.environment import has_gpu
+from autotune.cli.commands import app
 from autotune.errors import ExportError, GpuMissing, InputError, RecordingError, StorageError
-from autotune.events import Tuned
-from autotune.ops import MOE_OPS
-from autotune.plan import StudyPlan
+from autotune.launch.environment import has_gpu
+from autotune.launch.op import MOE_OPS
+from autotune.plan.study import StudyPlan
+from autotune.search.events import Tuned
 from autotune.store import Store
 from tests.moe import moe_lines, moe_shape
 from tests.recordings import BEST, EXPAND, SHRINK, write_recording

@@ -85,7 +85,7 @@ def _is_for_type_checkers(node: ast.AST) -> bool:
 
 
 def part_of(path: Path) -> str:
-    """``store`` for ``autotune/store/schema.py``, ``cli`` for ``autotune/cli.py``."""
+    """``store`` for ``autotune/store/schema.py``, ``cli`` for ``autotune/cli/commands.py``."""
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 

@@ -2,7 +2,7 @@
 
 from autotune.export._base import Exporter
 from autotune.export.lookup import Found, look_up
-from autotune.export.table import read_table
-from autotune.export.vllm import VllmExporter
+from autotune.export.nested import read_table
+from autotune.export.write import VllmExporter
 
 __all__ = ["Exporter", "Found", "VllmExporter", "look_up", "read_table"]

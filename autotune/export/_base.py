@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 
-from autotune.environment import Environment
-from autotune.selection import Selection
+from autotune.choose.selection import Selection
+from autotune.launch.environment import Environment
 
 
 class Exporter(ABC):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from autotune.ops import LoraOp, gpu_file_prefix
+from autotune.launch.op import LoraOp, gpu_file_prefix
 
 PROVENANCE_SUFFIX = "_provenance.json"
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from autotune import __version__
-from autotune.environment import Environment
+from autotune.choose.selection import LayerChoice, Ratio, Selection
 from autotune.errors import InputError
 from autotune.export.names import PROVENANCE_SUFFIX
-from autotune.export.table import leaf_at, read_json, unusable
-from autotune.ops import gpu_file_prefix
-from autotune.selection import LayerChoice, Ratio, Selection
+from autotune.export.nested import leaf_at, read_json, unusable
+from autotune.launch.environment import Environment
+from autotune.launch.op import gpu_file_prefix
 
 SCHEMA = "autotune-provenance/1"
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from autotune.environment import Environment
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig, SearchSpace
+from autotune.launch.environment import Environment
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig, SearchSpace
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from autotune.measure.protocol import Ceilings
+    from autotune.measure.cuda.protocol import Ceilings
 
 
 class Outcome(str, Enum):

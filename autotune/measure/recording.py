@@ -16,8 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from autotune.environment import Environment
 from autotune.errors import InputError, RecordingError
+from autotune.launch.environment import Environment
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig, SearchSpace
 from autotune.measure._base import (
     Comparison,
     EnoughRule,
@@ -27,9 +29,7 @@ from autotune.measure._base import (
     RunnerStatus,
     StopRule,
 )
-from autotune.measure.protocol import Ceilings
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig, SearchSpace
+from autotune.measure.cuda.protocol import Ceilings
 
 SCHEMA = "autotune-recording/1"
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import autotune
 from autotune.errors import RecordingError, ReplayMiss
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig, SearchSpace
 from autotune.measure._base import (
     Comparison,
     EnoughRule,
@@ -16,11 +18,9 @@ from autotune.measure._base import (
     Runner,
     StopRule,
 )
-from autotune.measure.protocol import Ceilings
+from autotune.measure.cuda.protocol import Ceilings
 from autotune.measure.racing import TOO_SLOW_REASON, chunks, race
 from autotune.measure.recording import read_recording
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig, SearchSpace
 
 
 class ReplayRunner(Runner):

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from autotune.choose.selection import Selection
 from autotune.errors import InputError
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement
-from autotune.results import ShapeResult
-from autotune.selection import Selection
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
+from autotune.store.results import ShapeResult
 
 if TYPE_CHECKING:
     import pandas as pd

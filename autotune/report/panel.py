@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from autotune.launch.space import KernelConfig
 from autotune.measure import Outcome
-from autotune.report.figures import OUTCOME_NAMES
 from autotune.report.intervals import MedianInterval
+from autotune.report.plots.figures import OUTCOME_NAMES
 from autotune.report.records import ShapeReport
-from autotune.space import KernelConfig
 
 #: What a cell says of something that is not there.
 NOTHING = "–"

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from autotune.environment import Environment
+from autotune.choose.between import BetweenRows
+from autotune.cli.tables import sizes_text
+from autotune.launch.environment import Environment
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, Outcome
-from autotune.measure.protocol import Ceilings
-from autotune.refine import BetweenRows
+from autotune.measure.cuda.protocol import Ceilings
 from autotune.report.intervals import MedianInterval
-from autotune.report.tables import sizes_text
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
 
 if TYPE_CHECKING:
-    from autotune.results import ShapeResult
-    from autotune.selection import Selection
+    from autotune.choose.selection import Selection
+    from autotune.store.results import ShapeResult
 
 #: Outcomes of configurations that worked, if slowly.
 _WORKED = {Outcome.OK, Outcome.TOO_SLOW}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from autotune.measure import Outcome
-from autotune.report.figures import OUTCOME_NAMES
+from autotune.report.plots.figures import OUTCOME_NAMES
 from autotune.report.records import DeviceReport, ShapeReport
 
 #: Shapes that a remark names; more are counted.

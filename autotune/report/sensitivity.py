@@ -12,13 +12,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotune.cli.tables import sizes_text
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, Outcome
 from autotune.report.frames import frame_of
-from autotune.report.tables import sizes_text
-from autotune.results import ShapeResult
 from autotune.search.importance import importances
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
+from autotune.store.results import ShapeResult
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from autotune.cli.tables import outcome_counts, sizes_text
 from autotune.report.intervals import MedianInterval
 from autotune.report.page_figures import Spec, shape_figures
 from autotune.report.panel import (
@@ -21,7 +22,6 @@ from autotune.report.panel import (
     us_text,
 )
 from autotune.report.records import ShapeReport
-from autotune.report.tables import outcome_counts, sizes_text
 
 #: Verdicts as the column of ratios says them where there is none.
 _WITHOUT_RATIO = {

@@ -8,9 +8,9 @@ with warnings.catch_warnings():
     import optuna  # noqa: F401 - the modules of this package find it imported
 
 from autotune.search.budget import Budget, TimeShares, extra_trials
-from autotune.search.mirror import TrialMirror
-from autotune.search.samplers import ADAPTIVE, SAMPLERS
-from autotune.search.transfer import Neighbour, in_order
+from autotune.search.dashboard.mirror import TrialMirror
+from autotune.search.samplers.by_name import ADAPTIVE, SAMPLERS
+from autotune.search.samplers.transfer import Neighbour, in_order
 from autotune.search.tuner import ShapeTuner, name_in, study_name
 
 __all__ = [

@@ -13,23 +13,23 @@ import optuna
 from optuna.study import Study
 from optuna.trial import Trial
 
-from autotune.environment import Environment
-from autotune.events import Choosing, Opened, Tried, Watch, unwatched
+from autotune.choose.finalists import best_latencies_us, finalists
+from autotune.choose.reach import next_block_m
+from autotune.choose.selection import Selection, is_settled, is_settled_at_every_block_m, select
+from autotune.launch.environment import Environment
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig, SearchSpace
 from autotune.measure import Measurement, Outcome, Runner
 from autotune.search.budget import Budget, expected_gain
-from autotune.search.encoding import Positions
-from autotune.search.finalists import best_latencies_us, finalists
-from autotune.search.mirror import TrialMirror
+from autotune.search.dashboard.mirror import TrialMirror
+from autotune.search.events import Choosing, Opened, Tried, Watch, unwatched
 from autotune.search.objective import CONSTRAINT, constraint, frozen_trial, verdict
 from autotune.search.pruners import RacingPruner
-from autotune.search.samplers import make_sampler
-from autotune.search.shares import next_block_m
-from autotune.search.transfer import Neighbour, nearest
-from autotune.search.untried import Untried
+from autotune.search.samplers.by_name import make_sampler
+from autotune.search.samplers.encoding import Positions
+from autotune.search.samplers.transfer import Neighbour, nearest
+from autotune.search.samplers.untried import Untried
 from autotune.search.writer import StudyWriter
-from autotune.selection import Selection, is_settled, is_settled_at_every_block_m, select
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig, SearchSpace
 from autotune.store import Finished, Store
 
 

@@ -10,11 +10,11 @@ from datetime import datetime, timezone
 import optuna
 from optuna.trial import FrozenTrial
 
-from autotune.search.encoding import value_distributions
-from autotune.search.mirror import TrialMirror
-from autotune.search.note import note_text
+from autotune.choose.selection import Selection
+from autotune.search.dashboard.mirror import TrialMirror
+from autotune.search.dashboard.note import note_text
 from autotune.search.objective import frozen_trial
-from autotune.selection import Selection
+from autotune.search.samplers.encoding import value_distributions
 from autotune.store import Finished, Store, StudyRecord
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from autotune.environment import Environment
+from autotune.choose.selection import Selection
+from autotune.launch.environment import Environment
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 from autotune.measure import Outcome
-from autotune.selection import Selection
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
 from autotune.store import facts, schema
 from autotune.store.runs import SILENT_S
 from autotune.store.store import Store

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from autotune.environment import Environment
 from autotune.errors import StorageError
-from autotune.events import Event, Opened, Planned, ShapeDone
-from autotune.shapes import KernelShape
+from autotune.launch.environment import Environment
+from autotune.launch.shape import KernelShape
+from autotune.search.events import Event, Opened, Planned, ShapeDone
 from autotune.store import schema
 from autotune.store.store import Store
 

@@ -16,12 +16,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from autotune.environment import Environment
+from autotune.choose.selection import Selection
 from autotune.errors import StorageError
+from autotune.launch.environment import Environment
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, Outcome
-from autotune.selection import Selection
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
 from autotune.store import schema
 
 #: Tables by which a database is known as Optuna's or ours.

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from autotune.cli import app
+from autotune.cli.commands import app
 
 README = Path(__file__).parents[2] / "README.md"
 START, END = "<!-- flags: made by make docs -->\n", "<!-- end of flags -->\n"

@@ -10,10 +10,10 @@ import torch
 from typer.testing import CliRunner
 
 from autotune import cli
-from autotune.measure.cuda import CudaRunner
-from autotune.plan import StudyPlan
-from tests.measure.handlers import FakeDevice
-from tests.test_bench import FAKE_DEFAULT, STUDY, exported
+from autotune.measure.cuda.runner import CudaRunner
+from autotune.plan.study import StudyPlan
+from tests.export.test_bench import FAKE_DEFAULT, STUDY, exported
+from tests.measure.cuda.handlers import FakeDevice
 
 HAS_GPU = torch.cuda.is_available()
 
@@ -39,7 +39,7 @@ def on_a_fake_device(tmp_path, monkeypatch):
         assert kernels == "auto"
         return CudaRunner("builtin", compile_workers=1, device_server=FakeDevice)
 
-    monkeypatch.setattr("autotune.runners.gpu_runner", fake_gpu)
+    monkeypatch.setattr("autotune.measure.runners.gpu_runner", fake_gpu)
 
     def run(*arguments: str, study: str = "study.toml", **changes: int):
         shapes = StudyPlan.read(tmp_path / "study.toml").shapes

@@ -166,7 +166,7 @@ def test_the_command_alone_shows_its_help(autotune):
 def test_nothing_heavy_is_imported_before_it_is_needed(arguments):
     program = (
         "import sys\n"
-        "from autotune.cli import main\n"
+        "from autotune.cli.commands import main\n"
         f"sys.argv = ['autotune', *{arguments!r}]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
         "heavy = {'torch', 'triton', 'optuna', 'sqlalchemy'} & set(sys.modules)\n"

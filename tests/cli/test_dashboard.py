@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from autotune.dashboard import serve_dashboard
 from autotune.errors import InputError
 from autotune.measure.replay import shipped_recording
+from autotune.search.dashboard.serve import serve_dashboard
 from tests.cli.command import TIMEOUT_S, Command
 from tests.store.old import write_old_database
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from autotune.shapes import KernelShape
+from autotune.launch.shape import KernelShape
 from tests.cli.command import Command, Ended
 from tests.moe import moe_lines
 from tests.recordings import ENVIRONMENT, lines

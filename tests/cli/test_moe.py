@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autotune.ops import MOE_OPS, LoraOp
+from autotune.launch.op import MOE_OPS, LoraOp
 from tests.moe import moe_lines, moe_table
 from tests.search.cases import write_lines
 

@@ -8,8 +8,8 @@ import sqlite3
 
 import pytest
 
-from autotune.events import Opened, Planned
 from autotune.search import name_in
+from autotune.search.events import Opened, Planned
 from autotune.store import RunLog, Store
 from tests.cli.command import TIMEOUT_S, Command
 from tests.contracts.examples import HERE, SHAPE, config, finished

@@ -8,13 +8,13 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from autotune.environment import Environment
+from autotune.choose.selection import Ratio, Selection
+from autotune.launch.environment import Environment
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, Outcome
-from autotune.search.encoding import value_distributions
 from autotune.search.objective import frozen_trial
-from autotune.selection import Ratio, Selection
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
+from autotune.search.samplers.encoding import value_distributions
 from autotune.store import Finished
 from tests.recordings import ENVIRONMENT, SHRINK
 

@@ -8,8 +8,8 @@ from wsgiref.util import setup_testing_defaults
 
 import pytest
 
-from autotune.dashboard import dashboard_app
 from autotune.search import name_in
+from autotune.search.dashboard.serve import dashboard_app
 from tests.contracts.examples import HERE, SHAPE, selection, trials
 
 

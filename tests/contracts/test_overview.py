@@ -12,10 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 from autotune.errors import InputError
-from autotune.events import Opened, Planned, ShapeDone, Tuned
+from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
 from autotune.search import name_in
-from autotune.shapes import KernelShape
+from autotune.search.events import Opened, Planned, ShapeDone, Tuned
 from autotune.store import Overview, RunLog, Store, overview, schema
 from autotune.store.overview import DONE, RUNNING, TO_DO
 from autotune.store.runs import SILENT_S

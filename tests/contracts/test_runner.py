@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome, Runner, RunnerStatus, never_stop
-from autotune.measure.cuda import CudaRunner
+from autotune.measure.cuda.runner import CudaRunner
 from autotune.measure.racing import ROUND_SAMPLES
 from autotune.measure.recording import RecordingRunner, RecordingWriter, read_recording
 from autotune.measure.replay import ReplayRunner
-from autotune.shapes import KernelShape
-from tests.measure.handlers import FakeDevice
+from tests.measure.cuda.handlers import FakeDevice
 from tests.recordings import SHRINK, write_recording
 
 SHAPE = KernelShape.from_mapping(SHRINK)

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
 from autotune.errors import StorageError
+from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
 from autotune.search import TrialMirror
 from autotune.search import mirror as mirror_module
-from autotune.search.encoding import value_distributions
 from autotune.search.objective import CONSTRAINT
-from autotune.shapes import KernelShape
+from autotune.search.samplers.encoding import value_distributions
 from autotune.store import Store, StudyRecord
 from tests.contracts.examples import HERE, SHAPE, config, finished, selection, trials
 from tests.recordings import EXPAND

@@ -6,11 +6,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from autotune.environment import Environment
-from autotune.ops import DENSE_OPS, VLLM_RANKS, LoraOp
-from autotune.selection import Ratio, Selection
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
+from autotune.choose.selection import Ratio, Selection
+from autotune.launch.environment import Environment
+from autotune.launch.op import DENSE_OPS, VLLM_RANKS, LoraOp
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 
 H100 = Environment(
     gpu="NVIDIA H100 80GB HBM3",

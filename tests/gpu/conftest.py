@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from autotune.kernels import PROVIDERS, KernelProvider, provider
+from autotune.measure.kernels import PROVIDERS, KernelProvider, provider
 
 
 @pytest.fixture(params=PROVIDERS)

@@ -12,12 +12,12 @@ import torch
 import triton
 import triton.language as tl
 
-from autotune.environment import Target
-from autotune.kernels import CompiledKernel
-from autotune.kernels.builtin import BuiltinProvider
-from autotune.kernels.inputs import Inputs
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
+from autotune.launch.environment import Target
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
+from autotune.measure.kernels import CompiledKernel
+from autotune.measure.kernels.builtin import BuiltinProvider
+from autotune.measure.kernels.inputs import Inputs
 
 
 class Fault(IntEnum):

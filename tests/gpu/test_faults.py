@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig, SearchSpace
 from autotune.measure import Measurement, Outcome
-from autotune.measure.cuda import CudaRunner
+from autotune.measure.cuda.runner import CudaRunner
 from autotune.search import Budget, ShapeTuner, TrialMirror
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig, SearchSpace
 from autotune.store import Store
 from tests.gpu.faulty import Fault
 from tests.recordings import SHRINK

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from autotune.environment import describe_device
-from autotune.kernels import KernelProvider
-from autotune.kernels.defaults import default_config
-from autotune.kernels.inputs import make_inputs
-from autotune.kernels.reference import Check, check_result, error_bound, expect
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
+from autotune.launch.environment import describe_device
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
+from autotune.measure.kernels import KernelProvider
+from autotune.measure.kernels.defaults import default_config
+from autotune.measure.kernels.inputs import make_inputs
+from autotune.measure.kernels.reference import Check, check_result, error_bound, expect
 
 pytestmark = pytest.mark.gpu
 
@@ -56,10 +56,10 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 #: Runs in a process that sees no GPU: compiles the jobs on standard input for a target.
 COMPILE = """
 import json, sys
-from autotune.environment import Target
-from autotune.kernels import provider
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
+from autotune.launch.environment import Target
+from autotune.measure.kernels import provider
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 
 name, jobs, (capability, *others) = json.load(sys.stdin)
 target = Target(
@@ -75,11 +75,11 @@ for shape, config in jobs:
 #: Runs in another one, with the GPU: launches the same jobs and checks their numbers.
 LAUNCH = """
 import json, sys
-from autotune.kernels import provider
-from autotune.kernels.inputs import make_inputs
-from autotune.kernels.reference import check_result, expect
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
+from autotune.measure.kernels import provider
+from autotune.measure.kernels.inputs import make_inputs
+from autotune.measure.kernels.reference import check_result, expect
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 
 name, jobs, _ = json.load(sys.stdin)
 kernels = provider(name)

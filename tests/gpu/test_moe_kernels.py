@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from autotune.kernels import KernelProvider, provider
-from autotune.kernels.defaults import default_config
-from autotune.kernels.inputs import make_inputs
-from autotune.kernels.reference import Check, check_result, error_bound, expect
-from autotune.kernels.vllm import VllmProvider
-from autotune.kernels.vllm_parts import part
-from autotune.ops import LoraOp
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig, assigns_naively
+from autotune.launch.op import LoraOp
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig, assigns_naively
+from autotune.measure.kernels import KernelProvider, provider
+from autotune.measure.kernels.defaults import default_config
+from autotune.measure.kernels.inputs import make_inputs
+from autotune.measure.kernels.reference import Check, check_result, error_bound, expect
+from autotune.measure.kernels.vllm import VllmProvider
+from autotune.measure.kernels.vllm_parts import part
 from tests.gpu.test_kernels import COMPILE, LAUNCH, cached_kernels, run_script, target_facts
 
 pytestmark = pytest.mark.gpu

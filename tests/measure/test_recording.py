@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.environment import Environment
 from autotune.errors import RecordingError
+from autotune.launch.environment import Environment
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, Outcome
-from autotune.measure.protocol import Ceilings
+from autotune.measure.cuda.protocol import Ceilings
 from autotune.measure.recording import RecordingWriter, read_recording
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
 from tests.recordings import ENVIRONMENT, EXPAND, SHRINK, lines, write_recording
 
 ENV = Environment(**ENVIRONMENT)

@@ -6,10 +6,10 @@ import json
 import pytest
 
 from autotune.errors import RecordingError, ReplayMiss
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 from autotune.measure import never_stop
 from autotune.measure.replay import ReplayRunner
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
 from tests.recordings import ENVIRONMENT, EXPAND, SHRINK, write_recording
 
 SHAPE = KernelShape.from_mapping(SHRINK)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from autotune.events import Planned, ShapeDone, Tried, Tuned
+from autotune.choose.selection import Selection
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, Outcome
-from autotune.selection import Selection
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
+from autotune.search.events import Planned, ShapeDone, Tried, Tuned
 from tests.recordings import SHRINK
 
 SHAPES = [replace(KernelShape.from_mapping(SHRINK), num_tokens=count) for count in (1, 2, 4, 8)]

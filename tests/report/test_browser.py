@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from autotune.report.gather import of_database, of_recordings
 from autotune.report.page import write_report
-from autotune.reporting import of_database, of_recordings
 from tests.recordings import write_recording
 from tests.report.examples import odd_database
 

@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 
 from autotune.errors import InputError
+from autotune.launch.op import LoraOp
 from autotune.measure.replay import ReplayRunner
-from autotune.ops import LoraOp
 from autotune.report.frames import (
     SELECTION_COLUMNS,
     TRIAL_COLUMNS,
     selections_frame,
     trials_frame,
 )
-from autotune.results import ShapeResult, of_replay
+from autotune.store.results import ShapeResult, of_replay
 from tests.moe import moe_lines, moe_shape
 from tests.recordings import BEST, EXPAND, SHRINK, lines
 from tests.search.cases import broken_lines, write_lines

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import ExportError
-from autotune.ops import MOE_OPS
+from autotune.launch.op import MOE_OPS
 from autotune.report.device_view import duration_text
+from autotune.report.gather import of_database, of_recordings
 from autotune.report.page import check_writable, html_of, write_report
 from autotune.report.shape_view import as_json
-from autotune.reporting import of_database, of_recordings
+from tests.choose.test_between import crossing, write
 from tests.moe import moe_table
 from tests.recordings import write_recording
 from tests.report.examples import HOSTILE, large_database, odd_database
-from tests.test_refine import crossing, write
 
 
 class Content(HTMLParser):

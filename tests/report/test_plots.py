@@ -11,7 +11,7 @@ import pytest
 
 from autotune.measure import Outcome
 from autotune.report import plots
-from autotune.report.figures import escaped, log_ticks
+from autotune.report.plots.figures import escaped, log_ticks
 from tests.report.examples import HOSTILE, measured, selection, shape
 
 SHAPE = shape()

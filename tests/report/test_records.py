@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from autotune.measure.protocol import Ceilings
+from autotune.choose.selection import Selection
+from autotune.measure.cuda.protocol import Ceilings
+from autotune.report.gather import of_database
 from autotune.report.panel import compared_rows, explained
 from autotune.report.records import DeviceReport, ShapeReport, kind_names
 from autotune.report.remarks import answer, remarks
-from autotune.reporting import of_database
-from autotune.selection import Selection
 from autotune.store import Store
 from tests.report.examples import (
     HERE,

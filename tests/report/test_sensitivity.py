@@ -7,8 +7,17 @@ from dataclasses import replace
 
 import pytest
 
+from autotune.launch.space import KernelConfig
 from autotune.measure.replay import ReplayRunner
 from autotune.report.plots import importance_map
+from autotune.report.plots.sensitivity import (
+    factor_map,
+    gain_map,
+    importance_shares,
+    loss_map,
+    pair_map,
+    steps,
+)
 from autotune.report.sensitivity import (
     Sensitivity,
     around,
@@ -17,16 +26,7 @@ from autotune.report.sensitivity import (
     sensitivities_frame,
     varied,
 )
-from autotune.report.sensitivity_plots import (
-    factor_map,
-    gain_map,
-    importance_shares,
-    loss_map,
-    pair_map,
-    steps,
-)
-from autotune.results import ShapeResult, of_replay
-from autotune.space import KernelConfig
+from autotune.store.results import ShapeResult, of_replay
 from tests.recordings import BEST, EXPAND, SHRINK, lines
 from tests.search.cases import broken_lines, write_lines
 

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from autotune.choose.selection import Selection
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, StopRule
 from autotune.measure.replay import ReplayRunner
 from autotune.search import Budget, ShapeTuner, TrialMirror
-from autotune.selection import Selection
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
 from autotune.store import Store
 from tests.recordings import ENVIRONMENT, SHRINK, lines
 

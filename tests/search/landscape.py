@@ -8,11 +8,11 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autotune.environment import Environment
+from autotune.launch.environment import Environment
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig, SearchSpace
 from autotune.measure import Comparison, Measurement, Outcome, Runner, StopRule
 from autotune.measure.racing import TOO_SLOW_REASON, chunks, race
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig, SearchSpace
 from tests.recordings import ENVIRONMENT
 
 _AXES = {

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, Outcome
 from autotune.search.importance import LEAST_MEASURED, importances
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
 from tests.recordings import SHRINK
 
 SHAPE = KernelShape.from_mapping(SHRINK)

@@ -14,13 +14,13 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from autotune.choose.finalists import FINALISTS
 from autotune.errors import StorageError
 from autotune.measure import Outcome
 from autotune.measure.racing import ROUND_SAMPLES
 from autotune.measure.replay import ReplayRunner
 from autotune.search import Budget
 from autotune.search.budget import FEWEST_TRIALS
-from autotune.search.finalists import FINALISTS
 from autotune.search.objective import CONSTRAINT
 from autotune.search.tuner import study_name
 from autotune.store import Store

@@ -9,10 +9,10 @@ import threading
 import pytest
 import sqlalchemy as sa
 
-from autotune.environment import Environment
 from autotune.errors import StorageError
+from autotune.launch.environment import Environment
+from autotune.launch.shape import KernelShape
 from autotune.search import TrialMirror
-from autotune.shapes import KernelShape
 from autotune.store import Store, store
 from tests.recordings import ENVIRONMENT, SHRINK
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from autotune.ops import LoraOp
+from autotune.launch.op import LoraOp
 from tests.vllm.releases import ROOT, releases_folder
 
 #: A safety net only: importing vLLM takes seconds, an answer less than a millisecond.

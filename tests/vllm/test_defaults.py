@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from autotune.kernels.defaults import default_config
+from autotune.measure.kernels.defaults import default_config
 from tests.export.examples import qkv_expand, qkv_shrink, shapes
 from tests.vllm.test_lookup import question_of
 

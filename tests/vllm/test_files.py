@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from autotune.coupling import couple
+from autotune.choose.couple import couple
 from autotune.errors import EntryMissing
 from autotune.export import VllmExporter, look_up
-from autotune.ops import LoraOp
-from autotune.plan import StudyPlan
-from autotune.shapes import KernelShape
+from autotune.launch.op import LoraOp
+from autotune.launch.shape import KernelShape
+from autotune.plan.study import StudyPlan
 from tests.export.examples import H100
 from tests.moe import moe_selection, sets_of_studies
 from tests.vllm.real import Question, RealVllm

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
+from autotune.choose.selection import Selection
 from autotune.export import VllmExporter
-from autotune.plan import StudyPlan
-from autotune.selection import Selection
-from autotune.shapes import KernelShape
+from autotune.launch.shape import KernelShape
+from autotune.plan.study import StudyPlan
 from tests.export.examples import H100
 from tests.moe import moe_selection
 from tests.vllm.conftest import need
@@ -33,9 +33,9 @@ SCRIPT = """
 import ast, importlib, json, sys, types
 from pathlib import Path
 import torch
-from autotune.kernels.inputs import inputs_without_memory
-from autotune.kernels.layout import pair_of
-from autotune.shapes import KernelShape
+from autotune.measure.kernels.inputs import inputs_without_memory
+from autotune.measure.kernels.layout import pair_of
+from autotune.launch.shape import KernelShape
 
 gpu, shapes = json.load(sys.stdin)
 torch.cuda.get_device_name = lambda *_: gpu

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from autotune.errors import EntryMissing
 from autotune.export import Found, VllmExporter, look_up, read_table
-from autotune.ops import LoraOp
-from autotune.shapes import KernelShape
+from autotune.launch.op import LoraOp
+from autotune.launch.shape import KernelShape
 from tests.export.examples import H100, selection_lists
 from tests.vllm.real import Answer, Question, RealVllm
 from tests.vllm.tables import cases, keys_in

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from autotune.kernels.defaults import default_config
-from autotune.ops import LoraOp
-from autotune.shapes import KernelShape
-from autotune.space import assigns_naively
-from tests.kernels.cases import expand_shape, moe_shape, shrink_shape
+from autotune.launch.op import LoraOp
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import assigns_naively
+from autotune.measure.kernels.defaults import default_config
+from tests.measure.kernels.cases import expand_shape, moe_shape, shrink_shape
 from tests.vllm.conftest import need
 from tests.vllm.releases import NEWEST, RELEASES, ROOT
 
@@ -70,11 +70,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 from autotune.errors import KernelsUnusable
-from autotune.kernels import provider
-from autotune.kernels.inputs import inputs_without_memory, make_inputs
-from autotune.shapes import KernelShape
-from autotune.space import KernelConfig
-from tests.kernels.cases import A100, H100, make_config
+from autotune.measure.kernels import provider
+from autotune.measure.kernels.inputs import inputs_without_memory, make_inputs
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
+from tests.measure.kernels.cases import A100, H100, make_config
 
 shapes = [KernelShape.from_mapping(each) for each in json.load(sys.stdin)]
 try:
@@ -154,7 +154,7 @@ WITHOUT_COMPILED_PARTS = """
 import json
 import vllm.platforms as platforms
 platforms.builtin_platform_plugins["cuda"] = lambda: "vllm.platforms.cuda.CudaPlatform"
-from autotune.kernels import provider
+from autotune.measure.kernels import provider
 print(json.dumps(provider("vllm").version))
 """
 
@@ -162,8 +162,8 @@ print(json.dumps(provider("vllm").version))
 INTERPRET = """
 import torch
 from vllm.lora.ops.triton_ops import fused_moe_lora_op, utils
-from autotune.kernels.reference import check_result, expect
-from autotune.kernels.vllm_parts import answers_for
+from autotune.measure.kernels.reference import check_result, expect
+from autotune.measure.kernels.vllm_parts import answers_for
 
 # What its MoE kernels ask of the device; without tensor memory accelerator, of which utils tells.
 vars(fused_moe_lora_op).update(answers_for(H100))

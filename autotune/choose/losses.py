@@ -1,0 +1,193 @@
+"""What a batch size loses by taking the configurations of the row that is nearest to it.
+
+vLLM takes the nearest row of a batch size that has none. Here that is timed, beside the rows on
+both sides and vLLM's default.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from autotune.choose.selection import Selection, is_settled
+from autotune.errors import ReplayMiss, SpaceError
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig, SearchSpace, default_axes
+from autotune.measure import Runner
+from autotune.search.events import Looked, Watch, unwatched
+
+#: What is chosen together: one configuration for every kernel of a layer.
+Option = tuple[KernelConfig, ...]
+
+#: By batch size the selections of a layer's kernels, always in one order.
+Rows = dict[int, list[Selection]]
+
+
+class NotRecorded(Exception):
+    """A replay does not hold one of the configurations at this batch size."""
+
+
+def option_of(row: Iterable[Selection]) -> Option:
+    """The configurations of a row."""
+    return tuple(one.config for one in row)
+
+
+def nearest(count: int, rows: Iterable[int]) -> int:
+    """The row that vLLM takes: the nearest, of two that are as near the first in the file."""
+    return min(sorted(rows), key=lambda row: abs(row - count))
+
+
+@dataclass(slots=True)
+class Clock:
+    """Times configurations side by side; what was timed together once is not timed again."""
+
+    runner: Runner
+    watch: Watch = unwatched
+    _defaults: dict[KernelShape, KernelConfig] = field(default_factory=dict)
+    _samples: dict[KernelShape, list[Mapping[KernelConfig, Sequence[float]]]] = field(
+        default_factory=dict
+    )
+
+    def default(self, shape: KernelShape) -> KernelConfig:
+        """What vLLM takes by default at a shape of which something was timed."""
+        return self._defaults[shape]
+
+    def samples(
+        self, shape: KernelShape, configs: Sequence[KernelConfig]
+    ) -> Mapping[KernelConfig, Sequence[float]]:
+        """Samples of configurations side by side, the default's too; none of what does not run.
+
+        Raises:
+            NotRecorded: A replay does not hold one of them.
+        """
+        space = self._space(shape, configs)
+        self._defaults[shape] = space.default
+        asked = {config: _known(space, config) for config in (space.default, *configs)}
+        distinct = list(dict.fromkeys(asked.values()))
+        timed = next(
+            (each for each in self._samples.get(shape, ()) if set(distinct) <= each.keys()), None
+        )
+        if timed is None:
+            # It looks at the fastest beside the one that it is given, which must not be that one.
+            rules = [partial(is_settled, config) for config in distinct]
+            found = self.runner.compare(
+                shape, distinct, lambda samples: all(rule(samples) for rule in rules)
+            ).samples_us
+            # What does not run is left out: that is known now, and not asked again.
+            timed = {config: found.get(config, ()) for config in distinct}
+            self._samples.setdefault(shape, []).append(timed)
+            self.watch(Looked(shape=shape))
+        return {config: timed[one] for config, one in asked.items() if timed[one]}
+
+    def _space(self, shape: KernelShape, configs: Sequence[KernelConfig]) -> SearchSpace:
+        """The space of these values, and of the smallest of each axis: one point is always valid.
+
+        All of it would be thousands of times as large, for every batch size.
+        """
+        axes = {
+            name: sorted({min(values), *(config.as_dict()[name] for config in configs)})
+            for name, values in default_axes(shape.op).items()
+        }
+        try:
+            return self.runner.space(shape, axes)
+        except (ReplayMiss, SpaceError):
+            raise NotRecorded from None
+
+
+def _known(space: SearchSpace, config: KernelConfig) -> KernelConfig:
+    """The configuration that stands for all that launch the same."""
+    rejection = space.rejection(config)
+    if rejection is not None and rejection.rule == "not_recorded":
+        raise NotRecorded
+    return space.canonical(config)
+
+
+class Losses:
+    """What the batch sizes of one layer lose with some rows; every figure is measured once.
+
+    Attributes:
+        counts: The batch sizes that count, ascending.
+        unknown: Those of them of which a replay does not hold what must be timed.
+    """
+
+    def __init__(self, kinds: Sequence[KernelShape], counts: Iterable[int], clock: Clock) -> None:
+        self.counts = sorted(counts)
+        self.unknown: set[int] = set()
+        self._kinds = kinds
+        self._clock = clock
+        #: Microseconds of every option that was timed at a batch size; None where it does not run.
+        self._timed: dict[int, dict[Option, float | None]] = {}
+
+    def shapes(self, count: int) -> list[KernelShape]:
+        """The layer's shapes at a batch size."""
+        return [replace(kind, num_tokens=count) for kind in self._kinds]
+
+    def options(self, count: int, rows: Rows) -> list[Option]:
+        """What the rows on both sides of a batch size have, timed there; or its own row.
+
+        Where a replay does not hold both, that of the nearest row, which counts; else nothing.
+        """
+        mine = option_of(rows[nearest(count, rows)])
+        for those in (list(dict.fromkeys(beside(count, rows))), [mine]):
+            try:
+                self.time(count, those)
+            except NotRecorded:
+                continue
+            return those
+        self.unknown.add(count)
+        return []
+
+    def loss(self, count: int, rows: Rows) -> float:
+        """How much slower the nearest row's option is than the fastest that is known.
+
+        Where nothing runs, or a replay does not hold what must be timed, nothing can be lost.
+        """
+        if count in self.unknown or not self.options(count, rows):
+            return 0.0
+        timed = self._timed[count]
+        known = [us for us in timed.values() if us is not None]
+        return _ratio(timed[option_of(rows[nearest(count, rows)])], min(known)) if known else 0.0
+
+    def of_taking(self, gets: Option, had: Option, count: int) -> float:
+        """How much slower one option is than another at a batch size; infinite where not known."""
+        try:
+            self.time(count, [had, gets])
+        except NotRecorded:
+            return float("inf")
+        return _ratio(self._timed[count][gets], self._timed[count][had])
+
+    def time(self, count: int, options: Sequence[Option]) -> None:
+        """Time options beside vLLM's default, unless that was done.
+
+        Raises:
+            NotRecorded: A replay does not hold one of them.
+        """
+        timed = self._timed.setdefault(count, {})
+        if timed and all(option in timed for option in options):
+            return
+        shapes = self.shapes(count)
+        samples = [
+            self._clock.samples(shape, [option[number] for option in options])
+            for number, shape in enumerate(shapes)
+        ]
+        default = tuple(map(self._clock.default, shapes))
+        for option in (default, *options):
+            each = [of_one.get(config, ()) for of_one, config in zip(samples, option, strict=True)]
+            timed[option] = sum(map(statistics.median, each)) if all(each) else None
+
+
+def beside(count: int, rows: Rows) -> list[Option]:
+    """What the rows on both sides of a batch size have, or its own row."""
+    if count in rows:
+        return [option_of(rows[count])]
+    below = max((row for row in rows if row < count), default=None)
+    above = min((row for row in rows if row > count), default=None)
+    return [option_of(rows[row]) for row in (below, above) if row is not None]
+
+
+def _ratio(us: float | None, best_us: float | None) -> float:
+    if us is None:
+        return float("inf")
+    return 0.0 if best_us is None else us / best_us - 1

@@ -1,0 +1,266 @@
+"""From samples taken side by side to the one configuration of a shape, with its evidence."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from autotune.launch.op import LoraOp
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
+from autotune.measure import DeviceState
+
+#: The interval holds the true ratio in this share of cases.
+CONFIDENCE = 0.95
+
+#: An interval this narrow, relative to the ratio, is narrow enough: half of the noise of a run.
+SETTLED_WIDTH = 0.005
+
+#: Bootstrap resamples: with 2,000 the ends of a 95 % interval rest on 50 resamples each.
+_RESAMPLES = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """How many times as fast as the default, with the interval that holds it."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, default_us: Sequence[float], config_us: Sequence[float]) -> Ratio:
+        """Compare samples that were taken side by side.
+
+        The median of the pairwise ratios, with a percentile bootstrap of it (Efron and Tibshirani,
+        "An Introduction to the Bootstrap", 1993, chapter 13). The resampling is seeded: the same
+        samples give the same interval.
+
+        Args:
+            default_us: Samples of the default, microseconds.
+            config_us: Samples of the configuration, as many, each taken beside the default's.
+        """
+        logs = np.log(np.asarray(default_us)) - np.log(np.asarray(config_us))  # (pairs,)
+        picks = np.random.default_rng(0).integers(len(logs), size=(_RESAMPLES, len(logs)))
+        medians = np.median(logs[picks], axis=1)  # (resamples,)
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.quantile(medians, [tail, 1 - tail])
+        return cls(
+            value=float(np.exp(np.median(logs))), low=float(np.exp(low)), high=float(np.exp(high))
+        )
+
+    @classmethod
+    def of_sums(cls, pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Ratio:
+        """Compare the sums of the latencies of several ops that run one after the other.
+
+        The ratio of the sums of the medians, with a percentile bootstrap of it that resamples every
+        op by itself: an op's two sides were taken side by side, those of two ops were not.
+
+        Args:
+            pairs: Per op the samples of the default and, as many, those of the configuration.
+        """
+        random = np.random.default_rng(0)
+        default_us, config_us = np.zeros(_RESAMPLES), np.zeros(_RESAMPLES)
+        for default, config in pairs:
+            picks = random.integers(len(default), size=(_RESAMPLES, len(default)))
+            default_us += np.median(np.asarray(default)[picks], axis=1)  # (resamples,)
+            config_us += np.median(np.asarray(config)[picks], axis=1)  # (resamples,)
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.quantile(default_us / config_us, [tail, 1 - tail])
+        defaults, configs = (sum(map(statistics.median, side)) for side in zip(*pairs, strict=True))
+        return cls(value=float(defaults / configs), low=float(low), high=float(high))
+
+    @property
+    def verdict(self) -> str:
+        """``faster`` or ``slower`` than the default where that is certain, else ``same``."""
+        if self.low > 1:
+            return "faster"
+        return "slower" if self.high < 1 else "same"
+
+
+#: The ratio of the default to itself.
+SAME = Ratio(value=1.0, low=1.0, high=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerChoice:
+    """Why the configurations of a MoE layer's ops have the ``block_m`` that they have.
+
+    Attributes:
+        block_m: What was chosen for all of them.
+        ops: Those whose latencies were summed; the others' were not at hand.
+        ratio: The sum of their defaults over the sum of what was chosen; None where a default does
+            not run.
+    """
+
+    block_m: int
+    ops: tuple[LoraOp, ...]
+    ratio: Ratio | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The choice as JSON-ready values; ``from_mapping`` reads it back."""
+        ratio = self.ratio
+        return {
+            "block_m": self.block_m,
+            "ops": [op.value for op in self.ops],
+            "ratio": ratio and [ratio.value, ratio.low, ratio.high],
+        }
+
+    @classmethod
+    def from_mapping(cls, table: Mapping[str, Any]) -> LayerChoice:
+        """Read back what ``as_dict`` wrote."""
+        ratio = table["ratio"]
+        return cls(
+            block_m=table["block_m"],
+            ops=tuple(map(LoraOp, table["ops"])),
+            ratio=ratio and Ratio(value=ratio[0], low=ratio[1], high=ratio[2]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The configuration chosen for a shape, and why.
+
+    Attributes:
+        shape: The shape.
+        config: What is exported. The default's own values where nothing beat it beyond the noise.
+        default: vLLM's configuration.
+        samples_us: Per finalist, the default among them if it runs, samples that were taken side by
+            side, microseconds per launch.
+        ratio: Default over ``config``; None where the default does not run. Below 1 only where a
+            MoE layer as a whole is faster with a ``block_m`` at which this op is slower.
+        trials: Distinct configurations measured in the search.
+        outcomes: How many of the configurations tried ended in which outcome.
+        states: The device before, during and after the finalists were timed, where it says.
+        layer: MoE ops, once they were chosen together; a study keeps its own choice, and its
+            evidence, so that a layer can be chosen for anew.
+    """
+
+    shape: KernelShape
+    config: KernelConfig
+    default: KernelConfig
+    samples_us: Mapping[KernelConfig, tuple[float, ...]]
+    ratio: Ratio | None
+    trials: int
+    outcomes: Mapping[str, int]
+    states: tuple[DeviceState, ...] = ()
+    layer: LayerChoice | None = None
+
+    @property
+    def is_throttled(self) -> bool:
+        """Whether the device held its clocks down while the finalists were timed."""
+        return any(state.throttle_reasons for state in self.states)
+
+    @property
+    def latency_us(self) -> float:
+        """Median latency of the exported configuration, microseconds."""
+        return statistics.median(self.samples_us[self.config])
+
+    @property
+    def default_latency_us(self) -> float | None:
+        """Median latency of vLLM's default, microseconds; None where it does not run."""
+        samples = self.samples_us.get(self.default)
+        return statistics.median(samples) if samples else None
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nothing beat vLLM's default."""
+        return self.config == self.default
+
+    def as_dict(self) -> dict[str, Any]:
+        """The selection as JSON-ready values; ``from_mapping`` reads it back."""
+        ratio = self.ratio
+        return {
+            "shape": self.shape.as_dict(),
+            "config": self.config.as_dict(),
+            "default": self.default.as_dict(),
+            "samples_us": [
+                {"config": config.as_dict(), "samples_us": list(samples)}
+                for config, samples in self.samples_us.items()
+            ],
+            "ratio": None if ratio is None else [ratio.value, ratio.low, ratio.high],
+            "trials": self.trials,
+            "outcomes": dict(self.outcomes),
+            "states": [asdict(state) for state in self.states],
+        } | ({} if self.layer is None else {"layer": self.layer.as_dict()})
+
+    @classmethod
+    def from_mapping(cls, table: Mapping[str, Any]) -> Selection:
+        """Read back what ``as_dict`` wrote."""
+        shape = KernelShape.from_mapping(table["shape"])
+        ratio = table["ratio"]
+        return cls(
+            shape=shape,
+            config=KernelConfig.from_mapping(shape.op, table["config"]),
+            default=KernelConfig.from_mapping(shape.op, table["default"]),
+            samples_us={
+                KernelConfig.from_mapping(shape.op, row["config"]): tuple(row["samples_us"])
+                for row in table["samples_us"]
+            },
+            ratio=ratio and Ratio(value=ratio[0], low=ratio[1], high=ratio[2]),
+            trials=table["trials"],
+            outcomes=table["outcomes"],
+            states=tuple(
+                DeviceState(**state | {"throttle_reasons": tuple(state["throttle_reasons"])})
+                for state in table["states"]
+            ),
+            layer=LayerChoice.from_mapping(table["layer"]) if "layer" in table else None,
+        )
+
+
+def select(
+    default: KernelConfig, samples: Mapping[KernelConfig, Sequence[float]]
+) -> tuple[KernelConfig, Ratio | None]:
+    """Choose among finalists that were timed side by side.
+
+    The fastest by median wins if the interval of its ratio to the default lies above 1; else the
+    default does, so that what is exported is never slower than it on what was measured.
+
+    Args:
+        default: vLLM's configuration.
+        samples: Per configuration its samples, microseconds; equally many for all. The default may
+            be missing: then it does not run, and the fastest wins.
+
+    Returns:
+        The configuration, and its ratio to the default.
+    """
+    fastest = _fastest(samples)
+    if default not in samples:
+        return fastest, None
+    ratio = Ratio.of(samples[default], samples[fastest])
+    if ratio.verdict == "faster":
+        return fastest, ratio
+    return default, SAME
+
+
+def is_settled(default: KernelConfig, samples: Mapping[KernelConfig, Sequence[float]]) -> bool:
+    """Whether the fastest's ratio to the default is known well enough to stop timing.
+
+    Args:
+        default: vLLM's configuration.
+        samples: As for ``select``.
+    """
+    if default not in samples or len(samples) == 1:
+        return True
+    ratio = Ratio.of(samples[default], samples[_fastest(samples)])
+    return ratio.high - ratio.low < SETTLED_WIDTH * ratio.value
+
+
+def is_settled_at_every_block_m(
+    default: KernelConfig, samples: Mapping[KernelConfig, Sequence[float]]
+) -> bool:
+    """``is_settled`` for a MoE op: of every ``block_m``, since the layer may choose any."""
+    return all(
+        is_settled(
+            default, {c: s for c, s in samples.items() if c.block_m == block_m or c == default}
+        )
+        for block_m in {config.block_m for config in samples}
+    )
+
+
+def _fastest(samples: Mapping[KernelConfig, Sequence[float]]) -> KernelConfig:
+    return min(samples, key=lambda config: statistics.median(samples[config]))

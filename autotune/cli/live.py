@@ -1,0 +1,235 @@
+"""A run as it is watched: a line for every shape, and on a terminal what is done now below them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from autotune.cli.progress import RunProgress, duration_text, trial_text
+from autotune.cli.tables import selection_cells
+from autotune.launch.shape import KernelShape
+from autotune.measure import RunnerStatus
+from autotune.search.events import Event, ShapeDone, Tried
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+#: How often the display is drawn again. Drawing takes 0.4 ms: less than 1 % of the time.
+_PER_S = 4
+
+#: Between two looks at the runner, seconds: the driver is asked for clocks, and never often.
+_LOOK_EVERY_S = 2.0
+
+#: On a narrower terminal the figures of a shape go before its name, of which the end may be cut.
+_WIDE = 130
+
+#: Trials that are shown of a shape.
+_SHOWN = 4
+
+
+class Verbosity(Enum):
+    """How much a run says."""
+
+    QUIET = "quiet"  # what is wrong
+    NORMAL = "normal"  # a line a shape
+    VERBOSE = "verbose"  # a line a trial
+
+    @classmethod
+    def of(cls, quiet: bool, verbose: bool) -> Verbosity:
+        """What two flags ask for."""
+        return cls.QUIET if quiet else cls.VERBOSE if verbose else cls.NORMAL
+
+
+class RunDisplay:
+    """Says what a run does.
+
+    A context manager: on leaving it the lines stay, and what was drawn below them goes.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        progress: RunProgress,
+        *,
+        status: Callable[[], RunnerStatus | None],
+        verbosity: Verbosity = Verbosity.NORMAL,
+    ) -> None:
+        """Nothing is printed yet.
+
+        Args:
+            console: Where to; drawn on only where it is a terminal that can move its cursor.
+            progress: Kept up to date here.
+            status: Of the runner; asked from a thread of the display's own.
+            verbosity: How much is said.
+        """
+        self._console, self._progress, self._verbosity = console, progress, verbosity
+        self._status, self._seen, self._looked_s = status, status(), time.monotonic()
+        self._lines: list[Text] = []
+        self._flushed_s = 0.0
+        can_draw = console.is_terminal and not console.is_dumb_terminal
+        self._live: Live | None = None
+        if can_draw and verbosity is not Verbosity.QUIET:
+            self._live = Live(
+                console=console,
+                get_renderable=self._drawn,
+                refresh_per_second=_PER_S,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._flush()
+        if self._live is not None:
+            self._live.stop()
+
+    def watch(self, event: Event) -> None:
+        """Take in what has happened, and say what is to be said of it."""
+        self._progress.watch(event)
+        if isinstance(event, ShapeDone) and self._verbosity is not Verbosity.QUIET:
+            self._say(shape_line(event, wide=self._is_wide))
+            self._flush()
+        elif isinstance(event, Tried) and self._verbosity is Verbosity.VERBOSE:
+            self._say(trial_line(event))
+            # Every line draws all below it again.
+            if self._live is None or time.monotonic() - self._flushed_s > 1 / _PER_S:
+                self._flush()
+
+    @property
+    def _is_wide(self) -> bool:
+        return not self._console.is_terminal or self._console.width >= _WIDE
+
+    def _say(self, line: str) -> None:
+        text = Text(line, no_wrap=True)
+        if self._console.is_terminal:
+            text.truncate(self._console.width, overflow="ellipsis")
+        self._lines.append(text)
+
+    def _flush(self) -> None:
+        if self._lines:
+            self._console.print(Text("\n").join(self._lines), soft_wrap=True)
+        self._lines.clear()
+        self._flushed_s = time.monotonic()
+
+    def _drawn(self) -> RenderableType:
+        if time.monotonic() - self._looked_s >= _LOOK_EVERY_S:
+            self._seen, self._looked_s = self._status(), time.monotonic()
+        with self._progress.lock:
+            return drawn(self._progress, self._seen)
+
+
+def shape_line(event: ShapeDone, *, wide: bool = True) -> str:
+    """What came of a shape.
+
+    Args:
+        event: Says that it is done.
+        wide: Whether there is room for all of it.
+    """
+    tuned, number = event.tuned, f"[{event.number}/{event.count}]"
+    name = f"{tuned.shape.op.value} {tuned.shape.label}"
+    if tuned.selection is None:
+        text = f"nothing works among {tuned.trials} trials"
+        return f"{number} {name}: {text}" if wide else f"{number} {text}: {name}"
+    default_us, tuned_us, ratio = selection_cells(tuned.selection)
+    if wide:
+        return f"{number} {name}: {default_us} -> {tuned_us} µs, {ratio}, {tuned.trials} trials"
+    short = "default" if tuned.selection.is_default else ratio.partition(" ")[0]
+    number = number.rjust(2 * len(str(event.count)) + 3)
+    return f"{number} {short:>7}  {default_us:>7} -> {tuned_us:>7} µs  {name}"
+
+
+def trial_line(event: Tried) -> str:
+    """What came of a trial: its number, how it ended, and its configuration."""
+    values = " ".join(
+        f"{name}={value}" for name, value in event.measurement.config.as_dict().items()
+    )
+    return f"  {event.tried:>4}  {trial_text(event.measurement):<9}  {values}"
+
+
+# ------------------------------------------------------------------ what is drawn
+
+
+def drawn(progress: RunProgress, status: RunnerStatus | None) -> RenderableType:
+    """The state of a run in a few lines, each cut where the terminal ends.
+
+    Args:
+        progress: Of the run.
+        status: Of its runner; None where there is nothing to say of it.
+    """
+    lines = [_shape_text(progress)]
+    if progress.shape is not None:
+        lines += [_best_text(progress), _last_text(progress)]
+    if status is not None:
+        lines.append(_status_text(status))
+    texts = [Text(f" {line}", no_wrap=True, overflow="ellipsis") for line in lines]
+    return Group(_head(progress), *texts)
+
+
+def _head(progress: RunProgress) -> Table:
+    """Shapes done and to go, as a bar, and the time."""
+    left_s = progress.left_s
+    time_text = duration_text(progress.elapsed_s)
+    if left_s is not None:
+        time_text += f", about {duration_text(left_s)} left"
+    grid = Table.grid(padding=(0, 1), expand=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1)
+    grid.add_column(no_wrap=True)
+    counts = f"{len(progress.done)} of {len(progress.trials)} shapes"
+    bar = ProgressBar(total=1.0, completed=progress.share)
+    grid.add_row(f" {counts if progress.trials else 'starting'}", bar, time_text)
+    return grid
+
+
+def _shape_text(progress: RunProgress) -> str:
+    shape = progress.shape
+    if shape is None:
+        if progress.looked:
+            return f"batch sizes between the tuned ones: {progress.looked} timed"
+        return "going on to the next shape"
+    if progress.finalists:
+        return f"timing {progress.finalists} finalists side by side: {_name(shape)}"
+    more = ", going on" if progress.is_going_on else ""
+    return f"trial {progress.tried} of up to {progress.most}{more}: {_name(shape)}"
+
+
+def _best_text(progress: RunProgress) -> str:
+    best_us, default_us = progress.best_us, progress.default_us
+    if best_us is None:
+        return "best so far: nothing works yet"
+    text = f"best so far {best_us:.2f} µs"
+    if default_us is None:
+        return text + ", the default is not measured or does not run"
+    return text + f", default {default_us:.2f} µs: {default_us / best_us:.2f}x"
+
+
+def _last_text(progress: RunProgress) -> str:
+    """The latest trials, the last one first: the end of a line may be cut."""
+    latest = list(progress.last)[: -_SHOWN - 1 : -1]
+    return "last trials: " + (", ".join(map(trial_text, latest)) or "none yet")
+
+
+def _status_text(status: RunnerStatus) -> str:
+    text = f"compiling {status.compiling}, {status.waiting} waiting"
+    if (device := status.device) is not None:
+        text += f"; GPU at {device.sm_clock_mhz} MHz, {device.temperature_c} °C"
+        if device.throttle_reasons:
+            text += f", held down: {', '.join(device.throttle_reasons)}"
+    return text
+
+
+def _name(shape: KernelShape) -> str:
+    return f"{shape.op.value} {shape.label}"

@@ -1,0 +1,157 @@
+"""What a run has done and has still to do, from its events. Prints nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from autotune.launch.shape import KernelShape
+from autotune.measure import Measurement, Outcome
+from autotune.search.events import Choosing, Event, Looked, Opened, Planned, ShapeDone, Tried
+
+#: Trials that are kept to be looked at.
+_LAST = 8
+
+#: New trials from which the time for others is told.
+_ENOUGH = 10
+
+
+class RunProgress:
+    """The state of a run.
+
+    Attributes:
+        lock: To be held by another thread that reads it.
+        trials: Per planned shape how many configurations are measured at most.
+        done: Per finished shape how many were measured.
+        shape: What is searched now; None where nothing is.
+        tried: How many of its configurations are measured.
+        most: How many will be, at most.
+        best_us: The fastest of them, microseconds; None where none works.
+        default_us: vLLM's default; None where it is not measured, or does not run.
+        last: The last trials of the shape, the latest last.
+        finalists: How many are timed side by side now; 0 while the shape is searched.
+        measured: Configurations that this run has measured, of all shapes.
+        looked: Batch sizes between the tuned ones at which something was timed.
+    """
+
+    def __init__(
+        self, *, time_budget_s: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Start the clock.
+
+        Args:
+            time_budget_s: Of the run, seconds; None for none.
+            clock: Seconds.
+        """
+        self.lock = threading.Lock()
+        self._time_budget_s, self._clock = time_budget_s, clock
+        self._started_s = clock()
+        #: Seconds that went into shapes of which something was measured, and since when the
+        #: present one is searched.
+        self._searching_s, self._opened_s = 0.0, self._started_s
+        self._new_here = 0
+        self.trials: Mapping[KernelShape, int] = {}
+        self.done: dict[KernelShape, int] = {}
+        self.shape: KernelShape | None = None
+        self.tried = self.most = self.finalists = self.measured = self.looked = 0
+        self.best_us: float | None = None
+        self.default_us: float | None = None
+        self.last: deque[Measurement] = deque(maxlen=_LAST)
+
+    def watch(self, event: Event) -> None:
+        """Take in what has happened."""
+        with self.lock:
+            self._take(event)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the run began, seconds."""
+        return self._clock() - self._started_s
+
+    @property
+    def share(self) -> float:
+        """How much of the first search of every shape is done, from 0 to 1."""
+        here = 0.0
+        if self.shape in self.trials and self.shape not in self.done and self.most:
+            here = min(1.0, self.tried / self.most)
+        return min(1.0, (len(self.done) + here) / max(1, len(self.trials)))
+
+    @property
+    def is_going_on(self) -> bool:
+        """Whether every shape is done, and those that still gain get more."""
+        return bool(self.trials) and len(self.done) == len(self.trials)
+
+    @property
+    def left_s(self) -> float | None:
+        """About how long the run takes yet, seconds; None where that cannot be told.
+
+        Trials take as long as they did, and as large a part of what is allowed is needed as was.
+        """
+        budget_s = self._time_budget_s
+        left_s = None if budget_s is None else max(0.0, budget_s - self.elapsed_s)
+        if self.is_going_on or self.measured < _ENOUGH:
+            return left_s
+        allowed = sum(self.trials[shape] for shape in self.done if shape in self.trials)
+        needed = sum(self.done.values()) / allowed if allowed else 1.0
+        ahead = sum(
+            most
+            for shape, most in self.trials.items()
+            if shape not in self.done and shape != self.shape
+        )
+        left = ahead * needed + max(0.0, self.most * needed - self.tried)
+        here_s = self._clock() - self._opened_s if self._new_here else 0.0
+        expected_s = left * (self._searching_s + here_s) / self.measured
+        return expected_s if left_s is None else min(left_s, expected_s)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Planned():
+                self.trials = event.trials
+                self._started_s = self._clock()
+            case Opened():
+                self._open(event)
+            case Tried():
+                self.tried, self.measured = event.tried, self.measured + 1
+                self.best_us, self.default_us = event.best_us, event.default_us
+                self.last.append(event.measurement)
+                self._new_here += 1
+            case Choosing():
+                self.finalists = event.finalists
+            case ShapeDone():
+                self._finish(event)
+            case Looked():
+                self.shape, self.looked = None, self.looked + 1
+
+    def _open(self, event: Opened) -> None:
+        self.shape, self.tried, self.most = event.shape, event.tried, event.most
+        self.best_us, self.default_us = event.best_us, event.default_us
+        self.finalists = self._new_here = 0
+        self._opened_s = self._clock()
+        self.last.clear()
+
+    def _finish(self, event: ShapeDone) -> None:
+        if self._new_here:
+            self._searching_s += self._clock() - self._opened_s
+            self._new_here = 0
+        self.done[event.tuned.shape] = event.tuned.trials
+        self.shape, self.finalists = None, 0
+
+
+def trial_text(measurement: Measurement) -> str:
+    """How a trial ended, such as ``ok 6.02`` (µs) or ``launch failed (OutOfResources)``."""
+    if measurement.outcome is Outcome.OK:
+        return f"ok {measurement.latency_us:.2f}"
+    name: str = measurement.outcome.value.replace("_", " ")
+    # Racing's reason says nothing that the outcome does not.
+    if measurement.outcome is Outcome.TOO_SLOW or not measurement.reason:
+        return name
+    return f"{name} ({measurement.reason})"
+
+
+def duration_text(seconds: float) -> str:
+    """Such as ``0:07`` or ``1:02:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

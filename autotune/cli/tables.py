@@ -1,0 +1,281 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from autotune.choose.selection import Ratio, Selection
+from autotune.launch.moe_layer import MoeLayer, names_of
+from autotune.launch.op import MOE_OPS
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import is_shrink, matmul_sizes
+from autotune.measure import Outcome
+
+if TYPE_CHECKING:
+    from autotune.export.bench import Benched
+    from autotune.export.check.findings import Finding, LookedUp, Report
+
+#: Findings of one kind in one file that are printed; a file may have thousands of entries.
+_MOST_ALIKE = 5
+
+#: Batch sizes that a table lists one by one.
+_MOST_COUNTS = 6
+
+#: Where the number of tokens is in a look-up key.
+_TOKENS_LEVEL = 2
+
+
+def selection_cells(selection: Selection) -> tuple[str, str, str]:
+    """The default's µs, the tuned µs, and the ratio with its interval, as text."""
+    default_us = selection.default_latency_us
+    if selection.ratio is None or default_us is None:
+        return "does not run", f"{selection.latency_us:.2f}", "-"
+    ratio = selection.ratio
+    if selection.is_default:
+        return f"{default_us:.2f}", f"{selection.latency_us:.2f}", "1.00x (default)"
+    return f"{default_us:.2f}", f"{selection.latency_us:.2f}", _ratio_text(ratio)
+
+
+def bench_cells(row: Benched) -> tuple[str, str, str, str, str]:
+    """The default's µs, the tuned µs, the ratio, the verdict and the shares of the roofline."""
+    ratio = "-" if row.ratio is None else _ratio_text(row.ratio)
+    verdict = row.verdict + (" (throttled)" if row.is_throttled else "")
+    shares = f"{_percent(row.default_share)} -> {_percent(row.tuned_share)}"
+    return _us_text(row.default_us), _us_text(row.tuned_us), ratio, verdict, shares
+
+
+def verdict_counts(rows: Iterable[Benched]) -> str:
+    """How many shapes came out how, such as ``27 faster, 1 same, 0 slower``."""
+    counts = Counter({"faster": 0, "same": 0, "slower": 0})
+    counts.update(row.verdict for row in rows)
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+
+
+def outcome_counts(outcomes: Mapping[str, int]) -> tuple[int, int, int]:
+    """How many trials were invalid, how many failed, and how many were cut short."""
+    known = {outcome: outcomes.get(outcome.value, 0) for outcome in Outcome}
+    invalid, cut = known[Outcome.INVALID], known[Outcome.TOO_SLOW]
+    return invalid, sum(known.values()) - known[Outcome.OK] - invalid - cut, cut
+
+
+def sizes_text(shape: KernelShape) -> str:
+    """What goes in and what comes out, such as ``4096>16 x3`` or ``16>4096+1024+1024``.
+
+    A MoE op's are those of one expert, and how many of them a token goes to: ``768>16, 8 of 128``.
+    """
+    if len(set(shape.slice_sizes)) > 1:
+        return f"{shape.rank}>" + "+".join(map(str, shape.slice_sizes))
+    _, outside, inside = matmul_sizes(shape)
+    text = f"{inside}>{outside}" + (f" x{shape.num_slices}" if shape.num_slices > 1 else "")
+    return f"{text}, {shape.top_k} of {shape.num_experts}" if shape.op.is_moe else text
+
+
+def tuned_table(
+    rows: Sequence[tuple[KernelShape, Selection | None, Counter[str]]],
+    layers: Mapping[KernelShape, str],
+    *,
+    narrow: bool = False,
+) -> Table:
+    """One row a shape: the default against what was chosen, and what the search did.
+
+    Args:
+        rows: Per shape its selection, None where nothing works, and the outcomes of its trials.
+        layers: Per shape the names of its layers.
+        narrow: Whether to leave out the intervals and how many trials failed.
+    """
+    counted = ("trials",) if narrow else ("trials", "invalid", "failed", "cut short")
+    table = plain_table(
+        ("op", "layer", "sizes"), ("tokens", "default µs", "tuned µs", "ratio", *counted)
+    )
+    for shape, selection, outcomes in rows:
+        default_us, tuned_us, ratio = (
+            selection_cells(selection) if selection else ("-", "-", "nothing works")
+        )
+        op = shape.op.value
+        if narrow:
+            op, ratio = names_of((shape.op,)), ratio.partition(" [")[0]
+        counts = map(str, (outcomes.total(), *outcome_counts(outcomes)))
+        names = (op, layers.get(shape, ""), sizes_text(shape), str(shape.num_tokens))
+        table.add_row(*names, default_us, tuned_us, ratio, *list(counts)[: len(counted)])
+    return table
+
+
+def layer_lines(selections: Iterable[Selection | None]) -> list[str]:
+    """One line a MoE layer: the ``block_m`` that its ops share, and what they gain together."""
+    lines = {}
+    for one in selections:
+        if one is not None and one.layer is not None:
+            ratio = "-" if one.layer.ratio is None else _ratio_text(one.layer.ratio)
+            layer = MoeLayer.of(one.shape)
+            ops = "four ops" if len(one.layer.ops) == len(MOE_OPS) else names_of(one.layer.ops)
+            lines[layer] = (
+                f"MoE layer {layer.label}: block_m {one.layer.block_m} for its {ops}, {ratio}"
+            )
+    return list(lines.values())
+
+
+def bench_table(rows: Iterable[Benched]) -> Table:
+    """One row a shape: the default against the folder's entry.
+
+    Args:
+        rows: What came of each shape.
+    """
+    table = plain_table(
+        ("op", "layer", "sizes"),
+        ("tokens", "default µs", "tuned µs", "ratio", "verdict", "share of roofline"),
+    )
+    for row in rows:
+        names = (row.shape.op.value, row.layer, sizes_text(row.shape), tokens_text(row))
+        table.add_row(*names, *bench_cells(row))
+    return table
+
+
+def tokens_text(row: Benched) -> str:
+    """The token count and, if vLLM takes another key than the shape's own, which, as ``4 (as 1)``.
+
+    A count between the plan's always says so.
+    """
+    count, key = row.shape.num_tokens, row.shape.lookup_key
+    taken = row.path[_TOKENS_LEVEL]
+    if (*row.path[:_TOKENS_LEVEL], count, *row.path[_TOKENS_LEVEL + 1 :]) != key:
+        return f"{count} (as {'/'.join(map(str, row.path))})"
+    return f"{count} (as {taken})" if row.is_between or taken != count else str(count)
+
+
+def shapes_table(layers: Mapping[KernelShape, str], runs: Mapping[KernelShape, int]) -> Table:
+    """One row a kind of shape: its layers and sizes, and the file and key that vLLM looks up.
+
+    Args:
+        layers: Per shape the names of its layers.
+        runs: How often a forward pass launches each shape; 0 where that is not known.
+    """
+    has_runs = any(runs.values())
+    table = plain_table(
+        ("layer", "op"), (*(("runs",) if has_runs else ()), "slices", "hidden", "rank")
+    )
+    for name in ("slice sizes", "file", "key", "tokens (m)"):
+        table.add_column(name, overflow="fold")
+    kinds: dict[tuple[KernelShape, str], list[KernelShape]] = {}
+    for shape, layer in layers.items():
+        kinds.setdefault((shape.without_batch, layer), []).append(shape)
+    for (kind, layer), those in kinds.items():
+        max_loras, slices, _, *sizes = kind.lookup_key
+        numbers = (kind.num_slices, kind.hidden_size, kind.rank)
+        key = "/".join(map(str, (max_loras, slices, "m", *sizes)))
+        tokens = _counts_text([shape.num_tokens for shape in those])
+        counts = [str(runs[those[0]])] if has_runs else []
+        row = (layer, kind.op.value, *counts, *map(str, numbers), _slice_sizes_text(kind))
+        table.add_row(*row, kind.file_name("{gpu}"), key, tokens)
+    return table
+
+
+def _counts_text(counts: Sequence[int]) -> str:
+    """Batch sizes, shortened where they are many, such as ``1, 2 ... 8192 (14)``."""
+    if len(counts) <= _MOST_COUNTS:
+        return ", ".join(map(str, counts))
+    return f"{counts[0]}, {counts[1]} ... {counts[-1]} ({len(counts)})"
+
+
+def _slice_sizes_text(shape: KernelShape) -> str:
+    """What a slice reads or writes on this device, such as ``4096+1024+1024`` or ``768 x2``."""
+    if len(set(shape.slice_sizes)) > 1:
+        return "+".join(map(str, shape.slice_sizes))
+    _, n, k = matmul_sizes(shape)
+    text = str(k if is_shrink(shape.op) else n)
+    text += f" x{shape.num_slices}" if shape.num_slices > 1 else ""
+    if not shape.op.is_moe:
+        return text
+    elsewhere = shape.global_experts - shape.num_experts
+    there = f" of {shape.global_experts}" if elsewhere else ""
+    return f"{text}, top {shape.top_k}, {shape.num_experts}{there} experts"
+
+
+def studies_text(count: int, seconds: float, trials: int) -> str:
+    """How many studies it will be, and how long they take."""
+    minutes = max(1, round(seconds / 60))
+    time = f"{minutes} min" if minutes < 90 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{_counted(count, 'study', 'studies')} of up to {trials} trials: about {time} "
+        "on an H100 with 16 cores, less where spaces are small"
+    )
+
+
+def check_table(lookups: Iterable[LookedUp], layers: Mapping[KernelShape, str]) -> Table:
+    """One row a shape: what vLLM asks its file for, and what it finds.
+
+    Args:
+        lookups: What came of each look-up.
+        layers: Per shape the names of its layers.
+    """
+    table = plain_table(("op", "layer", "sizes"), ("tokens",))
+    for name in ("file", "key", "found"):
+        table.add_column(name, overflow="fold")
+    for lookup in lookups:
+        shape = lookup.shape
+        key = "/".join(map(str, shape.lookup_key))
+        names = (shape.op.value, layers.get(shape, ""), sizes_text(shape), str(shape.num_tokens))
+        table.add_row(*names, lookup.file, key, _found_text(lookup))
+    return table
+
+
+def _found_text(lookup: LookedUp) -> str:
+    if lookup.outcome == "nearest" and lookup.path is not None:
+        return f"nearest: {'/'.join(map(str, lookup.path))}"
+    texts = {"exact": "exact", "default": "no file: vLLM's default", "stops": "vLLM stops"}
+    return texts[lookup.outcome]
+
+
+def finding_lines(findings: Iterable[Finding]) -> list[str]:
+    """One line a finding; of many of one kind in one file, the first few and how many follow."""
+    alike: dict[tuple[str, str, str], list[Finding]] = {}
+    for finding in findings:
+        group = (finding.severity, finding.kind, finding.file)
+        alike.setdefault(group, []).append(finding)
+    lines: list[str] = []
+    for (severity, _, file), those in alike.items():
+        lines += map(str, those[:_MOST_ALIKE])
+        if len(those) > _MOST_ALIKE:
+            more = len(those) - _MOST_ALIKE
+            lines.append(f"{severity}: {file}: and {more} more like the last; --json has all")
+    return lines
+
+
+def check_counts(report: Report) -> str:
+    """How many shapes were found how, and how much is wrong, in one line."""
+    counts = Counter({"exact": 0, "nearest": 0, "default": 0, "stops": 0})
+    counts.update(lookup.outcome for lookup in report.lookups)
+    told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    shapes = f"{_counted(counts.total(), 'shape')} looked up: {told}; " if report.lookups else ""
+    severities = report.severities
+    ends = ", ".join(_counted(severities[name], name) for name in ("error", "warning"))
+    return f"Checked {report.folder} for vLLM {report.release}: {shapes}{ends}"
+
+
+def _counted(count: int, noun: str, nouns: str = "") -> str:
+    return f"{count} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def _ratio_text(ratio: Ratio) -> str:
+    return f"{ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def _us_text(latency_us: float | None) -> str:
+    return "does not run" if latency_us is None else f"{latency_us:.2f}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def plain_table(words: Iterable[str], numbers: Iterable[str]) -> Table:
+    """A table without lines, with columns of words on the left and of numbers on the right."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in words:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", overflow="fold")
+    return table

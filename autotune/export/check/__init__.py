@@ -1,0 +1,1 @@
+"""What vLLM finds in a folder, and what is wrong there."""

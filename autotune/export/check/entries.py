@@ -1,0 +1,218 @@
+"""One tuned file: whether vLLM gets through its keys, and can launch what it finds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from autotune.export.check.findings import Finding
+from autotune.export.check.limits import Limits
+from autotune.launch.op import LoraOp
+from autotune.launch.space import tile_values, value_fault
+
+#: What a value of the weights takes in every dtype that vLLM's LoRA kernels have.
+_VALUE_BYTES = 2
+
+_NUM_SLICES_LEVEL = 1
+
+
+class TunedFile(NamedTuple):
+    """A file that vLLM opens on some GPU.
+
+    Attributes:
+        name: Its name in the folder.
+        prefix: The GPU's part of the name.
+        op: The op whose entries it holds.
+        content: Whatever JSON it holds.
+    """
+
+    name: str
+    prefix: str
+    op: LoraOp
+    content: Any
+
+
+class Entry(NamedTuple):
+    """An entry of a file with the keys above it, as they are spelled."""
+
+    keys: tuple[str, ...]
+    values: Mapping[str, Any]
+
+    @property
+    def path(self) -> tuple[int, ...]:
+        """The keys as vLLM compares them."""
+        return tuple(map(int, self.keys))
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A tuned file that could be read, and what is in it."""
+
+    file: TunedFile
+    entries: tuple[Entry, ...]
+    findings: tuple[Finding, ...]
+
+
+def read_content(folder: Path, name: str) -> object | Finding:
+    """The content of a file, or why vLLM stops on it."""
+    try:
+        content: object = json.loads(Path(f"{folder}/{name}").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        return Finding(
+            severity="error",
+            kind="broken_file",
+            file=name,
+            message=f"vLLM would stop when it opens it: {error}; export it again, or move it away",
+        )
+    return content
+
+
+def walk(file: TunedFile) -> Iterator[Entry | Finding]:
+    """Every entry of a file, and everything that is wrong with the keys on the way to it."""
+    if file.content:
+        yield from _below(file, file.content, ())
+    else:
+        yield Finding(
+            severity="warning",
+            kind="empty_file",
+            file=file.name,
+            message="it holds nothing: vLLM takes its default; tune into it, or move it away",
+        )
+
+
+def _below(file: TunedFile, table: object, keys: tuple[str, ...]) -> Iterator[Entry | Finding]:
+    error = partial(Finding, severity="error", kind="structure", file=file.name, key="/".join(keys))
+    levels = file.op.levels
+    if not isinstance(table, dict):
+        wanted = "an entry" if len(keys) == len(levels) else f"the {levels[len(keys)]} keys"
+        yield error(
+            message=f"{_shown(table)} where {wanted} should be: "
+            "vLLM would stop when it looks in there; take the key out, or tune again"
+        )
+    elif len(keys) == len(levels):
+        yield Entry(keys, table)
+    elif not table:
+        yield error(
+            message=f"there are no {levels[len(keys)]} keys: "
+            "vLLM would stop with a ValueError; take the empty object out"
+        )
+    elif not any(map(_is_integer, table)):
+        yield error(
+            kind="missing_level",
+            message=f"the level of {levels[len(keys)]} keys is missing, there is "
+            f"{', '.join(table)}: vLLM would stop with a ValueError; nest the entries under "
+            f"{', '.join(levels)}",
+        )
+    else:
+        for key, below in table.items():
+            yield from _key_findings(file, keys, key)
+            if _is_integer(key):
+                yield from _below(file, below, (*keys, key))
+
+
+def _key_findings(file: TunedFile, above: tuple[str, ...], key: str) -> Iterator[Finding]:
+    level = file.op.levels[len(above)]
+    finding = partial(Finding, file=file.name, key="/".join((*above, key)))
+    if _is_integer(key):
+        if str(int(key)) != key:
+            yield finding(
+                severity="warning",
+                kind="key_spelling",
+                message=f"vLLM asks for {int(key)}, and never finds {key!r} as the exact key; "
+                f"write {int(key)}",
+            )
+    elif len(above) == _NUM_SLICES_LEVEL:
+        yield finding(
+            severity="warning",
+            kind="key_spelling",
+            message=f"the {level} key {key!r} is no integer: vLLM never asks for it; take it out",
+        )
+    else:
+        yield finding(
+            severity="error",
+            kind="key_not_integer",
+            message=f"the {level} key {key!r} is no integer: vLLM would stop with a ValueError as "
+            f"soon as it looks for a {level} that is not there; take it out",
+        )
+
+
+def entry_findings(file: TunedFile, entry: Entry, limits: Limits | None) -> Iterator[Finding]:
+    """What vLLM cannot launch an entry for.
+
+    Args:
+        file: The entry's file.
+        entry: The entry.
+        limits: The GPU's; None where they are not known.
+    """
+    error = partial(Finding, severity="error", file=file.name, key="/".join(entry.keys))
+    values = file.op.values_in(entry.values)
+    missing = [name for name in file.op.required_parameters if name not in values]
+    if missing:
+        yield error(
+            kind="missing_parameter",
+            message=f"{', '.join(missing)} missing: vLLM would stop with a KeyError at the "
+            "launch; tune the shape again",
+        )
+    runnable = {}
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            yield error(
+                kind="parameter_not_integer",
+                message=f"{name} must be a whole number: got {_shown(value)}; "
+                "vLLM would stop at the launch; tune the shape again",
+            )
+        elif fault := value_fault(name, value):
+            yield error(
+                kind="cannot_run",
+                message=f"{fault}; vLLM would stop at the launch; tune the shape again",
+            )
+        else:
+            runnable[name] = value
+    # The look-up may have taken an entry of a MoE op whose kernel then reads only block_m.
+    if limits and not file.op.is_moe and {*file.op.required_parameters} <= runnable.keys():
+        needed = _shared_memory_bytes(file.op, runnable, depth=entry.path[3], limits=limits)
+        if needed > limits.shared_memory_bytes:
+            yield error(
+                kind="shared_memory",
+                message=f"needs at least {needed} bytes of shared memory a block, and "
+                f"{limits.shared_memory_bytes} are there: vLLM would stop at the launch; "
+                "tune the shape again",
+            )
+
+
+def _shared_memory_bytes(
+    op: LoraOp, values: Mapping[str, int], *, depth: int, limits: Limits
+) -> int:
+    """What a dense op's pipeline needs for certain, bytes a block.
+
+    Args:
+        op: The op.
+        values: All its parameters.
+        depth: What is summed over, k.
+        limits: The GPU's.
+    """
+    if op is LoraOp.EXPAND and limits.is_hopper:
+        return 0  # vLLM 0.33.0 sets num_stages to 1 there, whatever the entry says
+    steps = -(-depth // (values["block_k"] * values.get("split_k", 1)))
+    if steps <= 1:
+        return 0  # the compiler may fold a loop of one step, and then nothing is pipelined
+    tile = tile_values(op, values["block_m"], values["block_n"], values["block_k"])
+    return min(values["num_stages"] - 1, steps) * tile * _VALUE_BYTES
+
+
+def _is_integer(key: str) -> bool:
+    try:
+        int(key)
+    except ValueError:
+        return False
+    return True
+
+
+def _shown(value: object) -> str:
+    """A value from a file, cut to what a line has room for."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -1,0 +1,65 @@
+"""What a folder is checked against: its GPUs, the GPU that is here, and vLLM's release."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from autotune.export.check.examine import KINDS_OF_CHOICE, check_folder
+from autotune.export.check.findings import Report
+from autotune.export.names import prefixes_in, provenance_prefixes
+from autotune.export.provenance import read_environment
+from autotune.launch.environment import Device, describe_device, has_gpu
+from autotune.launch.release import NEWEST_RELEASE
+from autotune.launch.shape import KernelShape
+
+
+def check(folder: Path, asked: Mapping[str | None, Sequence[KernelShape]]) -> Report:
+    """Check a folder.
+
+    Args:
+        folder: As ``VLLM_TUNED_CONFIG_FOLDER`` names it.
+        asked: The shapes to look up per GPU. Those of None are looked up for the GPU that is here,
+            else for those that the folder's provenance names, else for those that its files do; so
+            is nothing where nothing is asked.
+
+    Raises:
+        InputError: There is no such folder, or it holds no tuned file.
+    """
+    device = describe_device() if has_gpu() else None
+    named = {gpu: shapes for gpu, shapes in asked.items() if gpu is not None}
+    return check_folder(
+        folder,
+        asked=named or dict.fromkeys(_gpus(folder, device), asked.get(None, ())),
+        device=device,
+        release=vllm_release(folder),
+        environ=os.environ,
+    )
+
+
+def check_exported(folder: Path, by_gpu: Mapping[str | None, Sequence[KernelShape]]) -> Report:
+    """Check what was just written; what else the folder holds or lacks was the user's choice."""
+    report = check(folder, by_gpu)
+    kept = tuple(each for each in report.findings if each.kind not in KINDS_OF_CHOICE)
+    return replace(report, findings=kept)
+
+
+def _gpus(folder: Path, device: Device | None) -> list[str]:
+    if device is not None:
+        return [device.name]
+    return provenance_prefixes(folder) or prefixes_in(folder)
+
+
+def vllm_release(folder: Path) -> str:
+    """The installed vLLM's version, else that of the folder's kernels, else the newest known."""
+    try:
+        return importlib.metadata.version("vllm")  # without the minute that importing it takes
+    except importlib.metadata.PackageNotFoundError:
+        environments = map(read_environment, sorted(folder.glob("*_provenance.json")))
+        versions = [
+            each.provider_version for each in environments if each and each.provider == "vllm"
+        ]
+        return versions[0] if versions else NEWEST_RELEASE

@@ -1,0 +1,164 @@
+"""The JSON files that vLLM loads from ``VLLM_TUNED_CONFIG_FOLDER``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from autotune.choose.selection import Selection
+from autotune.errors import ExportError
+from autotune.export._base import Exporter
+from autotune.export.files import replace_files
+from autotune.export.lookup import look_up
+from autotune.export.moe_files import couple_in
+from autotune.export.nested import as_text, put_leaf, read_table, sorted_table
+from autotune.export.provenance import (
+    Entries,
+    as_content,
+    entry_of,
+    path_text,
+    provenance_name,
+    read_entries,
+    still_true,
+)
+from autotune.launch.environment import Environment
+
+#: Per tuned file's name, per look-up key, what goes there.
+_Plan = dict[str, dict[tuple[int, ...], Selection]]
+
+
+class VllmExporter(Exporter):
+    """Writes one file per op, and beside them one that says where each entry comes from.
+
+    A file that the provenance lists is added to entry by entry. One that it does not list is not
+    autotune's: it is left alone, or added to where the caller says ``merge``.
+
+    What the ops of a MoE layer get is chosen here, once more and whoever asks, from the evidence
+    that their selections carry: no folder is left with two ``block_m`` for one layer.
+    """
+
+    def export(
+        self,
+        selections: Iterable[Selection],
+        environment: Environment,
+        folder: Path,
+        *,
+        merge: bool,
+    ) -> tuple[Path, ...]:
+        """Write the selections, then look every one of them up again the way vLLM will.
+
+        Raises:
+            ExportError: The folder cannot be written, or holds a file that autotune did not write
+                and ``merge`` is false, or one that is broken, or a MoE layer would have two
+                ``block_m``; nothing is written then. Or the look-up does not find what was written.
+        """
+        plan = _by_place(selections, environment.gpu)
+        if not plan:
+            return ()
+        provenance = _inside(folder, provenance_name(environment.gpu))
+        entries = read_entries(provenance)
+        tables = {
+            name: _table(
+                _inside(folder, name), levels=_levels(place), listed=name in entries or merge
+            )
+            for name, place in plan.items()
+        }
+        every = [one for place in plan.values() for one in place.values()]
+        plan = _by_place(
+            couple_in(folder, environment.gpu, every, tables=tables, entries=entries),
+            environment.gpu,
+        )
+        _add(plan, environment, tables=tables, entries=entries)
+        # The provenance first: should the renames be cut short, the next export still knows its own
+        # files, and drops what the provenance says of entries that are not there.
+        texts = {provenance: as_text(as_content(entries, environment))}
+        for name in sorted(plan):
+            table = sorted_table(tables[name], _levels(plan[name]))
+            texts[_inside(folder, name)] = as_text(table)
+        replace_files(texts)
+        _verify(plan, folder)
+        return (*list(texts)[1:], provenance)
+
+
+def _by_place(selections: Iterable[Selection], gpu: str) -> _Plan:
+    """The selections by file and look-up key.
+
+    Raises:
+        ExportError: Two shapes have one place, or a configuration lacks a parameter of its op.
+    """
+    plan: _Plan = {}
+    for selection in selections:
+        shape = selection.shape
+        if tuple(selection.config.as_dict()) != shape.op.parameters:
+            raise ExportError(
+                f"a configuration of {shape.op.value} {shape.label} must have "
+                f"{', '.join(shape.op.parameters)}: got {selection.config.as_dict()}; tune it again"
+            )
+        place = plan.setdefault(shape.file_name(gpu), {})
+        other = place.setdefault(shape.lookup_key, selection).shape
+        if other != shape:
+            raise ExportError(
+                f"two shapes share the entry {path_text(shape.lookup_key)} of "
+                f"{shape.file_name(gpu)}: {other.label} and {shape.label}; "
+                "export them to two folders, each with --output"
+            )
+        place[shape.lookup_key] = selection
+    return plan
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file's path: a ``/`` in a GPU's name separates folders, as it does for vLLM."""
+    path = Path(f"{folder}/{name}")
+    if ".." in Path(name).parts or not name.isprintable():
+        raise ExportError(
+            f"a GPU's name must not lead out of {folder}: got {name!r}; correct it in the recording"
+        )
+    return path
+
+
+def _levels(place: Mapping[tuple[int, ...], Selection]) -> int:
+    """Levels of keys above the entries of a file, which are all of one op."""
+    return max(map(len, place))
+
+
+def _table(path: Path, *, levels: int, listed: bool) -> dict[str, Any]:
+    """What the file holds now; empty where there is none."""
+    table = read_table(path, levels)
+    if table is None:
+        return {}
+    if not listed:
+        raise ExportError(
+            f"{path} is there, and autotune did not write it; "
+            "keep its other entries with --merge, or give another --output"
+        )
+    return table
+
+
+def _add(
+    plan: _Plan, environment: Environment, *, tables: Mapping[str, dict[str, Any]], entries: Entries
+) -> None:
+    """Put the selections into the tables and the provenance's entries, in place."""
+    for name, place in plan.items():
+        entries[name] = still_true(entries.get(name, {}), tables[name])
+        for key, selection in place.items():
+            put_leaf(tables[name], key, selection.config.as_dict())
+            entries[name][path_text(key)] = entry_of(selection, environment)
+
+
+def _verify(plan: _Plan, folder: Path) -> None:
+    """Look every selection up in the files on disk, as vLLM will.
+
+    Raises:
+        ExportError: Another entry, or none, is found.
+    """
+    for name, place in plan.items():
+        path = _inside(folder, name)
+        table = read_table(path, _levels(place)) or {}
+        for key, selection in place.items():
+            found = look_up(table, key)
+            if found.path != key or found.leaf != selection.config.as_dict():
+                raise ExportError(
+                    f"{path} was changed while it was written: vLLM would find "
+                    f"{path_text(found.path)} {found.leaf} for {path_text(key)}; export again"
+                )

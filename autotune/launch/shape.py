@@ -1,0 +1,322 @@
+"""KernelShape: everything that decides how fast a LoRA kernel runs, except its configuration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from autotune.errors import ShapeError
+from autotune.launch.op import VLLM_RANKS, LoraOp
+
+#: Bytes of one weight, per dtype that vLLM's LoRA kernels take.
+DTYPE_BYTES = {"bfloat16": 2, "float16": 2}
+
+_SIZES = ("num_tokens", "hidden_size", "rank", "num_slices", "max_loras", "active_loras")
+
+#: Sizes that only the ops of a mixture of experts have.
+_MOE_SIZES = ("num_experts", "top_k", "intermediate_size")
+
+#: Fields that only the ops of a mixture of experts have.
+_MOE_FIELDS = (*_MOE_SIZES, "routing", "fully_sharded", "shards", "global_experts")
+
+#: How tokens choose their experts: all alike, a few of them much more than others, only N of them.
+_ROUTING = re.compile(r"uniform|zipf|hit=([1-9][0-9]{0,5})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelShape:
+    """One kernel launch as a model makes it.
+
+    Attributes:
+        op: The kernel.
+        num_tokens: Tokens in the batch (m).
+        hidden_size: ``shrink``: size of the input (k). ``expand``: size of the largest slice (n).
+            MoE ops: the model's hidden size, for all four, though w2's expand writes only a part
+            of it where LoRAs are fully sharded.
+        rank: The server's ``--max-lora-rank``; every adapter is padded to it. Of ``shrink`` and the
+            two w13 ops with fully-sharded LoRAs the part of it that a GPU has, by which vLLM looks
+            both w13 ops up, though the expand runs on the whole rank.
+        num_slices: Packed projections: 3 for qkv, 2 for gate and up, 1 otherwise. w13 has 2, or 1
+            in models whose experts are one fused tensor; w2 has 1.
+        slice_sizes: Output size of each slice; ``expand`` only, empty for ``shrink``.
+        max_loras: As given to vLLM, without the slot for "no LoRA".
+        active_loras: Adapters that the tokens are spread over, at most ``max_loras``.
+        dtype: Of the weights: ``bfloat16`` or ``float16``.
+        add_inputs: ``expand`` only: whether the result is added to the output, as vLLM does
+            in normal serving.
+        num_experts: MoE ops only, 0 for others: experts on this device.
+        top_k: MoE ops only: experts that each token goes to, on whatever device.
+        intermediate_size: MoE ops only: w13: output size of each slice; w2: size of the input; both
+            per tensor-parallel rank, as vLLM allocates the weights.
+        routing: MoE ops only: ``uniform``, ``zipf``, or ``hit=N`` where only N experts get tokens.
+        fully_sharded: MoE ops only: whether the server runs with ``--fully-sharded-loras``.
+        shards: MoE ops only: among how many GPUs those divide the rank of w13 and the output of w2.
+        global_experts: MoE ops only: experts of the layer on all devices; more than
+            ``num_experts`` where the server runs with ``--enable-expert-parallel``.
+    """
+
+    op: LoraOp
+    num_tokens: int
+    hidden_size: int
+    rank: int
+    num_slices: int
+    slice_sizes: tuple[int, ...]
+    max_loras: int
+    active_loras: int
+    dtype: str
+    add_inputs: bool
+    num_experts: int = 0
+    top_k: int = 0
+    intermediate_size: int = 0
+    routing: str = ""
+    fully_sharded: bool = False
+    shards: int = 1
+    global_experts: int = 0
+
+    @classmethod
+    def from_mapping(cls, table: Mapping[str, Any]) -> KernelShape:
+        """Read a shape from a study file's or a recording's table.
+
+        ``slice_sizes`` gives ``hidden_size`` and ``num_slices`` of an ``expand``; absent keys take
+        ``active_loras = max_loras``, ``dtype = "bfloat16"``, ``num_slices = 1`` (w13: 2),
+        ``add_inputs = true``, ``routing = "uniform"``, ``fully_sharded = false``, ``shards = 1``
+        and ``global_experts = num_experts``.
+
+        Raises:
+            ShapeError: A key is unknown, missing, of the wrong type or out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        for key in table:
+            if key not in known:
+                raise ShapeError(f"a shape has no field {key!r}; it has {', '.join(sorted(known))}")
+        op = _op(table.get("op"))
+        values = dict(table, op=op)
+        values["slice_sizes"] = _slice_sizes(op, values)
+        if values["slice_sizes"]:
+            values["hidden_size"] = max(values["slice_sizes"])
+            values["num_slices"] = len(values["slice_sizes"])
+        values.setdefault("num_slices", 2 if op in _W13 else 1)
+        values.setdefault("active_loras", values.get("max_loras"))
+        values.setdefault("dtype", "bfloat16")
+        values["add_inputs"] = op is LoraOp.EXPAND and values.get("add_inputs", True)
+        if op.is_moe:
+            values.setdefault("routing", "uniform")
+            values.setdefault("global_experts", values.get("num_experts"))
+        _check(values)
+        return cls(**values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape as JSON-ready values; ``from_mapping`` reads it back."""
+        table: dict[str, Any] = {
+            "op": self.op.value,
+            "num_tokens": self.num_tokens,
+            "hidden_size": self.hidden_size,
+            "rank": self.rank,
+            "num_slices": self.num_slices,
+            "max_loras": self.max_loras,
+            "active_loras": self.active_loras,
+            "dtype": self.dtype,
+        }
+        if self.op is LoraOp.EXPAND:
+            if len(set(self.slice_sizes)) > 1:
+                table["slice_sizes"] = list(self.slice_sizes)
+            table["add_inputs"] = self.add_inputs
+        if self.op.is_moe:
+            on_one = {"shards": 1, "global_experts": self.num_experts}
+            given = {name: getattr(self, name) for name in _MOE_FIELDS}
+            table |= {name: value for name, value in given.items() if value != on_one.get(name)}
+        return table
+
+    @property
+    def lookup_key(self) -> tuple[int, ...]:
+        """The keys under which vLLM looks this shape's entry up, outermost first."""
+        return self.op.lookup_key(
+            max_loras=self.max_loras,
+            num_slices=self.num_slices,
+            num_tokens=self.num_tokens,
+            hidden_size=self.hidden_size,
+            rank=self.rank,
+            intermediate_size=self.intermediate_size,
+        )
+
+    def file_name(self, gpu: str) -> str:
+        """The file that vLLM reads this shape's entry from."""
+        return self.op.file_name(gpu, add_inputs=self.add_inputs)
+
+    @property
+    def without_batch(self) -> KernelShape:
+        """What shapes have in common that differ in their number of tokens only."""
+        return replace(self, num_tokens=1)
+
+    @property
+    def server_rank(self) -> int:
+        """The server's ``--max-lora-rank``, of MoE ops; of a dense ``shrink`` the rank itself."""
+        return self.rank * self.shards if self.op in _W13 else self.rank
+
+    @property
+    def written_size(self) -> int:
+        """MoE ops: how much of the hidden size w2's expand writes on this device."""
+        return self.hidden_size // self.shards
+
+    @property
+    def loras_with_tokens(self) -> int:
+        """Adapters that really get a token: a batch cannot use more of them than it has tokens."""
+        return min(self.active_loras, self.num_tokens)
+
+    @property
+    def label(self) -> str:
+        """The shape's part of a study's name, such as ``m=16,k=4096,n=16,slices=3,max_loras=8``.
+
+        What is not at its default is added, so that different shapes have different labels.
+        """
+        _, _, m, k, n, *_ = self.lookup_key
+        parts = [f"m={m}", f"k={k}", f"n={n}", f"slices={self.num_slices}"]
+        parts.append(f"max_loras={self.max_loras}")
+        if self.active_loras != self.max_loras:
+            parts.append(f"active_loras={self.active_loras}")
+        if len(set(self.slice_sizes)) > 1:
+            parts.append("sizes=" + "+".join(map(str, self.slice_sizes)))
+        if self.dtype != "bfloat16":
+            parts.append(f"dtype={self.dtype}")
+        if self.op is LoraOp.EXPAND and not self.add_inputs:
+            parts.append("add_inputs=false")
+        if self.op.is_moe:
+            parts += [f"i={self.intermediate_size}", f"experts={self.num_experts}"]
+            parts.append(f"top_k={self.top_k}")
+            parts += [] if self.routing == "uniform" else [f"routing={self.routing}"]
+            parts += ["fully_sharded"] if self.fully_sharded else []
+            parts += [f"shards={self.shards}"] if self.shards > 1 else []
+            if self.global_experts != self.num_experts:
+                parts.append(f"global_experts={self.global_experts}")
+        return ",".join(parts)
+
+
+_W13 = (LoraOp.W13_SHRINK, LoraOp.W13_EXPAND)
+
+#: Ranks that a GPU may have of a rank that fully-sharded LoRAs divide.
+_PARTS_OF_RANKS = {part for rank in VLLM_RANKS for part in range(1, rank + 1) if rank % part == 0}
+
+
+def _op(value: object) -> LoraOp:
+    try:
+        return LoraOp(value)
+    except ValueError:
+        names = ", ".join(op.value for op in LoraOp)
+        raise ShapeError(f"unknown op: got {value!r}; use one of {names}") from None
+
+
+def _slice_sizes(op: LoraOp, values: Mapping[str, Any]) -> tuple[int, ...]:
+    """The output size of every slice; checks that the two ways to give them agree."""
+    given = values.get("slice_sizes")
+    absent = given is None or given == ()
+    if op is not LoraOp.EXPAND:
+        if not absent:
+            raise ShapeError(f"{op.value} takes num_slices, not slice_sizes: got {given!r}")
+        return ()
+    if absent:
+        slices = _size("num_slices", values.get("num_slices", 1))
+        return (_size("hidden_size", values.get("hidden_size")),) * slices
+    if not isinstance(given, list | tuple) or not given:
+        raise ShapeError(f"slice_sizes must be a list of sizes: got {given!r}")
+    sizes = tuple(_size("slice_sizes", size) for size in given)
+    for key, expected in (("hidden_size", max(sizes)), ("num_slices", len(sizes))):
+        if values.get(key, expected) != expected:
+            raise ShapeError(
+                f"{key} contradicts slice_sizes {list(sizes)}: got {values[key]}; "
+                f"leave it out, or give {expected}"
+            )
+    return sizes
+
+
+def _size(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        got = "nothing" if value is None else repr(value)
+        raise ShapeError(f"{name} must be a whole number: got {got}")
+    if value < 1:
+        raise ShapeError(f"{name} must be 1 or more: got {value}")
+    return value
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    for name in _SIZES:
+        _size(name, values.get(name))
+    if not _is_rank(values):
+        allowed = ", ".join(map(str, VLLM_RANKS))
+        raise ShapeError(f"rank is not one that vLLM allows: got {values['rank']}; use {allowed}")
+    if values["active_loras"] > values["max_loras"]:
+        raise ShapeError(
+            f"active_loras cannot exceed max_loras: "
+            f"got {values['active_loras']} of {values['max_loras']}"
+        )
+    if values["dtype"] not in tuple(DTYPE_BYTES):  # a list cannot be looked up in a dict
+        raise ShapeError(
+            f"unknown dtype: got {values['dtype']!r}; use {' or '.join(sorted(DTYPE_BYTES))}"
+        )
+    if not isinstance(values["add_inputs"], bool):
+        raise ShapeError(f"add_inputs must be true or false: got {values['add_inputs']!r}")
+    if values["op"].is_moe:
+        _check_moe(values)
+    else:
+        _check_dense(values)
+
+
+def _is_rank(values: Mapping[str, Any]) -> bool:
+    """Whether it is a rank of vLLM's, or a part of one where fully-sharded LoRAs divide it."""
+    rank, shards = values["rank"], values.get("shards", 1)
+    if values["op"] is LoraOp.SHRINK:
+        return rank in _PARTS_OF_RANKS
+    if values["op"] in _W13 and isinstance(shards, int) and shards > 0:
+        return rank * shards in VLLM_RANKS
+    return rank in VLLM_RANKS
+
+
+def _check_dense(values: Mapping[str, Any]) -> None:
+    for name in _MOE_FIELDS:
+        if name in values:
+            op = values["op"].value
+            raise ShapeError(f"{op} has no {name}, only MoE ops do: got {values[name]!r}")
+
+
+def _check_moe(values: Mapping[str, Any]) -> None:
+    op = values["op"]
+    for name in _MOE_SIZES:
+        _size(name, values.get(name))
+    most = 2 if op in _W13 else 1
+    if values["num_slices"] > most:
+        raise ShapeError(f"{op.value} has at most {most} slices: got {values['num_slices']}")
+    _check_parallel(values)
+    experts, top_k, routing = values["global_experts"], values["top_k"], values["routing"]
+    if top_k > experts:
+        raise ShapeError(f"top_k cannot exceed num_experts: got {top_k} of {experts}")
+    match = _ROUTING.fullmatch(routing) if isinstance(routing, str) else None
+    if match is None:
+        raise ShapeError(f"routing must be uniform, zipf or hit=N: got {routing!r}")
+    if match[1] and not top_k <= int(match[1]) <= experts:
+        raise ShapeError(
+            f"routing must hit {top_k} (top_k) to {experts} (num_experts) experts: got {routing!r}"
+        )
+    if not isinstance(values.get("fully_sharded", False), bool):
+        raise ShapeError(f"fully_sharded must be true or false: got {values['fully_sharded']!r}")
+
+
+def _check_parallel(values: Mapping[str, Any]) -> None:
+    """What several GPUs have of a layer must be possible; vLLM refuses to divide it both ways."""
+    shards = _size("shards", values.get("shards", 1))
+    everywhere = _size("global_experts", values["global_experts"])
+    if everywhere < values["num_experts"]:
+        raise ShapeError(
+            f"global_experts cannot be fewer than num_experts: "
+            f"got {everywhere} for {values['num_experts']}"
+        )
+    if shards > 1 and not values.get("fully_sharded"):
+        raise ShapeError(f"shards need fully_sharded = true: got {shards} without")
+    if values["hidden_size"] % shards:
+        hidden_size = values["hidden_size"]
+        raise ShapeError(f"shards must divide hidden_size: got {shards} for {hidden_size}")
+    if values.get("fully_sharded") and everywhere > values["num_experts"]:
+        raise ShapeError(
+            "vLLM has no fully-sharded LoRAs with expert parallelism: got fully_sharded = true and "
+            f"{everywhere} global_experts for {values['num_experts']}"
+        )

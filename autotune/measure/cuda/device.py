@@ -1,0 +1,264 @@
+"""The process that owns the GPU: it launches, checks and times. It never compiles."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import triton
+from triton.runtime.errors import OutOfResources
+
+from autotune.launch.environment import Device, Environment, describe_device, driver_version
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
+from autotune.measure._base import Outcome
+from autotune.measure.cuda.gpu import DeviceMonitor
+from autotune.measure.cuda.protocol import (
+    Advice,
+    Ceilings,
+    Consult,
+    Describe,
+    Description,
+    Failure,
+    MeasureCeilings,
+    More,
+    Open,
+    Prepare,
+    Start,
+    Started,
+    TakeTurns,
+    Turns,
+)
+from autotune.measure.cuda.timer import CacheFlush, LaunchTimer
+from autotune.measure.cuda.worker import one_line
+from autotune.measure.kernels import KernelProvider, provider
+from autotune.measure.kernels.inputs import Inputs, make_inputs, weight_set_bytes
+from autotune.measure.kernels.reference import check_result, expect
+
+#: Weight sets that launches rotate over, if the memory holds them.
+_WEIGHT_SETS = 16
+
+#: Share of the device's memory that weight sets may take.
+_WEIGHT_SHARE = 0.25
+
+#: The buffer that is copied to measure the memory, in multiples of the L2 cache's size: what is
+#: still in the cache from the copy before is then a small part of it.
+_COPY_FACTOR = 16
+
+#: Side of the matrices whose product is measured: large enough to keep any device busy.
+_MATMUL_SIDE = 8192
+
+#: Runs of the copy and of the product: warm-ups, and those of which the median counts.
+_CEILING_WARM_UPS = 5
+_CEILING_RUNS = 15
+
+#: Seed of inputs: the same shape is always timed on the same numbers.
+_SEED = 2026
+
+
+class DeviceServer:
+    """Answers the requests of ``protocol``; holds the inputs of one shape at a time."""
+
+    def __init__(self, provider_name: str) -> None:
+        self._provider = provider(provider_name)
+        self._device = describe_device()
+        self._flush = CacheFlush(self._device.l2_bytes)
+        self._bench: _ShapeBench | None = None
+        self._timer: LaunchTimer | None = None
+        self._ready: dict[KernelConfig, LaunchTimer] = {}
+        self._monitor = DeviceMonitor(self._device.uuid)
+
+    def __call__(self, request: object) -> object:  # noqa: PLR0911 - one for each request
+        """The answer to a request."""
+        match request:
+            case Describe():
+                return Description(self._device, self._environment())
+            case Consult(shape):
+                forced = self._provider.forced(shape, self._device.target)
+                return Advice(self._provider.default(shape), dict(forced))
+            case Open(shape):
+                self._open(shape)
+                return None
+            case Start(config, samples):
+                return self._start(config, samples)
+            case More(samples):
+                return self._more(samples)
+            case Prepare(config):
+                return self._prepare(config)
+            case TakeTurns(orders):
+                return self._take_turns(orders)
+            case MeasureCeilings():
+                return _measure_ceilings(self._device.l2_bytes)
+        raise ValueError(f"cannot answer {request!r} now")
+
+    def _environment(self) -> Environment:
+        return Environment(
+            gpu=self._device.name,
+            provider=self._provider.name,
+            provider_version=self._provider.version,
+            torch=torch.__version__,
+            triton=triton.__version__,
+            driver=driver_version(),
+        )
+
+    def _open(self, shape: KernelShape) -> None:
+        self._timer = self._bench = None  # give the memory back first
+        self._ready.clear()
+        self._bench = _ShapeBench(shape, self._provider, self._device, self._flush)
+
+    def _start(self, config: KernelConfig, samples: int) -> Started | Failure:
+        self._timer = None  # its graph goes before the next is captured
+        try:
+            checked = self._bench_here().checked_timer(config)
+            if isinstance(checked, Failure):
+                return checked
+            relative_error, self._timer = checked
+            return Started(relative_error, tuple(self._timer.samples_us(samples)))
+        except _LAUNCH_ERRORS as error:
+            return _failure(error)
+
+    def _more(self, samples: int) -> tuple[float, ...] | Failure:
+        if self._timer is None:
+            raise ValueError("no configuration is started")
+        try:
+            return tuple(self._timer.samples_us(samples))
+        except _LAUNCH_ERRORS as error:
+            return _failure(error)
+
+    def _prepare(self, config: KernelConfig) -> Failure | None:
+        self._timer = None
+        try:
+            checked = self._bench_here().checked_timer(config)
+        except _LAUNCH_ERRORS as error:
+            return _failure(error)
+        if isinstance(checked, Failure):
+            return checked
+        self._ready[config] = checked[1]
+        return None
+
+    def _take_turns(self, orders: tuple[tuple[KernelConfig, ...], ...]) -> Turns:
+        samples: dict[KernelConfig, list[float]] = {config: [] for config in orders[0]}
+        for config in itertools.chain(*orders):
+            samples[config].append(self._ready[config].sample_us())
+        return Turns({c: tuple(taken) for c, taken in samples.items()}, self._monitor.state())
+
+    def _bench_here(self) -> _ShapeBench:
+        if self._bench is None:
+            raise ValueError("no shape is open")
+        return self._bench
+
+
+class _ShapeBench:
+    """The inputs of a shape and what comes out of them."""
+
+    def __init__(
+        self, shape: KernelShape, kernels: KernelProvider, device: Device, flush: CacheFlush
+    ) -> None:
+        self._kernels, self._flush = kernels, flush
+        pair = kernels.runs_pair(shape)
+        self._inputs = rotating_inputs(shape, device.memory_bytes, pair=pair)
+        self._expected = expect(self._inputs)
+
+    def checked_timer(self, config: KernelConfig) -> tuple[float, LaunchTimer] | Failure:
+        """Launch once and compare with the reference; the error and a timer if it is right."""
+        check = check_result(partial(self._launch_whole, config), self._inputs, self._expected)
+        if check.problem:
+            return Failure(Outcome.WRONG_RESULT, check.problem, check.relative_error)
+        timer = LaunchTimer(
+            lambda number: self._launch(config, number),
+            weight_sets=len(self._inputs.weight_sets),
+            flush=self._flush,
+        )
+        return check.relative_error, timer
+
+    def _launch(self, config: KernelConfig, weight_set: int) -> None:
+        self._kernels.launch(self._inputs, config, weight_set)
+
+    def _launch_whole(self, config: KernelConfig) -> None:
+        """Launch with the first weight set, and have all of the result in the output."""
+        self._launch(config, 0)
+        self._kernels.collect(self._inputs, config)
+
+
+def rotating_inputs(shape: KernelShape, memory_bytes: int, *, pair: bool = False) -> Inputs:
+    """Inputs on the device, with the weight sets that its memory has room for.
+
+    Args:
+        shape: The shape.
+        memory_bytes: Size of the device's memory.
+        pair: As for ``make_inputs``.
+    """
+    room = int(memory_bytes * _WEIGHT_SHARE) // weight_set_bytes(shape, pair=pair)
+    return _inputs_that_fit(shape, max(1, min(_WEIGHT_SETS, room)), pair=pair)
+
+
+def _inputs_that_fit(shape: KernelShape, weight_sets: int, *, pair: bool) -> Inputs:
+    """Inputs with as many weight sets as the memory holds: others may be using the device."""
+    try:
+        return make_inputs(shape, device="cuda", weight_sets=weight_sets, seed=_SEED, pair=pair)
+    except torch.cuda.OutOfMemoryError:
+        if weight_sets == 1:
+            raise
+    torch.cuda.empty_cache()
+    return _inputs_that_fit(shape, weight_sets // 2, pair=pair)
+
+
+def _measure_ceilings(l2_bytes: int) -> Ceilings:
+    """What plain PyTorch reaches; the memory is given back afterwards."""
+    ceilings = Ceilings(_copy_bytes_per_s(_COPY_FACTOR * l2_bytes), _matmul_flops_per_s())
+    torch.cuda.empty_cache()
+    return ceilings
+
+
+def _copy_bytes_per_s(size_bytes: int) -> float:
+    """Bytes read and written per second while a buffer of that size is copied."""
+    source = torch.randn(size_bytes // 4, dtype=torch.float32, device="cuda")  # (elements,)
+    target = torch.empty_like(source)  # (elements,)
+    return 2 * source.nbytes / _median_s(lambda: target.copy_(source))
+
+
+def _matmul_flops_per_s() -> float:
+    """Operations per second of a square matrix product on random numbers."""
+    side = _MATMUL_SIDE
+    a, b = (torch.randn(side, side, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    out = torch.empty_like(a)  # (side, side)
+    return 2 * side**3 / _median_s(lambda: torch.mm(a, b, out=out))
+
+
+def _median_s(enqueue: Callable[[], object]) -> float:
+    """Seconds that the device takes for what is enqueued, warmed up."""
+    for _ in range(_CEILING_WARM_UPS):
+        enqueue()
+    events = []
+    for _ in range(_CEILING_RUNS):
+        start, end = (
+            torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            for _ in range(2)
+        )
+        start.record()
+        enqueue()
+        end.record()
+        events.append((start, end))
+    torch.cuda.synchronize()
+    median_ms: float = statistics.median(start.elapsed_time(end) for start, end in events)
+    return median_ms / 1000
+
+
+#: What a launch may raise: torch's CUDA errors, out of memory among them, are RuntimeErrors.
+_LAUNCH_ERRORS = (RuntimeError, OutOfResources)
+
+
+def _failure(error: Exception) -> Failure:
+    return Failure(Outcome.LAUNCH_FAILED, one_line(error), is_lost=_context_is_lost())
+
+
+def _context_is_lost() -> bool:
+    """Whether an error was of the kind that leaves the CUDA context unusable."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False

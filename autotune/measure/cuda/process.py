@@ -1,0 +1,91 @@
+"""A process that owns the GPU, and how it is replaced when it is gone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import wait
+from typing import Any
+
+from autotune.launch.shape import KernelShape
+from autotune.measure.cuda.compiler import CompilePool
+from autotune.measure.cuda.protocol import Open
+from autotune.measure.cuda.worker import Handler, Worker
+
+#: Limit for making a shape's inputs, or for taking some turns of a comparison, in seconds.
+SHAPE_TIMEOUT_S = 120.0
+
+
+class DeviceProcess:
+    """Answers the requests of ``protocol``, in a process that can be replaced at any time."""
+
+    def __init__(
+        self, make_server: Callable[[str], Handler], provider: str, compilers: CompilePool
+    ) -> None:
+        """Nothing runs before ``start``.
+
+        Args:
+            make_server: Makes what answers, in the process, from the provider's name.
+            provider: Name of the kernel provider.
+            compilers: Kept busy while an answer is waited for.
+        """
+        self._make_worker = partial(Worker, make_server, (provider,))
+        self._compilers = compilers
+        self._worker: Worker | None = None
+        self._spare: Worker | None = None
+        self._shape: KernelShape | None = None
+
+    def start(self) -> None:
+        """Start the process, if it has not been; the first request waits until it is ready."""
+        if self._worker is None:
+            self._worker = self._make_worker()
+
+    def prepare_spare(self) -> None:
+        """Start another, if there is none, so that ``replace`` need not wait seconds for it."""
+        if self._spare is None:
+            self._spare = self._make_worker()
+
+    def replace(self) -> None:
+        """Go on with a fresh process."""
+        if self._worker is not None:
+            self._worker.kill()
+        self._worker, self._spare = self._spare or self._make_worker(), None
+        self._shape = None
+
+    def open(self, shape: KernelShape) -> None:
+        """Have the process hold the inputs of ``shape``.
+
+        Raises:
+            WorkerDied: They cannot be made.
+        """
+        if self._shape != shape:
+            self._shape = None
+            self.ask(Open(shape), SHAPE_TIMEOUT_S)
+            self._shape = shape
+
+    def ask(self, request: object, timeout_s: float) -> Any:  # noqa: ANN401 - each request has its own answer
+        """Have a request answered.
+
+        Raises:
+            WorkerDied: The process ended, did not answer in time, or could not make sense of it.
+        """
+        self.start()
+        worker = self._worker
+        assert worker is not None  # noqa: S101 - for mypy: start made it
+        worker.wait_until_ready()
+        worker.send(request)
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            self._compilers.pump()
+            connections = [worker.connection, *self._compilers.connections]
+            readable = wait(connections, timeout=max(0.0, deadline - time.monotonic()))
+            if worker.connection in readable:
+                break
+        return worker.receive(max(0.0, deadline - time.monotonic()))
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in (self._worker, self._spare):
+            if worker is not None:
+                worker.kill()

@@ -1,0 +1,101 @@
+"""The builtin kernel provider: our own kernels, which do what vLLM's do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from autotune.launch.op import LoraOp
+from autotune.launch.space import is_shrink
+from autotune.measure.kernels import ahead, expand, fused_moe, shrink
+from autotune.measure.kernels._base import CompiledKernel, KernelProvider
+from autotune.measure.kernels.defaults import default_config
+from autotune.measure.kernels.inputs import operands_without_tensors
+from autotune.measure.kernels.moe_inputs import moe_operands_without_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from autotune.launch.environment import Target
+    from autotune.launch.shape import KernelShape
+    from autotune.launch.space import KernelConfig
+    from autotune.measure.kernels.inputs import Inputs
+
+#: Hopper, the one target on which ptxas miscompiles a pipelined wgmma whose left side was cast in
+#: registers, as expand's x is (triton-lang/triton#9433); vLLM 0.33.0 turns the pipeline off there.
+_HOPPER = (9, 0)
+
+
+class BuiltinProvider(KernelProvider):
+    """Our own kernels. ``version`` must change whenever what they do or how fast changes."""
+
+    name = "builtin"
+    version = "1"
+
+    def default(self, shape: KernelShape) -> KernelConfig:
+        """What vLLM 0.33.0 launches by default."""
+        return default_config(shape)
+
+    def forced(self, shape: KernelShape, target: Target) -> Mapping[str, int]:
+        """``num_stages = 1`` for ``expand`` on Hopper, ``split_k = 1`` for the MoE expands."""
+        return _forced(shape, target.capability)
+
+    def compile(self, shape: KernelShape, config: KernelConfig, target: Target) -> CompiledKernel:
+        """Compile into Triton's cache; leaves the process unable to launch.
+
+        Args:
+            shape: The shape.
+            config: The configuration.
+            target: The GPU to compile for.
+
+        Raises:
+            Exception: Whatever the compiler raises.
+        """
+        ahead.compile_for(target.capability)
+        kernel, grid, arguments = _call(shape, replace(config, **self.forced(shape, target)))
+        return ahead.describe(kernel.warmup(grid=grid, **arguments), grid)
+
+    def launch(self, inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
+        """Enqueue the op once on the current stream.
+
+        Args:
+            inputs: The tensors of the shape.
+            config: The configuration.
+            weight_set: Which of the rotating weight sets is read.
+
+        Raises:
+            Exception: Whatever the launcher raises, such as ``OutOfResources``.
+        """
+        shape = inputs.shape
+        config = replace(config, **_forced(shape, inputs.capability))
+        if shape.op.is_moe:
+            fused_moe.launch(inputs, config, weight_set)
+        elif shape.op is LoraOp.SHRINK:
+            shrink.launch(inputs, config, weight_set)
+        else:
+            expand.launch(inputs, config, weight_set)
+
+
+def _forced(shape: KernelShape, capability: tuple[int, int]) -> dict[str, int]:
+    if shape.op is LoraOp.EXPAND and capability == _HOPPER:
+        return {"num_stages": 1}
+    if shape.op.is_moe and not is_shrink(shape.op):
+        return {"split_k": 1}
+    return {}
+
+
+def _call(
+    shape: KernelShape, config: KernelConfig
+) -> tuple[Any, tuple[int, int, int], dict[str, Any]]:
+    """Kernel, grid and arguments to compile a shape's configuration with."""
+    if shape.op.is_moe:
+        stand_ins = moe_operands_without_tensors(shape)
+        arguments = fused_moe.arguments(shape, config, *stand_ins)
+        return fused_moe.fused_moe_kernel, fused_moe.grid(shape, config), arguments
+    operands = operands_without_tensors(shape)
+    if shape.op is LoraOp.SHRINK:
+        # Triton compiles a float for any value, so the scaling does not matter here.
+        arguments = shrink.arguments(shape, config, operands, scaling=1.0)
+        return shrink.shrink_kernel, shrink.grid(shape, config), arguments
+    arguments = expand.arguments(shape, config, operands)
+    return expand.expand_kernel, expand.grid(shape, config), arguments

@@ -1,0 +1,325 @@
+"""The tensors that a kernel is launched with: activations, rotating weights, slice tables.
+
+Knows the shapes that vLLM allocates, and nothing of configurations or timing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from autotune.errors import InputError
+from autotune.launch.op import LoraOp
+from autotune.launch.shape import DTYPE_BYTES, KernelShape
+from autotune.measure.kernels.layout import Layout, layout
+from autotune.measure.kernels.moe_inputs import MoeInputs, moe_inputs
+from autotune.measure.kernels.routing import Routing, pairs_hit, rows_here
+from autotune.measure.kernels.tokens import (
+    TokenMetadata,
+    metadata_without_memory,
+    spread_tokens,
+    token_metadata,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+#: Elements before and after the output: a store that is off by a row or a tile lands in them. A
+#: multiple of 16 bytes, so that the output is aligned as an allocation is.
+MARGIN = 4096
+
+#: What the margins hold: exact in every dtype, and nothing that a kernel here writes by chance.
+MARGIN_VALUE = -1024.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Operands:
+    """What a dense kernel is handed for one weight set: tensors, or stand-ins with their dtype.
+
+    Attributes:
+        x: shrink: (m, hidden); expand: (num_slices, m, rank) float32.
+        weights: One slice: the weight itself. More: (num_slices,) uint64, their addresses.
+        out: shrink: (num_slices, m, rank) float32; expand: (m, sum of slice_sizes).
+        token_indices: ``token_indices_sorted_by_lora_ids``.
+        num_tokens_per_lora: See ``TokenMetadata``.
+        lora_token_start_loc: See ``TokenMetadata``.
+        lora_ids: See ``TokenMetadata``.
+        slice_starts: expand: (num_slices,) uint64, first output column of each slice; 0 for one.
+        slice_sizes: The n of all slices, or (num_slices,) int64 where they differ.
+        weight_strides: Of adapter, n and k; numbers, or (num_slices,) int64 each where slices
+            differ in size.
+    """
+
+    x: Any
+    weights: Any
+    out: Any
+    token_indices: Any
+    num_tokens_per_lora: Any
+    lora_token_start_loc: Any
+    lora_ids: Any
+    slice_starts: Any
+    slice_sizes: Any
+    weight_strides: tuple[Any, Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Inputs:
+    """Everything that launches of one shape read and write.
+
+    Attributes:
+        shape: The shape.
+        x: See ``Layout``, as for ``out``.
+        weight_sets: Per set and slice one contiguous tensor, (max_loras, n, k), in a mixture of
+            experts (max_loras, num_experts, n, k); of a pair the shrink's, then the expand's.
+        out: What the op writes.
+        margins: What lies in memory before and after ``out``, all ``MARGIN_VALUE``.
+        tokens: Which token uses which adapter.
+        scaling: Dense shrink: what the product is multiplied by.
+        operands: What a dense kernel is handed, ready for each weight set; empty for MoE ops.
+        capability: Compute capability of the device; (0, 0) for the CPU, where Triton interprets.
+        moe: MoE ops: which token uses which expert, and what the kernel is handed.
+        pair: MoE ops: whether these are those of the shrink and of the expand that follows it.
+    """
+
+    shape: KernelShape
+    x: torch.Tensor
+    weight_sets: tuple[tuple[torch.Tensor, ...], ...]
+    out: torch.Tensor
+    margins: tuple[torch.Tensor, torch.Tensor]
+    tokens: TokenMetadata
+    scaling: float
+    operands: tuple[Operands, ...]
+    capability: tuple[int, int]
+    moe: MoeInputs | None = None
+    pair: bool = False
+
+    @property
+    def row_loras(self) -> torch.Tensor:
+        """(rows,) adapter of each row of the output, -1 for none or an expert elsewhere."""
+        mapping = self.tokens.token_lora_mapping
+        if self.moe is None:
+            return mapping
+        return rows_here(self.shape, mapping, self.moe.routing.topk_ids)
+
+
+def weight_sizes(shape: KernelShape) -> tuple[tuple[int, ...], ...]:
+    """Size of each slice's weight: (max_loras, n, k), MoE: (max_loras, num_experts, n, k)."""
+    return layout(shape).weights
+
+
+def weight_set_bytes(shape: KernelShape, *, pair: bool = False) -> int:
+    """Bytes that one weight set takes: all slices, experts and adapters that there is room for."""
+    sizes = layout(shape, pair=pair).weights
+    return sum(math.prod(size) for size in sizes) * DTYPE_BYTES[shape.dtype]
+
+
+def weight_bytes_touched(shape: KernelShape, *, seed: int = 0, pair: bool = False) -> int:
+    """Bytes of weights that one launch reads: only those that a token needs.
+
+    Args:
+        shape: The shape.
+        seed: As given to ``make_inputs``: MoE ops draw from it which experts get tokens. Another
+            one hits about as many.
+        pair: As given to ``make_inputs``.
+    """
+    if not shape.op.is_moe:
+        return weight_set_bytes(shape) // shape.max_loras * shape.loras_with_tokens
+    matrices = shape.max_loras * shape.num_experts
+    hit = pairs_hit(shape, spread_tokens(shape, seed), seed)
+    return weight_set_bytes(shape, pair=pair) // matrices * hit
+
+
+def make_inputs(  # noqa: PLR0913 - each by its name
+    shape: KernelShape,
+    *,
+    device: torch.device | str,
+    weight_sets: int,
+    seed: int,
+    token_lora_mapping: torch.Tensor | None = None,
+    scaling: float = 1.0,
+    routing: Routing | None = None,
+    pair: bool = False,
+) -> Inputs:
+    """Allocate and fill what a shape's launches need. Values are such that outputs are near 1.
+
+    Args:
+        shape: The shape.
+        device: Where the tensors are made.
+        weight_sets: Sets of weights to rotate over; ``weight_set_bytes`` says what each takes.
+        seed: Of every random value.
+        token_lora_mapping: (m,) adapter of each token, -1 for none; ``spread_tokens`` by default.
+        scaling: Dense shrink: what the product is multiplied by.
+        routing: MoE ops: experts of each token; as the shape's ``routing`` says by default.
+        pair: MoE ops: make what the shape's shrink reads, what its expand writes, and the weights
+            of both, for what runs them one behind the other.
+
+    Raises:
+        InputError: The mapping or the routing does not fit the shape.
+    """
+    device = torch.device(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    mapping = spread_tokens(shape, seed) if token_lora_mapping is None else token_lora_mapping
+    if mapping.shape != (shape.num_tokens,):
+        raise InputError(
+            f"the mapping must name one adapter per token, {shape.num_tokens} of them: "
+            f"got a tensor of {tuple(mapping.shape)}"
+        )
+    tokens = token_metadata(mapping.to(device), shape.max_loras)
+    sizes = layout(shape, pair=pair)
+    x = _empty_x(sizes, device).normal_(generator=generator)
+    out, margins = _output(sizes, device)
+    sets = tuple(_empty_weights(sizes, device) for _ in range(weight_sets))
+    for weight in itertools.chain(*sets):
+        # A deviation of 1/sqrt(k) keeps sums over k near 1.
+        weight.normal_(std=weight.shape[-1] ** -0.5, generator=generator)
+    operands: tuple[Operands, ...] = ()
+    moe = None
+    if shape.op.is_moe:
+        moe = moe_inputs(
+            shape, routing=routing, seed=seed, tokens=tokens, x=x, weight_sets=sets, out=out
+        )
+    else:
+        operands = tuple(_operands(shape, x, weights, out, tokens) for weights in sets)
+    return Inputs(
+        shape=shape,
+        x=x,
+        weight_sets=sets,
+        out=out,
+        margins=margins,
+        tokens=tokens,
+        scaling=scaling,
+        operands=operands,
+        capability=torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0),
+        moe=moe,
+        pair=pair,
+    )
+
+
+def inputs_without_memory(shape: KernelShape, *, pair: bool = False) -> Inputs:
+    """A shape's tensors on PyTorch's ``meta`` device: sizes, strides and dtypes, and no numbers.
+
+    Their address is 0, which Triton takes for a multiple of 16, as every allocation's is. There is
+    one weight set, and no operands.
+    """
+    device, sizes = torch.device("meta"), layout(shape, pair=pair)
+    out, margins = _output(sizes, device)
+    return Inputs(
+        shape=shape,
+        x=_empty_x(sizes, device),
+        weight_sets=(_empty_weights(sizes, device),),
+        out=out,
+        margins=margins,
+        tokens=metadata_without_memory(shape.num_tokens, shape.max_loras),
+        scaling=1.0,
+        operands=(),
+        capability=(0, 0),
+        pair=pair,
+    )
+
+
+def operands_without_tensors(shape: KernelShape) -> Operands:
+    """Stand-ins for a dense shape's tensors, to compile with.
+
+    Triton specialises on a tensor's dtype and on whether its address is a multiple of 16, which
+    every allocation of PyTorch's is and every stand-in claims to be.
+    """
+    from triton.runtime.jit import MockTensor
+
+    sizes_and_types = layout(shape)
+    table, numbers = MockTensor(torch.uint64), MockTensor(torch.int64)
+    metadata = MockTensor(torch.int32)
+    starts, sizes, strides = _slice_tables(shape, lambda _: table, lambda _: numbers)
+    return Operands(
+        x=MockTensor(sizes_and_types.x_dtype),
+        weights=MockTensor(sizes_and_types.dtype) if shape.num_slices == 1 else table,
+        out=MockTensor(sizes_and_types.out_dtype),
+        token_indices=metadata,
+        num_tokens_per_lora=metadata,
+        lora_token_start_loc=metadata,
+        lora_ids=metadata,
+        slice_starts=starts,
+        slice_sizes=sizes,
+        weight_strides=strides,
+    )
+
+
+def _empty_x(sizes: Layout, device: torch.device) -> torch.Tensor:
+    """x, not filled."""
+    return torch.empty(sizes.x, dtype=sizes.x_dtype, device=device)
+
+
+def _output(
+    sizes: Layout, device: torch.device
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """out, all zeros, and the margins around it."""
+    end = MARGIN + math.prod(sizes.out)
+    memory = torch.full(
+        (end + MARGIN,), MARGIN_VALUE, dtype=sizes.out_dtype, device=device
+    )  # (all,)
+    out = memory[MARGIN:end].view(sizes.out)
+    return out.zero_(), (memory[:MARGIN], memory[end:])
+
+
+def _empty_weights(sizes: Layout, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """One weight set, not filled: a tensor per slice."""
+    return tuple(torch.empty(size, dtype=sizes.dtype, device=device) for size in sizes.weights)
+
+
+def _operands(
+    shape: KernelShape,
+    x: torch.Tensor,
+    weights: tuple[torch.Tensor, ...],
+    out: torch.Tensor,
+    tokens: TokenMetadata,
+) -> Operands:
+    def addresses(values: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.uint64, device=x.device)  # (num_slices,)
+
+    def numbers(values: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=x.device)  # (num_slices,)
+
+    starts, sizes, strides = _slice_tables(shape, addresses, numbers)
+    table = weights[0] if len(weights) == 1 else addresses([each.data_ptr() for each in weights])
+    return Operands(
+        x=x,
+        weights=table,
+        out=out,
+        token_indices=tokens.token_indices_sorted_by_lora_ids,
+        num_tokens_per_lora=tokens.num_tokens_per_lora,
+        lora_token_start_loc=tokens.lora_token_start_loc,
+        lora_ids=tokens.lora_ids,
+        slice_starts=starts,
+        slice_sizes=sizes,
+        weight_strides=strides,
+    )
+
+
+def _slice_tables(
+    shape: KernelShape,
+    addresses: Callable[[Sequence[int]], Any],
+    numbers: Callable[[Sequence[int]], Any],
+) -> tuple[Any, Any, tuple[Any, Any, Any]]:
+    """Starts, sizes and weight strides of the slices: tables only where one number will not do.
+
+    Args:
+        shape: The shape.
+        addresses: Makes a table of uint64.
+        numbers: Makes a table of int64.
+    """
+    sizes = [size[-2] for size in weight_sizes(shape)]
+    depth = weight_sizes(shape)[0][-1]
+    several = shape.op is LoraOp.EXPAND and len(sizes) > 1
+    starts = addresses(list(itertools.accumulate(sizes, initial=0))[:-1]) if several else 0
+    if len(set(sizes)) == 1:
+        return starts, sizes[0], (sizes[0] * depth, depth, 1)
+    strides = (
+        numbers([size * depth for size in sizes]),
+        numbers([depth] * len(sizes)),
+        numbers([1] * len(sizes)),
+    )
+    return starts, numbers(sizes), strides

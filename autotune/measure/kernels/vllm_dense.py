@@ -1,0 +1,147 @@
+"""vLLM's wrappers of the dense ops, ``lora_shrink`` and ``lora_expand``.
+
+A candidate configuration reaches them in place of the answer of ``get_lora_op_configs``, which they
+ask for one; nothing else of the way to the kernel is changed. That has held from vLLM 0.11.1 to
+0.33.0 (``lora_shrink_op.py`` and ``lora_expand_op.py``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from autotune.launch.op import LoraOp
+from autotune.measure.kernels.vllm_parts import attribute, known_parameters, part, triton_kernel
+
+if TYPE_CHECKING:
+    from autotune.launch.space import KernelConfig
+    from autotune.measure.kernels.inputs import Inputs
+
+
+class _Names(NamedTuple):
+    """What vLLM calls the parts of one op.
+
+    Attributes:
+        module: Where the wrapper is.
+        wrapper: The function that launches the kernel.
+        kernel: The Triton kernel, as the wrapper finds it in its module.
+        weights: The wrapper's parameter for them.
+        table: The function that makes the weights' table of addresses.
+        tables: The dictionary in which these are kept, by address.
+        own: Parameters of this op's wrapper that the other has not.
+    """
+
+    module: str
+    wrapper: str
+    kernel: str
+    weights: str
+    table: str
+    tables: str
+    own: tuple[str, ...]
+
+
+_OPS = {
+    LoraOp.SHRINK: _Names(
+        "lora_shrink_op",
+        "_lora_shrink",
+        "_lora_shrink_kernel",
+        "lora_a_weights",
+        "_get_lora_a_ptr",
+        "_LORA_A_PTR_DICT",
+        ("scaling",),
+    ),
+    LoraOp.EXPAND: _Names(
+        "lora_expand_op",
+        "_lora_expand",
+        "_lora_expand_kernel",
+        "lora_b_weights",
+        "_get_lora_b_ptr",
+        "_LORA_B_PTR_DICT",
+        ("offset_start", "add_inputs"),
+    ),
+}
+
+#: Parameters that both wrappers have, the last one from 0.15 on.
+_COMMON = (
+    "inputs",
+    "output_tensor",
+    "token_lora_mapping",
+    "token_indices_sorted_by_lora_ids",
+    "num_tokens_per_lora",
+    "lora_token_start_loc",
+    "lora_ids",
+    "no_lora_flag_cpu",
+    "num_active_loras",
+)
+
+
+class DenseOp:
+    """One of vLLM's wrappers, made to take its configuration from us.
+
+    Attributes:
+        module: Where the wrapper is.
+        kernels: Its kernel, by what it is called there.
+        parameter_names: What the kernel calls the parameters that it calls otherwise than we do.
+    """
+
+    parameter_names = {  # noqa: RUF012 - nobody changes it
+        name: name.upper() for name in ("block_m", "block_n", "block_k", "split_k", "group_size_m")
+    }
+
+    def __init__(self, op: LoraOp) -> None:
+        """Find the wrapper and its kernel, and take the place of the look-up.
+
+        Raises:
+            KernelsUnusable: They are not there, or take what we do not know.
+        """
+        self._names = names = _OPS[op]
+        self.module = part(names.module)
+        self.kernels = {names.kernel: triton_kernel(self.module, names.kernel)}
+        self._wrapper = attribute(self.module, names.wrapper)
+        self._make_table = attribute(self.module, names.table)
+        self._tables = attribute(part("utils"), names.tables)
+        self._takes = known_parameters(self._wrapper, (*_COMMON, names.weights, *names.own))
+        self._config: dict[str, int] = {}
+        attribute(self.module, "get_lora_op_configs")
+        vars(self.module)["get_lora_op_configs"] = lambda *_, **__: self._config
+
+    def adopt(self, inputs: Inputs) -> None:
+        """Make the tables of weight addresses now: while a graph is captured is too late.
+
+        vLLM keeps them by address for good, as its weights stay where they are. Ours do not: an
+        entry of an earlier shape would be found for the weights that lie there now.
+        """
+        self.forget()
+        between = (0,) if "offset_start" in self._names.own else ()
+        for weights in inputs.weight_sets:
+            self._make_table(list(weights), *between, weights[0].device)
+
+    def forget(self) -> None:
+        """Drop all tables of weights that vLLM keeps."""
+        self._tables.clear()
+
+    def call(self, inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
+        """Run the wrapper with a configuration and one of the weight sets."""
+        self._config = config.as_dict()
+        shape, tokens = inputs.shape, inputs.tokens
+        arguments = {
+            "inputs": inputs.x,
+            self._names.weights: list(inputs.weight_sets[weight_set]),
+            "output_tensor": inputs.out,
+            "token_lora_mapping": tokens.token_lora_mapping,
+            "token_indices_sorted_by_lora_ids": tokens.token_indices_sorted_by_lora_ids,
+            "num_tokens_per_lora": tokens.num_tokens_per_lora,
+            "lora_token_start_loc": tokens.lora_token_start_loc,
+            "lora_ids": tokens.lora_ids,
+            # vLLM reads these two on the host.
+            "no_lora_flag_cpu": torch.tensor([False]),  # (1,)
+            "num_active_loras": torch.tensor([shape.max_loras + 1], dtype=torch.int32),  # (1,)
+            "scaling": inputs.scaling,
+            "offset_start": 0,
+            "add_inputs": shape.add_inputs,
+        }
+        self._wrapper(**{name: arguments[name] for name in self._takes})
+
+    def collect(self, inputs: Inputs, config: KernelConfig) -> None:
+        """The result is in ``inputs.out`` already."""

@@ -1,0 +1,200 @@
+"""How vLLM's modules are reached, and made to run up to a launch where there is no device."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import torch
+from triton.runtime.jit import KernelInterface
+
+from autotune.errors import KernelsUnusable
+from autotune.launch.environment import Target, describe_device
+
+#: Where vLLM's LoRA kernels are.
+PACKAGE = "vllm.lora.ops.triton_ops"
+
+#: Stands in for kernels: is given the kernel, the grid, and the positional and the named arguments
+#: of a launch.
+Launcher = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]], None]
+
+
+def import_vllm() -> str:
+    """Import the installed vLLM; its release.
+
+    Raises:
+        KernelsUnusable: There is none, or it cannot be imported.
+    """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it tells of every default it takes
+    try:
+        vllm = importlib.import_module("vllm")
+        version: str = vllm.__version__
+        _settle_platform(importlib.import_module("vllm.platforms"))
+    except ImportError as error:
+        raise KernelsUnusable(
+            f"cannot import vLLM ({error}); install it here, or take --kernels builtin"
+        ) from error
+    return version
+
+
+def _settle_platform(platforms: ModuleType) -> None:
+    """Leave vLLM without a platform where it has one that needs compiled parts that are missing."""
+    try:
+        getattr(platforms, "current_platform")  # noqa: B009 - it is worked out when asked for
+    except ImportError:
+        vars(platforms)["_current_platform"] = platforms.interface.UnspecifiedPlatform()
+
+
+def part(name: str) -> ModuleType:
+    """A module of vLLM's kernels.
+
+    Raises:
+        KernelsUnusable: It cannot be imported.
+    """
+    try:
+        module = importlib.import_module(f"{PACKAGE}.{name}")
+    except ImportError as error:
+        raise unknown(str(error)) from error
+    _tell_of_device(module)
+    return module
+
+
+def _tell_of_device(module: ModuleType) -> None:
+    """Give a module what it asks of the device where vLLM, without compiled parts, cannot tell."""
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return
+    target = describe_device().target
+    if hasattr(module, "current_platform") and not module.current_platform.is_cuda():
+        vars(module)["current_platform"] = TargetPlatform(target)
+    tell = partial(_shared_memory_bytes, target)  # vLLM's is a compiled operation
+    if hasattr(module, "get_max_shared_memory_bytes"):
+        vars(module)["get_max_shared_memory_bytes"] = tell
+
+
+def attribute(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - whatever vLLM has there
+    """What a module of vLLM's has under a name.
+
+    Raises:
+        KernelsUnusable: There is nothing.
+    """
+    if not hasattr(module, name):
+        raise unknown(f"{module.__name__} has no {name}")
+    return getattr(module, name)
+
+
+def triton_kernel(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - triton ships no types
+    """A Triton kernel of vLLM's.
+
+    Raises:
+        KernelsUnusable: There is none, or vLLM has replaced it since it takes Triton for absent.
+    """
+    kernel = attribute(module, name)
+    if not isinstance(kernel, KernelInterface):
+        raise unknown(f"it has turned Triton off, {name} is no Triton kernel")
+    return kernel
+
+
+def known_parameters(function: Callable[..., object], known: Sequence[str]) -> tuple[str, ...]:
+    """The names of a function's parameters.
+
+    Raises:
+        KernelsUnusable: One of them is not among the known ones.
+    """
+    taken = tuple(inspect.signature(function).parameters)
+    strange = [name for name in taken if name not in known]
+    if strange:
+        raise unknown(f"{function.__name__} takes {', '.join(strange)}")
+    return taken
+
+
+def unknown(what: str) -> KernelsUnusable:
+    """The error for a release that is not as those that are known."""
+    version = importlib.import_module("vllm").__version__
+    return KernelsUnusable(
+        f"cannot drive the kernels of vLLM {version}: {what}; 0.11.1 to 0.33.0 are known to work, "
+        "and --kernels builtin needs none"
+    )
+
+
+@contextmanager
+def replaced(module: ModuleType, **stand_ins: object) -> Iterator[None]:
+    """Attributes of a module, replaced for a while."""
+    kept = {name: getattr(module, name) for name in stand_ins}
+    vars(module).update(stand_ins)
+    try:
+        yield
+    finally:
+        vars(module).update(kept)
+
+
+class KernelStandIn:
+    """Stands where a wrapper finds its kernel: ``kernel[grid](...)`` goes to the launcher."""
+
+    def __init__(self, kernel: Any, launcher: Launcher) -> None:  # noqa: ANN401 - as above
+        self._launcher = partial(launcher, kernel)
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:  # noqa: ANN401 - a tuple or a function
+        def launch(*arguments: Any, **named: Any) -> None:  # noqa: ANN401 - what vLLM passes
+            blocks = grid(named) if callable(grid) else grid
+            self._launcher(tuple(blocks), arguments, named)
+
+        return launch
+
+
+class TargetPlatform:
+    """What vLLM's wrappers ask the platform, answered for a device that need not be here."""
+
+    def __init__(self, target: Target) -> None:
+        self._number, self._target = _as_number(target.capability), target
+
+    def is_cuda(self) -> bool:
+        """It is."""
+        return True
+
+    def is_cuda_alike(self) -> bool:
+        """It is that too."""
+        return True
+
+    def is_xpu(self) -> bool:
+        """It is not."""
+        return False
+
+    def num_compute_units(self, _device: int | None = None) -> int:
+        """How many multiprocessors it has."""
+        return self._target.multiprocessors
+
+    def is_device_capability(self, capability: int | tuple[int, int]) -> bool:
+        """Whether it has exactly this compute capability, such as 90 or ``(9, 0)``."""
+        return self._number == _as_number(capability)
+
+    def has_device_capability(self, capability: int | tuple[int, int]) -> bool:
+        """Whether it has at least this compute capability."""
+        return self._number >= _as_number(capability)
+
+
+def _as_number(capability: int | tuple[int, int]) -> int:
+    return capability if isinstance(capability, int) else 10 * capability[0] + capability[1]
+
+
+def answers_for(target: Target) -> dict[str, object]:
+    """Stands in, by name, for what vLLM's modules find of a device."""
+    return {
+        "current_platform": TargetPlatform(target),
+        "get_max_shared_memory_bytes": partial(_shared_memory_bytes, target),
+        "async_tensor_h2d": table_without_memory,
+    }
+
+
+def _shared_memory_bytes(target: Target, _device: int | None = None) -> int:
+    return target.shared_memory_bytes
+
+
+def table_without_memory(data: Sequence[int], dtype: torch.dtype, **_: object) -> torch.Tensor:
+    """In place of vLLM's copy of a list to the device."""
+    return torch.empty(len(data), dtype=dtype, device="meta")  # (num_slices,)

@@ -1,0 +1,64 @@
+"""Which Runner a command gets: the GPU's, or a replay's."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from autotune.errors import GpuMissing, KernelsUnusable
+from autotune.launch.environment import Environment, has_gpu
+from autotune.measure.cuda.runner import CudaRunner
+from autotune.measure.replay import ReplayRunner, shipped_recording
+
+
+def gpu_runner(kernels: str, say: Callable[[str], None]) -> CudaRunner:
+    """The runner of the GPU that is here.
+
+    Args:
+        kernels: Name of the kernel provider, or ``auto``: vLLM's kernels where they can be had.
+        say: Told in one line whose kernels it is that are launched.
+
+    Raises:
+        GpuMissing: There is none.
+        KernelsUnusable: The kernels asked for cannot be had.
+    """
+    if not has_gpu():
+        raise GpuMissing("no CUDA GPU here: run this where there is one")
+    if kernels != "auto":
+        return CudaRunner(kernels)
+    reason = "vLLM is not installed here"
+    if _has_vllm():
+        try:
+            runner = CudaRunner("vllm")
+        except KernelsUnusable as error:
+            reason = str(error)
+        else:
+            say(f"The kernels are those of vLLM {runner.environment.provider_version}.")
+            return runner
+    say(f"The kernels are autotune's own: {reason}.")
+    return CudaRunner("builtin")
+
+
+def _has_vllm() -> bool:
+    """Whether a vLLM can be imported; it is not, since that takes seconds."""
+    found = importlib.util.find_spec("vllm")
+    return found is not None and found.origin is not None
+
+
+def replay_runner(paths: Sequence[Path]) -> ReplayRunner:
+    """The runner that answers from recordings; from the one that comes with autotune for none."""
+    return ReplayRunner(paths or [shipped_recording()])
+
+
+def replay_runners(paths: Sequence[Path]) -> list[ReplayRunner]:
+    """Runners that answer from recordings, one for each environment, as for ``replay_runner``."""
+    groups: list[list[Path]] = []
+    environments: list[Environment] = []
+    for path in paths:
+        environment = ReplayRunner([path]).environment
+        if environment not in environments:
+            environments.append(environment)
+            groups.append([])
+        groups[environments.index(environment)].append(path)
+    return [replay_runner(group) for group in groups or [[]]]

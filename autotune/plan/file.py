@@ -1,0 +1,223 @@
+"""Reading a study file: every table and value is checked, and a wrong one named with its place."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields
+from typing import Any
+
+from autotune.errors import InputError, SpaceError, StudyFileError
+from autotune.launch.op import VLLM_RANKS, LoraOp
+from autotune.launch.shape import DTYPE_BYTES, KernelShape
+from autotune.launch.space import complete_axes, default_axes
+from autotune.plan.effort import EFFORTS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
+
+SAMPLERS = ("adaptive", "tpe", "gp", "random", "exhaustive")
+KERNELS = ("auto", "builtin", "vllm")
+
+#: In place of batch sizes: those that the server captures.
+AUTO = "auto"
+
+_SHAPE_KEYS = (*(field.name for field in fields(KernelShape)), "layer")
+_DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
+
+#: The axes that the user gave, per op; what is not given is the runner's to choose.
+Axes = Mapping[LoraOp, Mapping[str, tuple[int, ...]]]
+
+
+def read_toml(source: str, text: str) -> dict[str, Any]:
+    """The tables of a study file, as they stand.
+
+    Raises:
+        StudyFileError: The text is no TOML, or has a table that no study file has.
+    """
+    try:
+        content: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise StudyFileError(f"{source}: not TOML: {error}; correct it there") from error
+    check_keys(source, content, (*TABLES, "model", "shapes"))
+    if "model" in content and "shapes" in content:
+        raise StudyFileError(f"{source}: has both [model] and [[shapes]]; leave one of them out")
+    return content
+
+
+def parse_duration(text: object) -> int:
+    """Seconds of a duration such as ``90s``, ``10m`` or ``1h30m``.
+
+    Raises:
+        InputError: It is not of that form, or is nothing.
+    """
+    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
+    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if total == 0:
+        raise InputError(f"must be a duration such as 90s, 10m or 1h30m: got {text!r}")
+    return total
+
+
+# --------------------------------------------------------------------------- checks of one value
+# Each answers the value as it is kept, or raises InputError with what it must be and what it is.
+
+_Check = Callable[[Any], Any]
+
+
+def _at_least(smallest: int) -> _Check:
+    def check(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+            raise InputError(f"must be a whole number of at least {smallest}: got {value!r}")
+        return value
+
+    return check
+
+
+def _one_of(choices: Collection[object]) -> _Check:
+    def check(value: object) -> object:
+        # A bool equals 0 or 1, and rank = true is no rank.
+        if isinstance(value, bool) or value not in list(choices):
+            raise InputError(f"must be one of {', '.join(map(str, choices))}: got {value!r}")
+        return value
+
+    return check
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise InputError(f"must be a text that is not empty: got {value!r}")
+    return value
+
+
+def token_counts(value: object) -> tuple[int, ...] | str:
+    """A list of batch sizes, or ``AUTO``; raises ``InputError`` for anything else."""
+    if value == AUTO:
+        return AUTO
+    if not isinstance(value, list) or not value:
+        raise InputError(f"must be a list of token counts, such as [1, 16], or auto: got {value!r}")
+    return tuple(map(_at_least(1), value))
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"must be true or false: got {value!r}")
+    return value
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise InputError(f"must be a list of names, such as ['o_proj']: got {value!r}")
+    return tuple(map(_text, value))
+
+
+def _table(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"must be a table: got {value!r}")
+    return value
+
+
+TABLES: Mapping[str, dict[str, _Check]] = {
+    "lora": {
+        "max_loras": _at_least(1),
+        "rank": _one_of(VLLM_RANKS),
+        "active_loras": _at_least(1),
+        "dtype": _one_of(DTYPE_BYTES),
+    },
+    "tokens": {
+        "counts": token_counts,
+        "max_num_batched_tokens": _at_least(1),
+        "max_num_seqs": _at_least(1),
+    },
+    "search": {
+        "trials": _at_least(1),
+        "effort": _one_of(EFFORTS),
+        "sampler": _one_of(SAMPLERS),
+        "time_budget": parse_duration,
+        "seed": _at_least(0),
+        "warm_start": _text,
+        "space": _table,
+    },
+    "run": {"kernels": _one_of(KERNELS), "storage": _text, "output": _text},
+}
+
+
+MODEL_TABLE: Mapping[str, _Check] = {
+    "config": _text,
+    "tensor_parallel": _at_least(1),
+    "fully_sharded": _flag,
+    "expert_parallel": _flag,
+    "target_modules": _names,
+    "adapter": _text,
+}
+
+
+# --------------------------------------------------------------------------- reading tables
+
+
+def read_table(place: str, table: object, checks: Mapping[str, _Check]) -> dict[str, Any]:
+    """The values that a table gives, each checked."""
+    given = checked(place, table, _table)
+    check_keys(place, given, checks)
+    return {key: checked(f"{place} {key}", value, checks[key]) for key, value in given.items()}
+
+
+def checked(place: str, value: object, check: _Check) -> Any:  # noqa: ANN401 - the check's type
+    """The value as its check keeps it; raises ``StudyFileError`` with the place."""
+    try:
+        return check(value)
+    except InputError as error:
+        raise StudyFileError(f"{place}: {error}") from error
+
+
+def check_keys(place: str, table: Mapping[str, object], known: Collection[str]) -> None:
+    """Raise ``StudyFileError`` for a key that is not known, with the nearest that is."""
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise StudyFileError(f"{place}: unknown key {key!r}; {advice}")
+
+
+def checked_flags(checks: Mapping[str, _Check], **given: object) -> dict[str, Any]:
+    """The flags that were given, each checked."""
+    return {
+        name: checked(f"--{name.replace('_', '-')}", value, checks[name])
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+def read_shape_tables(source: str, tables: object) -> dict[int, dict[str, Any]]:
+    """The ``[[shapes]]`` tables by number; their values are checked once they are complete."""
+    if not isinstance(tables, list) or not tables:
+        raise StudyFileError(
+            f"{source}: there must be at least one [[shapes]] table: "
+            f"got {tables!r}; add one with op and hidden_size, or a [model] with its config"
+        )
+    for number, table in enumerate(tables, start=1):
+        place = f"{source}: [[shapes]] no. {number}"
+        check_keys(place, checked(place, table, _table), _SHAPE_KEYS)
+        if "layer" in table:
+            checked(f"{place} layer", table["layer"], _text)
+    return dict(enumerate(tables, start=1))
+
+
+def read_space(place: str, table: dict[str, Any]) -> Axes:
+    """The axes given for each op; ``place`` is the table's header without its bracket."""
+    check_keys(f"{place}]", table, [op.value for op in LoraOp])
+    return {op: _read_axes(f"{place}.{op.value}]", op, table.get(op.value, {})) for op in LoraOp}
+
+
+def _read_axes(place: str, op: LoraOp, table: object) -> dict[str, tuple[int, ...]]:
+    given = checked(place, table, _table)
+    check_keys(place, given, default_axes(op))
+    try:
+        axes = complete_axes(op, given)
+    except SpaceError as error:
+        raise StudyFileError(f"{place}: {error}") from error
+    return {name: axes[name] for name in given}

@@ -1,0 +1,115 @@
+"""From a study file's ``[model]`` table to its kernels, as ``[[shapes]]`` would give them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.errors import InputError
+from autotune.plan.models import Adapter, lora_layers, read_adapter, read_config
+from autotune.plan.models.modules import Split
+from autotune.plan.workload import Kernel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTable:
+    """``[model]``: a model, and the server's flags that decide the sizes of its LoRA layers.
+
+    Attributes:
+        config: A ``config.json``, a folder with one, or an id on the Hugging Face hub.
+        tensor_parallel: The server's ``--tensor-parallel-size``.
+        fully_sharded: Whether it runs with ``--fully-sharded-loras``.
+        expert_parallel: Whether it runs with ``--enable-expert-parallel``.
+        target_modules: Its ``--lora-target-modules``; None for every layer that can have LoRA.
+        adapter: An ``adapter_config.json``, its folder or its id on the hub, to whose layers
+            the study is restricted; it gives the rank, too, where nothing else does.
+    """
+
+    config: str
+    tensor_parallel: int = 1
+    fully_sharded: bool = False
+    expert_parallel: bool = False
+    target_modules: tuple[str, ...] | None = None
+    adapter: str | None = None
+
+    @classmethod
+    def of_file(cls, table: Mapping[str, Any], folder: Path) -> ModelTable:
+        """Read a study file's table; its paths are seen from the file's folder.
+
+        Raises:
+            InputError: It has no ``config``.
+        """
+        if "config" not in table:
+            raise InputError(
+                "has no config: give the path of a config.json, its folder, or an id on the "
+                "Hugging Face hub"
+            )
+        paths = {key: _from(folder, table[key]) for key in ("config", "adapter") if key in table}
+        return cls(**{**table, **paths})
+
+    def kernels(self, rank: int | None) -> Sequence[Kernel]:
+        """Every kernel of every layer that has LoRA.
+
+        Args:
+            rank: The server's ``--max-lora-rank``; None for the least that the adapter fits in.
+
+        Raises:
+            InputError: The model, the adapter or the flags cannot be had together in vLLM.
+        """
+        adapter = None if self.adapter is None else read_adapter(self.adapter)
+        if adapter is not None and self.target_modules is not None:
+            raise InputError(
+                f"target_modules and adapter both say which layers have LoRA: got "
+                f"{', '.join(self.target_modules)} and {self.adapter}; leave one out"
+            )
+        layers = lora_layers(
+            read_config(self.config),
+            rank=_rank(rank, adapter),
+            tensor_parallel=self.tensor_parallel,
+            fully_sharded=self.fully_sharded,
+            expert_parallel=self.expert_parallel,
+            targets=adapter or self.target_modules,
+        )
+        return [
+            Kernel(
+                place=layer.name,
+                table=table,
+                runs=layer.runs,
+                is_sampled=layer.split is Split.LOGITS,
+            )
+            for layer in layers
+            for table in layer.tables
+        ]
+
+    def notes(self, kernels: Iterable[Kernel]) -> tuple[str, ...]:
+        """What is to be known of these kernels of the model, a line each."""
+        if self.adapter is None:
+            return ()
+        names = " ".join(dict.fromkeys(each.place.rpartition(".")[2] for each in kernels))
+        note = (
+            "vLLM launches kernels for every layer that can have LoRA, whatever its adapters hold, "
+            f"unless it is started with --lora-target-modules {names} (0.22 and later): else leave "
+            "--adapter out."
+        )
+        return (note,)
+
+
+def _from(folder: Path, path: str) -> str:
+    """A path as seen from a folder, if there is such a thing there; else as it stands."""
+    there = folder / Path(path).expanduser()
+    return str(there) if there.exists() else path
+
+
+def _rank(rank: int | None, adapter: Adapter | None) -> int:
+    if rank is None and adapter is None:
+        raise InputError("a model needs a rank: add rank to [lora], or give --rank or --adapter")
+    if rank is None and adapter is not None:
+        return adapter.server_rank
+    if adapter is not None and rank is not None and adapter.rank > rank:
+        raise InputError(
+            f"{adapter.source}: the adapter's rank is above the server's: "
+            f"got {adapter.rank} for {rank}; give --rank {adapter.server_rank}"
+        )
+    return rank or 0

@@ -1,0 +1,153 @@
+"""Which modules have LoRA: the server's ``--lora-target-modules``, or those of an adapter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.errors import InputError
+from autotune.launch.op import VLLM_RANKS
+from autotune.plan.models.hf_config import read_json
+from autotune.plan.models.modules import Split
+
+#: What PEFT takes for every linear layer but the logits.
+_ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One module of one decoder layer, by its names.
+
+    Attributes:
+        path: From the model down, such as ``model.layers.0.self_attn.qkv_proj``.
+        parts: The same for what adapters know of it: ``model.layers.0.self_attn.q_proj``, ...
+        split: How vLLM divides it.
+    """
+
+    path: str
+    parts: tuple[str, ...]
+    split: Split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """What an adapter's ``adapter_config.json`` says of its size and place.
+
+    Attributes:
+        source: Where it was read.
+        rank: The largest of its ranks.
+        target_modules: Names or ends of paths; or a single pattern for whole paths.
+        target_parameters: The same for parameters, such as those of fused experts.
+    """
+
+    source: str
+    rank: int
+    target_modules: tuple[str, ...] | str
+    target_parameters: tuple[str, ...] = ()
+
+    @property
+    def server_rank(self) -> int:
+        """The ``--max-lora-rank`` to serve it with: the smallest that vLLM allows and it fits in.
+
+        Raises:
+            InputError: It fits in none.
+        """
+        for rank in VLLM_RANKS:
+            if self.rank <= rank:
+                return rank
+        raise InputError(
+            f"{self.source}: the adapter's rank is above vLLM's largest: "
+            f"got {self.rank}; {VLLM_RANKS[-1]} is the most"
+        )
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Everything that it names."""
+        modules = self.target_modules
+        return (*((modules,) if isinstance(modules, str) else modules), *self.target_parameters)
+
+    def names(self, target: str, place: Place) -> bool:
+        """Whether one of ``targets`` names a module, by PEFT's rules.
+
+        Raises:
+            InputError: It is a pattern, and not a valid one.
+        """
+        if target != self.target_modules:
+            return any(f".{path}".endswith(f".{target}") for path in place.parts)
+        if target == _ALL_LINEAR:
+            return place.split not in {Split.EMBEDDING, Split.LOGITS}
+        try:
+            return any(re.fullmatch(target, path) for path in place.parts)
+        except re.error as error:
+            raise InputError(
+                f"{self.source}: target_modules is no valid pattern: got {target!r}: {error}"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTargets:
+    """What vLLM is given as ``--lora-target-modules``.
+
+    Attributes:
+        targets: Names of modules or of their slices, or whole paths.
+    """
+
+    targets: tuple[str, ...]
+    source = "--target-modules"  # our flag
+
+    def names(self, target: str, place: Place) -> bool:
+        """Whether one of ``targets`` names a module, by vLLM's rules.
+
+        The slices of a packed module name it, the parts of experts do not (0.33.0,
+        ``is_in_target_modules`` in ``vllm/lora/utils.py``): they are called ``experts``.
+        """
+        known = (place.path,) if place.split is Split.EXPERTS else (place.path, *place.parts)
+        return target == place.path or target in {path.rpartition(".")[2] for path in known}
+
+
+def read_adapter(source: str) -> Adapter:
+    """What an adapter asks for.
+
+    Args:
+        source: An ``adapter_config.json``, a folder with one, or an id on the Hugging Face hub.
+
+    Raises:
+        InputError: There is none, or it is no LoRA's.
+    """
+    config = read_json(source, "adapter_config.json")
+    kind = config.get("peft_type", "LORA")
+    if kind != "LORA":
+        raise InputError(f"{source}: not a LoRA adapter: peft_type is {kind!r}")
+    return Adapter(
+        source=source,
+        rank=_largest_rank(source, config),
+        target_modules=_target_modules(source, config.get("target_modules")),
+        target_parameters=_names(source, "target_parameters", config.get("target_parameters")),
+    )
+
+
+def _largest_rank(source: str, config: Mapping[str, Any]) -> int:
+    overrides = config.get("rank_pattern")
+    others = overrides.values() if isinstance(overrides, dict) else ()
+    return max(_rank(source, value) for value in (config.get("r"), *others))
+
+
+def _rank(source: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        got = "nothing" if value is None else repr(value)
+        raise InputError(f"{source}: r must be a whole number of at least 1: got {got}")
+    return value
+
+
+def _target_modules(source: str, value: object) -> tuple[str, ...] | str:
+    return value if isinstance(value, str) else _names(source, "target_modules", value)
+
+
+def _names(source: str, key: str, value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, Collection) or not all(isinstance(name, str) for name in value):
+        raise InputError(f"{source}: {key} must be a list of names: got {value!r}")
+    return tuple(value)

@@ -1,0 +1,367 @@
+"""The table of architectures: which modules vLLM gives LoRA, and how large they are.
+
+To add one, write its modules down and give it a line in ``ARCHITECTURES``. A size is a formula
+over the fields of ``config.json``: a sum of products, such as ``num_attention_heads * head_dim``.
+**Tensor parallelism divides the first factor of each product**, so the one that must not be cut
+through comes first: heads before the size of a head. How vLLM divides a module is read off its
+model's file in ``vllm/model_executor/models/`` (here: of 0.33.0):
+
+=========================================  ========================================================
+vLLM's class                               here
+=========================================  ========================================================
+``QKVParallelLinear``,                     ``Split.COLUMN``; a slice per entry of the model's
+``MergedColumnParallelLinear``,            ``packed_modules_mapping``, or one slice with the sum
+``ColumnParallelLinear``                   where the module is the only entry
+``RowParallelLinear``                      ``Split.ROW``
+``ReplicatedLinear``, ``GateLinear``,      ``Split.REPLICATED``
+``disable_tp``
+``FusedMoEFactory`` (once ``FusedMoE``)    ``Split.EXPERTS``
+``VocabParallelEmbedding``                 ``Split.EMBEDDING``
+``ParallelLMHead``                         ``Split.LOGITS``
+=========================================  ========================================================
+
+With no ``--lora-target-modules`` all linear layers have LoRA, routers too; the embedding and the
+logits only where the model's class lists them in ``embedding_modules``. Biases are left out: LoRA
+changes no shape by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from autotune.errors import InputError
+from autotune.plan.models.modules import Architecture, Module, Split, Where
+
+# --------------------------------------------------------------------------- attention
+
+_Q = "num_attention_heads * head_dim"
+_KV = "num_key_value_heads * head_dim"
+
+_O = Module(name="self_attn.o_proj", split=Split.ROW, reads=_Q, writes=("hidden_size",))
+
+_ATTENTION = (
+    Module(
+        name="self_attn.qkv_proj",
+        split=Split.COLUMN,
+        reads="hidden_size",
+        writes=(_Q, _KV, _KV),
+        parts=("q_proj", "k_proj", "v_proj"),
+    ),
+    _O,
+)
+
+#: Phi's checkpoints have q, k and v in one tensor, and so its adapters one pair for all three.
+_ATTENTION_IN_ONE = (
+    Module(
+        name="self_attn.qkv_proj",
+        split=Split.COLUMN,
+        reads="hidden_size",
+        writes=(f"{_Q} + {_KV} + {_KV}",),
+    ),
+    _O,
+)
+
+_LATENT_KV = "kv_lora_rank + qk_rope_head_dim"
+_LATENT_Q = "num_attention_heads * qk_nope_head_dim + num_attention_heads * qk_rope_head_dim"
+
+#: Multi-head latent attention. Queries are compressed too where there is a ``q_lora_rank``.
+_LATENT_ATTENTION = (
+    Module(
+        name="self_attn.fused_qkv_a_proj",
+        split=Split.REPLICATED,
+        reads="hidden_size",
+        writes=("q_lora_rank", _LATENT_KV),
+        parts=("q_a_proj", "kv_a_proj_with_mqa"),
+        if_given="q_lora_rank",
+    ),
+    Module(
+        name="self_attn.q_b_proj",
+        split=Split.COLUMN,
+        reads="q_lora_rank",
+        writes=(_LATENT_Q,),
+        if_given="q_lora_rank",
+    ),
+    Module(
+        name="self_attn.kv_a_proj_with_mqa",
+        split=Split.REPLICATED,
+        reads="hidden_size",
+        writes=(_LATENT_KV,),
+        if_absent="q_lora_rank",
+    ),
+    Module(
+        name="self_attn.q_proj",
+        split=Split.COLUMN,
+        reads="hidden_size",
+        writes=(_LATENT_Q,),
+        if_absent="q_lora_rank",
+    ),
+    Module(
+        name="self_attn.kv_b_proj",
+        split=Split.COLUMN,
+        reads="kv_lora_rank",
+        writes=("num_attention_heads * qk_nope_head_dim + num_attention_heads * v_head_dim",),
+        # The attention backend keeps the layer that it was made with, beneath vLLM's LoRA wrapper,
+        # and folds its weight into the queries when decoding.
+        computed=False,
+    ),
+    Module(
+        name="self_attn.o_proj",
+        split=Split.ROW,
+        reads="num_attention_heads * v_head_dim",
+        writes=("hidden_size",),
+    ),
+)
+
+# --------------------------------------------------------------------------- feed forward
+
+
+def _mlp(
+    name: str, size: str, *, where: Where = Where.ALL, if_given: str = ""
+) -> tuple[Module, Module]:
+    """A gated feed-forward block: gate and up are the slices of one module."""
+    gate_up = Module(
+        name=f"{name}.gate_up_proj",
+        split=Split.COLUMN,
+        reads="hidden_size",
+        writes=(size, size),
+        parts=("gate_proj", "up_proj"),
+        where=where,
+        if_given=if_given,
+    )
+    down = Module(
+        name=f"{name}.down_proj",
+        split=Split.ROW,
+        reads=size,
+        writes=("hidden_size",),
+        where=where,
+        if_given=if_given,
+    )
+    return gate_up, down
+
+
+_MLP = _mlp("mlp", "intermediate_size")
+
+#: Phi's, with gate and up in one tensor.
+_MLP_IN_ONE = (
+    replace(_MLP[0], writes=("intermediate_size + intermediate_size",), parts=()),
+    _MLP[1],
+)
+
+
+def _router(name: str, writes: str, *, if_given: str = "") -> Module:
+    """A linear layer of a mixture of experts that every GPU has whole."""
+    return Module(
+        name=name,
+        split=Split.REPLICATED,
+        reads="hidden_size",
+        writes=(writes,),
+        where=Where.SPARSE,
+        if_given=if_given,
+    )
+
+
+def _experts(
+    name: str,
+    size: str,
+    number: str,
+    *,
+    parts: tuple[str, ...] = ("0.gate_proj", "0.up_proj", "0.down_proj"),
+) -> Module:
+    """A fused mixture of experts, gate and up two slices of w13; ``parts`` are an expert's."""
+    return Module(
+        name=name,
+        split=Split.EXPERTS,
+        reads="hidden_size",
+        writes=(size, size),
+        # New checkpoints have the experts in one parameter each, which an adapter may name.
+        parts=(*parts, "gate_up_proj", "down_proj"),
+        where=Where.SPARSE,
+        number=number,
+        top_k="num_experts_per_tok",
+    )
+
+
+def _fused_experts(name: str, size: str, number: str) -> Module:
+    """The same where gate and up of an adapter are one tensor (``is_3d_moe_weight``): one slice."""
+    return replace(_experts(name, size, number, parts=()), writes=(f"{size} + {size}",))
+
+
+# --------------------------------------------------------------------------- vocabulary
+
+_EMBEDDING = Module(
+    name="embed_tokens", split=Split.EMBEDDING, writes=("hidden_size",), where=Where.OUTSIDE
+)
+_LOGITS = Module(
+    name="lm_head",
+    split=Split.LOGITS,
+    reads="hidden_size",
+    writes=("vocab_size",),
+    where=Where.OUTSIDE,
+)
+_VOCABULARY = (_EMBEDDING, _LOGITS)
+
+#: Of models whose class does not list them.
+_EMBEDDING_IF_NAMED = replace(_EMBEDDING, only_if_named=True)
+_LOGITS_IF_NAMED = replace(_LOGITS, only_if_named=True)
+_VOCABULARY_IF_NAMED = (_EMBEDDING_IF_NAMED, _LOGITS_IF_NAMED)
+
+# --------------------------------------------------------------------------- sparse decoder layers
+
+
+def _every(_config: Mapping[str, Any], _index: int) -> bool:
+    return True
+
+
+def _after_the_first(config: Mapping[str, Any], index: int) -> bool:
+    first, step = _whole(config, "first_k_dense_replace", 0), _whole(config, "moe_layer_freq", 1)
+    return bool(config.get("n_routed_experts")) and index >= first and _is_nth(index, step)
+
+
+def _by_step(config: Mapping[str, Any], index: int) -> bool:
+    dense = config.get("mlp_only_layers", ())
+    if not isinstance(dense, list | tuple):
+        raise InputError(f"the config's mlp_only_layers must be a list: got {dense!r}")
+    step = _whole(config, "decoder_sparse_step", 1)
+    return bool(config.get("num_experts")) and index not in dense and _is_nth(index + 1, step)
+
+
+def _interleaved(config: Mapping[str, Any], index: int) -> bool:
+    return _is_nth(index + 1, _whole(config, "interleave_moe_layer_step", 1))
+
+
+def _is_nth(number: int, step: int) -> bool:
+    return step > 0 and number % step == 0
+
+
+def _whole(config: Mapping[str, Any], name: str, default: int) -> int:
+    value = config.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"the config's {name} must be a whole number: got {value!r}")
+    return value
+
+
+# --------------------------------------------------------------------------- the table
+
+_LLAMA = Architecture(modules=(*_ATTENTION, *_MLP, *_VOCABULARY))
+
+#: The same modules, with LoRA on the vocabulary only where it is asked for.
+_MISTRAL = Architecture(modules=(*_ATTENTION, *_MLP, *_VOCABULARY_IF_NAMED))
+
+_PHI = Architecture(modules=(*_ATTENTION_IN_ONE, *_MLP_IN_ONE, *_VOCABULARY))
+
+#: Its logits are the embedding's own weight, not a module.
+_GEMMA_2 = Architecture(
+    modules=(*_ATTENTION, *_MLP, _EMBEDDING_IF_NAMED),
+    defaults={"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
+)
+
+#: Published configs of the multimodal models give neither heads nor vocabulary.
+_GEMMA_3 = Architecture(
+    modules=_MISTRAL.modules,
+    defaults={
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 262208,
+    },
+)
+
+#: vLLM runs it through ``transformers``' own model, where it packs as in Llama.
+_OLMO = Architecture(modules=(*_ATTENTION, *_MLP, _EMBEDDING, _LOGITS_IF_NAMED))
+
+_MIXTRAL = Architecture(
+    modules=(
+        *_ATTENTION,
+        _router("block_sparse_moe.gate", "num_local_experts"),
+        _experts(
+            "block_sparse_moe.experts",
+            "intermediate_size",
+            "num_local_experts",
+            parts=("0.w1", "0.w3", "0.w2"),
+        ),
+        *_VOCABULARY,
+    ),
+    is_sparse=_every,
+)
+
+_QWEN_MOE = (
+    *_ATTENTION,
+    *_mlp("mlp", "intermediate_size", where=Where.DENSE),
+    _router("mlp.gate", "num_experts"),
+    _router("mlp.shared_expert_gate", "1", if_given="shared_expert_intermediate_size"),
+    *_mlp(
+        "mlp.shared_expert",
+        "shared_expert_intermediate_size",
+        where=Where.SPARSE,
+        if_given="shared_expert_intermediate_size",
+    ),
+    _experts("mlp.experts", "moe_intermediate_size", "num_experts"),
+)
+_QWEN_2_MOE = Architecture(modules=(*_QWEN_MOE, *_VOCABULARY_IF_NAMED), is_sparse=_by_step)
+_QWEN_3_MOE = Architecture(modules=(*_QWEN_MOE, *_VOCABULARY), is_sparse=_by_step)
+
+_DEEPSEEK = Architecture(
+    modules=(
+        *_LATENT_ATTENTION,
+        *_mlp("mlp", "intermediate_size", where=Where.DENSE),
+        _router("mlp.gate", "n_routed_experts"),
+        *_mlp(
+            "mlp.shared_experts",
+            "moe_intermediate_size * n_shared_experts",
+            where=Where.SPARSE,
+            if_given="n_shared_experts",
+        ),
+        _experts("mlp.experts", "moe_intermediate_size", "n_routed_experts"),
+        *_VOCABULARY_IF_NAMED,
+    ),
+    is_sparse=_after_the_first,
+)
+
+_GPT_OSS = Architecture(
+    modules=(
+        *_ATTENTION,
+        _router("mlp.router", "num_local_experts"),
+        _fused_experts("mlp.experts", "intermediate_size", "num_local_experts"),
+        replace(_EMBEDDING_IF_NAMED, name="embedding", parts=("embed_tokens",)),
+        _LOGITS_IF_NAMED,
+    ),
+    is_sparse=_every,
+)
+
+_LLAMA_4 = Architecture(
+    modules=(
+        *_ATTENTION,
+        *_mlp("feed_forward", "intermediate_size_mlp", where=Where.DENSE),
+        _router("feed_forward.router", "num_local_experts"),
+        *_mlp("feed_forward.shared_expert", "intermediate_size", where=Where.SPARSE),
+        _experts("feed_forward.experts", "intermediate_size", "num_local_experts"),
+        *_VOCABULARY,
+    ),
+    is_sparse=_interleaved,
+)
+
+#: By the first name in a config's ``architectures``.
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "DeepseekV2ForCausalLM": _DEEPSEEK,
+    "DeepseekV3ForCausalLM": _DEEPSEEK,
+    "Gemma2ForCausalLM": _GEMMA_2,
+    "Gemma3ForCausalLM": _GEMMA_3,
+    "Gemma3ForConditionalGeneration": _GEMMA_3,
+    "GptOssForCausalLM": _GPT_OSS,
+    "GraniteForCausalLM": _LLAMA,
+    "GraniteMoeForCausalLM": _MIXTRAL,
+    "Llama4ForCausalLM": _LLAMA_4,
+    "Llama4ForConditionalGeneration": _LLAMA_4,
+    "LlamaForCausalLM": _LLAMA,
+    "Mistral3ForConditionalGeneration": _MISTRAL,
+    "MistralForCausalLM": _MISTRAL,
+    "MixtralForCausalLM": _MIXTRAL,
+    "Olmo2ForCausalLM": _OLMO,
+    "Phi3ForCausalLM": _PHI,
+    "Qwen2ForCausalLM": _MISTRAL,
+    "Qwen2MoeForCausalLM": _QWEN_2_MOE,
+    "Qwen3ForCausalLM": _LLAMA,
+    "Qwen3MoeForCausalLM": _QWEN_3_MOE,
+}

@@ -1,0 +1,113 @@
+"""What a report needs, gathered from a database or from recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from datetime import datetime, timezone
+from pathlib import Path
+
+from autotune.choose.between import BetweenRows
+from autotune.errors import StorageError
+from autotune.launch.environment import Environment
+from autotune.launch.spaces import is_timed_as_pair
+from autotune.measure.cuda.protocol import Ceilings
+from autotune.measure.roofline import bytes_moved, floor_us, flops
+from autotune.measure.runners import replay_runners
+from autotune.report.records import (
+    DeviceReport,
+    Report,
+    ShapeReport,
+    in_order,
+    kind_names,
+)
+from autotune.search.importance import importances
+from autotune.store import Store, facts, shown
+from autotune.store.results import ShapeResult, of_replay, of_store
+
+
+def of_database(url: str) -> Report:
+    """What a database holds, also while a run writes it.
+
+    Args:
+        url: The database.
+
+    Raises:
+        StorageError: It cannot be used, or holds no study.
+    """
+    with closing(Store(url, must_exist=True)) as store:
+        results = of_store(store)
+        ceilings = facts.ceilings(store)
+        between = facts.between(store)
+    if not results:
+        raise StorageError(f"{shown(url)} holds no study; tune one with autotune run")
+    return Report(
+        source=shown(url),
+        is_recording=False,
+        devices=tuple(
+            _device(environment, those, ceilings.get(environment), between.get(environment, ()))
+            for environment, those in _by_environment(results).items()
+        ),
+        written_at=_now(),
+    )
+
+
+def of_recordings(paths: Sequence[Path]) -> Report:
+    """What recordings hold: of every shape the best of what was recorded, beside the default.
+
+    Args:
+        paths: Of one or several environments.
+
+    Raises:
+        RecordingError: One cannot be read, or repeats a shape of another.
+    """
+    return Report(
+        source=", ".join(map(str, paths)),
+        is_recording=True,
+        devices=tuple(
+            _device(runner.environment, of_replay(runner), runner.ceilings())
+            for runner in replay_runners(paths)
+        ),
+        written_at=_now(),
+    )
+
+
+def _by_environment(results: Iterable[ShapeResult]) -> dict[Environment, list[ShapeResult]]:
+    found: dict[Environment, list[ShapeResult]] = {}
+    for one in results:
+        found.setdefault(one.environment, []).append(one)
+    return found
+
+
+def _device(
+    environment: Environment,
+    results: Iterable[ShapeResult],
+    ceilings: Ceilings | None,
+    between: Sequence[BetweenRows] = (),
+) -> DeviceReport:
+    results = in_order(results)
+    kinds = kind_names({one.shape.without_batch: one.layer for one in results})
+    return DeviceReport(
+        environment=environment,
+        ceilings=ceilings,
+        shapes=tuple(_shape(one, kinds[one.shape.without_batch], ceilings) for one in results),
+        between=tuple(between),
+    )
+
+
+def _shape(result: ShapeResult, kind: str, ceilings: Ceilings | None) -> ShapeReport:
+    shape = result.shape
+    pair = is_timed_as_pair(shape, result.environment)
+    return ShapeReport(
+        result=result,
+        kind=kind,
+        importances=importances(result.measurements),
+        bytes_moved=bytes_moved(shape, pair=pair),
+        flops=flops(shape, pair=pair),
+        floor_us=None if ceilings is None else floor_us(shape, ceilings, pair=pair),
+        kernel="vLLM's one kernel for shrink and expand" if pair else "",
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc).replace(tzinfo=None)

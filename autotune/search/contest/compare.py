@@ -1,0 +1,211 @@
+"""Searches of recorded spaces, sampler against sampler: how many trials to how good a choice.
+
+Every search is a replay with real racing; with ``lookahead`` there are as many configurations under
+way as in a run on a GPU, whose answers come out of order. Nothing is measured, so no GPU is needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from autotune.errors import InputError
+from autotune.launch.shape import KernelShape
+from autotune.measure.replay import ReplayRunner
+from autotune.search import ADAPTIVE, SAMPLERS, Neighbour, in_order
+from autotune.search.contest.curves import Curve, Summary, curve_of
+from autotune.search.contest.helion import LFBO
+from autotune.search.contest.kernel_tuner import PREFIX, installed_peers, is_peer, search_as_peer
+from autotune.search.contest.replayed import Replayed, search
+from autotune.search.samplers.experience import experience
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        samplers: Names: ``SAMPLERS``, or searches of other tuners as ``peers`` names them.
+        trials: Of each search.
+        seeds: Searches of each shape by each sampler.
+        lookahead: Configurations under way; the next answer is any of theirs. Kernel Tuner's
+            strategies ask for one at a time, or for a population.
+    """
+
+    samplers: Sequence[str]
+    trials: int = 200
+    seeds: int = 3
+    lookahead: int = 1
+
+    def as_dict(self, summaries: Iterable[Summary]) -> dict[str, Any]:
+        """What was compared and what came of it, as JSON-ready values."""
+        own = {"trials": self.trials, "seeds": self.seeds, "lookahead": self.lookahead}
+        return own | {"samplers": [each.as_dict() for each in summaries]}
+
+    def tasks(self, number: int, runner: ReplayRunner) -> Iterator[_Task]:
+        """What can be done beside each other, those of a sampler one after the other.
+
+        Args:
+            number: Of the runner.
+            runner: Answers.
+        """
+        shapes = runner.shapes
+        for sampler in self.samplers:
+            for seed, shape in itertools.product(range(self.seeds), shapes):
+                yield _Task(self, number, sampler, seed, (shape,))
+            if sampler == ADAPTIVE:
+                known = [each.shape for each in experience(runner)]
+                yield from self._informed(number, shapes, known)
+
+    def _informed(
+        self, number: int, shapes: Sequence[KernelShape], known: Sequence[KernelShape]
+    ) -> Iterator[_Task]:
+        """The same searches with what a run knows: the shipped recording, and the shapes before."""
+        shipped = bool(known)
+        if shipped:
+            for seed, shape in itertools.product(range(self.seeds), shapes):
+                yield _Task(self, number, ADAPTIVE, seed, (shape,), shipped=shipped)
+        if len(shapes) > 1:
+            for seed in range(self.seeds):
+                ordered = tuple(in_order(shapes, known))
+                yield _Task(self, number, ADAPTIVE, seed, ordered, shipped=shipped)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Searches that one process makes; of several shapes, each is told of those before it.
+
+    With ``shipped`` each is also told of the recording that comes with autotune.
+    """
+
+    comparison: Comparison
+    runner: int
+    sampler: str
+    seed: int
+    shapes: tuple[KernelShape, ...]
+    shipped: bool = False
+
+    @property
+    def transfer(self) -> bool:
+        return len(self.shapes) > 1
+
+    def curves(self, runner: ReplayRunner) -> list[Curve]:
+        finished = list(experience(runner)) if self.shipped else []
+        curves = []
+        for shape in self.shapes:
+            replayed = self._search(runner, shape, finished)
+            finished.append(Neighbour(shape, replayed.measurements))
+            curve = curve_of(runner, replayed, self.sampler, self.seed)
+            curves.append(replace(curve, transfer=self.transfer, shipped=self.shipped))
+        return curves
+
+    def _search(
+        self, runner: ReplayRunner, shape: KernelShape, finished: Sequence[Neighbour]
+    ) -> Replayed:
+        trials = self.comparison.trials
+        if is_peer(self.sampler):
+            return search_as_peer(
+                runner, shape, strategy=self.sampler, seed=self.seed, trials=trials
+            )
+        return search(
+            runner,
+            shape,
+            sampler=self.sampler,
+            seed=self.seed,
+            trials=trials,
+            lookahead=self.comparison.lookahead,
+            finished=finished,
+        )
+
+
+def sampler_names(text: str | None) -> list[str]:
+    """The samplers of a list with commas; for None all that a replay is worth.
+
+    Optuna's GP is then left out: with 200 trials it takes 110 ms for each. So is ``exhaustive``.
+
+    Raises:
+        InputError: One of them is no sampler.
+    """
+    if text is None:
+        return ["random", "tpe", ADAPTIVE, *installed_peers()]
+    names = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in names:
+        if name not in SAMPLERS and not is_peer(name):
+            raise InputError(
+                f"--samplers must be some of {', '.join(SAMPLERS)}, {LFBO} and {PREFIX}STRATEGY: "
+                f"got {name!r}"
+            )
+    return names
+
+
+def compare(
+    runners: Sequence[ReplayRunner],
+    comparison: Comparison,
+    *,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Curve]:
+    """Search every recorded shape with every sampler, and with transfer where there is any.
+
+    Args:
+        runners: The recordings, one runner for each environment: shapes of different ones tell
+            nothing of each other.
+        comparison: What is compared.
+        processes: How many work at a time; one per core if not given.
+        progress: Told how many of how many pieces of work are done.
+
+    Raises:
+        AutotuneError: A sampler cannot be had, or a recording cannot be searched.
+    """
+    tasks = [
+        task for number, runner in enumerate(runners) for task in comparison.tasks(number, runner)
+    ]
+    curves: list[Curve] = []
+    # Processes that know nothing yet, each with one thread: the time that samplers take is theirs.
+    with (
+        _one_thread_each(),
+        multiprocessing.get_context("spawn").Pool(
+            min(processes or os.cpu_count() or 1, len(tasks)), _start, (tuple(runners),)
+        ) as pool,
+    ):
+        for done, those in enumerate(pool.imap(_work, tasks), start=1):
+            curves += those
+            if progress is not None:
+                progress(done, len(tasks))
+    return curves
+
+
+_runners: tuple[ReplayRunner, ...] = ()
+
+
+def _start(runners: tuple[ReplayRunner, ...]) -> None:
+    """In a process of the pool: keep the recordings, and leave an interruption to the owner."""
+    global _runners  # noqa: PLW0603 - what a pool's initializer can hand to its work
+    _runners = runners
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _work(task: _Task) -> list[Curve]:
+    return task.curves(_runners[task.runner])
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started meanwhile leave the other cores to the others, also in linear algebra."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

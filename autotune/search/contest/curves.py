@@ -1,0 +1,233 @@
+"""How near a search came to the recorded best, trial by trial, and what many searches come to."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from autotune.errors import RecordingError
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig
+from autotune.measure import Measurement, Outcome, never_stop
+from autotune.measure.replay import ReplayRunner
+from autotune.search.contest.replayed import Replayed
+
+#: Trials after which the regret is looked at, and how near to the best is asked for.
+MARKS = (20, 50, 100, 200)
+NEARNESS = (0.05, 0.02, 0.01)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One search of one recorded shape.
+
+    Attributes:
+        sampler: Its name.
+        environment: Where it was recorded: the GPU, and whose kernels.
+        shape: What was searched.
+        transfer: Whether it knew the shapes before it.
+        shipped: Whether it knew the recording that comes with autotune.
+        seed: Of the search.
+        regret: After each trial, how much slower than the recorded best the best so far is; 0.01 is
+            1 %, infinity where nothing worked yet.
+        expected_random: The same, as random search has it on average.
+        sampler_s: Time that the sampler took in all, seconds.
+        has_failed: Whether it broke down; the default is then all that it has.
+    """
+
+    sampler: str
+    environment: str
+    shape: KernelShape
+    seed: int
+    regret: tuple[float, ...]
+    expected_random: tuple[float, ...]
+    sampler_s: float
+    has_failed: bool = False
+    transfer: bool = False
+    shipped: bool = False
+
+    @property
+    def name(self) -> str:
+        """The sampler, and what it knew."""
+        return _name(self.sampler, transfer=self.transfer, shipped=self.shipped)
+
+    def after(self, trials: int) -> float:
+        """Regret after so many trials; of a space that was finished before, at its end."""
+        return self.regret[min(trials, len(self.regret)) - 1]
+
+    def trials_to(self, nearness: float) -> float:
+        """Trials until the regret was at most ``nearness``; infinity where it never was."""
+        return next((n for n, it in enumerate(self.regret, start=1) if it <= nearness), math.inf)
+
+    @property
+    def score(self) -> float:
+        """0 as random search on average, 1 where the best is found at once, below 0 if worse.
+
+        After Kernel Tuner's methodology (Willemsen and others, 2024): areas under the curves, each
+        capped at a regret of 1, from the second trial on: the first one is always the default.
+        """
+        ours, theirs = (
+            math.fsum(min(it, 1.0) for it in curve[1:])
+            for curve in (self.regret, self.expected_random)
+        )
+        return 1.0 - ours / theirs if theirs > 0 else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """All searches by one sampler.
+
+    Attributes:
+        sampler: Its name.
+        transfer: Whether it knew the shapes before.
+        shipped: Whether it knew the recording that comes with autotune.
+        searches: How many there were.
+        failed: In how many of them the sampler broke down.
+        regret: Per number of trials the median and the worst over shapes, of the median over seeds.
+        trials_to: Per nearness the median and the mean over searches; a search that never came
+            there counts as one that came after its last trial.
+        score: Mean over searches.
+        sampler_ms: Time per trial, milliseconds, mean over searches.
+    """
+
+    sampler: str
+    transfer: bool
+    shipped: bool
+    searches: int
+    failed: int
+    regret: dict[int, tuple[float, float]]
+    trials_to: dict[float, tuple[float, float]]
+    score: float
+    sampler_ms: float
+
+    @property
+    def name(self) -> str:
+        """The sampler, and what it knew."""
+        return _name(self.sampler, transfer=self.transfer, shipped=self.shipped)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary as JSON-ready values."""
+        return asdict(self)
+
+
+def by_sampler(curves: Iterable[Curve]) -> dict[str, list[Curve]]:
+    """The curves of each sampler by its name; with what it may know beforehand they are others."""
+    groups: dict[str, list[Curve]] = {}
+    for curve in curves:
+        groups.setdefault(curve.name, []).append(curve)
+    return groups
+
+
+def summaries(curves: Iterable[Curve]) -> list[Summary]:
+    """One summary per sampler, and more where it knew something beforehand."""
+    return [_summary(those) for those in by_sampler(curves).values()]
+
+
+def _name(sampler: str, *, transfer: bool, shipped: bool) -> str:
+    known = {"transfer": transfer, "shipped": shipped}
+    return ", ".join([sampler, *[name for name, knows in known.items() if knows][:1]])
+
+
+def _summary(curves: Sequence[Curve]) -> Summary:
+    trials = max(len(curve.regret) for curve in curves)
+    marks = [mark for mark in MARKS if mark <= trials] or [trials]
+    return Summary(
+        sampler=curves[0].sampler,
+        transfer=curves[0].transfer,
+        shipped=curves[0].shipped,
+        searches=len(curves),
+        failed=sum(curve.has_failed for curve in curves),
+        regret={mark: _over_shapes(curves, mark) for mark in marks},
+        trials_to={nearness: _trials_to(curves, nearness) for nearness in NEARNESS},
+        score=statistics.fmean(curve.score for curve in curves),
+        sampler_ms=1e3 * statistics.fmean(c.sampler_s / len(c.regret) for c in curves),
+    )
+
+
+def _over_shapes(curves: Iterable[Curve], mark: int) -> tuple[float, float]:
+    """Median and worst over shapes of the median over seeds."""
+    medians = [statistics.median(c.after(mark) for c in those) for those in by_shape(curves)]
+    return statistics.median(medians), max(medians)
+
+
+def by_shape(curves: Iterable[Curve]) -> list[list[Curve]]:
+    """The curves of each recorded shape."""
+    found: dict[tuple[str, KernelShape], list[Curve]] = {}
+    for curve in curves:
+        found.setdefault((curve.environment, curve.shape), []).append(curve)
+    return list(found.values())
+
+
+def _trials_to(curves: Sequence[Curve], nearness: float) -> tuple[float, float]:
+    counts = [min(curve.trials_to(nearness), len(curve.regret) + 1) for curve in curves]
+    return statistics.median(counts), statistics.fmean(counts)
+
+
+# --------------------------------------------------------------------------- one curve
+
+
+def curve_of(runner: ReplayRunner, replayed: Replayed, sampler: str, seed: int) -> Curve:
+    """The curve of a search.
+
+    Raises:
+        RecordingError: Nothing works in the recording of the shape.
+    """
+    space, measurements = replayed.space, replayed.measurements
+    recorded = {c: _latency_us(_in_full(runner, space.shape, c)) for c in space.configs}
+    best_us = min(recorded.values())
+    if math.isinf(best_us):
+        raise RecordingError(f"nothing works in the recording of {space.shape.label}")
+    so_far = np.minimum.accumulate([_latency_us(each) for each in measurements])
+    others = [us / best_us - 1.0 for c, us in recorded.items() if c != space.default]
+    expected = _expected_random(recorded[space.default] / best_us - 1.0, others, len(so_far))
+    return Curve(
+        sampler=sampler,
+        environment=f"{runner.environment.gpu}/{runner.environment.kernels}",
+        shape=space.shape,
+        seed=seed,
+        regret=tuple((so_far / best_us - 1.0).tolist()),
+        expected_random=expected,
+        sampler_s=replayed.sampler_s,
+        has_failed=replayed.has_failed,
+    )
+
+
+def _in_full(runner: ReplayRunner, shape: KernelShape, config: KernelConfig) -> Measurement:
+    return runner.measure(shape, [config], never_stop)
+
+
+def _latency_us(measurement: Measurement) -> float:
+    """The latency of what was timed in full; infinity for anything else."""
+    return measurement.latency_us if measurement.outcome is Outcome.OK else math.inf
+
+
+def _expected_random(default: float, others: Sequence[float], trials: int) -> tuple[float, ...]:
+    """Mean regret, capped at 1, of the default and then others drawn without replacement.
+
+    The lowest of n of N is the i-th lowest with the probability that it is drawn and none lower is:
+    C(N - i, n - 1) / C(N, n), i from 1.
+
+    Args:
+        default: Regret of the first trial.
+        others: Regrets of the other configurations.
+        trials: How many trials to answer for.
+    """
+    regrets = np.sort(np.minimum([default, *others], 1.0)[1:])
+    capped = np.minimum(regrets, min(default, 1.0))
+    means = [min(default, 1.0)]
+    count = len(capped)
+    for drawn in range(1, trials):
+        missed, mean = 1.0, 0.0
+        for i, regret in enumerate(capped):
+            share = drawn / (count - i)
+            mean += missed * share * regret
+            missed *= 1.0 - share
+            if missed <= 1e-12:
+                break
+        means.append(float(mean))
+    return tuple(means)

@@ -1,0 +1,130 @@
+"""Helion's surrogate search, LFBO, on a recorded shape.
+
+Helion tunes kernels of others through ``helion.autotuner.autotune``, which times them on a GPU. Its
+searches take what times them from a class, but that function has no way to say which (1.5): so the
+search is made here as the function makes it, its figures come from a recording, and what times
+again at the end is left out, as it would say the same. The search itself is untouched.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from autotune.errors import InputError
+from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.measure import Measurement, Outcome
+
+#: The search by its name among samplers, and by Helion's.
+LFBO = "helion:lfbo"
+_ALGORITHM = "LFBOPatternSearch"
+
+
+def is_installed() -> bool:
+    """Whether Helion is there."""
+    return importlib.util.find_spec("helion") is not None
+
+
+class _Enough(BaseException):
+    """The trials are used up; no Exception, which the search would take for a broken kernel."""
+
+
+class _Answers:
+    """Answers for the search, and keeps what it asked for."""
+
+    def __init__(
+        self, space: SearchSpace, measured: Mapping[KernelConfig, Measurement], trials: int
+    ) -> None:
+        self._measured = measured
+        self._fixed = space.default.as_dict()
+        self._by_values = {tuple(config.as_dict().values()): config for config in space.configs}
+        self._wanted = min(trials, len(space.configs))
+        self.asked = {space.default: None}
+
+    def latency_ms(self, values: Mapping[str, int]) -> float:
+        """Of one configuration; infinite where it does not work, or is none of the space."""
+        config = self._by_values.get(tuple({**self._fixed, **values}.values()))
+        if config is None:
+            return math.inf
+        if len(self.asked) == self._wanted and config not in self.asked:
+            raise _Enough
+        self.asked[config] = None
+        one = self._measured[config]
+        return one.latency_us / 1e3 if one.outcome is Outcome.OK else math.inf
+
+
+def lfbo(
+    space: SearchSpace, measured: Mapping[KernelConfig, Measurement], *, seed: int, trials: int
+) -> list[KernelConfig]:
+    """What the search evaluated, in order, the default first.
+
+    Configurations that are not in the space fail, and are no trials.
+
+    Args:
+        space: What is searched; every axis is one of its choices.
+        measured: All of the space.
+        seed: Of its own generator.
+        trials: Distinct configurations at most; it may end before.
+
+    Raises:
+        InputError: Helion is not installed, or is another than this knows how to ask.
+    """
+    answers = _Answers(space, measured, trials)
+    axes = {name: values for name, values in space.axes.items() if len(values) > 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        search = _search(axes, space.default, answers, seed)
+        with suppress(_Enough):
+            search.autotune()
+    return list(answers.asked)
+
+
+def _search(
+    axes: Mapping[str, Sequence[int]], default: KernelConfig, answers: _Answers, seed: int
+) -> Any:  # noqa: ANN401 - Helion may not be there
+    try:
+        from helion.autotuner import EnumFragment, search_algorithms
+        from helion.autotuner.benchmark_provider import BenchmarkProvider, BenchmarkResult
+        from helion.autotuner.external import _ExternalKernelAdapter, create_user_config_spec
+    except ImportError as error:
+        raise InputError(
+            f"{LFBO} needs Helion 1.5 ({error}); install lora-autotune[helion]"
+        ) from None
+
+    def nothing(*_args: object, **_options: object) -> None:
+        """Stands for a kernel: none is launched."""
+
+    def benchmark(_self: object, configs: Sequence[Any], **_options: object) -> list[Any]:
+        latencies = [answers.latency_ms(config.config) for config in configs]
+        return [
+            BenchmarkResult(config, nothing, ms, "ok" if ms < math.inf else "error", 0.0)
+            for config, ms in zip(configs, latencies, strict=True)
+        ]
+
+    # The first choice of an axis is where the search starts.
+    choices = {
+        name: EnumFragment(tuple(sorted(values, key=lambda v: v != getattr(default, name))))
+        for name, values in axes.items()
+    }
+    kernel = _ExternalKernelAdapter(
+        create_user_config_spec(choices),
+        lambda _config: nothing,
+        (),
+        baseline_fn=nothing,
+        autotune_log_level=0,
+        autotune_progress_bar=False,
+        autotune_random_seed=seed,
+    )
+    search = search_algorithms[_ALGORITHM](kernel, ())
+    methods = {"__init__": nothing, "setup": nothing, "cleanup": nothing, "benchmark": benchmark}
+    search._benchmark_provider_cls = type(  # noqa: SLF001 - see above
+        "Recorded", (BenchmarkProvider,), {**methods, "mutated_arg_indices": ()}
+    )
+    search.rebenchmark = nothing
+    search.final_rebenchmark_best = lambda best: best
+    search.run_final_pick_verification = nothing
+    return search

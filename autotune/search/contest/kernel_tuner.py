@@ -1,0 +1,190 @@
+"""Other tuners' searches on a recorded shape: Kernel Tuner's strategies, and Helion's.
+
+Both are extras. Kernel Tuner searches in its own simulation mode: it reads a cache file of every
+configuration's time, which is made here from the recording, and is limited to those configurations
+by a restriction.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotune.errors import InputError
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.measure import Measurement, Outcome, Runner, never_stop
+from autotune.search.contest import helion
+from autotune.search.contest.replayed import Replayed
+
+#: What a strategy's name starts with where samplers are named.
+PREFIX = "kernel-tuner:"
+
+#: Its default, and the strategies that its authors found best or compare with.
+STRATEGIES = ("brute_force", "genetic_algorithm", "diff_evo", "hybrid_vndx", "bayes_opt")
+
+#: The only one that takes no limit on its evaluations: it goes through everything.
+_UNLIMITED = "brute_force"
+
+
+def installed_peers() -> list[str]:
+    """Those searches that can be made here, by the names that they have as samplers."""
+    is_there = importlib.util.find_spec("kernel_tuner") is not None
+    names = [PREFIX + name for name in STRATEGIES] if is_there else []
+    return [*names, helion.LFBO] if helion.is_installed() else names
+
+
+def is_peer(name: str) -> bool:
+    """Whether a sampler's name is that of another tuner's search."""
+    return name.startswith(PREFIX) or name == helion.LFBO
+
+
+def search_as_peer(
+    runner: Runner, shape: KernelShape, *, strategy: str, seed: int, trials: int
+) -> Replayed:
+    """Search one shape as another tuner does.
+
+    It is given the default's measurement for nothing, as the first trial, as every sampler here
+    starts with it; a configuration that it comes back to counts once. One that breaks down, as some
+    do in small spaces, is left with that.
+
+    Args:
+        runner: Answers from recordings.
+        shape: The shape.
+        strategy: The search, as ``is_peer`` knows it.
+        seed: Of Python's and numpy's generators, which Kernel Tuner draws from, or of Helion's.
+        trials: Distinct configurations, the default included.
+
+    Raises:
+        InputError: The tuner is not installed, or has no such strategy.
+    """
+    space = runner.space(shape, {})
+    measured = {config: runner.measure(shape, [config], never_stop) for config in space.configs}
+    started = time.perf_counter()
+    if strategy == helion.LFBO:
+        found: list[KernelConfig] | None = helion.lfbo(space, measured, seed=seed, trials=trials)
+    else:
+        found = _kernel_tuner(strategy.removeprefix(PREFIX), space, measured, seed, trials)
+    took_s = time.perf_counter() - started
+    order = dict.fromkeys([space.default, *(found or ())])
+    return Replayed(
+        space=space,
+        measurements=tuple(measured[config] for config in _filled(order, space, trials)),
+        sampler_s=took_s,
+        has_failed=found is None,
+    )
+
+
+def _kernel_tuner(
+    name: str,
+    space: SearchSpace,
+    measured: Mapping[KernelConfig, Measurement],
+    seed: int,
+    trials: int,
+) -> list[KernelConfig] | None:
+    """What a strategy evaluated, in order; None where it broke down."""
+    axes = {axis: list(values) for axis, values in space.axes.items()}
+    by_key = {_key(config.as_dict(), axes): config for config in space.configs}
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the generator that Kernel Tuner's strategies use
+    found = _tuned(name, axes, {key: measured[config] for key, config in by_key.items()}, trials)
+    return None if found is None else [by_key[_key(each, axes)] for each in found]
+
+
+def _filled(
+    found: Mapping[KernelConfig, Any], space: SearchSpace, trials: int
+) -> list[KernelConfig]:
+    """The first ``trials``; a strategy that ended before its budget repeats what it last had.
+
+    Some give up early. The default stands for the trials that they did not use, which leaves the
+    best so far as it is.
+    """
+    wanted = min(trials, len(space.configs))
+    configs = list(found)[:wanted]
+    return configs + [space.default] * (wanted - len(configs))
+
+
+def _key(values: Mapping[str, Any], axes: Mapping[str, Sequence[int]]) -> str:
+    return ",".join(str(values[name]) for name in axes)
+
+
+def _tuned(
+    strategy: str,
+    axes: dict[str, list[int]],
+    measured: Mapping[str, Measurement],
+    trials: int,
+) -> list[dict[str, Any]] | None:
+    """What Kernel Tuner evaluated, in order; None where the strategy broke down."""
+    try:
+        from kernel_tuner import tune_kernel
+        from kernel_tuner.interface import strategy_map
+    except ImportError as error:
+        raise InputError(
+            f"{PREFIX}{strategy} needs Kernel Tuner ({error}); install lora-autotune[kernel-tuner]"
+        ) from None
+    if strategy not in strategy_map:
+        known = ", ".join(PREFIX + name for name in strategy_map)
+        raise InputError(f"Kernel Tuner has no strategy {strategy!r}; it has {known}")
+
+    # Kernel Tuner reads the source of a lambda and cannot make sense of it; a function it calls.
+    def is_recorded(values: Mapping[str, int]) -> bool:
+        return _key(values, axes) in measured
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(nowhere),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        cache = Path(folder) / "cache.json"
+        cache.write_text(json.dumps(_cache(axes, measured)), encoding="utf-8")
+        try:
+            results, _ = tune_kernel(
+                _KERNEL,
+                "",
+                _SIZE,
+                [],
+                axes,
+                lang="C",
+                restrictions=is_recorded,
+                strategy=None if strategy == _UNLIMITED else strategy,
+                strategy_options=None if strategy == _UNLIMITED else {"max_fevals": trials},
+                cache=str(cache),
+                simulation_mode=True,
+                quiet=True,
+            )
+        except Exception:  # noqa: BLE001 - whatever a strategy raises counts against it
+            return None
+    return list(results)
+
+
+_KERNEL, _SIZE = "lora", (1,)
+
+
+def _cache(axes: dict[str, list[int]], measured: Mapping[str, Measurement]) -> dict[str, Any]:
+    """The cache file of Kernel Tuner 1: times in milliseconds, or the name of an error."""
+    return {
+        "device_name": "recording",
+        "kernel_name": _KERNEL,
+        "problem_size": _SIZE,
+        "tune_params_keys": list(axes),
+        "tune_params": axes,
+        "objective": "time",
+        "cache": {
+            key: {name: int(value) for name, value in zip(axes, key.split(","), strict=True)}
+            | {"time": one.latency_us / 1e3 if one.outcome is Outcome.OK else "RuntimeFailedConfig"}
+            for key, one in measured.items()
+        },
+    }

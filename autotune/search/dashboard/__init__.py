@@ -1,0 +1,1 @@
+"""Optuna Dashboard on the studies of a database."""

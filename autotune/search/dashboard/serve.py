@@ -1,0 +1,137 @@
+"""Optuna Dashboard on the database of a run."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Container, Iterator
+from contextlib import closing, contextmanager
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from optuna.storages import RDBStorage
+
+from autotune.errors import InputError
+from autotune.search import TrialMirror, name_in
+from autotune.search.dashboard.note import note_text
+from autotune.store import Store, shown
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+    from optuna.trial import FrozenTrial, TrialState
+
+#: The key under which Optuna before 5 kept constraints, and Optuna Dashboard 0.21 still looks.
+_OLD_CONSTRAINTS = "constraints"
+
+
+def serve_dashboard(url: str, *, host: str, port: int, say: Callable[[str], None]) -> None:
+    """Serve Optuna Dashboard until Ctrl-C; a run may write the database meanwhile.
+
+    Args:
+        url: The database.
+        host: The address to listen on.
+        port: The port; 0 for any that is free.
+        say: Told in a line where it is.
+
+    Raises:
+        InputError: The dashboard is not installed, the port is in use, or the address is not of
+            this machine.
+        StorageError: The database cannot be used, or holds no study.
+    """
+    with dashboard_app(url) as app, _server(host, port) as server:
+        server.set_app(app)
+        where = f"http://{_bracketed(host)}:{server.server_port}/dashboard"
+        say(f"{shown(url)} is shown at {where} until Ctrl-C")
+        server.serve_forever()
+
+
+@contextmanager
+def dashboard_app(url: str) -> Iterator[WSGIApplication]:
+    """The dashboard, for a server. Finished shapes that have no note get theirs.
+
+    Args:
+        url: The database.
+
+    Raises:
+        InputError: The dashboard is not installed.
+        StorageError: The database cannot be used, or holds no study.
+    """
+    try:
+        from optuna_dashboard import wsgi
+    except ImportError as error:
+        raise InputError(
+            f"Optuna Dashboard cannot be imported here ({error}); install it with: "
+            "pip install optuna-dashboard"
+        ) from None
+    complete_notes(url)
+    storage = _DashboardStorage(url)
+    try:
+        yield wsgi(storage)
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def complete_notes(url: str) -> None:
+    """Write the notes of finished shapes that have none: an earlier autotune wrote none.
+
+    Raises:
+        StorageError: The database cannot be used.
+        InputError: It holds no study.
+    """
+    with closing(Store(url, must_exist=True)) as store, closing(TrialMirror(url)) as mirror:
+        if not mirror.study_names:
+            raise InputError(f"{shown(url)} holds no study; tune one with autotune run")
+        for environment, selection in store.selections():
+            name = name_in(environment, selection.shape)
+            record = store.study(name, selection.shape, environment)
+            mirror.keep_note(mirror.open_study(record), note_text(selection, environment))
+
+
+class _DashboardStorage(RDBStorage):
+    """Optuna's storage, with constraints where the dashboard looks for them."""
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        trials = super().get_all_trials(study_id, deepcopy, states)
+        for trial in trials:
+            if trial.constraints and _OLD_CONSTRAINTS not in trial.system_attrs:
+                trial.system_attrs[_OLD_CONSTRAINTS] = list(trial.constraints.values())
+        return trials
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True  # a page that is being sent keeps nobody waiting after Ctrl-C
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002, ANN401 - as its base has it
+        """A line for every picture would hide the one that matters."""
+
+
+def _server(host: str, port: int) -> WSGIServer:
+    try:
+        return make_server(host, port, _not_ready, _Server, _QuietHandler)
+    except socket.gaierror:
+        raise InputError(
+            f"--host: no such address: got {host!r}; give one like 127.0.0.1"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(f"--port: {port} is in use; give another, or 0 for any") from None
+        raise InputError(
+            f"cannot listen on {host}, port {port}: {error.strerror}; give another --host or --port"
+        ) from None
+
+
+def _not_ready(_environ: object, _start_response: object) -> list[bytes]:
+    return []
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,124 @@
+"""Every shape searched once, and what is left of the budget given to those that still gain.
+
+Knows nothing of trials and samplers: what searches a shape is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import SearchSpace
+from autotune.plan.effort import EFFORTS
+from autotune.plan.study import StudyPlan
+from autotune.search import Budget, TimeShares, extra_trials
+
+#: With budget left over, a shape that still gains gets up to so many times its trials.
+_MOST_FOLD = 2
+
+#: Expected gain from which a run without ``--effort`` shares the time that is left.
+_LEAST_GAIN = EFFORTS["normal"].least_gain
+
+#: Expected gain that counts for a shape of which nothing works yet.
+_ALL = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searched:
+    """Where a shape stands.
+
+    Attributes:
+        trials: Configurations measured so far.
+        gain: By what share of its latency going on is expected to make it faster; 0 where nothing
+            is left to try.
+        default_us: The default's latency, microseconds; None where it does not run.
+    """
+
+    trials: int
+    gain: float
+    default_us: float | None
+
+
+#: Searches one shape until its budget is spent, and chooses. Called again, it goes on.
+Search = Callable[[SearchSpace, Budget], Searched]
+
+
+def search_in_rounds(plan: StudyPlan, spaces: Sequence[SearchSpace], search: Search) -> None:
+    """Search every shape, then go on with those that still gain while budget is left.
+
+    Budget is left where shapes needed less than their trials or their share of the time. With
+    ``--trials`` and no ``--effort`` every shape gets its trials and no more.
+
+    Args:
+        plan: Trials, effort and time budget.
+        spaces: In the order in which they are searched.
+        search: Searches one of them.
+    """
+    rounds = _Rounds(plan, spaces, search)
+    rounds.first()
+    while rounds.another():
+        pass
+
+
+class _Rounds:
+    def __init__(self, plan: StudyPlan, spaces: Sequence[SearchSpace], search: Search) -> None:
+        self._spaces, self._search, self._trials = spaces, search, plan.trials
+        self._effort = None if plan.effort is None else EFFORTS[plan.effort]
+        self._most = plan.trials * (1 if self._effort is None else _MOST_FOLD)
+        self._runs = plan.runs
+        self._states: dict[KernelShape, Searched] = {}
+        self._clock = None
+        if plan.time_budget_s is not None:
+            self._clock = TimeShares(plan.time_budget_s, shapes=len(spaces))
+
+    def first(self) -> None:
+        """Every shape, each with an even share of the time."""
+        for number, space in enumerate(self._spaces):
+            left = len(self._spaces) - number
+            deadline = None if self._clock is None else self._clock.even_share(shapes_left=left)
+            self._go_on(space, trials=self._trials, deadline=deadline)
+
+    def another(self) -> bool:
+        """Those that still gain, what is worth most first; whether any was gone on with."""
+        worth = self._worth()
+        before = sum(state.trials for state in self._states.values())
+        if self._clock is not None:
+            self._share_time(worth, self._clock)
+        elif self._effort is not None:
+            self._share_trials(worth)
+        return sum(state.trials for state in self._states.values()) > before
+
+    def _share_time(self, worth: Mapping[SearchSpace, float], clock: TimeShares) -> None:
+        total = math.fsum(worth.values())
+        for space, each in worth.items():
+            deadline = clock.share_by_worth(each, total=total)
+            total -= each
+            if deadline is not None:
+                self._go_on(space, trials=self._most, deadline=deadline)
+
+    def _share_trials(self, worth: Mapping[SearchSpace, float]) -> None:
+        used = sum(state.trials for state in self._states.values())
+        left = max(0, self._trials * len(self._spaces) - used)
+        for space, trials in extra_trials(left, worth, most=self._most - self._trials).items():
+            tried = self._states[space.shape].trials
+            self._go_on(space, trials=min(tried + trials, self._most), deadline=None)
+
+    def _worth(self) -> dict[SearchSpace, float]:
+        """What the expected gains save a forward pass, the most first, of shapes worth going on."""
+        least = _LEAST_GAIN if self._effort is None else self._effort.least_gain
+        worth = {}
+        for space in self._spaces:
+            state, runs = self._states[space.shape], self._runs.get(space.shape, 0)
+            if state.gain >= least and state.trials < self._most:
+                gain_us = min(state.gain, _ALL) * (state.default_us or 1.0)
+                worth[space] = gain_us * max(runs, 1)
+        return dict(sorted(worth.items(), key=lambda pair: -pair[1]))
+
+    def _go_on(self, space: SearchSpace, *, trials: int, deadline: float | None) -> None:
+        least_gain = None if self._effort is None else self._effort.least_gain
+        budget = Budget(trials=trials, deadline=deadline, least_gain=least_gain)
+        self._states[space.shape] = self._search(space, budget)
+        if self._clock is not None and deadline is not None:
+            self._clock.ended(deadline)

@@ -1,0 +1,66 @@
+"""What a sampler is here: it hands out every configuration of a listed space once."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from autotune.errors import InputError
+from autotune.launch.space import KernelConfig
+from autotune.search.samplers.encoding import Positions
+from autotune.search.samplers.untried import Untried
+
+#: numpy's and Optuna's generators take seeds of 32 bits.
+_SEEDS = 2**32
+
+
+class UntriedSampler(BaseSampler):
+    """Base of the samplers that hand out every configuration once.
+
+    The choice depends on the seed and on how many configurations were handed out, not on the
+    generator's past: a search that is interrupted and goes on makes the same choices.
+    """
+
+    def __init__(self, untried: Untried, positions: Positions, *, seed: str) -> None:
+        """Draw from ``untried``, whose owner notes what is taken.
+
+        Args:
+            untried: What is left of the space.
+            positions: The encoding of trial parameters.
+            seed: Any text; the same text makes the same choices.
+        """
+        self._untried, self._positions, self._seed = untried, positions, seed
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """All axes, always: they are chosen together."""
+        return self._positions.distributions
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The parameters of the configuration to try next."""
+        digest = hashlib.sha256(f"{self._seed}/{self._untried.taken}".encode()).digest()
+        seed = int.from_bytes(digest[:8], "big") % _SEEDS
+        return self._positions.params(self.choose(study, trial, seed))
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:  # noqa: ANN401 - Optuna's signature
+        """Never asked for: all parameters are sampled together."""
+        raise InputError(f"{param_name} is no axis of this search space")
+
+    @abstractmethod
+    def choose(self, study: Study, trial: FrozenTrial, seed: int) -> KernelConfig:
+        """One of the untried configurations."""

@@ -1,0 +1,140 @@
+"""Which configuration is tried next.
+
+Every sampler here hands out each configuration of a space once: a space is a list, so nothing needs
+to be asked twice. Whatever Optuna's own samplers propose is moved to the nearest configuration that
+is valid and untried.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from autotune.errors import InputError
+from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.search.samplers._base import UntriedSampler
+from autotune.search.samplers.adaptive import AdaptiveSampler
+from autotune.search.samplers.encoding import Positions
+from autotune.search.samplers.transfer import Neighbour
+from autotune.search.samplers.untried import Untried
+
+#: Trials drawn at random before a model is asked: Optuna's own default for TPE and GP.
+_STARTUP_TRIALS = 10
+
+
+class ExhaustiveSampler(UntriedSampler):
+    """Every configuration in the space's order."""
+
+    def choose(self, study: Study, trial: FrozenTrial, seed: int) -> KernelConfig:
+        """The first one left."""
+        return self._untried.first()
+
+
+class RandomSampler(UntriedSampler):
+    """Every untried configuration is equally likely."""
+
+    def choose(self, study: Study, trial: FrozenTrial, seed: int) -> KernelConfig:
+        """Any one left."""
+        return self._untried.any(np.random.default_rng(seed))
+
+
+class ModelSampler(UntriedSampler):
+    """One of Optuna's samplers, moved to the nearest untried configuration."""
+
+    def __init__(
+        self,
+        untried: Untried,
+        positions: Positions,
+        *,
+        seed: str,
+        model: Callable[[int], BaseSampler],
+    ) -> None:
+        """Ask a model where to go.
+
+        Args:
+            untried: What is left of the space.
+            positions: The encoding of trial parameters.
+            seed: Any text; the same text makes the same choices.
+            model: Makes an Optuna sampler from a seed. It is made anew for every trial, since a
+                sampler cannot be told where in its random sequence to go on.
+        """
+        super().__init__(untried, positions, seed=seed)
+        self._model = model
+
+    def choose(self, study: Study, trial: FrozenTrial, seed: int) -> KernelConfig:
+        """What the model proposes, or the nearest to it; anything while it has too few trials."""
+        rng = np.random.default_rng(seed)
+        proposed = self._model(seed).sample_relative(study, trial, self._positions.distributions)
+        return self._untried.nearest(proposed, rng) if proposed else self._untried.any(rng)
+
+
+def _tpe(seed: int) -> BaseSampler:
+    # constant_liar: trials that are being compiled count as poor ones, so that a batch spreads out.
+    return _quietly(
+        optuna.samplers.TPESampler,
+        seed=seed,
+        n_startup_trials=_STARTUP_TRIALS,
+        multivariate=True,
+        constant_liar=True,
+    )
+
+
+def _gp(seed: int) -> BaseSampler:
+    try:
+        return _quietly(optuna.samplers.GPSampler, seed=seed, n_startup_trials=_STARTUP_TRIALS)
+    except ImportError as error:
+        raise InputError(
+            f"the sampler 'gp' needs scipy ({error}); install lora-autotune[gp] or use 'tpe'"
+        ) from None
+
+
+def _quietly(make: Callable[..., BaseSampler], **options: Any) -> BaseSampler:  # noqa: ANN401 - options differ by sampler
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return make(**options)
+
+
+_MODELS: Mapping[str, Callable[[int], BaseSampler]] = {"tpe": _tpe, "gp": _gp}
+_PLAIN: Mapping[str, type[UntriedSampler]] = {
+    "random": RandomSampler,
+    "exhaustive": ExhaustiveSampler,
+}
+
+#: The one that learns from other shapes too.
+ADAPTIVE = "adaptive"
+
+#: What ``--sampler`` takes.
+SAMPLERS = (ADAPTIVE, *_MODELS, *_PLAIN)
+
+
+def make_sampler(
+    name: str,
+    space: SearchSpace,
+    untried: Untried,
+    positions: Positions,
+    *,
+    seed: str,
+    neighbours: Sequence[Neighbour] = (),
+) -> UntriedSampler:
+    """The sampler of that name, one of ``SAMPLERS``.
+
+    Args:
+        name: Its name.
+        space: What is searched.
+        untried: What is left of the space.
+        positions: The encoding of trial parameters.
+        seed: Any text; the same text makes the same choices.
+        neighbours: Finished shapes that are near, the nearest first; only ``adaptive`` listens.
+    """
+    if name == ADAPTIVE:
+        return AdaptiveSampler(untried, positions, space, seed=seed, neighbours=neighbours)
+    if name in _MODELS:
+        return ModelSampler(untried, positions, seed=seed, model=_MODELS[name])
+    return _PLAIN[name](untried, positions, seed=seed)

@@ -1,0 +1,46 @@
+"""How a KernelConfig becomes the parameters of a trial, and back.
+
+Two encodings, one concept. The search wants ordinals, so it sees the *position* of a value on its
+axis. The database is read by people, dashboards and later versions, so it keeps the *value*: its
+meaning does not change when an axis gains a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.distributions import BaseDistribution, IntDistribution
+
+from autotune.launch.op import LoraOp
+from autotune.launch.space import LARGEST_VALUE, KernelConfig, SearchSpace
+
+
+class Positions:
+    """Configurations as positions on the axes of a space; an axis of one value is left out."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.axes = {name: values for name, values in space.axes.items() if len(values) > 1}
+        self._fixed = {name: values[0] for name, values in space.axes.items()}
+        self.distributions: dict[str, BaseDistribution] = {
+            name: IntDistribution(0, len(values) - 1) for name, values in self.axes.items()
+        }
+
+    def params(self, config: KernelConfig) -> dict[str, int]:
+        """The trial parameters of a configuration."""
+        values = config.as_dict()
+        return {name: axis.index(values[name]) for name, axis in self.axes.items()}
+
+    def config(self, params: Mapping[str, Any]) -> KernelConfig:
+        """The configuration of a trial's parameters."""
+        chosen = {name: axis[params[name]] for name, axis in self.axes.items()}
+        return KernelConfig(**(self._fixed | chosen))
+
+
+def value_distributions(op: LoraOp) -> dict[str, BaseDistribution]:
+    """Distributions over the values themselves.
+
+    Logarithmic, so that dashboards draw powers of two evenly, and always the same, because Optuna
+    computes importances only for parameters with one distribution throughout a study.
+    """
+    return {name: IntDistribution(1, LARGEST_VALUE, log=True) for name in op.parameters}

@@ -1,0 +1,73 @@
+"""The configurations of a space that no trial has had yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.search.samplers.encoding import Positions
+
+
+class Untried:
+    """Keeps count of what is left of a space, and finds configurations in it."""
+
+    def __init__(self, space: SearchSpace, positions: Positions) -> None:
+        self._configs = space.configs
+        self._index = {config: index for index, config in enumerate(space.configs)}
+        self._names = tuple(positions.axes)
+        rows = [positions.params(config) for config in space.configs]
+        # rows: configurations, columns: axes
+        self._points = np.array([[row[name] for name in self._names] for row in rows], dtype=float)
+        self._block_m = np.array([config.block_m for config in space.configs])
+        self._left = np.ones(len(rows), dtype=bool)
+        self._among = np.ones(len(rows), dtype=bool)
+        self.taken = 0
+
+    def __len__(self) -> int:
+        """How many configurations are left."""
+        return len(self._configs) - self.taken
+
+    def take(self, config: KernelConfig) -> None:
+        """Note that a trial has this configuration now."""
+        index = self._index[config]
+        self.taken += int(self._left[index])
+        self._left[index] = False
+
+    @property
+    def block_ms_left(self) -> set[int]:
+        """Every ``block_m`` of which something is left."""
+        return set(self._block_m[self._left].tolist())
+
+    def look_among(self, block_m: int | None) -> None:
+        """Find only configurations of this ``block_m`` from now on; of any where it is None."""
+        self._among = (
+            np.full(len(self._left), True) if block_m is None else self._block_m == block_m
+        )
+
+    @property
+    def candidates(self) -> npt.NDArray[np.intp]:
+        """Positions in the space's ``configs`` of those left to choose from, ascending."""
+        return np.flatnonzero(self._left & self._among)
+
+    def first(self) -> KernelConfig:
+        """The first one left, in the space's order."""
+        return self._configs[int(self.candidates[0])]
+
+    def any(self, rng: np.random.Generator) -> KernelConfig:
+        """One of those left, all equally likely."""
+        return self._configs[int(rng.choice(self.candidates))]
+
+    def nearest(self, params: Mapping[str, float], rng: np.random.Generator) -> KernelConfig:
+        """The one left that is the fewest axis steps away; ties are broken at random.
+
+        Args:
+            params: Positions on the axes.
+            rng: Breaks ties.
+        """
+        wanted = np.array([params[name] for name in self._names])
+        steps = np.abs(self._points - wanted).sum(axis=1)
+        steps[~(self._left & self._among)] = np.inf
+        return self._configs[int(rng.choice(np.flatnonzero(steps == steps.min())))]

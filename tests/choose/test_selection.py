@@ -1,0 +1,107 @@
+"""From samples taken side by side to one configuration."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from autotune.choose.selection import Ratio, Selection, select
+from autotune.launch.op import LoraOp
+from autotune.launch.space import KernelConfig
+from tests.export.examples import EXPAND_CONFIG, qkv_shrink, selection, selections
+
+DEFAULT = KernelConfig.from_mapping(LoraOp.EXPAND, EXPAND_CONFIG | {"block_m": 64})
+FAST = KernelConfig.from_mapping(LoraOp.EXPAND, EXPAND_CONFIG)
+OTHER = KernelConfig.from_mapping(LoraOp.EXPAND, EXPAND_CONFIG | {"block_m": 32})
+
+
+def noisy(latency_us: float, count: int, seed: int) -> list[float]:
+    """Samples that scatter by 1 %, as one configuration's do from run to run."""
+    return list(latency_us * np.exp(np.random.default_rng(seed).normal(0, 0.01, count)))
+
+
+def test_the_interval_holds_the_ratio_and_narrows_with_more_samples():
+    widths = []
+    for count in (8, 32, 512):
+        ratio = Ratio.of(noisy(20, count, seed=1), noisy(10, count, seed=2))
+        assert ratio.low <= ratio.value <= ratio.high
+        assert ratio.value == pytest.approx(2, rel=0.02)
+        widths.append(ratio.high - ratio.low)
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] < 0.01
+
+
+def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says():
+    ratios = [
+        Ratio.of(noisy(12, 30, seed=seed), noisy(10, 30, seed=1_000 + seed)) for seed in range(200)
+    ]
+    held = sum(ratio.low <= 1.2 <= ratio.high for ratio in ratios)
+    assert held >= 180
+
+
+def test_the_same_samples_give_the_same_interval():
+    samples = noisy(20, 30, seed=1), noisy(10, 30, seed=2)
+    assert Ratio.of(*samples) == Ratio.of(*samples)
+
+
+def test_a_drift_that_both_share_does_not_widen_the_interval():
+    drift = np.linspace(1, 3, 30)
+    ratio = Ratio.of(list(20 * drift), list(10 * drift))
+    assert [ratio.low, ratio.high] == pytest.approx([2, 2])
+
+
+def test_the_fastest_wins_where_it_is_faster_beyond_the_noise():
+    samples = {
+        DEFAULT: noisy(12, 20, seed=1),
+        FAST: noisy(10, 20, seed=2),
+        OTHER: noisy(11, 20, seed=3),
+    }
+    config, ratio = select(DEFAULT, samples)
+
+    assert config == FAST
+    assert ratio == Ratio.of(samples[DEFAULT], samples[FAST])
+
+
+def test_the_default_wins_where_the_fastest_is_within_the_noise():
+    default_us = noisy(10, 8, seed=1)
+    alike = [us * factor for us, factor in zip(default_us, [0.98, 1.01] * 4, strict=True)]
+
+    assert select(DEFAULT, {DEFAULT: default_us, FAST: alike}) == (
+        DEFAULT,
+        Ratio(value=1.0, low=1.0, high=1.0),
+    )
+
+
+def test_the_default_wins_where_it_is_the_fastest_itself():
+    samples = {DEFAULT: noisy(10, 8, seed=1), FAST: noisy(12, 8, seed=2)}
+
+    assert select(DEFAULT, samples)[0] == DEFAULT
+
+
+def test_the_fastest_wins_without_a_ratio_where_the_default_does_not_run():
+    samples = {OTHER: noisy(12, 8, seed=1), FAST: noisy(10, 8, seed=2)}
+
+    assert select(DEFAULT, samples) == (FAST, None)
+
+
+@given(selections())
+def test_a_selection_reads_back_what_it_writes(one):
+    assert Selection.from_mapping(json.loads(json.dumps(one.as_dict()))) == one
+
+
+def test_a_selection_without_a_running_default_reads_back_too():
+    table = selection(qkv_shrink()).as_dict()
+    table |= {"samples_us": table["samples_us"][:1], "ratio": None}
+    one = Selection.from_mapping(table)
+
+    assert one.as_dict() == table
+    assert (one.default_latency_us, one.ratio) == (None, None)
+
+
+def test_latencies_are_medians_and_the_default_is_known_by_its_values():
+    one = selection(qkv_shrink())
+
+    assert (one.latency_us, one.default_latency_us) == (10.123456, 20.25)
+    assert not one.is_default
+    assert selection(qkv_shrink(), num_warps=16).is_default

@@ -1,0 +1,111 @@
+"""The compile pool with the real compiler, for GPUs that are not here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autotune.launch.shape import KernelShape
+from autotune.launch.space import Grid, KernelConfig, SearchSpace, complete_axes
+from autotune.measure import Outcome
+from autotune.measure.cuda.compiler import CompileFailure, CompilePool, Job
+from autotune.measure.kernels import CompiledKernel, provider
+from tests.measure.kernels.cases import A100, H100
+from tests.recordings import EXPAND, SHRINK
+
+AXES = {
+    "shrink": {"block_m": (16, 32), "block_n": (16,), "block_k": (64,), "split_k": (1, 8)}
+    | {"num_warps": (4,), "num_stages": (2, 3)},
+    "expand": {"block_m": (16,), "block_n": (16, 64), "block_k": (16,)}
+    | {"num_warps": (2, 4), "num_stages": (2,)},
+}
+
+
+def space(shape: KernelShape) -> SearchSpace:
+    grid = Grid(shape=shape, axes=complete_axes(shape.op, AXES[shape.op.value]))
+    return SearchSpace.of_grid(grid, default=provider("builtin").default(shape))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch) -> Path:
+    cache: Path = tmp_path / "cache"
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(cache))
+    return cache
+
+
+@pytest.mark.parametrize("target", [A100, H100])
+def test_every_configuration_of_a_small_space_compiles_with_no_gpu(target, own_cache):
+    shapes = [KernelShape.from_mapping(table) for table in (SHRINK, EXPAND)]
+    jobs = [Job(shape, c, target) for shape in shapes for c in space(shape).configs]
+    pool = CompilePool("builtin", workers=2)
+    try:
+        left = dict.fromkeys(jobs)
+        while left:
+            job, compiled = pool.first_done(list(left))
+            del left[job]
+            assert isinstance(compiled, CompiledKernel), compiled
+            assert compiled.shared_memory_bytes > 0
+            assert compiled.registers
+            assert compiled.spills is not None
+        assert 0 < pool.busy_s <= pool.wanted_s
+    finally:
+        pool.close()
+    assert list(own_cache.rglob("*.cubin"))
+
+
+def test_a_compile_that_never_ends_is_killed_with_its_children_and_the_next_one_runs(own_cache):
+    shape = KernelShape.from_mapping(EXPAND | {"num_tokens": 1024, "rank": 64})
+    table = {"block_m": 256, "block_n": 256, "block_k": 64, "num_stages": 2}
+    # 1,024 accumulators a thread: ptxas does not end within a minute.
+    endless = KernelConfig.from_mapping(shape.op, table | {"num_warps": 2})
+    easy = KernelConfig.from_mapping(shape.op, table | {"num_warps": 4, "block_m": 16})
+    pool = CompilePool("builtin", workers=1, timeout_s=8.0)
+    try:
+        _, compiled = pool.first_done([Job(shape, endless, A100)])
+        assert isinstance(compiled, CompileFailure)
+        assert compiled.outcome is Outcome.COMPILE_TIMEOUT
+        assert "within 8 s" in compiled.reason
+        assert not running("ptxas", own_cache)
+        _, compiled = pool.first_done([Job(shape, easy, A100)])
+        assert isinstance(compiled, CompiledKernel), compiled
+    finally:
+        pool.close()
+
+
+def running(program: str, cache: Path) -> bool:
+    """Whether a process of that name works for this cache: its parent may be gone."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (folder / "comm").read_text().strip()
+            if name == program and str(cache).encode() in (folder / "environ").read_bytes():
+                return True
+        except OSError:  # it ended meanwhile
+            continue
+    return False
+
+
+def test_a_kernel_that_cannot_be_compiled_says_why():
+    shape = KernelShape.from_mapping(SHRINK)
+    table = {"block_m": 16, "block_n": 16, "block_k": 64, "split_k": 8, "num_warps": 4}
+    broken = KernelConfig.from_mapping(shape.op, table | {"block_m": 24, "num_stages": 2})
+    pool = CompilePool("builtin", workers=1)
+    try:
+        _, compiled = pool.first_done([Job(shape, broken, H100)])
+    finally:
+        pool.close()
+    assert isinstance(compiled, CompileFailure)
+    assert compiled.outcome is Outcome.COMPILE_FAILED
+    assert "power of 2" in compiled.reason or "CompilationError" in compiled.reason
+
+
+def test_results_of_a_finished_shape_are_dropped_and_can_be_asked_for_again():
+    shape = KernelShape.from_mapping(SHRINK)
+    job = Job(shape, space(shape).configs[0], H100)
+    pool = CompilePool("builtin", workers=1)
+    try:
+        first = pool.first_done([job])
+        pool.forget(shape)
+        assert pool.first_done([job]) == first
+    finally:
+        pool.close()

@@ -1,0 +1,78 @@
+"""Whose kernels a run on a GPU launches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from autotune.measure import runners
+from autotune.errors import GpuMissing, KernelsUnusable
+from autotune.launch.environment import Environment
+from autotune.measure.runners import gpu_runner
+from tests.recordings import ENVIRONMENT
+
+
+class FakeRunner:
+    """Starts for the providers that are there, and for others does not."""
+
+    there: tuple[str, ...] = ("builtin", "vllm")
+
+    def __init__(self, provider: str) -> None:
+        if provider not in self.there:
+            raise KernelsUnusable(f"cannot drive {provider}")
+        version = {"vllm": "0.33.0", "builtin": "1"}[provider]
+        self.environment = replace(
+            Environment.from_mapping(ENVIRONMENT), provider=provider, provider_version=version
+        )
+
+
+@pytest.fixture
+def said(monkeypatch) -> list[str]:
+    """With a GPU and an installed vLLM, as far as anybody can tell; what is said."""
+    monkeypatch.setattr(runners, "has_gpu", lambda: True)
+    monkeypatch.setattr(runners, "CudaRunner", FakeRunner)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=name))
+    return []
+
+
+def test_vllms_kernels_are_taken_where_they_can_be_had(said):
+    assert gpu_runner("auto", said.append).environment.provider == "vllm"
+    assert said == ["The kernels are those of vLLM 0.33.0."]
+
+
+def test_without_vllm_our_own_are_taken_and_it_is_said(said, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+
+    assert gpu_runner("auto", said.append).environment.provider == "builtin"
+    assert said == ["The kernels are autotune's own: vLLM is not installed here."]
+
+
+def test_a_folder_that_happens_to_be_called_vllm_is_no_vllm(said, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: SimpleNamespace(origin=None))
+
+    assert gpu_runner("auto", said.append).environment.provider == "builtin"
+
+
+def test_a_vllm_that_cannot_be_driven_is_told_with_its_reason(said, monkeypatch):
+    monkeypatch.setattr(FakeRunner, "there", ("builtin",))
+
+    assert gpu_runner("auto", said.append).environment.provider == "builtin"
+    assert said == ["The kernels are autotune's own: cannot drive vllm."]
+
+
+def test_kernels_that_were_asked_for_are_never_replaced(said, monkeypatch):
+    monkeypatch.setattr(FakeRunner, "there", ("builtin",))
+
+    with pytest.raises(KernelsUnusable, match="cannot drive vllm"):
+        gpu_runner("vllm", said.append)
+    assert gpu_runner("builtin", said.append).environment.provider == "builtin"
+    assert said == []
+
+
+def test_without_a_gpu_nothing_is_started(said, monkeypatch):
+    monkeypatch.setattr(runners, "has_gpu", lambda: False)
+
+    with pytest.raises(GpuMissing, match="no CUDA GPU here"):
+        gpu_runner("auto", said.append)

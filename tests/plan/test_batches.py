@@ -1,0 +1,55 @@
+"""The batch sizes of a server: what is captured, and what of it is tuned."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.errors import InputError
+from autotune.plan.batches import Batches
+
+
+def test_vllms_defaults_capture_its_documented_sizes():
+    # 1, 2, 4, then every 8th up to 256, then every 16th up to 512.
+    expected = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
+
+    assert Batches.of().captured == expected
+
+
+def test_few_sequences_capture_up_to_twice_as_many():
+    # 2 * 10 = 20: 1, 2, 4, 8, 16, and 10 itself, the largest batch of decoding.
+    assert Batches.of(2048, 10).captured == (1, 2, 4, 8, 10, 16)
+
+
+def test_no_batch_is_larger_than_the_server_allows():
+    # 300 is no multiple of 16, and is captured since it is the largest there can be.
+    batches = Batches.of(300)
+
+    assert (batches.max_num_seqs, batches.captured[-3:]) == (300, (272, 288, 300))
+    assert batches.grid[-1] == 300
+
+
+def test_the_grid_is_thinned_and_goes_on_to_the_largest_prefill_step():
+    assert Batches.of().grid == (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+    assert Batches.of(2048, 100).grid == (1, 2, 4, 8, 16, 32, 64, 128, 200, 400, 800, 1600, 2048)
+
+
+@given(st.integers(1, 20_000), st.integers(1, 2000))
+def test_a_grid_ascends_from_one_and_holds_the_largest_of_both(tokens, seqs):
+    batches = Batches.of(max(tokens, seqs), seqs)
+
+    grid, captured = batches.grid, batches.captured
+    assert grid[0] == captured[0] == 1
+    assert grid[-1] == batches.max_num_batched_tokens
+    assert captured[-1] in grid
+    assert set(grid) <= set(captured) | set(range(captured[-1], grid[-1] + 1))
+    assert all(low < high for low, high in pairwise(grid))
+    assert all(low < high for low, high in pairwise(captured))
+
+
+def test_what_vllm_refuses_is_refused():
+    with pytest.raises(InputError, match="at least max_num_seqs: got 100 for 200"):
+        Batches.of(100, 200)

@@ -1,0 +1,87 @@
+"""Every sampler: each configuration once, the default first, the same seed the same choices."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+
+from autotune.errors import InputError
+from autotune.plan.file import SAMPLERS as SAMPLERS_OF_STUDY_FILES
+from autotune.search import SAMPLERS
+from autotune.search.samplers.by_name import make_sampler
+from autotune.search.samplers.encoding import Positions
+from autotune.search.samplers.untried import Untried
+from tests.recordings import BEST, write_recording
+from tests.search.cases import FEW, SHAPE, CountingRunner, tuned
+
+DATABASE = "sqlite:///autotune.db"
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def runner(tmp_path) -> CountingRunner:
+    return CountingRunner(write_recording(tmp_path / "r.jsonl.gz"))
+
+
+def chosen(runner: CountingRunner, sampler: str, trials: int, **options: int) -> list[object]:
+    """What a search in a database of its own measures, in order."""
+    runner.measured.clear()
+    name = f"sqlite:///{len(list(runner.compared))}-{sampler}.db"
+    tuned(runner, name, trials, sampler=sampler, **options)
+    return list(runner.measured)
+
+
+def test_a_study_file_may_name_every_sampler_and_no_other():
+    assert set(SAMPLERS_OF_STUDY_FILES) == set(SAMPLERS)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_small_space_is_finished_without_a_configuration_twice(runner, sampler):
+    space = runner.space(SHAPE, FEW)
+    tuned(runner, DATABASE, 1_000, sampler=sampler, axes=FEW)
+    assert len(runner.measured) == len(space.configs)
+    assert set(runner.measured) == set(space.configs)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_first_trial_is_the_default(runner, sampler):
+    tuned(runner, DATABASE, 2, sampler=sampler)
+    assert runner.measured[0] == runner.space(SHAPE, {}).default
+    assert len(set(runner.measured)) == 2
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_same_seed_makes_the_same_choices(runner, sampler):
+    first, second = (chosen(runner, sampler, 16, seed=7) for _ in range(2))
+    assert first == second
+    assert len(set(first)) == 16
+
+
+@pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"exhaustive"}))
+def test_another_seed_makes_other_choices(runner, sampler):
+    assert chosen(runner, sampler, 16, seed=7) != chosen(runner, sampler, 16, seed=8)
+
+
+def test_the_exhaustive_search_goes_through_the_space_in_its_order(runner):
+    assert chosen(runner, "exhaustive", 9) == list(runner.space(SHAPE, {}).configs[:9])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tpe_finds_the_best_of_a_bowl_in_a_third_of_the_space(runner, seed):
+    selection = tuned(runner, DATABASE, 55, sampler="tpe", seed=seed)
+    assert selection is not None
+    assert BEST.items() <= selection.config.as_dict().items()
+    assert selection.trials == 55
+
+
+def test_an_axis_that_is_not_searched_is_never_sampled(runner):
+    space = runner.space(SHAPE, FEW)
+    positions = Positions(space)
+    sampler = make_sampler("random", space, Untried(space, positions), positions, seed="0")
+    study = optuna.create_study(sampler=sampler)
+    with pytest.raises(InputError, match="num_widgets is no axis of this search space"):
+        study.ask().suggest_int("num_widgets", 1, 2)

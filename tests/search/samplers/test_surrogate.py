@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from autotune.search.samplers.surrogate import SOFT_LIMIT, Surrogate, interpolated, squash
+
+GRID = np.stack(np.meshgrid(np.arange(8.0), np.arange(8.0)), axis=-1).reshape(-1, 2)
+LOGS = 0.02 * ((GRID - 3) ** 2).sum(axis=1)
+
+
+def test_squashed_logarithms_keep_their_order_and_end_at_the_limit():
+    squashed = squash(np.array([1.0, 1.1, 1.3, 9.0]))
+    assert squashed[0] == 0
+    assert (np.diff(squashed) > 0).all()
+    assert squashed[-1] == pytest.approx(SOFT_LIMIT)
+    assert squash(np.array([])).shape == (0,)
+
+
+def test_what_was_not_measured_is_ranked_by_what_was(rng):
+    rows = rng.permutation(64)
+    mean, *_ = Surrogate(GRID).predict(rows[:30].tolist(), LOGS[rows[:30]])
+    left = rows[30:]
+    ranks = [np.argsort(np.argsort(each[left])) for each in (mean, LOGS)]
+    assert np.corrcoef(ranks[0], ranks[1])[0, 1] > 0.9
+
+
+def test_the_spread_falls_where_something_was_asked_for_even_unanswered():
+    surrogate = Surrogate(GRID)
+    _, before, _ = surrogate.predict([0], LOGS[[0]])
+    mean, *_ = surrogate.predict([0], LOGS[[0]])
+    pending, after, _ = surrogate.predict([0, 63], np.array([LOGS[0], np.nan]))
+    assert after[63] < 0.3 * before[63]
+    assert np.allclose(pending, mean)
+
+
+def test_adding_one_at_a_time_is_the_same_as_all_at_once(rng):
+    rows = rng.permutation(64)[:40].tolist()
+    one_by_one = Surrogate(GRID)
+    for count in range(41):
+        stepwise = one_by_one.predict(rows[:count], LOGS[rows[:count]])
+    at_once = Surrogate(GRID).predict(rows, LOGS[rows])
+    assert np.allclose(stepwise, at_once, atol=1e-9)
+
+
+def test_rows_that_are_not_those_from_before_start_afresh():
+    surrogate = Surrogate(GRID)
+    surrogate.predict([5, 6, 7], LOGS[[5, 6, 7]])
+    again = surrogate.predict([6, 9], LOGS[[6, 9]])
+    assert np.allclose(again, Surrogate(GRID).predict([6, 9], LOGS[[6, 9]]))
+
+
+def test_nothing_known_is_no_error():
+    mean, spread, _ = Surrogate(GRID).predict([], np.array([]))
+    assert np.isfinite(mean).all()
+    assert (spread > 0).all()
+
+
+def test_a_belief_is_followed_until_measurements_say_otherwise(rng):
+    belief = squash(-LOGS)  # the wrong way round
+    surrogate = Surrogate(GRID, belief)
+    rows = rng.permutation(64)[:10].tolist()
+    trusting, *_ = surrogate.predict([], np.array([]))
+    outvoted, *_ = surrogate.predict(rows, LOGS[rows])
+    assert np.corrcoef(trusting, LOGS)[0, 1] < -0.9
+    assert np.corrcoef(outvoted, LOGS)[0, 1] > 0.5
+
+
+def test_what_lies_between_measured_points_is_interpolated(rng):
+    rows = rng.permutation(64)
+    known, left = rows[:40], rows[40:]
+    found = interpolated(GRID[known], LOGS[known], GRID[left])
+    assert np.corrcoef(found, LOGS[left])[0, 1] > 0.95
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_what_is_slow_by_far_is_told_from_what_is_slow():
+    """Squashed, both are alike."""
+    logs = 6.0 * LOGS
+    rows = np.random.default_rng(3).permutation(64)[:40]
+    expected = Surrogate(GRID).predict(rows.tolist(), logs[rows])
+    worst, bad = np.argsort(logs)[[-1, 32]]
+    assert expected.slowness[worst] > expected.slowness[bad] + 0.5
