@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from autotune.version import __version__
 
 __all__ = [
     "AutotuneError",
@@ -32,7 +32,7 @@ else:
     _HOMES = {
         "AutotuneError": "errors",
         "Results": "api",
-        "StudyPlan": "plan",
+        "StudyPlan": "plan.study",
         "load": "api",
         "load_recording": "api",
         "shipped_recording": "measure.replay",

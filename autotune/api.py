@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from autotune.errors import GpuMissing, StorageError
 from autotune.export import VllmExporter
 from autotune.export.check.survey import check_exported
-from autotune.launch.environment import Environment, has_gpu
+from autotune.launch.environment import Environment
+from autotune.measure.cuda.gpu import has_gpu
 from autotune.measure.replay import ReplayRunner
 from autotune.measure.runners import gpu_runner, replay_runner, replay_runners
 from autotune.plan.study import StudyPlan

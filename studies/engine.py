@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 
 from autotune.choose.selection import Selection
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.launch.space import SearchSpace
 from autotune.measure.cuda.runner import CudaRunner
 from autotune.search import Budget, ShapeTuner, TrialMirror
 from autotune.store import Store

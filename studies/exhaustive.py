@@ -17,8 +17,8 @@ from pathlib import Path
 from engine import search
 
 from autotune.export import look_up, read_table
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import Outcome
 from autotune.measure.cuda.runner import CudaRunner
 from autotune.measure.replay import ReplayRunner

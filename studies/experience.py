@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, Outcome
 from autotune.measure.recording import RecordingWriter, read_recording
 from autotune.search.samplers.transfer import Neighbour, instructive

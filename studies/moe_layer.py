@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from autotune.errors import AutotuneError, GpuMissing, InputError
 from autotune.export.bench import find_entry
-from autotune.launch.environment import describe_device, has_gpu
+from autotune.launch.config import KernelConfig
 from autotune.launch.moe_layer import by_layer, missing_ops, names_of
 from autotune.launch.op import MOE_OPS, LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
+from autotune.measure.cuda.gpu import describe_device, has_gpu
 from autotune.plan.study import StudyPlan
 
 if TYPE_CHECKING:

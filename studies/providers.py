@@ -12,8 +12,8 @@ import random
 import statistics
 from collections.abc import Mapping
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import Outcome, never_stop
 from autotune.measure.cuda.runner import CudaRunner
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from vllm.lora.ops.triton_ops import lora_expand_op, lora_shrink_op
 
-from autotune.launch.environment import describe_device
 from autotune.launch.shape import KernelShape
+from autotune.measure.cuda.gpu import describe_device
 from autotune.measure.cuda.timer import CacheFlush, LaunchTimer
 from autotune.measure.kernels.inputs import make_inputs
 from autotune.measure.kernels.reference import check_result, expect

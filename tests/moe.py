@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from autotune.choose.selection import Selection, select
+from autotune.launch.config import KernelConfig
 from autotune.launch.op import MOE_OPS, LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 
 QWEN = {"hidden_size": 2048, "intermediate_size": 768, "num_experts": 128, "top_k": 8}
 

@@ -16,8 +16,8 @@ import autotune
 from autotune.api import Results
 from autotune.cli.commands import app
 from autotune.errors import ExportError, GpuMissing, InputError, RecordingError, StorageError
-from autotune.launch.environment import has_gpu
 from autotune.launch.op import MOE_OPS
+from autotune.measure.cuda.gpu import has_gpu
 from autotune.plan.study import StudyPlan
 from autotune.search.events import Tuned
 from autotune.store import Store

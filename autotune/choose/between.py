@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from autotune.choose.couple import couple
 from autotune.choose.losses import Clock, Losses, Option, Rows, nearest, option_of
-from autotune.choose.selection import Selection, select
+from autotune.choose.selection import BetweenRows, Selection, select
 from autotune.launch.moe_layer import MoeLayer
 from autotune.launch.shape import KernelShape
 from autotune.measure import Runner
@@ -24,24 +24,6 @@ WORST_LOSS = 0.05
 
 #: Rows are merged where no batch size loses this much by it.
 CHEAP_LOSS = 0.01
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BetweenRows:
-    """How much slower the nearest row's configurations are than the best that was timed.
-
-    The kernels of a MoE layer are looked at together, and have one loss.
-
-    Attributes:
-        shape: A kernel at a captured batch size.
-        before: Its loss with the rows as tuned, as a share of the best latency; infinite where what
-            vLLM would take does not run.
-        after: The same with the rows as they are now.
-    """
-
-    shape: KernelShape
-    before: float
-    after: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

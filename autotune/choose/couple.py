@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from autotune.choose.selection import SAME, LayerChoice, Ratio, Selection, select
 from autotune.errors import ExportError
+from autotune.launch.config import KernelConfig
 from autotune.launch.moe_layer import MoeLayer, by_layer, missing_ops, names_of
 from autotune.launch.op import MOE_DEFAULTS, MOE_OPS, LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 
 #: What vLLM takes for a MoE op that has no file.
 DEFAULT_ONLY = {MOE_DEFAULTS["block_m"]: "vLLM's default"}

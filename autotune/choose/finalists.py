@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from autotune.choose.reach import in_reach
-from autotune.launch.space import KernelConfig
+from autotune.launch.config import KernelConfig
 from autotune.measure import Measurement, Outcome
 
 #: Configurations that are timed again. On two recorded H100 grids the true best lay among the first

@@ -13,8 +13,9 @@ from functools import partial
 
 from autotune.choose.selection import Selection, is_settled
 from autotune.errors import ReplayMiss, SpaceError
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig, SearchSpace, default_axes
+from autotune.launch.space import SearchSpace, default_axes
 from autotune.measure import Runner
 from autotune.search.events import Looked, Watch, unwatched
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import DeviceState
 
 #: The interval holds the true ratio in this share of cases.
@@ -264,3 +264,21 @@ def is_settled_at_every_block_m(
 
 def _fastest(samples: Mapping[KernelConfig, Sequence[float]]) -> KernelConfig:
     return min(samples, key=lambda config: statistics.median(samples[config]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BetweenRows:
+    """How much slower the nearest row's configurations are than the best that was timed.
+
+    The kernels of a MoE layer are looked at together, and have one loss.
+
+    Attributes:
+        shape: A kernel at a captured batch size.
+        before: Its loss with the rows as tuned, as a share of the best latency; infinite where what
+            vLLM would take does not run.
+        after: The same with the rows as they are now.
+    """
+
+    shape: KernelShape
+    before: float
+    after: float

@@ -123,7 +123,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     """Tune every shape, and write the files that vLLM loads."""
     from autotune.cli.live import RunDisplay, Verbosity
     from autotune.cli.progress import RunProgress
-    from autotune.launch.environment import has_gpu
+    from autotune.measure.cuda.gpu import has_gpu
     from autotune.measure.runners import gpu_runner, replay_runner
     from autotune.search.run import check_rows_max, run_job
 
@@ -215,7 +215,7 @@ def shapes(  # noqa: PLR0913 - one parameter a flag
     """List the shapes, with the key under which vLLM looks each one up."""
     from autotune.cli.tables import shapes_table, studies_text
     from autotune.measure.runners import replay_runner
-    from autotune.plan.estimate import tuning_s
+    from autotune.plan.effort import tuning_s
 
     with _errors():
         recorded = replay_runner(replay).shapes if replay else None
@@ -290,7 +290,7 @@ def export(
     merge: Merge = False,
 ) -> None:
     """Write vLLM's files again from what the studies chose."""
-    from autotune.search.tune import stored_selections
+    from autotune.store.chosen import stored_selections
 
     with _errors():
         stored = stored_selections(storage)
@@ -423,8 +423,9 @@ def compare_samplers(  # noqa: PLR0913 - one parameter a flag
 
     Without --replay the recording that comes with autotune is searched.
     """
+    from autotune.cli.contest import LEGEND, comparison_table
     from autotune.measure.runners import replay_runners
-    from autotune.report.plots.contest import LEGEND, comparison_table, write_comparison_plot
+    from autotune.report.plots.contest import write_comparison_plot
     from autotune.search.contest.compare import Comparison, compare, sampler_names
     from autotune.search.contest.curves import by_sampler, by_shape, summaries
 
@@ -476,7 +477,7 @@ def _known_shapes(
 ) -> dict[str | None, Sequence[KernelShape] | None]:
     """The shapes of a recording or a database by GPU; empty where neither is given."""
     from autotune.measure.runners import replay_runner
-    from autotune.search.tune import stored_selections
+    from autotune.store.chosen import stored_selections
 
     if replay:
         recorded = replay_runner(replay)

@@ -13,10 +13,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autotune.cli.progress import RunProgress, duration_text, trial_text
+from autotune.cli.progress import RunProgress, trial_text
 from autotune.cli.tables import selection_cells
 from autotune.launch.shape import KernelShape
 from autotune.measure import RunnerStatus
+from autotune.report.words import duration_text
 from autotune.search.events import Event, ShapeDone, Tried
 
 if TYPE_CHECKING:

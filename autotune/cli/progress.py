@@ -148,10 +148,3 @@ def trial_text(measurement: Measurement) -> str:
     if measurement.outcome is Outcome.TOO_SLOW or not measurement.reason:
         return name
     return f"{name} ({measurement.reason})"
-
-
-def duration_text(seconds: float) -> str:
-    """Such as ``0:07`` or ``1:02:03``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

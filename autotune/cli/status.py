@@ -10,9 +10,10 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from autotune.cli.progress import duration_text
-from autotune.cli.tables import plain_table, sizes_text
+from autotune.cli.tables import plain_table
 from autotune.launch.moe_layer import names_of
+from autotune.launch.sizes import sizes_text
+from autotune.report.words import duration_text
 from autotune.store import Overview, RunState, StudyState
 
 #: Lines of a terminal that are not rows of the table: what is above it, its header, and what is

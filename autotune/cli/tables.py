@@ -12,8 +12,8 @@ from autotune.choose.selection import Ratio, Selection
 from autotune.launch.moe_layer import MoeLayer, names_of
 from autotune.launch.op import MOE_OPS
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import is_shrink, matmul_sizes
-from autotune.measure import Outcome
+from autotune.launch.sizes import is_shrink, matmul_sizes, sizes_text
+from autotune.measure.measurement import outcome_counts
 
 if TYPE_CHECKING:
     from autotune.export.bench import Benched
@@ -53,25 +53,6 @@ def verdict_counts(rows: Iterable[Benched]) -> str:
     counts = Counter({"faster": 0, "same": 0, "slower": 0})
     counts.update(row.verdict for row in rows)
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-
-
-def outcome_counts(outcomes: Mapping[str, int]) -> tuple[int, int, int]:
-    """How many trials were invalid, how many failed, and how many were cut short."""
-    known = {outcome: outcomes.get(outcome.value, 0) for outcome in Outcome}
-    invalid, cut = known[Outcome.INVALID], known[Outcome.TOO_SLOW]
-    return invalid, sum(known.values()) - known[Outcome.OK] - invalid - cut, cut
-
-
-def sizes_text(shape: KernelShape) -> str:
-    """What goes in and what comes out, such as ``4096>16 x3`` or ``16>4096+1024+1024``.
-
-    A MoE op's are those of one expert, and how many of them a token goes to: ``768>16, 8 of 128``.
-    """
-    if len(set(shape.slice_sizes)) > 1:
-        return f"{shape.rank}>" + "+".join(map(str, shape.slice_sizes))
-    _, outside, inside = matmul_sizes(shape)
-    text = f"{inside}>{outside}" + (f" x{shape.num_slices}" if shape.num_slices > 1 else "")
-    return f"{text}, {shape.top_k} of {shape.num_experts}" if shape.op.is_moe else text
 
 
 def tuned_table(

@@ -1,8 +1,7 @@
 """Writes the chosen configurations where vLLM finds them."""
 
-from autotune.export._base import Exporter
 from autotune.export.lookup import Found, look_up
 from autotune.export.nested import read_table
 from autotune.export.write import VllmExporter
 
-__all__ = ["Exporter", "Found", "VllmExporter", "look_up", "read_table"]
+__all__ = ["Found", "VllmExporter", "look_up", "read_table"]

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 from autotune.choose.selection import Ratio, is_settled
 from autotune.errors import ExportError, InputError, SpaceError
 from autotune.export import look_up, read_table
+from autotune.launch.config import KernelConfig
+from autotune.launch.release import is_timed_as_pair
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig, SearchSpace
-from autotune.launch.spaces import is_timed_as_pair
+from autotune.launch.space import SearchSpace
 from autotune.measure import Runner
-from autotune.measure.cuda.protocol import Ceilings
+from autotune.measure.measurement import Ceilings
 from autotune.measure.roofline import floor_us
 from autotune.plan.study import StudyPlan
 

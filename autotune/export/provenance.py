@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autotune import __version__
 from autotune.choose.selection import LayerChoice, Ratio, Selection
 from autotune.errors import InputError
 from autotune.export.names import PROVENANCE_SUFFIX
 from autotune.export.nested import leaf_at, read_json, unusable
 from autotune.launch.environment import Environment
 from autotune.launch.op import gpu_file_prefix
+from autotune.version import __version__
 
 SCHEMA = "autotune-provenance/1"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from autotune.choose.selection import Selection
 from autotune.errors import ExportError
-from autotune.export._base import Exporter
 from autotune.export.files import replace_files
 from autotune.export.lookup import look_up
 from autotune.export.moe_files import couple_in
@@ -28,7 +28,7 @@ from autotune.launch.environment import Environment
 _Plan = dict[str, dict[tuple[int, ...], Selection]]
 
 
-class VllmExporter(Exporter):
+class VllmExporter:
     """Writes one file per op, and beside them one that says where each entry comes from.
 
     A file that the provenance lists is added to entry by entry. One that it does not list is not
@@ -162,3 +162,33 @@ def _verify(plan: _Plan, folder: Path) -> None:
                     f"{path} was changed while it was written: vLLM would find "
                     f"{path_text(found.path)} {found.leaf} for {path_text(key)}; export again"
                 )
+
+
+class Exporter(ABC):
+    """Writes the chosen configurations in one engine's format."""
+
+    @abstractmethod
+    def export(
+        self,
+        selections: Iterable[Selection],
+        environment: Environment,
+        folder: Path,
+        *,
+        merge: bool,
+    ) -> tuple[Path, ...]:
+        """Write the selections, keeping the entries of other shapes that are there already.
+
+        Exporting the same selections twice gives the same bytes.
+
+        Args:
+            selections: The chosen configurations; where a shape comes twice, the later counts.
+            environment: Where they were measured; its GPU names the files.
+            folder: Where to write; made if it is not there.
+            merge: Whether files that autotune did not write may be added to.
+
+        Returns:
+            The files written.
+
+        Raises:
+            ExportError: The folder cannot be written, or holds something that must not be lost.
+        """

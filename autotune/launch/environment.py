@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -111,45 +110,3 @@ class Device:
             multiprocessors=self.multiprocessors,
             shared_memory_bytes=self.shared_memory_bytes,
         )
-
-
-def has_gpu() -> bool:
-    """Whether a CUDA device can be used. Imports torch; makes no CUDA context."""
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def describe_device() -> Device:
-    """The current CUDA device. Makes a CUDA context: call it in the process that launches."""
-    import torch
-    import triton
-
-    number = torch.cuda.current_device()
-    facts = torch.cuda.get_device_properties(number)
-    # What Triton holds a kernel's shared memory against before it launches it.
-    limits = triton.runtime.driver.active.utils.get_device_properties(number)
-    return Device(
-        name=facts.name,
-        capability=(facts.major, facts.minor),
-        multiprocessors=facts.multi_processor_count,
-        shared_memory_bytes=limits["max_shared_mem"],
-        l2_bytes=facts.L2_cache_size,
-        memory_bytes=facts.total_memory,
-        uuid=str(facts.uuid),
-    )
-
-
-@functools.lru_cache
-def driver_version() -> str:
-    """The NVIDIA driver's version, from ``nvidia-smi``; ``unknown`` where that does not answer."""
-    import subprocess
-
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(  # noqa: S603 - a fixed command, nothing of the user's in it
-            command, capture_output=True, text=True, timeout=30, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return answer.stdout.splitlines()[0].strip()

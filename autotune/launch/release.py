@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 
+from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import assigns_naively
+from autotune.launch.sizes import assigns_naively
 
 #: The newest vLLM whose sources were read.
 NEWEST_RELEASE = "0.33.0"
@@ -54,3 +55,13 @@ def reads_only_block_m(shape: KernelShape, release: str) -> bool:
         and not shape.fully_sharded
         and has_one_shot_kernel(release)
     )
+
+
+def release_of(environment: Environment) -> str:
+    """The vLLM whose behaviour is tuned for: that whose kernels are launched, else the newest."""
+    return environment.provider_version if environment.provider == "vllm" else NEWEST_RELEASE
+
+
+def is_timed_as_pair(shape: KernelShape, environment: Environment) -> bool:
+    """Whether what is timed of a MoE shape is vLLM's one kernel for its shrink and its expand."""
+    return environment.provider == "vllm" and reads_only_block_m(shape, release_of(environment))

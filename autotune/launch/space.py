@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeGuard
+from dataclasses import dataclass, field, replace
 
 from autotune.errors import SpaceError
-from autotune.launch.op import MOE_DEFAULTS, PARAMETER_DEFAULTS, LoraOp
-from autotune.launch.shape import DTYPE_BYTES, KernelShape
-
-#: ``tl.dot`` takes no tile side below 16, so 16 is what a smaller dimension is padded to.
-SMALLEST_BLOCK = 16
+from autotune.launch.config import LARGEST_VALUE, KernelConfig, _is_value
+from autotune.launch.op import PARAMETER_DEFAULTS, LoraOp
+from autotune.launch.shape import KernelShape
+from autotune.launch.sizes import (
+    SMALLEST_BLOCK,
+    block_limits,
+    is_shrink,
+    launched_rows,
+    least_shared_memory_bytes,
+    matmul_sizes,
+    next_power_of_two,
+)
 
 #: What a kernel can be launched with: vLLM's default for rank 8 has a ``block_n`` of 8.
 _SMALLEST = {"block_m": SMALLEST_BLOCK, "block_n": 8, "block_k": SMALLEST_BLOCK}
@@ -21,61 +27,13 @@ _SMALLEST = {"block_m": SMALLEST_BLOCK, "block_n": 8, "block_k": SMALLEST_BLOCK}
 #: ptxas did not end within a minute, and everything up to 256 compiled (H100, Triton 3.6).
 MOST_ACCUMULATORS = 256
 
-#: No launch parameter of a GPU kernel is larger: a block of 4,096 rows alone would be.
-LARGEST_VALUE = 4096
 
 #: A thread block has 1,024 threads at most, 32 to a warp.
 MOST_WARPS = 32
 
-#: Experts times adapters that vLLM wants for each (token, expert) pair before it sorts none.
-_NAIVE_SPARSITY = 8
 
 _BLOCKS = {"block_m", "block_n", "block_k"}
 _POWERS_OF_TWO = _BLOCKS | {"num_warps"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelConfig:
-    """One launch configuration; the parameters that its op does not have are None."""
-
-    block_m: int
-    block_n: int
-    block_k: int
-    split_k: int | None = None
-    group_size_m: int | None = None
-    num_warps: int
-    num_stages: int
-    num_ctas: int | None = None
-
-    @classmethod
-    def from_mapping(cls, op: LoraOp, table: Mapping[str, Any]) -> KernelConfig:
-        """Read a configuration of ``op``; absent parameters take vLLM's own defaults.
-
-        Raises:
-            SpaceError: A parameter is unknown, missing, or not a positive integer.
-        """
-        for name in table:
-            if name not in op.parameters:
-                raise SpaceError(
-                    f"{op.value} has no parameter {name!r}; it has {', '.join(op.parameters)}"
-                )
-        values = {}
-        defaults = MOE_DEFAULTS if op.is_moe else PARAMETER_DEFAULTS
-        for name in op.parameters:
-            value = table.get(name, defaults.get(name))
-            if not _is_value(value):
-                raise SpaceError(f"{name} must be 1 to {LARGEST_VALUE}: got {value!r}")
-            values[name] = value
-        return cls(**values)
-
-    def as_dict(self) -> dict[str, int]:
-        """The parameters that the op has, in the order in which they are written."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
-
-
-def _is_value(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_VALUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,64 +49,6 @@ class Rejection:
 
 # --------------------------------------------------------------------------- static rules
 # Each answers None, or the reason why the configuration is thrown out before it is compiled.
-
-
-def next_power_of_two(value: int) -> int:
-    """The smallest power of two that is at least ``value``."""
-    return 1 << (value - 1).bit_length()
-
-
-def is_shrink(op: LoraOp) -> bool:
-    """Whether an op goes from the model's size to the rank; the others go back."""
-    return op in {LoraOp.SHRINK, LoraOp.W13_SHRINK, LoraOp.W2_SHRINK}
-
-
-def matmul_sizes(shape: KernelShape) -> tuple[int, int, int]:
-    """(m, n, k) of the largest matrix product that one slice of the shape makes.
-
-    In a mixture of experts that is the product of one adapter's expert: a token goes to an expert
-    once, so it has ``num_tokens`` rows at most, and a single one where blocks are assigned naively.
-    """
-    m = 1 if assigns_naively(shape) else shape.num_tokens
-    outer = shape.hidden_size
-    if shape.op in {LoraOp.W13_EXPAND, LoraOp.W2_SHRINK}:
-        outer = shape.intermediate_size
-    elif shape.op is LoraOp.W2_EXPAND:
-        outer = shape.written_size
-    return (m, shape.rank, outer) if is_shrink(shape.op) else (m, outer, shape.server_rank)
-
-
-def assigns_naively(shape: KernelShape) -> bool:
-    """Whether vLLM gives each (token, expert) pair a row of tiles of its own, and sorts nothing.
-
-    So it does where the pairs are few beside the experts (``add_lora_w13`` in
-    ``vllm/lora/punica_wrapper/punica_gpu.py``, 0.33.0), and never with fully sharded LoRAs or
-    expert parallelism.
-    """
-    if not shape.op.is_moe or shape.fully_sharded or shape.global_experts > shape.num_experts:
-        return False
-    pairs = shape.num_tokens * shape.top_k
-    return pairs * _NAIVE_SPARSITY <= shape.num_experts * shape.max_loras
-
-
-def launched_rows(shape: KernelShape, block_m: int) -> int:
-    """Rows that the tiles of one LoRA slot are launched for; most of a MoE op's are left at once.
-
-    A dense op's are the tokens. A MoE op's are those that vLLM allocates: room for every (token,
-    expert) pair to be in one adapter, with each expert's rows padded to whole blocks, those of
-    experts on other devices too
-    (``moe_lora_align_block_size`` in ``vllm/lora/punica_wrapper/punica_gpu.py``, 0.33.0).
-
-    Args:
-        shape: The shape.
-        block_m: Rows of a tile.
-    """
-    if not shape.op.is_moe:
-        return shape.num_tokens
-    pairs = shape.num_tokens * shape.top_k
-    if assigns_naively(shape) or pairs < shape.global_experts:
-        return pairs * block_m
-    return pairs + shape.global_experts * (block_m - 1)
 
 
 def value_fault(name: str, value: int) -> str | None:
@@ -167,12 +67,6 @@ def value_fault(name: str, value: int) -> str | None:
 def _power_of_two(_shape: KernelShape, config: KernelConfig) -> str | None:
     faults = (value_fault(name, getattr(config, name)) for name in sorted(_POWERS_OF_TWO))
     return next(filter(None, faults), None)
-
-
-def block_limits(shape: KernelShape) -> dict[str, int]:
-    """The largest block that each dimension of the shape can fill."""
-    sizes = zip(("block_m", "block_n", "block_k"), matmul_sizes(shape), strict=True)
-    return {name: max(SMALLEST_BLOCK, next_power_of_two(size)) for name, size in sizes}
 
 
 def _block_within_dimension(shape: KernelShape, config: KernelConfig) -> str | None:
@@ -202,29 +96,6 @@ _RULES: tuple[tuple[str, Callable[[KernelShape, KernelConfig], str | None]], ...
     ("split_within_depth", _split_within_depth),
     ("accumulators", _accumulators),
 )
-
-
-def least_shared_memory_bytes(shape: KernelShape, config: KernelConfig) -> int:
-    """Shared memory that the kernel needs at the least, bytes a block.
-
-    A pipeline of ``num_stages`` keeps at least ``num_stages - 1`` tiles in flight. The MoE ops load
-    their weights by addresses that the compiler knows nothing of, two bytes at a time, which it
-    cannot pipeline, nor always x: there one tile of each is all that is certain.
-    """
-    bytes_each = DTYPE_BYTES[shape.dtype]
-    if shape.op.is_moe:
-        return (config.block_m + config.block_n) * config.block_k * bytes_each
-    values = tile_values(shape.op, config.block_m, config.block_n, config.block_k)
-    return (config.num_stages - 1) * values * bytes_each
-
-
-def tile_values(op: LoraOp, block_m: int, block_n: int, block_k: int) -> int:
-    """How many values one step of a dense op's pipeline brings into shared memory at the least.
-
-    ``expand`` may hold its activations in registers, so only its weights are counted.
-    """
-    weights = block_k * block_n
-    return weights + block_m * block_k if op is LoraOp.SHRINK else weights
 
 
 def as_launched(
@@ -369,6 +240,7 @@ class SearchSpace:
         *,
         default: KernelConfig,
         grid: Grid | None = None,
+        unread: Mapping[str, int] | None = None,
     ) -> None:
         """Collect configurations; of those that launch alike the first stays.
 
@@ -378,11 +250,14 @@ class SearchSpace:
             default: vLLM's configuration for the shape.
             grid: Knows aliases and the reasons of rejections; None for a recording, which holds
                 each launch once and whose space is what was recorded.
+            unread: Parameters that vLLM does not read for the shape, each with the default's value:
+                configurations that differ only in them are the same launch.
 
         Raises:
             SpaceError: No configuration is left.
         """
         self.shape, self.default, self._grid = shape, default, grid
+        self._unread = dict(unread or {})
         self._canonical = {self._launch(default): default}
         valid = [self._canonical.setdefault(self._launch(config), config) for config in configs]
         if not valid:
@@ -405,6 +280,12 @@ class SearchSpace:
         """
         return cls(grid.shape, grid.points(), default=default, grid=grid)
 
+    def with_unread(self, unread: Mapping[str, int]) -> SearchSpace:
+        """The same configurations, where vLLM reads none of the parameters in ``unread``."""
+        return SearchSpace(
+            self.shape, self.configs, default=self.default, grid=self._grid, unread=unread
+        )
+
     def canonical(self, config: KernelConfig) -> KernelConfig:
         """The one configuration that stands for every alias of ``config``."""
         return self._canonical.get(self._launch(config), config)
@@ -418,4 +299,5 @@ class SearchSpace:
         return self._grid.rejection(config)
 
     def _launch(self, config: KernelConfig) -> KernelConfig:
+        config = replace(config, **self._unread) if self._unread else config
         return config if self._grid is None else self._grid.launch(config)

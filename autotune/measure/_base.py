@@ -2,119 +2,21 @@
 
 from __future__ import annotations
 
-import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
+from autotune.launch.release import parameters_read, release_of
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.launch.space import SearchSpace
+from autotune.measure.measurement import Comparison, Measurement, RunnerStatus
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from autotune.measure.cuda.protocol import Ceilings
-
-
-class Outcome(str, Enum):
-    """How measuring one configuration ended."""
-
-    OK = "ok"
-    INVALID = "invalid"  # a static rule threw it out
-    COMPILE_FAILED = "compile_failed"
-    COMPILE_TIMEOUT = "compile_timeout"
-    LAUNCH_FAILED = "launch_failed"
-    WRONG_RESULT = "wrong_result"
-    TOO_SLOW = "too_slow"  # cut short: it cannot win
-    TIMED_OUT = "timed_out"
-    WORKER_DIED = "worker_died"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
-    """Everything that is known of one configuration of one shape.
-
-    Attributes:
-        shape: The shape.
-        config: The configuration.
-        outcome: How it ended.
-        reason: What went wrong, for every outcome but ``ok``.
-        samples_us: All timed figures, microseconds per launch, in the order in which they were
-            taken; warm-ups are none of them.
-        relative_error: ‖out − ref‖ / ‖ref‖ against float64; None where nothing was launched.
-        shared_memory_bytes: What the compiled kernel uses per block; None where not known.
-        registers: Registers per thread; None where not known.
-        spills: Registers spilled to local memory, per thread; None where not known.
-    """
-
-    shape: KernelShape
-    config: KernelConfig
-    outcome: Outcome
-    reason: str = ""
-    samples_us: tuple[float, ...] = ()
-    relative_error: float | None = None
-    shared_memory_bytes: int | None = None
-    registers: int | None = None
-    spills: int | None = None
-
-    @property
-    def latency_us(self) -> float:
-        """The median of the samples, microseconds per launch; raises where there is none."""
-        return statistics.median(self.samples_us)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceState:
-    """What NVML says of the device at one moment.
-
-    Attributes:
-        sm_clock_mhz: Clock of the multiprocessors.
-        memory_clock_mhz: Clock of the memory.
-        temperature_c: Of the chip.
-        throttle_reasons: Why the clocks are held down, heat or power; empty where they are not.
-    """
-
-    sm_clock_mhz: int
-    memory_clock_mhz: int
-    temperature_c: int
-    throttle_reasons: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunnerStatus:
-    """What a runner is busy with at one moment.
-
-    Attributes:
-        compiling: Configurations that are being compiled.
-        waiting: Configurations that wait for a compile worker.
-        device: What the device's driver says; None where nothing does.
-    """
-
-    compiling: int
-    waiting: int
-    device: DeviceState | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """Configurations timed side by side.
-
-    Attributes:
-        samples_us: Per configuration its samples, microseconds per launch, equally many for all:
-            the i-th of one was taken beside the i-th of the others.
-        states: The device before, during and after; empty where nothing says.
-    """
-
-    samples_us: Mapping[KernelConfig, tuple[float, ...]]
-    states: tuple[DeviceState, ...] = ()
-
-    @property
-    def is_throttled(self) -> bool:
-        """Whether the device held its clocks down meanwhile."""
-        return any(state.throttle_reasons for state in self.states)
+    from autotune.measure.measurement import Ceilings
 
 
 #: Asked now and then while configurations are compared: are these samples enough?
@@ -144,9 +46,11 @@ class Runner(ABC):
     environment: Environment
     lookahead: int = 1
 
-    @abstractmethod
     def space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
-        """The configurations of ``shape`` that this runner can measure.
+        """The configurations of ``shape`` that are worth measuring.
+
+        A parameter that vLLM does not read for this shape keeps the default's value: two
+        configurations that differ only there are the same launch.
 
         Args:
             shape: The shape.
@@ -155,6 +59,23 @@ class Runner(ABC):
         Raises:
             SpaceError: Nothing is left to measure.
             ReplayMiss: The shape was not recorded.
+        """
+        space = self.kernel_space(shape, axes)
+        read = parameters_read(shape, release_of(self.environment))
+        if read == shape.op.parameters:
+            return space
+        default = space.default.as_dict()
+        unread = {name: value for name, value in default.items() if name not in read}
+        if not read:
+            return SearchSpace(shape, [space.default], default=space.default, unread=unread)
+        kept = dict(space.axes) | {name: (value,) for name, value in unread.items()}
+        return self.kernel_space(shape, kept).with_unread(unread)
+
+    @abstractmethod
+    def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
+        """The configurations that the kernel of ``shape`` can be launched with.
+
+        Called by ``space``, which takes the same arguments and raises the same errors.
         """
 
     @abstractmethod

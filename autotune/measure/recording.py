@@ -17,19 +17,12 @@ from types import TracebackType
 from typing import Any
 
 from autotune.errors import InputError, RecordingError
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig, SearchSpace
-from autotune.measure._base import (
-    Comparison,
-    EnoughRule,
-    Measurement,
-    Outcome,
-    Runner,
-    RunnerStatus,
-    StopRule,
-)
-from autotune.measure.cuda.protocol import Ceilings
+from autotune.launch.space import SearchSpace
+from autotune.measure._base import EnoughRule, Runner, StopRule
+from autotune.measure.measurement import Ceilings, Comparison, Measurement, Outcome, RunnerStatus
 
 SCHEMA = "autotune-recording/1"
 
@@ -223,9 +216,9 @@ class RecordingRunner(Runner):
         self.environment, self.lookahead = inner.environment, inner.lookahead
         self._defaults: dict[KernelShape, KernelConfig] = {}
 
-    def space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
-        """The inner runner's space."""
-        space = self._inner.space(shape, axes)
+    def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
+        """The inner runner's."""
+        space = self._inner.kernel_space(shape, axes)
         self._defaults[shape] = space.default
         return space
 

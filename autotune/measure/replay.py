@@ -6,19 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import autotune
 from autotune.errors import RecordingError, ReplayMiss
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig, SearchSpace
-from autotune.measure._base import (
-    Comparison,
-    EnoughRule,
-    Measurement,
-    Outcome,
-    Runner,
-    StopRule,
-)
-from autotune.measure.cuda.protocol import Ceilings
+from autotune.launch.space import SearchSpace
+from autotune.measure._base import EnoughRule, Runner, StopRule
+from autotune.measure.measurement import Ceilings, Comparison, Measurement, Outcome
 from autotune.measure.racing import TOO_SLOW_REASON, chunks, race
 from autotune.measure.recording import read_recording
 
@@ -69,7 +62,7 @@ class ReplayRunner(Runner):
         """All that was recorded of one of the shapes."""
         return self._shapes[shape].values()
 
-    def space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
+    def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
         """What was recorded of the shape, within ``axes``."""
         recorded = self._recorded(shape)
         if shape not in self._defaults:
@@ -139,4 +132,4 @@ class ReplayRunner(Runner):
 
 def shipped_recording() -> Path:
     """The recording that comes with autotune: the quick-start study's spaces on an H100."""
-    return Path(autotune.__file__).with_name("recordings") / "llama-3.1-8b_h100.jsonl.gz"
+    return Path(__file__).parents[1] / "recordings" / "llama-3.1-8b_h100.jsonl.gz"

@@ -6,9 +6,9 @@ import math
 
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.measure.cuda.protocol import Ceilings
 from autotune.measure.kernels.inputs import weight_bytes_touched
 from autotune.measure.kernels.layout import adds_to_output, layout, num_rows
+from autotune.measure.measurement import Ceilings
 
 
 def bytes_moved(shape: KernelShape, *, pair: bool = False) -> int:

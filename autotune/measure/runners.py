@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autotune.errors import GpuMissing, KernelsUnusable
-from autotune.launch.environment import Environment, has_gpu
+from autotune.launch.environment import Environment
+from autotune.measure.cuda.gpu import has_gpu
 from autotune.measure.cuda.runner import CudaRunner
 from autotune.measure.replay import ReplayRunner, shipped_recording
 

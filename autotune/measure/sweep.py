@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig, SearchSpace
-from autotune.launch.spaces import space_of
+from autotune.launch.space import SearchSpace
 from autotune.measure import Runner, never_stop
 from autotune.measure.recording import RecordingRunner, RecordingWriter
 from autotune.plan.study import StudyPlan
@@ -39,7 +39,7 @@ def record(
     with RecordingWriter(path, runner.environment, runner.ceilings()) as writer:
         recorder = RecordingRunner(runner, writer)
         for number, shape in enumerate(shapes, start=1):
-            space = space_of(recorder, shape, plan.axes[shape.op])
+            space = recorder.space(shape, plan.axes[shape.op])
             outcomes = _measure_all(recorder, space, _sample(space, sample, plan.seed))
             progress(shape, outcomes, number, len(shapes))
 

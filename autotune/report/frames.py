@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.choose.selection import Selection
 from autotune.errors import InputError
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement
 from autotune.store.results import ShapeResult
 

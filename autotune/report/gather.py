@@ -7,11 +7,11 @@ from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 
-from autotune.choose.between import BetweenRows
+from autotune.choose.selection import BetweenRows
 from autotune.errors import StorageError
 from autotune.launch.environment import Environment
-from autotune.launch.spaces import is_timed_as_pair
-from autotune.measure.cuda.protocol import Ceilings
+from autotune.launch.release import is_timed_as_pair
+from autotune.measure.measurement import Ceilings
 from autotune.measure.roofline import bytes_moved, floor_us, flops
 from autotune.measure.runners import replay_runners
 from autotune.report.records import (

@@ -12,11 +12,11 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune import __version__
 from autotune.errors import ExportError
 from autotune.report.device_view import DeviceView
 from autotune.report.records import DeviceReport, Report
 from autotune.report.shape_view import ShapeView
+from autotune.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

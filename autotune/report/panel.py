@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from autotune.launch.space import KernelConfig
+from autotune.launch.config import KernelConfig
 from autotune.measure import Outcome
 from autotune.report.intervals import MedianInterval
 from autotune.report.plots.figures import OUTCOME_NAMES

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from autotune.choose.between import BetweenRows
-from autotune.cli.tables import sizes_text
+from autotune.choose.selection import BetweenRows
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
+from autotune.launch.sizes import sizes_text
 from autotune.measure import Measurement, Outcome
-from autotune.measure.cuda.protocol import Ceilings
+from autotune.measure.measurement import Ceilings
 from autotune.report.intervals import MedianInterval
 
 if TYPE_CHECKING:

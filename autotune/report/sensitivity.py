@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autotune.cli.tables import sizes_text
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
+from autotune.launch.sizes import sizes_text
 from autotune.measure import Measurement, Outcome
 from autotune.report.frames import frame_of
 from autotune.search.importance import importances

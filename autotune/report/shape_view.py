@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from autotune.cli.tables import outcome_counts, sizes_text
+from autotune.launch.sizes import sizes_text
+from autotune.measure.measurement import outcome_counts
 from autotune.report.intervals import MedianInterval
 from autotune.report.page_figures import Spec, shape_figures
 from autotune.report.panel import (

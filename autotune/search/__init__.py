@@ -11,7 +11,8 @@ from autotune.search.budget import Budget, TimeShares, extra_trials
 from autotune.search.dashboard.mirror import TrialMirror
 from autotune.search.samplers.by_name import ADAPTIVE, SAMPLERS
 from autotune.search.samplers.transfer import Neighbour, in_order
-from autotune.search.tuner import ShapeTuner, name_in, study_name
+from autotune.search.tuner import ShapeTuner
+from autotune.store.store import name_in, study_name
 
 __all__ = [
     "ADAPTIVE",

@@ -10,9 +10,11 @@ from autotune.choose.selection import Selection
 from autotune.errors import InputError
 from autotune.launch.environment import Environment
 from autotune.measure import Runner
+from autotune.plan.notes import notes
 from autotune.plan.study import StudyPlan
 from autotune.search.events import Tuned, Watch
-from autotune.search.tune import look_between, notes, to_export, tune
+from autotune.search.tune import look_between, tune
+from autotune.store.chosen import to_export
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

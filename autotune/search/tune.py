@@ -5,20 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
 from autotune.choose.between import Refined, refine
-from autotune.choose.couple import couple
 from autotune.choose.selection import Selection
 from autotune.errors import InputError, WorkerDied
-from autotune.launch.environment import Environment
-from autotune.launch.moe_layer import MoeLayer, by_layer, missing_ops, names_of
-from autotune.launch.release import parameters_read, reads_only_block_m
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
-from autotune.launch.spaces import is_timed_as_pair, release_of, space_of
 from autotune.measure import Runner
 from autotune.measure.recording import RecordingRunner, RecordingWriter
 from autotune.plan.study import StudyPlan
@@ -33,9 +27,9 @@ from autotune.search import (
 )
 from autotune.search.events import Planned, ShapeDone, Tuned, Watch, unwatched, watched_by
 from autotune.search.rounds import Searched, search_in_rounds
-from autotune.search.samplers.experience import experience
-from autotune.search.samplers.known import finished_earlier
+from autotune.search.samplers.known import experience, finished_earlier
 from autotune.store import RunLog, Store, facts
+from autotune.store.chosen import _coupled
 
 #: A row between tuned ones that neither neighbour's winner fills: a study of this many at most.
 SHORT_TRIALS = 40
@@ -68,7 +62,7 @@ def tune(
     earlier = _earlier(plan, runner)
     known = [each.shape for each in earlier]
     order = in_order(shapes, known) if transfers else shapes
-    spaces = [space_of(runner, shape, plan.axes[shape.op]) for shape in order]
+    spaces = [runner.space(shape, plan.axes[shape.op]) for shape in order]
     finished: dict[KernelShape, Neighbour] = {}
     tuned: dict[KernelShape, Tuned] = {}
     store = Store(plan.storage)
@@ -168,7 +162,7 @@ def look_between(
     def study(shape: KernelShape) -> Selection | None:
         tuner = ShapeTuner(
             runner,
-            space_of(runner, shape, plan.axes[shape.op]),
+            runner.space(shape, plan.axes[shape.op]),
             store=store,
             mirror=mirror,
             sampler=plan.sampler,
@@ -212,52 +206,6 @@ def _planned(plan: StudyPlan, spaces: Sequence[SearchSpace]) -> Planned:
     )
 
 
-def notes(shapes: Sequence[KernelShape], environment: Environment) -> list[str]:
-    """What a user must know of MoE shapes before they are tuned, in a line each."""
-    release = release_of(environment)
-    lines = []
-    bypassed = [shape for shape in shapes if reads_only_block_m(shape, release)]
-    if bypassed:
-        ranks = ", ".join(map(str, sorted({shape.rank for shape in bypassed})))
-        lines.append(
-            f"Of MoE entries of rank {ranks} vLLM {release} reads only block_m where LoRAs are not "
-            f"fully sharded: for {len(bypassed)} of {len(shapes)} shapes that alone is tuned."
-        )
-        unread = sum(not parameters_read(shape, release) for shape in bypassed)
-        if unread:
-            lines[-1] += f" For {unread} of them, of small batches, not even that is read."
-        if is_timed_as_pair(bypassed[0], environment):
-            lines[-1] += " Timed is vLLM's one kernel for shrink and expand: both get its figures."
-    layers = by_layer(shapes, lambda shape: shape)
-    missing = {missing_ops(those) for those in layers.values()} - {()}
-    lines.extend(
-        f"Not among the shapes: {names_of(ops)} of a MoE layer whose other ops are. All four must "
-        "have one block_m: what the database or the folder does not give is taken as vLLM's "
-        "default, 64."
-        for ops in sorted(missing, key=names_of)
-    )
-    return lines
-
-
-def to_export(tuned: Sequence[Tuned], url: str, environment: Environment) -> list[Selection]:
-    """What a run's export writes: its selections, and those of ops that its MoE layers lack.
-
-    Args:
-        tuned: What came of the run.
-        url: The run's database, where earlier runs may have left those ops.
-        environment: Where they must have been measured.
-
-    Raises:
-        StorageError: The database cannot be used.
-    """
-    own = [result.selection for result in tuned if result.selection]
-    store = Store(url)
-    try:
-        return couple([*own, *_layer_mates(own, store, environment)])
-    finally:
-        store.close()
-
-
 def _earlier(plan: StudyPlan, runner: Runner) -> list[Neighbour]:
     """What there is to learn from: what comes with autotune, and what ``--warm-start`` gives."""
     if plan.sampler == ADAPTIVE:
@@ -269,44 +217,3 @@ def _earlier(plan: StudyPlan, runner: Runner) -> list[Neighbour]:
             "other search; leave one of them out"
         )
     return []
-
-
-def _coupled(tuned: Sequence[Tuned], store: Store, environment: Environment) -> Sequence[Tuned]:
-    """What came of the shapes, with one ``block_m`` for each MoE layer."""
-    own = [result.selection for result in tuned if result.selection]
-    coupled = couple([*own, *_layer_mates(own, store, environment)])
-    by_shape = {one.shape: one for one in coupled}
-    return [replace(result, selection=by_shape.get(result.shape)) for result in tuned]
-
-
-def _layer_mates(
-    selections: Sequence[Selection], store: Store, environment: Environment
-) -> list[Selection]:
-    """The stored selections of the ops that the selections' MoE layers lack."""
-    layers = by_layer(selections, lambda one: one.shape)
-    lacking = {layer: missing_ops(one.shape for one in those) for layer, those in layers.items()}
-    if not any(lacking.values()):
-        return []
-    return [
-        one
-        for measured_in, one in store.selections()
-        if measured_in == environment
-        and one.shape.op.is_moe
-        and one.shape.op in lacking.get(MoeLayer.of(one.shape), ())
-    ]
-
-
-def stored_selections(url: str) -> list[tuple[Environment, list[Selection]]]:
-    """The selections in a database, by the environment in which they were measured.
-
-    Raises:
-        StorageError: The database cannot be used.
-    """
-    store = Store(url, must_exist=True)
-    try:
-        grouped: dict[Environment, list[Selection]] = {}
-        for environment, selection in store.selections():
-            grouped.setdefault(environment, []).append(selection)
-    finally:
-        store.close()
-    return list(grouped.items())

@@ -16,9 +16,8 @@ from optuna.trial import Trial
 from autotune.choose.finalists import best_latencies_us, finalists
 from autotune.choose.reach import next_block_m
 from autotune.choose.selection import Selection, is_settled, is_settled_at_every_block_m, select
-from autotune.launch.environment import Environment
-from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.launch.config import KernelConfig
+from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome, Runner
 from autotune.search.budget import Budget, expected_gain
 from autotune.search.dashboard.mirror import TrialMirror
@@ -31,16 +30,7 @@ from autotune.search.samplers.transfer import Neighbour, nearest
 from autotune.search.samplers.untried import Untried
 from autotune.search.writer import StudyWriter
 from autotune.store import Finished, Store
-
-
-def study_name(runner: Runner, shape: KernelShape) -> str:
-    """Name of the Optuna study of a shape, such as ``{gpu}/vllm-0.33.0/{op}/{label}``."""
-    return name_in(runner.environment, shape)
-
-
-def name_in(environment: Environment, shape: KernelShape) -> str:
-    """The same for what was measured elsewhere."""
-    return f"{environment.gpu}/{environment.kernels}/{shape.op.value}/{shape.label}"
+from autotune.store.store import study_name
 
 
 class ShapeTuner:

@@ -12,10 +12,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from autotune.choose.between import BetweenRows
+from autotune.choose.selection import BetweenRows
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
-from autotune.measure.cuda.protocol import Ceilings
+from autotune.measure.measurement import Ceilings
 from autotune.store import schema
 from autotune.store.store import Store
 

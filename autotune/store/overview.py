@@ -12,9 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from autotune.choose.selection import Selection
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import Outcome
 from autotune.store import facts, schema
 from autotune.store.runs import SILENT_S

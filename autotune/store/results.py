@@ -10,10 +10,10 @@ from autotune.choose.couple import couple
 from autotune.choose.finalists import finalists
 from autotune.choose.selection import Selection, select
 from autotune.errors import ExportError
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.moe_layer import by_layer
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, never_stop
 from autotune.measure.replay import ReplayRunner
 from autotune.search import study_name

@@ -18,10 +18,10 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from autotune.choose.selection import Selection
 from autotune.errors import StorageError
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
-from autotune.measure import Measurement, Outcome
+from autotune.measure import Measurement, Outcome, Runner
 from autotune.store import schema
 
 #: Tables by which a database is known as Optuna's or ours.
@@ -275,3 +275,13 @@ def _study_record(row: sa.Row[Any]) -> StudyRecord:
         shape=KernelShape.from_mapping(json.loads(row.shape)),
         environment=Environment.from_mapping(json.loads(row.environment)),
     )
+
+
+def study_name(runner: Runner, shape: KernelShape) -> str:
+    """Name of the Optuna study of a shape, such as ``{gpu}/vllm-0.33.0/{op}/{label}``."""
+    return name_in(runner.environment, shape)
+
+
+def name_in(environment: Environment, shape: KernelShape) -> str:
+    """The same for what was measured elsewhere."""
+    return f"{environment.gpu}/{environment.kernels}/{shape.op.value}/{shape.label}"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 
 from autotune.choose.selection import Ratio, Selection, select
+from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
-from autotune.launch.space import KernelConfig
 from tests.export.examples import EXPAND_CONFIG, qkv_shrink, selection, selections
 
 DEFAULT = KernelConfig.from_mapping(LoraOp.EXPAND, EXPAND_CONFIG | {"block_m": 64})

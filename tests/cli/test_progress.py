@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from autotune.cli.progress import RunProgress, duration_text, trial_text
+from autotune.cli.progress import RunProgress, trial_text
 from autotune.measure import Outcome
+from autotune.report.words import duration_text
 from autotune.search.events import Choosing, Event, Looked, Opened
 from tests.report.run_events import SHAPES, done, planned, tried
 

@@ -9,9 +9,9 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from autotune.choose.selection import Ratio, Selection
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, Outcome
 from autotune.search.objective import frozen_trial
 from autotune.search.samplers.encoding import value_distributions

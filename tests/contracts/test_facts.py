@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from autotune.choose.between import BetweenRows
+from autotune.choose.selection import BetweenRows
 from autotune.errors import StorageError
-from autotune.measure.cuda.protocol import Ceilings
+from autotune.measure.measurement import Ceilings
 from autotune.store import Store, facts, schema
 from tests.contracts.examples import HERE, SHAPE, selection
 

@@ -21,7 +21,7 @@ from autotune.errors import StorageError
 from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
 from autotune.search import TrialMirror
-from autotune.search import mirror as mirror_module
+from autotune.search.dashboard import mirror as mirror_module
 from autotune.search.objective import CONSTRAINT
 from autotune.search.samplers.encoding import value_distributions
 from autotune.store import Store, StudyRecord

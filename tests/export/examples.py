@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from autotune.choose.selection import Ratio, Selection
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.op import DENSE_OPS, VLLM_RANKS, LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 
 H100 = Environment(
     gpu="NVIDIA H100 80GB HBM3",

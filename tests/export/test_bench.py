@@ -17,9 +17,9 @@ from autotune.cli.tables import bench_cells, bench_table, tokens_text, verdict_c
 from autotune.errors import InputError
 from autotune.export import VllmExporter
 from autotune.export.bench import DOES_NOT_RUN, Benched, bench, between_counts, find_entry
+from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import Comparison, EnoughRule, Runner
 from autotune.measure.cuda.runner import CudaRunner
 from autotune.measure.replay import ReplayRunner

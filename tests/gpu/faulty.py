@@ -12,9 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Target
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure.kernels import CompiledKernel
 from autotune.measure.kernels.builtin import BuiltinProvider
 from autotune.measure.kernels.inputs import Inputs

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome
 from autotune.measure.cuda.runner import CudaRunner
 from autotune.search import Budget, ShapeTuner, TrialMirror
@@ -41,8 +42,8 @@ class ListedRunner(CudaRunner):
 
     faults: Sequence[Fault] = ()
 
-    def space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
-        space = super().space(shape, axes)
+    def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
+        space = super().kernel_space(shape, axes)
         good = [config for config in space.configs if config.num_stages > 1][: CONFIGS - 7]
         listed = list(good)
         for number, fault in enumerate(self.faults, start=1):

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from autotune.launch.environment import describe_device
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
+from autotune.measure.cuda.gpu import describe_device
 from autotune.measure.kernels import KernelProvider
 from autotune.measure.kernels.defaults import default_config
 from autotune.measure.kernels.inputs import make_inputs

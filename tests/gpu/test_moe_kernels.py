@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig, assigns_naively
+from autotune.launch.sizes import assigns_naively
 from autotune.measure.kernels import KernelProvider, provider
 from autotune.measure.kernels.defaults import default_config
 from autotune.measure.kernels.inputs import make_inputs

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import RecordingError
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, Outcome
-from autotune.measure.cuda.protocol import Ceilings
+from autotune.measure.measurement import Ceilings
 from autotune.measure.recording import RecordingWriter, read_recording
 from tests.recordings import ENVIRONMENT, EXPAND, SHRINK, lines, write_recording
 

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from autotune.errors import RecordingError, ReplayMiss
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import never_stop
 from autotune.measure.replay import ReplayRunner
 from tests.recordings import ENVIRONMENT, EXPAND, SHRINK, write_recording

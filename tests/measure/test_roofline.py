@@ -3,7 +3,7 @@
 import pytest
 
 from autotune.launch.shape import KernelShape
-from autotune.measure.cuda.protocol import Ceilings
+from autotune.measure.measurement import Ceilings
 from autotune.measure.roofline import bytes_moved, floor_us, flops
 from tests.recordings import EXPAND, SHRINK
 

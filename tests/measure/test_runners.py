@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from autotune.measure import runners
 from autotune.errors import GpuMissing, KernelsUnusable
 from autotune.launch.environment import Environment
+from autotune.measure import runners
 from autotune.measure.runners import gpu_runner
 from tests.recordings import ENVIRONMENT
 

@@ -10,13 +10,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from autotune.choose.between import BetweenRows
-from autotune.choose.selection import Selection, select
+from autotune.choose.selection import BetweenRows, Selection, select
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, Outcome
-from autotune.measure.cuda.protocol import Ceilings
+from autotune.measure.measurement import Ceilings
 from autotune.store import Finished, Store, StudyRecord, facts
 from tests.recordings import ENVIRONMENT, latency_us
 

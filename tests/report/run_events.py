@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import replace
 
 from autotune.choose.selection import Selection
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, Outcome
 from autotune.search.events import Planned, ShapeDone, Tried, Tuned
 from tests.recordings import SHRINK

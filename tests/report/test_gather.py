@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from autotune.errors import RecordingError, StorageError
-from autotune.measure.cuda.protocol import Ceilings
+from autotune.measure.measurement import Ceilings
 from autotune.measure.recording import RecordingWriter, read_recording
 from autotune.measure.roofline import floor_us
 from autotune.measure.runners import replay_runner

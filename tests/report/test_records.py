@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autotune.choose.selection import Selection
-from autotune.measure.cuda.protocol import Ceilings
+from autotune.measure.measurement import Ceilings
 from autotune.report.gather import of_database
 from autotune.report.panel import compared_rows, explained
 from autotune.report.records import DeviceReport, ShapeReport, kind_names

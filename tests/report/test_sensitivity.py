@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from autotune.launch.space import KernelConfig
+from autotune.launch.config import KernelConfig
 from autotune.measure.replay import ReplayRunner
 from autotune.report.plots import importance_map
 from autotune.report.plots.sensitivity import (

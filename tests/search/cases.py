@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from autotune.choose.selection import Selection
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, StopRule
 from autotune.measure.replay import ReplayRunner
 from autotune.search import Budget, ShapeTuner, TrialMirror

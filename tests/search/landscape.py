@@ -8,9 +8,10 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.launch.space import SearchSpace
 from autotune.measure import Comparison, Measurement, Outcome, Runner, StopRule
 from autotune.measure.racing import TOO_SLOW_REASON, chunks, race
 from tests.recordings import ENVIRONMENT
@@ -56,7 +57,7 @@ class Landscape(Runner):
     environment: Environment = field(default_factory=lambda: Environment(**ENVIRONMENT))
     lookahead: int = 1
 
-    def space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
+    def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
         listed = configs()[:: self.stride]
         return SearchSpace(shape, listed, default=listed[len(listed) // 2])
 

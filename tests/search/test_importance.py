@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, Outcome
 from autotune.search.importance import LEAST_MEASURED, importances
 from tests.recordings import SHRINK

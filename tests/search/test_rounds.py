@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.launch.space import SearchSpace
 from autotune.plan.study import StudyPlan
 from autotune.search import Budget
 from autotune.search.rounds import Searched, search_in_rounds

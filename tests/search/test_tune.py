@@ -13,14 +13,16 @@ import pytest
 from autotune.choose.couple import couple
 from autotune.errors import ReplayMiss, WorkerDied
 from autotune.launch.op import MOE_OPS, LoraOp
-from autotune.measure.cuda.protocol import Ceilings
+from autotune.measure.measurement import Ceilings
 from autotune.measure.replay import ReplayRunner
 from autotune.measure.sweep import record
+from autotune.plan.notes import notes
 from autotune.plan.study import StudyPlan
 from autotune.search.budget import FEWEST_TRIALS
 from autotune.search.events import Choosing, Event, Opened, Planned, ShapeDone, Tried, Tuned
-from autotune.search.tune import look_between, notes, stored_selections, to_export, tune
+from autotune.search.tune import look_between, tune
 from autotune.store import Store, facts
+from autotune.store.chosen import stored_selections, to_export
 from tests.moe import moe_config, moe_lines, moe_shape
 from tests.recordings import BEST, EXPAND, SHRINK, lines, write_recording
 from tests.search.cases import CountingRunner, broken_lines, write_lines

@@ -22,9 +22,9 @@ from autotune.measure.replay import ReplayRunner
 from autotune.search import Budget
 from autotune.search.budget import FEWEST_TRIALS
 from autotune.search.objective import CONSTRAINT
-from autotune.search.tuner import study_name
 from autotune.store import Store
 from autotune.store import store as store_module
+from autotune.store.store import study_name
 from tests.recordings import SHRINK, lines, write_recording
 from tests.search.cases import (
     FEW,

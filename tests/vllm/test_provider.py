@@ -15,7 +15,7 @@ import pytest
 
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import assigns_naively
+from autotune.launch.sizes import assigns_naively
 from autotune.measure.kernels.defaults import default_config
 from tests.measure.kernels.cases import expand_shape, moe_shape, shrink_shape
 from tests.vllm.conftest import need

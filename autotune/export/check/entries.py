@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from autotune.export.check.findings import Finding
 from autotune.export.check.limits import Limits
 from autotune.launch.op import LoraOp
-from autotune.launch.space import tile_values, value_fault
+from autotune.launch.sizes import tile_values
+from autotune.launch.space import value_fault
 
 #: What a value of the weights takes in every dtype that vLLM's LoRA kernels have.
 _VALUE_BYTES = 2

@@ -12,9 +12,10 @@ from autotune.export.check.examine import KINDS_OF_CHOICE, check_folder
 from autotune.export.check.findings import Report
 from autotune.export.names import prefixes_in, provenance_prefixes
 from autotune.export.provenance import read_environment
-from autotune.launch.environment import Device, describe_device, has_gpu
+from autotune.launch.environment import Device
 from autotune.launch.release import NEWEST_RELEASE
 from autotune.launch.shape import KernelShape
+from autotune.measure.cuda.gpu import describe_device, has_gpu
 
 
 def check(folder: Path, asked: Mapping[str | None, Sequence[KernelShape]]) -> Report:

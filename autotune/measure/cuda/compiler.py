@@ -16,11 +16,11 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, NamedTuple
 
 from autotune.errors import WorkerDied
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Target
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
-from autotune.measure._base import Outcome
 from autotune.measure.cuda.worker import START_TIMEOUT_S, Handler, Worker, one_line
+from autotune.measure.measurement import Outcome
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

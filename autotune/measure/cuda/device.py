@@ -11,14 +11,12 @@ import torch
 import triton
 from triton.runtime.errors import OutOfResources
 
-from autotune.launch.environment import Device, Environment, describe_device, driver_version
+from autotune.launch.config import KernelConfig
+from autotune.launch.environment import Device, Environment
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
-from autotune.measure._base import Outcome
-from autotune.measure.cuda.gpu import DeviceMonitor
+from autotune.measure.cuda.gpu import DeviceMonitor, describe_device, driver_version
 from autotune.measure.cuda.protocol import (
     Advice,
-    Ceilings,
     Consult,
     Describe,
     Description,
@@ -37,6 +35,7 @@ from autotune.measure.cuda.worker import one_line
 from autotune.measure.kernels import KernelProvider, provider
 from autotune.measure.kernels.inputs import Inputs, make_inputs, weight_set_bytes
 from autotune.measure.kernels.reference import check_result, expect
+from autotune.measure.measurement import Ceilings, Outcome
 
 #: Weight sets that launches rotate over, if the memory holds them.
 _WEIGHT_SETS = 16

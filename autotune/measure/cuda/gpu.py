@@ -1,13 +1,18 @@
-"""What the driver says of a device's clocks and heat. Reads only; sets nothing, ever."""
+"""The GPU that is here: what it is, and what its driver says of clocks and heat.
+
+This module reads. It never changes a setting of the GPU.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any
 
 import pynvml
 
-from autotune.measure._base import DeviceState
+from autotune.launch.environment import Device
+from autotune.measure.measurement import DeviceState
 
 #: NVML's reasons that hold clocks below what the device would choose (nvml.h, "clocks event
 #: reasons"). Idling and clocks that somebody set are none of them.
@@ -54,3 +59,40 @@ class DeviceMonitor:
 def throttle_reasons(bits: int) -> tuple[str, ...]:
     """Names of the throttle reasons in NVML's bit mask."""
     return tuple(name for bit, name in _THROTTLES.items() if bits & bit)
+
+
+def has_gpu() -> bool:
+    """Whether a CUDA device can be used. Imports torch; makes no CUDA context."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def describe_device() -> Device:
+    """The current CUDA device. Makes a CUDA context: call it in the process that launches."""
+    import torch
+    import triton
+
+    number = torch.cuda.current_device()
+    facts = torch.cuda.get_device_properties(number)
+    # What Triton holds a kernel's shared memory against before it launches it.
+    limits = triton.runtime.driver.active.utils.get_device_properties(number)
+    return Device(
+        name=facts.name,
+        capability=(facts.major, facts.minor),
+        multiprocessors=facts.multi_processor_count,
+        shared_memory_bytes=limits["max_shared_mem"],
+        l2_bytes=facts.L2_cache_size,
+        memory_bytes=facts.total_memory,
+        uuid=str(facts.uuid),
+    )
+
+
+@functools.lru_cache
+def driver_version() -> str:
+    """The NVIDIA driver's version, as NVML says it; ``unknown`` where NVML is not to be had."""
+    try:
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return "unknown"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Device, Environment
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
-from autotune.measure._base import DeviceState, Outcome
+from autotune.measure.measurement import DeviceState, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +117,3 @@ class Turns:
 @dataclass(frozen=True, slots=True)
 class MeasureCeilings:
     """Asks what the device reaches at best; answered by ``Ceilings``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ceilings:
-    """What the device reaches at best.
-
-    Attributes:
-        copy_bytes_per_s: Of a copy within the device's memory, bytes read and bytes written.
-        matmul_flops_per_s: Of a large bfloat16 matrix product.
-    """
-
-    copy_bytes_per_s: float
-    matmul_flops_per_s: float

@@ -15,24 +15,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import WorkerDied
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import Grid, KernelConfig, SearchSpace, complete_axes
-from autotune.measure._base import (
-    Comparison,
-    DeviceState,
-    EnoughRule,
-    Measurement,
-    Outcome,
-    Runner,
-    RunnerStatus,
-    StopRule,
-)
+from autotune.launch.space import Grid, SearchSpace, complete_axes
+from autotune.measure._base import EnoughRule, Runner, StopRule
 from autotune.measure.cuda.compiler import COMPILE_TIMEOUT_S, CompileFailure, CompilePool, Job
 from autotune.measure.cuda.gpu import DeviceMonitor
 from autotune.measure.cuda.process import SHAPE_TIMEOUT_S, DeviceProcess
 from autotune.measure.cuda.protocol import (
     Advice,
-    Ceilings,
     Consult,
     Describe,
     Description,
@@ -46,6 +37,14 @@ from autotune.measure.cuda.protocol import (
     Turns,
 )
 from autotune.measure.cuda.worker import Handler
+from autotune.measure.measurement import (
+    Ceilings,
+    Comparison,
+    DeviceState,
+    Measurement,
+    Outcome,
+    RunnerStatus,
+)
 from autotune.measure.racing import TOO_SLOW_REASON, race
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ class CudaRunner(Runner):
         self._device, self.environment = description.device, description.environment
         self._monitor: DeviceMonitor | None = None
 
-    def space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
+    def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
         """Every configuration that the static rules leave for this device."""
         advice: Advice = self._searcher.ask(Consult(shape), SHAPE_TIMEOUT_S)
         grid = Grid(

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Target
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 
 if TYPE_CHECKING:
     from autotune.measure.kernels.inputs import Inputs

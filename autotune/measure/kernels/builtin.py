@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autotune.launch.op import LoraOp
-from autotune.launch.space import is_shrink
+from autotune.launch.sizes import is_shrink
 from autotune.measure.kernels import ahead, expand, fused_moe, shrink
 from autotune.measure.kernels._base import CompiledKernel, KernelProvider
 from autotune.measure.kernels.defaults import default_config
@@ -16,9 +16,9 @@ from autotune.measure.kernels.moe_inputs import moe_operands_without_tensors
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from autotune.launch.config import KernelConfig
     from autotune.launch.environment import Target
     from autotune.launch.shape import KernelShape
-    from autotune.launch.space import KernelConfig
     from autotune.measure.kernels.inputs import Inputs
 
 #: Hopper, the one target on which ptxas miscompiles a pipelined wgmma whose left side was cast in

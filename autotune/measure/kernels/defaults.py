@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.op import MOE_DEFAULTS, LoraOp
-from autotune.launch.space import SMALLEST_BLOCK, KernelConfig, is_shrink, next_power_of_two
+from autotune.launch.sizes import SMALLEST_BLOCK, is_shrink, next_power_of_two
 
 if TYPE_CHECKING:
     from autotune.launch.shape import KernelShape

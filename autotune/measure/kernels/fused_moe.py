@@ -19,13 +19,13 @@ import triton
 import triton.language as tl
 
 from autotune.launch.op import LoraOp
-from autotune.launch.space import assigns_naively, is_shrink, launched_rows, matmul_sizes
+from autotune.launch.sizes import assigns_naively, is_shrink, launched_rows, matmul_sizes
 from autotune.measure.kernels.layout import adds_to_output, layout
 from autotune.measure.kernels.tiles import multiply_masked_along_k, tile_in_groups
 
 if TYPE_CHECKING:
+    from autotune.launch.config import KernelConfig
     from autotune.launch.shape import KernelShape
-    from autotune.launch.space import KernelConfig
     from autotune.measure.kernels.inputs import Inputs
     from autotune.measure.kernels.moe_inputs import MoeOperands
     from autotune.measure.kernels.routing import Alignment

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from autotune.launch.op import LoraOp
-from autotune.launch.space import is_shrink, matmul_sizes
+from autotune.launch.sizes import is_shrink, matmul_sizes
 
 if TYPE_CHECKING:
     from autotune.launch.shape import KernelShape

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from autotune.errors import InputError
-from autotune.launch.space import assigns_naively
+from autotune.launch.sizes import assigns_naively
 from autotune.measure.kernels.layout import layout
 from autotune.measure.kernels.routing import Alignment, Routing, align, route
 

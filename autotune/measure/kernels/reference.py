@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from autotune.launch.op import LoraOp
-from autotune.launch.space import is_shrink
+from autotune.launch.sizes import is_shrink
 from autotune.measure.kernels.inputs import MARGIN_VALUE
 from autotune.measure.kernels.layout import adds_to_output
 from autotune.measure.kernels.tokens import NO_LORA

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from autotune.errors import InputError
-from autotune.launch.space import assigns_naively, launched_rows
+from autotune.launch.sizes import assigns_naively, launched_rows
 from autotune.measure.kernels.tokens import NO_LORA
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import triton.language as tl
 from autotune.measure.kernels.tiles import multiply_along_k, tile_columns, tile_in_groups, tile_rows
 
 if TYPE_CHECKING:
+    from autotune.launch.config import KernelConfig
     from autotune.launch.shape import KernelShape
-    from autotune.launch.space import KernelConfig
     from autotune.measure.kernels.inputs import Inputs, Operands
 
 

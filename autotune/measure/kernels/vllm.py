@@ -13,9 +13,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import KernelsUnusable
+from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.release import parameters_read, reads_only_block_m
-from autotune.launch.space import KernelConfig
 from autotune.measure.kernels import ahead
 from autotune.measure.kernels._base import CompiledKernel, KernelProvider
 from autotune.measure.kernels.inputs import inputs_without_memory

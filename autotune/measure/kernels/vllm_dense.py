@@ -15,7 +15,7 @@ from autotune.launch.op import LoraOp
 from autotune.measure.kernels.vllm_parts import attribute, known_parameters, part, triton_kernel
 
 if TYPE_CHECKING:
-    from autotune.launch.space import KernelConfig
+    from autotune.launch.config import KernelConfig
     from autotune.measure.kernels.inputs import Inputs
 
 

@@ -14,7 +14,7 @@ import torch
 import triton.tools.tensor_descriptor  # noqa: F401 - vLLM's functions use it unimported
 
 from autotune.launch.op import LoraOp
-from autotune.launch.space import assigns_naively, is_shrink, launched_rows, matmul_sizes
+from autotune.launch.sizes import assigns_naively, is_shrink, launched_rows, matmul_sizes
 from autotune.measure.kernels.routing import Alignment
 from autotune.measure.kernels.vllm_parts import (
     attribute,
@@ -25,8 +25,8 @@ from autotune.measure.kernels.vllm_parts import (
 )
 
 if TYPE_CHECKING:
+    from autotune.launch.config import KernelConfig
     from autotune.launch.shape import KernelShape
-    from autotune.launch.space import KernelConfig
     from autotune.measure.kernels.inputs import Inputs
 
 #: Parameters of both functions.

@@ -18,7 +18,7 @@ from autotune.measure.kernels.vllm_moe import alignment_of, routing_tables
 from autotune.measure.kernels.vllm_parts import attribute, known_parameters, part, triton_kernel
 
 if TYPE_CHECKING:
-    from autotune.launch.space import KernelConfig
+    from autotune.launch.config import KernelConfig
     from autotune.measure.kernels.inputs import Inputs
 
 #: What both configurations are taken apart into, after ``shrink_`` and ``expand_``.

@@ -15,7 +15,8 @@ import torch
 from triton.runtime.jit import KernelInterface
 
 from autotune.errors import KernelsUnusable
-from autotune.launch.environment import Target, describe_device
+from autotune.launch.environment import Target
+from autotune.measure.cuda.gpu import describe_device
 
 #: Where vLLM's LoRA kernels are.
 PACKAGE = "vllm.lora.ops.triton_ops"

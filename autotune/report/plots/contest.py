@@ -7,49 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from autotune.report.plots.figures import figure, rounded
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autotune.search.contest.curves import Curve, Summary
+    from autotune.search.contest.curves import Curve
 
-#: What the table's figures are, below it.
-LEGEND = (
-    "after N: how much slower than the recorded best the best of N trials is, median and worst "
-    "over shapes. to 5%: trials until it was at most 5% slower, median and mean over searches. "
-    "score: 0 as random search, 1 perfect. failed: searches in which a sampler broke down; the "
-    "default is then all that it has."
-)
 
 #: Regrets above this are drawn at it, in percent: early ones would flatten the rest.
 _HIGHEST_DRAWN = 50.0
-
-
-def comparison_table(summaries: Sequence[Summary]) -> Table:
-    """One row a sampler: regrets (median, worst shape), trials to a nearness, score, cost."""
-    table = Table(box=None)
-    table.add_column("sampler")
-    first = summaries[0]
-    for mark in first.regret:
-        table.add_column(f"after {mark}", justify="right")
-    for nearness in first.trials_to:
-        table.add_column(f"to {nearness:.0%}", justify="right")
-    columns = ["score", "ms a trial", *(["failed"] if any(it.failed for it in summaries) else [])]
-    for name in columns:
-        table.add_column(name, justify="right")
-    for each in summaries:
-        table.add_row(
-            each.name,
-            *(f"{median:.1%} {worst:.1%}" for median, worst in each.regret.values()),
-            *(f"{median:.0f} {mean:.1f}" for median, mean in each.trials_to.values()),
-            f"{each.score:.2f}",
-            f"{each.sampler_ms:.1f}",
-            *([f"{each.failed} of {each.searches}"] if "failed" in columns else []),
-        )
-    return table
 
 
 def write_comparison_plot(groups: Mapping[str, Sequence[Sequence[Curve]]], path: Path) -> None:

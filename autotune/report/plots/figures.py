@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autotune.launch.space import KernelConfig
+from autotune.launch.config import KernelConfig
 from autotune.measure import Outcome
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from autotune.cli.tables import sizes_text
-from autotune.launch.space import KernelConfig
+from autotune.launch.config import KernelConfig
+from autotune.launch.sizes import sizes_text
 from autotune.report.plots.figures import CHOSEN, DEFAULT, OTHER, escaped, figure, rounded
 from autotune.report.sensitivity import Sensitivity
 

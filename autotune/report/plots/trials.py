@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autotune.choose.selection import Selection
-from autotune.launch.space import KernelConfig
+from autotune.launch.config import KernelConfig
 from autotune.measure import Measurement, Outcome
 from autotune.report.intervals import MedianInterval
 from autotune.report.plots.figures import (

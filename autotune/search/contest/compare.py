@@ -23,7 +23,7 @@ from autotune.search.contest.curves import Curve, Summary, curve_of
 from autotune.search.contest.helion import LFBO
 from autotune.search.contest.kernel_tuner import PREFIX, installed_peers, is_peer, search_as_peer
 from autotune.search.contest.replayed import Replayed, search
-from autotune.search.samplers.experience import experience
+from autotune.search.samplers.known import experience
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from autotune.errors import RecordingError
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import Measurement, Outcome, never_stop
 from autotune.measure.replay import ReplayRunner
 from autotune.search.contest.replayed import Replayed

@@ -16,7 +16,8 @@ from contextlib import suppress
 from typing import Any
 
 from autotune.errors import InputError
-from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.launch.config import KernelConfig
+from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome
 
 #: The search by its name among samplers, and by Helion's.

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from autotune.errors import InputError
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome, Runner, never_stop
 from autotune.search.contest import helion
 from autotune.search.contest.replayed import Replayed

@@ -12,8 +12,9 @@ import optuna
 from optuna.study import Study
 from optuna.trial import Trial
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Runner
 from autotune.search.objective import CONSTRAINT, constraint, verdict
 from autotune.search.pruners import RacingPruner

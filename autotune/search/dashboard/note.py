@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autotune.choose.selection import CONFIDENCE, Selection
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.moe_layer import names_of
-from autotune.launch.space import KernelConfig
 
 
 def note_text(selection: Selection, environment: Environment) -> str:

@@ -12,7 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from autotune.errors import InputError
-from autotune.launch.space import KernelConfig
+from autotune.launch.config import KernelConfig
 from autotune.search.samplers.encoding import Positions
 from autotune.search.samplers.untried import Untried
 

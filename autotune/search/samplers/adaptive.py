@@ -16,7 +16,8 @@ import numpy.typing as npt
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.launch.config import KernelConfig
+from autotune.launch.space import SearchSpace
 from autotune.search.objective import CONSTRAINT
 from autotune.search.samplers._base import UntriedSampler
 from autotune.search.samplers.encoding import Positions

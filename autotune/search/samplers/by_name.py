@@ -18,7 +18,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from autotune.errors import InputError
-from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.launch.config import KernelConfig
+from autotune.launch.space import SearchSpace
 from autotune.search.samplers._base import UntriedSampler
 from autotune.search.samplers.adaptive import AdaptiveSampler
 from autotune.search.samplers.encoding import Positions

@@ -12,8 +12,9 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, IntDistribution
 
+from autotune.launch.config import LARGEST_VALUE, KernelConfig
 from autotune.launch.op import LoraOp
-from autotune.launch.space import LARGEST_VALUE, KernelConfig, SearchSpace
+from autotune.launch.space import SearchSpace
 
 
 class Positions:

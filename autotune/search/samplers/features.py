@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import DTYPE_BYTES, KernelShape
-from autotune.launch.space import KernelConfig, assigns_naively, launched_rows, matmul_sizes
+from autotune.launch.sizes import assigns_naively, launched_rows, matmul_sizes
 
 Floats = npt.NDArray[np.float64]
 

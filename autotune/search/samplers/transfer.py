@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig, SearchSpace, is_shrink, matmul_sizes
+from autotune.launch.sizes import is_shrink, matmul_sizes
+from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome
 from autotune.search.samplers.features import between_shapes
 from autotune.search.samplers.surrogate import Floats, interpolated, squash

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from autotune.launch.space import KernelConfig, SearchSpace
+from autotune.launch.config import KernelConfig
+from autotune.launch.space import SearchSpace
 from autotune.search.samplers.encoding import Positions
 
 

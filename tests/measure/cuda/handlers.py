@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import InputError, KernelsUnusable
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Device, Environment
 from autotune.launch.op import LoraOp
-from autotune.launch.space import KernelConfig
 from autotune.measure import DeviceState, Outcome
 from autotune.measure.cuda.protocol import (
     Advice,
-    Ceilings,
     Consult,
     Describe,
     Description,
@@ -32,6 +31,7 @@ from autotune.measure.cuda.protocol import (
     Turns,
 )
 from autotune.measure.cuda.worker import Handler
+from autotune.measure.measurement import Ceilings
 from tests.recordings import ENVIRONMENT
 
 #: num_warps of a configuration that makes the fake device misbehave, and how.

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import Grid, KernelConfig, SearchSpace, complete_axes
+from autotune.launch.space import Grid, SearchSpace, complete_axes
 from autotune.measure import Outcome
 from autotune.measure.cuda.compiler import CompileFailure, CompilePool, Job
 from autotune.measure.kernels import CompiledKernel, provider

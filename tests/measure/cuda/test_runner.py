@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from autotune.errors import WorkerDied
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure import Outcome, cuda, never_stop
 from autotune.measure.cuda.runner import MOST_TURNS, TURNS_AT_ONCE, CudaRunner
 from tests.measure.cuda.handlers import (

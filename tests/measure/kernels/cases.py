@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Target
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 
 #: An A100 and an H100, as far as kernels are compiled for them.
 A100 = Target(capability=(8, 0), multiprocessors=108, shared_memory_bytes=166_912)

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig, is_shrink
+from autotune.launch.sizes import is_shrink
 from autotune.measure.kernels import fused_moe
 from autotune.measure.kernels.builtin import BuiltinProvider
 from autotune.measure.kernels.inputs import Inputs, make_inputs

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.measure.kernels.builtin import BuiltinProvider
 from autotune.measure.kernels.inputs import make_inputs
 from autotune.measure.kernels.reference import Check, check_result, expect

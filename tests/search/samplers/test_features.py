@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 from autotune.search.samplers.features import NAMES, RAW, between_shapes, features, scaled
 from tests.search.landscape import configs, shrink
 

@@ -8,7 +8,7 @@ import pytest
 
 from autotune.measure.recording import read_recording
 from autotune.measure.replay import ReplayRunner, shipped_recording
-from autotune.search.samplers.experience import experience
+from autotune.search.samplers.known import experience
 from autotune.search.samplers.transfer import Neighbour, nearest
 from tests.search.landscape import Landscape, shrink
 

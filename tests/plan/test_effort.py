@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autotune.launch.op import LoraOp
-from autotune.plan.estimate import tuning_s
+from autotune.plan.effort import tuning_s
 from autotune.plan.study import StudyPlan
 from tests.moe import moe_shape
 

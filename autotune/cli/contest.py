@@ -1,0 +1,44 @@
+"""The table of a contest of samplers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autotune.search.contest.curves import Summary
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+#: What the table's figures are, below it.
+LEGEND = (
+    "after N: how much slower than the recorded best the best of N trials is, median and worst "
+    "over shapes. to 5%: trials until it was at most 5% slower, median and mean over searches. "
+    "score: 0 as random search, 1 perfect. failed: searches in which a sampler broke down; the "
+    "default is then all that it has."
+)
+
+
+def comparison_table(summaries: Sequence[Summary]) -> Table:
+    """One row a sampler: regrets (median, worst shape), trials to a nearness, score, cost."""
+    table = Table(box=None)
+    table.add_column("sampler")
+    first = summaries[0]
+    for mark in first.regret:
+        table.add_column(f"after {mark}", justify="right")
+    for nearness in first.trials_to:
+        table.add_column(f"to {nearness:.0%}", justify="right")
+    columns = ["score", "ms a trial", *(["failed"] if any(it.failed for it in summaries) else [])]
+    for name in columns:
+        table.add_column(name, justify="right")
+    for each in summaries:
+        table.add_row(
+            each.name,
+            *(f"{median:.1%} {worst:.1%}" for median, worst in each.regret.values()),
+            *(f"{median:.0f} {mean:.1f}" for median, mean in each.trials_to.values()),
+            f"{each.score:.2f}",
+            f"{each.sampler_ms:.1f}",
+            *([f"{each.failed} of {each.searches}"] if "failed" in columns else []),
+        )
+    return table

@@ -1,0 +1,57 @@
+"""KernelConfig: one point of a search space, the values that a kernel is launched with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeGuard
+
+from autotune.errors import SpaceError
+from autotune.launch.op import MOE_DEFAULTS, PARAMETER_DEFAULTS, LoraOp
+
+#: No launch parameter of a GPU kernel is larger: a block of 4,096 rows alone would be.
+LARGEST_VALUE = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelConfig:
+    """One launch configuration; the parameters that its op does not have are None."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    split_k: int | None = None
+    group_size_m: int | None = None
+    num_warps: int
+    num_stages: int
+    num_ctas: int | None = None
+
+    @classmethod
+    def from_mapping(cls, op: LoraOp, table: Mapping[str, Any]) -> KernelConfig:
+        """Read a configuration of ``op``; absent parameters take vLLM's own defaults.
+
+        Raises:
+            SpaceError: A parameter is unknown, missing, or not a positive integer.
+        """
+        for name in table:
+            if name not in op.parameters:
+                raise SpaceError(
+                    f"{op.value} has no parameter {name!r}; it has {', '.join(op.parameters)}"
+                )
+        values = {}
+        defaults = MOE_DEFAULTS if op.is_moe else PARAMETER_DEFAULTS
+        for name in op.parameters:
+            value = table.get(name, defaults.get(name))
+            if not _is_value(value):
+                raise SpaceError(f"{name} must be 1 to {LARGEST_VALUE}: got {value!r}")
+            values[name] = value
+        return cls(**values)
+
+    def as_dict(self) -> dict[str, int]:
+        """The parameters that the op has, in the order in which they are written."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _is_value(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_VALUE

@@ -1,0 +1,113 @@
+"""The sizes of one launch: its matrix product, its tiles, its rows, its shared memory."""
+
+from __future__ import annotations
+
+from autotune.launch.config import KernelConfig
+from autotune.launch.op import LoraOp
+from autotune.launch.shape import DTYPE_BYTES, KernelShape
+
+#: ``tl.dot`` takes no tile side below 16, so 16 is what a smaller dimension is padded to.
+SMALLEST_BLOCK = 16
+
+
+#: Experts times adapters that vLLM wants for each (token, expert) pair before it sorts none.
+_NAIVE_SPARSITY = 8
+
+
+def next_power_of_two(value: int) -> int:
+    """The smallest power of two that is at least ``value``."""
+    return 1 << (value - 1).bit_length()
+
+
+def is_shrink(op: LoraOp) -> bool:
+    """Whether an op goes from the model's size to the rank; the others go back."""
+    return op in {LoraOp.SHRINK, LoraOp.W13_SHRINK, LoraOp.W2_SHRINK}
+
+
+def matmul_sizes(shape: KernelShape) -> tuple[int, int, int]:
+    """(m, n, k) of the largest matrix product that one slice of the shape makes.
+
+    In a mixture of experts that is the product of one adapter's expert: a token goes to an expert
+    once, so it has ``num_tokens`` rows at most, and a single one where blocks are assigned naively.
+    """
+    m = 1 if assigns_naively(shape) else shape.num_tokens
+    outer = shape.hidden_size
+    if shape.op in {LoraOp.W13_EXPAND, LoraOp.W2_SHRINK}:
+        outer = shape.intermediate_size
+    elif shape.op is LoraOp.W2_EXPAND:
+        outer = shape.written_size
+    return (m, shape.rank, outer) if is_shrink(shape.op) else (m, outer, shape.server_rank)
+
+
+def assigns_naively(shape: KernelShape) -> bool:
+    """Whether vLLM gives each (token, expert) pair a row of tiles of its own, and sorts nothing.
+
+    So it does where the pairs are few beside the experts (``add_lora_w13`` in
+    ``vllm/lora/punica_wrapper/punica_gpu.py``, 0.33.0), and never with fully sharded LoRAs or
+    expert parallelism.
+    """
+    if not shape.op.is_moe or shape.fully_sharded or shape.global_experts > shape.num_experts:
+        return False
+    pairs = shape.num_tokens * shape.top_k
+    return pairs * _NAIVE_SPARSITY <= shape.num_experts * shape.max_loras
+
+
+def launched_rows(shape: KernelShape, block_m: int) -> int:
+    """Rows that the tiles of one LoRA slot are launched for; most of a MoE op's are left at once.
+
+    A dense op's are the tokens. A MoE op's are those that vLLM allocates: room for every (token,
+    expert) pair to be in one adapter, with each expert's rows padded to whole blocks, those of
+    experts on other devices too
+    (``moe_lora_align_block_size`` in ``vllm/lora/punica_wrapper/punica_gpu.py``, 0.33.0).
+
+    Args:
+        shape: The shape.
+        block_m: Rows of a tile.
+    """
+    if not shape.op.is_moe:
+        return shape.num_tokens
+    pairs = shape.num_tokens * shape.top_k
+    if assigns_naively(shape) or pairs < shape.global_experts:
+        return pairs * block_m
+    return pairs + shape.global_experts * (block_m - 1)
+
+
+def block_limits(shape: KernelShape) -> dict[str, int]:
+    """The largest block that each dimension of the shape can fill."""
+    sizes = zip(("block_m", "block_n", "block_k"), matmul_sizes(shape), strict=True)
+    return {name: max(SMALLEST_BLOCK, next_power_of_two(size)) for name, size in sizes}
+
+
+def least_shared_memory_bytes(shape: KernelShape, config: KernelConfig) -> int:
+    """Shared memory that the kernel needs at the least, bytes a block.
+
+    A pipeline of ``num_stages`` keeps at least ``num_stages - 1`` tiles in flight. The MoE ops load
+    their weights by addresses that the compiler knows nothing of, two bytes at a time, which it
+    cannot pipeline, nor always x: there one tile of each is all that is certain.
+    """
+    bytes_each = DTYPE_BYTES[shape.dtype]
+    if shape.op.is_moe:
+        return (config.block_m + config.block_n) * config.block_k * bytes_each
+    values = tile_values(shape.op, config.block_m, config.block_n, config.block_k)
+    return (config.num_stages - 1) * values * bytes_each
+
+
+def tile_values(op: LoraOp, block_m: int, block_n: int, block_k: int) -> int:
+    """How many values one step of a dense op's pipeline brings into shared memory at the least.
+
+    ``expand`` may hold its activations in registers, so only its weights are counted.
+    """
+    weights = block_k * block_n
+    return weights + block_m * block_k if op is LoraOp.SHRINK else weights
+
+
+def sizes_text(shape: KernelShape) -> str:
+    """What goes in and what comes out, such as ``4096>16 x3`` or ``16>4096+1024+1024``.
+
+    A MoE op's are those of one expert, and how many of them a token goes to: ``768>16, 8 of 128``.
+    """
+    if len(set(shape.slice_sizes)) > 1:
+        return f"{shape.rank}>" + "+".join(map(str, shape.slice_sizes))
+    _, outside, inside = matmul_sizes(shape)
+    text = f"{inside}>{outside}" + (f" x{shape.num_slices}" if shape.num_slices > 1 else "")
+    return f"{text}, {shape.top_k} of {shape.num_experts}" if shape.op.is_moe else text
