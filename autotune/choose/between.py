@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from autotune.choose.couple import couple
-from autotune.choose.losses import Clock, Losses, Option, Rows, nearest, option_of
-from autotune.choose.selection import BetweenRows, Selection, select
+from autotune.choose.losses import Losses, Option, Rows, Timings, nearest, option_of, unnoticed
+from autotune.choose.selection import BetweenRows, Selection
 from autotune.launch.moe_layer import MoeLayer
 from autotune.launch.shape import KernelShape
 from autotune.measure import Runner
-from autotune.search.events import Watch, unwatched
 
 #: A batch size whose nearest row loses more than this gets a row of its own.
 WORST_LOSS = 0.05
@@ -87,8 +86,8 @@ class Refined:
         return lines
 
 
-#: Searches a few configurations of one shape; None where none works.
-Study = Callable[[KernelShape], Selection | None]
+#: Searches a few configurations of one shape; gives None where none works.
+ShortSearch = Callable[[KernelShape], Selection | None]
 
 
 def refine(
@@ -96,9 +95,9 @@ def refine(
     runner: Runner,
     *,
     captured: Callable[[KernelShape], Sequence[KernelShape]],
-    study: Study,
+    search: ShortSearch,
     rows_max: int | None = None,
-    watch: Watch = unwatched,
+    looked: Callable[[KernelShape], None] = unnoticed,
 ) -> Refined:
     """Look at every captured batch size, add rows, and merge some on request.
 
@@ -109,13 +108,13 @@ def refine(
         selections: Those of the tuned rows, MoE layers chosen together.
         runner: Times.
         captured: The shapes of one kernel at the batch sizes that the server captures.
-        study: Fills a row where neither neighbour's winner beats vLLM's default.
+        search: Fills a row where neither neighbour's winner beats vLLM's default.
         rows_max: How many rows a layer may have; None for any number.
-        watch: Told of every kernel and batch size of which something was timed.
+        looked: Called with a kernel at a batch size when configurations of it were timed.
     """
-    clock = Clock(runner, watch)
+    timings = Timings(runner, looked)
     refined = [
-        _Layer(rows, clock, captured, study).refined(rows_max)
+        _Layer(rows, timings, captured, search).refined(rows_max)
         for rows in _by_kinds(selections).values()
     ]
     return Refined(
@@ -149,11 +148,11 @@ class _Layer:
     def __init__(
         self,
         rows: Rows,
-        clock: Clock,
+        timings: Timings,
         captured: Callable[[KernelShape], Sequence[KernelShape]],
-        study: Study,
+        search: ShortSearch,
     ) -> None:
-        self._clock, self._study = clock, study
+        self._timings, self._search = timings, search
         most = max(map(len, rows.values()))
         #: Where nothing works for one of the kernels there is nothing to choose from.
         self._rows = {
@@ -164,7 +163,7 @@ class _Layer:
         self._others = [one for those in rows.values() if len(those) < most for one in those]
         kinds = [one.shape.without_batch for one in next(iter(self._rows.values()))]
         wanted = [{shape.num_tokens for shape in captured(kind)} for kind in kinds]
-        self._losses = Losses(kinds, set.intersection(*wanted), clock)
+        self._losses = Losses(kinds, set.intersection(*wanted), timings)
 
     def refined(self, rows_max: int | None) -> Refined:
         """Add rows, merge them, and say what that did."""
@@ -213,27 +212,18 @@ class _Layer:
         shapes = self._losses.shapes(count)
         chosen = couple([self._selection(shape, n, options) for n, shape in enumerate(shapes)])
         if all(one.is_default for one in chosen):
-            known = [one for one in map(self._study, shapes) if one is not None]
+            known = [one for one in map(self._search, shapes) if one is not None]
             chosen = couple(known) if len(known) == len(chosen) else chosen
         self._losses.time(count, [option_of(chosen)])
         return chosen
 
     def _selection(self, shape: KernelShape, number: int, options: Sequence[Option]) -> Selection:
         """The best of what options have for one kernel, by its number in them."""
-        samples = self._clock.samples(shape, [option[number] for option in options])
-        default = self._clock.default(shape)
+        samples = self._timings.samples(shape, [option[number] for option in options])
+        default = self._timings.default(shape)
         shortest = min(map(len, samples.values()))
         samples = {config: each[:shortest] for config, each in samples.items()}
-        config, ratio = select(default, samples)
-        return Selection(
-            shape=shape,
-            config=config,
-            default=default,
-            samples_us={config: tuple(each) for config, each in samples.items()},
-            ratio=ratio,
-            trials=len(samples),
-            outcomes={"ok": len(samples)},
-        )
+        return Selection.of_samples(shape, default, samples)
 
     # ----------------------------------------------------------------- merging
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from autotune.choose.selection import SAME, LayerChoice, Ratio, Selection, select
@@ -21,21 +22,27 @@ from autotune.launch.shape import KernelShape
 DEFAULT_ONLY = {MOE_DEFAULTS["block_m"]: "vLLM's default"}
 
 
-def couple(selections: Iterable[Selection]) -> list[Selection]:
-    """Choose every MoE layer's ``block_m``; the order and everything else stays.
+def couple(selections: Iterable[Selection], *, strict: bool = True) -> list[Selection]:
+    """Choose every MoE layer's ``block_m``. The order of the selections stays, and dense ones do.
 
-    Where some of a layer's ops are missing, vLLM runs those with its default's ``block_m``, and so
-    that is what the others get.
+    vLLM runs an op that has no entry with its default's ``block_m``. So where some of a layer's ops
+    are missing, the others get that one, too.
+
+    Args:
+        selections: Of one environment.
+        strict: Whether a layer without a common ``block_m`` is an error; else its ops keep their
+            own choices.
 
     Raises:
-        ExportError: No ``block_m`` works for all of a layer's ops.
+        ExportError: No ``block_m`` works for all of a layer's ops, and ``strict`` is true.
     """
     selections = list(selections)
     chosen: dict[KernelShape, Selection] = {}
     for those in by_layer(selections, lambda one: one.shape).values():
         whole = not missing_ops(one.shape for one in those)
-        coupled = couple_layer(those, allowed=None if whole else DEFAULT_ONLY)
-        chosen |= {one.shape: one for one in coupled}
+        with suppress(*(() if strict else (ExportError,))):
+            coupled = couple_layer(those, allowed=None if whole else DEFAULT_ONLY)
+            chosen |= {one.shape: one for one in coupled}
     return [chosen.get(one.shape, one) for one in selections]
 
 

@@ -7,7 +7,7 @@ both sides and vLLM's default.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -17,7 +17,6 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace, default_axes
 from autotune.measure import Runner
-from autotune.search.events import Looked, Watch, unwatched
 
 #: What is chosen together: one configuration for every kernel of a layer.
 Option = tuple[KernelConfig, ...]
@@ -40,12 +39,21 @@ def nearest(count: int, rows: Iterable[int]) -> int:
     return min(sorted(rows), key=lambda row: abs(row - count))
 
 
+def unnoticed(_shape: KernelShape) -> None:
+    """The ``looked`` of somebody who need not know."""
+
+
 @dataclass(slots=True)
-class Clock:
-    """Times configurations side by side; what was timed together once is not timed again."""
+class Timings:
+    """Configurations timed side by side. What was timed together once is not timed again.
+
+    Attributes:
+        runner: Times them.
+        looked: Called with a shape when configurations of it were timed.
+    """
 
     runner: Runner
-    watch: Watch = unwatched
+    looked: Callable[[KernelShape], None] = unnoticed
     _defaults: dict[KernelShape, KernelConfig] = field(default_factory=dict)
     _samples: dict[KernelShape, list[Mapping[KernelConfig, Sequence[float]]]] = field(
         default_factory=dict
@@ -79,7 +87,7 @@ class Clock:
             # What does not run is left out: that is known now, and not asked again.
             timed = {config: found.get(config, ()) for config in distinct}
             self._samples.setdefault(shape, []).append(timed)
-            self.watch(Looked(shape=shape))
+            self.looked(shape)
         return {config: timed[one] for config, one in asked.items() if timed[one]}
 
     def _space(self, shape: KernelShape, configs: Sequence[KernelConfig]) -> SearchSpace:
@@ -113,11 +121,13 @@ class Losses:
         unknown: Those of them of which a replay does not hold what must be timed.
     """
 
-    def __init__(self, kinds: Sequence[KernelShape], counts: Iterable[int], clock: Clock) -> None:
+    def __init__(
+        self, kinds: Sequence[KernelShape], counts: Iterable[int], timings: Timings
+    ) -> None:
         self.counts = sorted(counts)
         self.unknown: set[int] = set()
         self._kinds = kinds
-        self._clock = clock
+        self._timings = timings
         #: Microseconds of every option that was timed at a batch size; None where it does not run.
         self._timed: dict[int, dict[Option, float | None]] = {}
 
@@ -170,10 +180,10 @@ class Losses:
             return
         shapes = self.shapes(count)
         samples = [
-            self._clock.samples(shape, [option[number] for option in options])
+            self._timings.samples(shape, [option[number] for option in options])
             for number, shape in enumerate(shapes)
         ]
-        default = tuple(map(self._clock.default, shapes))
+        default = tuple(map(self._timings.default, shapes))
         for option in (default, *options):
             each = [of_one.get(config, ()) for of_one, config in zip(samples, option, strict=True)]
             timed[option] = sum(map(statistics.median, each)) if all(each) else None

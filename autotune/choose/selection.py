@@ -150,6 +150,39 @@ class Selection:
     states: tuple[DeviceState, ...] = ()
     layer: LayerChoice | None = None
 
+    @classmethod
+    def of_samples(
+        cls,
+        shape: KernelShape,
+        default: KernelConfig,
+        samples_us: Mapping[KernelConfig, Sequence[float]],
+        *,
+        outcomes: Mapping[str, int] | None = None,
+        states: tuple[DeviceState, ...] = (),
+    ) -> Selection:
+        """Choose among configurations that were timed side by side, as ``select`` does.
+
+        Args:
+            shape: The shape.
+            default: vLLM's configuration.
+            samples_us: Per configuration its samples, microseconds per launch; at least one
+                configuration, equally many samples for all.
+            outcomes: How many configurations the search tried, by outcome; None where no search
+                was made.
+            states: The device while they were timed, where it says.
+        """
+        config, ratio = select(default, samples_us)
+        return cls(
+            shape=shape,
+            config=config,
+            default=default,
+            samples_us={one: tuple(samples) for one, samples in samples_us.items()},
+            ratio=ratio,
+            trials=sum((outcomes or {}).values()),
+            outcomes=dict(outcomes or {}),
+            states=states,
+        )
+
     @property
     def is_throttled(self) -> bool:
         """Whether the device held its clocks down while the finalists were timed."""

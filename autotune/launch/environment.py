@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from autotune.errors import RecordingError
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,16 @@ class Environment:
             for name, value in self.as_dict().items()
             if value != theirs[name]
         )
+
+
+def by_environment(
+    items: Iterable[_T], environment_of: Callable[[_T], Environment]
+) -> dict[Environment, list[_T]]:
+    """Items grouped by where they were measured, in their order."""
+    groups: dict[Environment, list[_T]] = {}
+    for item in items:
+        groups.setdefault(environment_of(item), []).append(item)
+    return groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

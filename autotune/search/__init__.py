@@ -12,7 +12,6 @@ from autotune.search.dashboard.mirror import TrialMirror
 from autotune.search.samplers.by_name import ADAPTIVE, SAMPLERS
 from autotune.search.samplers.transfer import Neighbour, in_order
 from autotune.search.tuner import ShapeTuner
-from autotune.store.store import name_in, study_name
 
 __all__ = [
     "ADAPTIVE",
@@ -24,6 +23,4 @@ __all__ = [
     "TrialMirror",
     "extra_trials",
     "in_order",
-    "name_in",
-    "study_name",
 ]

@@ -21,14 +21,17 @@ class Tuned:
         shape: The shape.
         selection: The configuration chosen; None where none works. While a run is under way it is
             the shape's own best; at the end that of the ``block_m`` of its MoE layer.
-        trials: Distinct configurations measured, earlier runs included.
-        outcomes: How many of them ended in which outcome.
+        outcomes: How many distinct configurations ended in which outcome, earlier runs included.
     """
 
     shape: KernelShape
     selection: Selection | None
-    trials: int
     outcomes: Counter[str]
+
+    @property
+    def trials(self) -> int:
+        """Distinct configurations measured, earlier runs included."""
+        return self.outcomes.total()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,9 @@ from autotune.measure import Runner
 from autotune.plan.notes import notes
 from autotune.plan.study import StudyPlan
 from autotune.search.events import Tuned, Watch
+from autotune.search.session import Session
 from autotune.search.tune import look_between, tune
-from autotune.store.chosen import to_export
+from autotune.store.chosen import chosen_together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ def check_rows_max(plan: StudyPlan, rows_max: int | None) -> None:
     """Refuse a limit of rows where the batch sizes were given.
 
     Raises:
-        InputError: So it is.
+        InputError: ``rows_max`` is given, and the plan names its batch sizes.
     """
     if rows_max is not None and not plan.is_auto:
         raise InputError(
@@ -64,7 +65,7 @@ def run_job(
         runner: Measures.
         watch: Told of every trial and every shape.
         say: Told in a line each what is to be known before and meanwhile.
-        record: A recording to write of what ``tune`` measures.
+        record: A recording to write of everything measured.
         rows_max: With ``--tokens auto``, how many rows a layer may have; None for any number.
 
     Raises:
@@ -73,15 +74,13 @@ def run_job(
     check_rows_max(plan, rows_max)
     for line in (*plan.notes, *notes(plan.shapes, runner.environment)):
         say(line)
-    tuned = tune(plan, runner, watch, record=record)
     lines: Sequence[str] = ()
-    if plan.is_auto:
-        say("Timing the captured batch sizes between the tuned ones.")
-        tuned, refined = look_between(plan, tuned, runner, watch, rows_max=rows_max)
-        lines = refined.lines
-    return Done(
-        environment=runner.environment,
-        tuned=tuned,
-        selections=to_export(tuned, plan.storage, runner.environment),
-        lines=lines,
-    )
+    with Session(plan, runner, watch, record=record) as session:
+        tuned = tune(session)
+        if plan.is_auto:
+            say("Timing the captured batch sizes between the tuned ones.")
+            tuned, refined = look_between(session, tuned, rows_max=rows_max)
+            lines = refined.lines
+        own = [result.selection for result in tuned if result.selection]
+        selections = chosen_together(own, session.store, runner.environment)
+    return Done(environment=runner.environment, tuned=tuned, selections=selections, lines=lines)

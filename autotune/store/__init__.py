@@ -2,7 +2,16 @@
 
 from autotune.store.overview import Overview, RunState, StudyState, overview
 from autotune.store.runs import RunLog
-from autotune.store.store import Finished, Store, StudyRecord, explained, make_commits_cheap, shown
+from autotune.store.store import (
+    Finished,
+    Store,
+    StudyRecord,
+    explained,
+    make_commits_cheap,
+    shown,
+    study_name,
+    utc_now,
+)
 
 __all__ = [
     "Finished",
@@ -16,4 +25,6 @@ __all__ = [
     "make_commits_cheap",
     "overview",
     "shown",
+    "study_name",
+    "utc_now",
 ]

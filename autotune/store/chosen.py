@@ -1,73 +1,77 @@
-"""The selections of a database, with one ``block_m`` for the ops of each MoE layer."""
+"""The selections of a database, read back and with one ``block_m`` for each MoE layer.
+
+A study keeps the choice that is best for its own shape. Whoever reads selections to show or export
+them gets them from here, so that the ops of a MoE layer agree.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable
+from contextlib import closing
 
 from autotune.choose.couple import couple
 from autotune.choose.selection import Selection
-from autotune.launch.environment import Environment
+from autotune.launch.environment import Environment, by_environment
 from autotune.launch.moe_layer import MoeLayer, by_layer, missing_ops
-from autotune.search.events import Tuned
-from autotune.store import Store
-
-
-def to_export(tuned: Sequence[Tuned], url: str, environment: Environment) -> list[Selection]:
-    """What a run's export writes: its selections, and those of ops that its MoE layers lack.
-
-    Args:
-        tuned: What came of the run.
-        url: The run's database, where earlier runs may have left those ops.
-        environment: Where they must have been measured.
-
-    Raises:
-        StorageError: The database cannot be used.
-    """
-    own = [result.selection for result in tuned if result.selection]
-    store = Store(url)
-    try:
-        return couple([*own, *_layer_mates(own, store, environment)])
-    finally:
-        store.close()
-
-
-def _coupled(tuned: Sequence[Tuned], store: Store, environment: Environment) -> Sequence[Tuned]:
-    """What came of the shapes, with one ``block_m`` for each MoE layer."""
-    own = [result.selection for result in tuned if result.selection]
-    coupled = couple([*own, *_layer_mates(own, store, environment)])
-    by_shape = {one.shape: one for one in coupled}
-    return [replace(result, selection=by_shape.get(result.shape)) for result in tuned]
-
-
-def _layer_mates(
-    selections: Sequence[Selection], store: Store, environment: Environment
-) -> list[Selection]:
-    """The stored selections of the ops that the selections' MoE layers lack."""
-    layers = by_layer(selections, lambda one: one.shape)
-    lacking = {layer: missing_ops(one.shape for one in those) for layer, those in layers.items()}
-    if not any(lacking.values()):
-        return []
-    return [
-        one
-        for measured_in, one in store.selections()
-        if measured_in == environment
-        and one.shape.op.is_moe
-        and one.shape.op in lacking.get(MoeLayer.of(one.shape), ())
-    ]
+from autotune.launch.shape import KernelShape
+from autotune.store.store import Store
 
 
 def stored_selections(url: str) -> list[tuple[Environment, list[Selection]]]:
-    """The selections in a database, by the environment in which they were measured.
+    """Every study's own choice, by where it was measured. An export chooses for MoE layers itself.
 
     Raises:
         StorageError: The database cannot be used.
     """
-    store = Store(url, must_exist=True)
-    try:
-        grouped: dict[Environment, list[Selection]] = {}
-        for environment, selection in store.selections():
-            grouped.setdefault(environment, []).append(selection)
-    finally:
-        store.close()
-    return list(grouped.items())
+    with closing(Store(url, must_exist=True)) as store:
+        return list(_by_environment(store).items())
+
+
+def chosen_in(store: Store) -> dict[tuple[Environment, KernelShape], Selection]:
+    """The selection of every study that has one, MoE layers chosen together.
+
+    Where no ``block_m`` works for all of a layer's ops, each keeps its own choice.
+
+    Raises:
+        StorageError: The database cannot be used.
+    """
+    return {
+        (environment, one.shape): one
+        for environment, selections in _by_environment(store).items()
+        for one in couple(selections, strict=False)
+    }
+
+
+def chosen_together(
+    selections: Iterable[Selection], store: Store, environment: Environment
+) -> list[Selection]:
+    """Selections of a run and of the ops that their MoE layers lack, chosen together.
+
+    Args:
+        selections: What the run chose.
+        store: The run's database. Earlier runs may have tuned the ops that are lacking.
+        environment: Where those ops must have been measured.
+
+    Returns:
+        The run's selections in their order, then those of the other ops.
+
+    Raises:
+        ExportError: No ``block_m`` works for all ops of a layer.
+        StorageError: The database cannot be used.
+    """
+    own = list(selections)
+    layers = by_layer(own, lambda one: one.shape)
+    lacking = {layer: missing_ops(one.shape for one in those) for layer, those in layers.items()}
+    if not any(lacking.values()):
+        return couple(own)
+    mates = [
+        one
+        for one in _by_environment(store).get(environment, ())
+        if one.shape.op.is_moe and one.shape.op in lacking.get(MoeLayer.of(one.shape), ())
+    ]
+    return couple([*own, *mates])
+
+
+def _by_environment(store: Store) -> dict[Environment, list[Selection]]:
+    pairs = by_environment(store.selections(), lambda pair: pair[0])
+    return {environment: [one for _, one in those] for environment, those in pairs.items()}

@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
 from autotune.store import facts, schema
 from autotune.store.runs import SILENT_S
-from autotune.store.store import Store
+from autotune.store.store import Store, utc_now
 
 #: What a study can be.
 RUNNING, DONE, TO_DO = "running", "done", "to do"
@@ -133,7 +133,7 @@ def overview(store: Store, *, now: datetime | None = None) -> Overview:
     Raises:
         StorageError: It cannot be read.
     """
-    now = now or datetime.now(timezone.utc).replace(tzinfo=None)
+    now = now or utc_now()
     layers = facts.layers(store)
     with store.transaction() as connection:
         runs = _runs(connection, now)

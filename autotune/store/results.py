@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from autotune.choose.couple import couple
 from autotune.choose.finalists import finalists
-from autotune.choose.selection import Selection, select
-from autotune.errors import ExportError
+from autotune.choose.selection import Selection
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
-from autotune.launch.moe_layer import by_layer
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, never_stop
 from autotune.measure.replay import ReplayRunner
-from autotune.search import study_name
-from autotune.store import Store, StudyRecord, facts
+from autotune.store import Store, StudyRecord, facts, study_name
+from autotune.store.chosen import chosen_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +60,21 @@ def of_store(store: Store) -> list[ShapeResult]:
         (environment, shape.without_batch): use.names
         for (environment, shape), use in facts.layers(store).items()
     }
-    return _coupled(
-        _of_study(store, record, names.get((record.environment, record.shape.without_batch), ""))
+    chosen = chosen_in(store)
+    return [
+        _of_study(
+            store,
+            record,
+            names.get((record.environment, record.shape.without_batch), ""),
+            chosen.get((record.environment, record.shape)),
+        )
         for record in store.studies()
-    )
+    ]
 
 
-def _of_study(store: Store, record: StudyRecord, layer: str) -> ShapeResult:
-    selection = store.selection(record)
+def _of_study(
+    store: Store, record: StudyRecord, layer: str, selection: Selection | None
+) -> ShapeResult:
     finished = store.finished(record)
     return ShapeResult(
         study=record.name,
@@ -89,14 +94,17 @@ def of_replay(runner: ReplayRunner) -> list[ShapeResult]:
     Raises:
         RecordingError: A shape has no default.
     """
-    return _coupled(_of_recorded(runner, shape) for shape in runner.shapes)
+    results = [_of_recorded(runner, shape) for shape in runner.shapes]
+    own = [one.selection for one in results if one.selection is not None]
+    chosen = {one.shape: one for one in couple(own, strict=False)}
+    return [replace(one, selection=chosen.get(one.shape)) for one in results]
 
 
 def _of_recorded(runner: ReplayRunner, shape: KernelShape) -> ShapeResult:
     space = runner.space(shape, {})
     measured = {config: runner.measure(shape, [config], never_stop) for config in space.configs}
     return ShapeResult(
-        study=study_name(runner, shape),
+        study=study_name(runner.environment, shape),
         environment=runner.environment,
         shape=shape,
         measurements=tuple(measured.values()),
@@ -113,39 +121,5 @@ def _best_of(
     if not those:
         return None
     samples_us = runner.compare(shape, those, lambda _: True).samples_us
-    config, ratio = select(default, samples_us)
-    outcomes = [one.outcome.value for one in measured.values()]
-    return Selection(
-        shape=shape,
-        config=config,
-        default=default,
-        samples_us=samples_us,
-        ratio=ratio,
-        trials=len(measured),
-        outcomes={name: outcomes.count(name) for name in dict.fromkeys(outcomes)},
-    )
-
-
-def _coupled(results: Iterable[ShapeResult]) -> list[ShapeResult]:
-    """The same with one ``block_m`` for the ops of each MoE layer of an environment."""
-    results = list(results)
-    chosen: dict[tuple[Environment, KernelShape], Selection] = {}
-    for environment in dict.fromkeys(result.environment for result in results):
-        own = [
-            result.selection
-            for result in results
-            if result.selection is not None and result.environment == environment
-        ]
-        for those in by_layer(own, lambda one: one.shape).values():
-            chosen |= {(environment, one.shape): one for one in _couple(those)}
-    return [
-        replace(result, selection=chosen.get((result.environment, result.shape), result.selection))
-        for result in results
-    ]
-
-
-def _couple(selections: list[Selection]) -> list[Selection]:
-    try:
-        return couple(selections)
-    except ExportError:  # what was measured can still be looked at
-        return selections
+    outcomes = Counter(one.outcome.value for one in measured.values())
+    return Selection.of_samples(shape, default, samples_us, outcomes=outcomes)

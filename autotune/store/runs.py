@@ -6,20 +6,19 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime, timezone
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from autotune.errors import StorageError
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
-from autotune.search.events import Event, Opened, Planned, ShapeDone
 from autotune.store import schema
-from autotune.store.store import Store
+from autotune.store.store import Store, study_name, utc_now
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -34,32 +33,21 @@ SILENT_S = 4 * BEAT_S
 class RunLog:
     """One run's row in the database, and those of the studies that it is to search.
 
-    A context manager: it notes how the run ended. Meanwhile a thread says that the run is there.
+    A context manager: at its end it writes down how the run ended. Until then a thread writes every
+    few seconds that the run is still there.
     """
 
-    def __init__(
-        self, store: Store, environment: Environment, name_of: Callable[[KernelShape], str]
-    ) -> None:
-        """Nothing is written before the run's first event.
+    def __init__(self, store: Store, environment: Environment) -> None:
+        """Prepare the log of a run. Nothing is written before ``plan``.
 
         Args:
-            store: Of the run.
-            environment: Where it measures.
-            name_of: The name of a shape's study.
+            store: The run's database.
+            environment: Where the run measures.
         """
-        self._store, self._environment, self._name_of = store, environment, name_of
+        self._store, self._environment = store, environment
         self._run: int | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="run-log", daemon=True)
-
-    def resume(self) -> None:
-        """Go on with the latest run of this process, if it has one."""
-        table = schema.runs
-        mine = (table.c.host == socket.gethostname()) & (table.c.process == os.getpid())
-        with self._store.transaction() as connection:
-            self._run = connection.execute(sa.select(sa.func.max(table.c.id)).where(mine)).scalar()
-        if self._run is not None:
-            self._write(seen_at=_now(), ended_at=None, ending=None)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -77,32 +65,30 @@ class RunLog:
         ending = "interrupted" if kind is KeyboardInterrupt else ending
         # What ended the run says more than that this could not be written.
         with suppress(*(() if kind is None else (StorageError,))):
-            self._write(ended_at=_now(), ending=ending, study_id=None)
+            self._write(ended_at=utc_now(), ending=ending, study_id=None)
 
-    def watch(self, event: Event) -> None:
-        """Write down what others ask for.
+    def plan(
+        self, trials: Mapping[KernelShape, int], defaults: Mapping[KernelShape, KernelConfig]
+    ) -> None:
+        """Write down what the run is going to search.
+
+        Args:
+            trials: Per shape, in the order of the search, how many configurations are measured at
+                most.
+            defaults: Per shape vLLM's configuration.
 
         Raises:
-            StorageError: It cannot be written.
+            StorageError: The database cannot be written. The other methods raise it, too.
         """
-        match event:
-            case Planned():
-                self._plan(event)
-            case Opened():
-                self._write(seen_at=_now(), study_id=self._study(event.shape))
-            case ShapeDone():
-                self._finish(event.tuned.shape)
-
-    def _plan(self, plan: Planned) -> None:
-        now = _now()
+        now = utc_now()
         rows = [
             {
                 "study_id": self._study(shape),
                 "number": number,
-                "trials": trials,
-                "default": json.dumps(plan.defaults[shape].as_dict()),
+                "trials": most,
+                "default": json.dumps(defaults[shape].as_dict()),
             }
-            for number, (shape, trials) in enumerate(plan.trials.items(), start=1)
+            for number, (shape, most) in enumerate(trials.items(), start=1)
         ]
         values = {"host": socket.gethostname(), "process": os.getpid()}
         with self._store.transaction() as connection:
@@ -112,15 +98,20 @@ class RunLog:
                 rows = [row | {"run_id": self._run} for row in rows]
                 connection.execute(sa.insert(schema.planned), rows)
 
-    def _finish(self, shape: KernelShape) -> None:
+    def begin(self, shape: KernelShape) -> None:
+        """Write down that a shape is searched now."""
+        self._write(seen_at=utc_now(), study_id=self._study(shape))
+
+    def finish(self, shape: KernelShape) -> None:
+        """Write down that a shape is done."""
         table = schema.planned
         study_id = self._study(shape)
         mine = (table.c.run_id == self._run) & (table.c.study_id == study_id)
         with self._store.transaction() as connection:
-            connection.execute(sa.update(table).where(mine).values(done_at=_now()))
+            connection.execute(sa.update(table).where(mine).values(done_at=utc_now()))
 
     def _study(self, shape: KernelShape) -> int:
-        return self._store.study(self._name_of(shape), shape, self._environment).id
+        return self._store.study(study_name(self._environment, shape), shape, self._environment).id
 
     def _write(self, **values: object) -> None:
         if self._run is None:
@@ -132,8 +123,4 @@ class RunLog:
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
             with suppress(StorageError):  # the run itself will find that out, and say so
-                self._write(seen_at=_now())
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(tzinfo=None)
+                self._write(seen_at=utc_now())

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from autotune.errors import StorageError
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
-from autotune.measure import Measurement, Outcome, Runner
+from autotune.measure import Measurement, Outcome
 from autotune.store import schema
 
 #: Tables by which a database is known as Optuna's or ours.
@@ -48,6 +48,16 @@ class StudyRecord:
     name: str
     shape: KernelShape
     environment: Environment
+
+
+def study_name(environment: Environment, shape: KernelShape) -> str:
+    """Name of a shape's Optuna study, such as ``{gpu}/vllm-0.33.0/{op}/{label}``."""
+    return f"{environment.gpu}/{environment.kernels}/{shape.op.value}/{shape.label}"
+
+
+def utc_now() -> datetime:
+    """The time now, as naive UTC: the form in which a database keeps times."""
+    return datetime.now(timezone.utc).replace(tzinfo=None)
 
 
 class Store:
@@ -275,13 +285,3 @@ def _study_record(row: sa.Row[Any]) -> StudyRecord:
         shape=KernelShape.from_mapping(json.loads(row.shape)),
         environment=Environment.from_mapping(json.loads(row.environment)),
     )
-
-
-def study_name(runner: Runner, shape: KernelShape) -> str:
-    """Name of the Optuna study of a shape, such as ``{gpu}/vllm-0.33.0/{op}/{label}``."""
-    return name_in(runner.environment, shape)
-
-
-def name_in(environment: Environment, shape: KernelShape) -> str:
-    """The same for what was measured elsewhere."""
-    return f"{environment.gpu}/{environment.kernels}/{shape.op.value}/{shape.label}"

@@ -102,7 +102,7 @@ def test_a_slow_block_m_keeps_configurations_that_were_timed_in_full(runner):
     shape = moe_shape(LoraOp.W13_EXPAND)
     with opened(runner, DATABASE, shape=shape) as tuner:
         tuner._search(Budget(trials=40))
-        done = {c.block_m for c, m in tuner._measured.items() if m.outcome is Outcome.OK}
+        done = {c.block_m for c, m in tuner._loop.measured.items() if m.outcome is Outcome.OK}
         tuner._writer.close()
     assert done == {16, 32, 64, 128}
 

@@ -8,9 +8,7 @@ import sqlite3
 
 import pytest
 
-from autotune.search import name_in
-from autotune.search.events import Opened, Planned
-from autotune.store import RunLog, Store
+from autotune.store import RunLog, Store, study_name
 from tests.cli.command import TIMEOUT_S, Command
 from tests.contracts.examples import HERE, SHAPE, config, finished
 from tests.store.old import write_old_database
@@ -20,10 +18,10 @@ from tests.store.old import write_old_database
 def running(autotune):
     """A run under way in this process: one shape, of which two configurations are measured."""
     store = Store(f"sqlite:///{autotune.folder / 'autotune.db'}")
-    with RunLog(store, HERE, lambda shape: name_in(HERE, shape)) as log:
-        log.watch(Planned(trials={SHAPE: 20}, defaults={SHAPE: config(split_k=1)}))
-        log.watch(Opened(shape=SHAPE, tried=0, most=20))
-        study = store.study(name_in(HERE, SHAPE), SHAPE, HERE)
+    with RunLog(store, HERE) as log:
+        log.plan({SHAPE: 20}, {SHAPE: config(split_k=1)})
+        log.begin(SHAPE)
+        study = store.study(study_name(HERE, SHAPE), SHAPE, HERE)
         store.add(study, [finished(0, samples_us=(12.0,)), finished(1, samples_us=(5.0,))])
         yield log
     store.close()

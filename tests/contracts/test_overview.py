@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-import sqlalchemy as sa
 
 from autotune.errors import InputError
 from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
-from autotune.search import name_in
-from autotune.search.events import Opened, Planned, ShapeDone, Tuned
-from autotune.store import Overview, RunLog, Store, overview, schema
+from autotune.store import Overview, RunLog, Store, overview, study_name
 from autotune.store.overview import DONE, RUNNING, TO_DO
 from autotune.store.runs import SILENT_S
 from tests.contracts.examples import HERE, SHAPE, config, finished, selection
@@ -27,24 +23,15 @@ DEFAULT = config(split_k=1)
 
 
 def log_of(store: Store) -> RunLog:
-    return RunLog(store, HERE, lambda shape: name_in(HERE, shape))
+    return RunLog(store, HERE)
 
 
-def planned(*shapes: KernelShape) -> Planned:
-    return Planned(trials=dict.fromkeys(shapes, 20), defaults=dict.fromkeys(shapes, DEFAULT))
-
-
-def opened(shape: KernelShape) -> Opened:
-    return Opened(shape=shape, tried=0, most=20)
-
-
-def done(shape: KernelShape) -> ShapeDone:
-    tuned = Tuned(shape=shape, selection=None, trials=2, outcomes=Counter(ok=2))
-    return ShapeDone(tuned=tuned, number=1, count=3)
+def plan(log: RunLog, *shapes: KernelShape) -> None:
+    log.plan(dict.fromkeys(shapes, 20), dict.fromkeys(shapes, DEFAULT))
 
 
 def study_of(store: Store, shape: KernelShape):
-    return store.study(name_in(HERE, shape), shape, HERE)
+    return store.study(study_name(HERE, shape), shape, HERE)
 
 
 def states(seen: Overview) -> list[str]:
@@ -67,12 +54,12 @@ def test_an_empty_database_has_no_runs_and_no_studies(store):
 def test_a_run_is_followed_from_its_plan_to_its_end(store, other_store):
     with log_of(store) as log:
         assert overview(other_store).runs == ()
-        log.watch(planned(SHAPE, OTHER, LAST))
+        plan(log, SHAPE, OTHER, LAST)
         assert states(overview(other_store)) == [TO_DO] * 3
-        log.watch(opened(SHAPE))
+        log.begin(SHAPE)
         assert states(overview(other_store)) == [RUNNING, TO_DO, TO_DO]
-        log.watch(done(SHAPE))
-        log.watch(opened(OTHER))
+        log.finish(SHAPE)
+        log.begin(OTHER)
         seen = overview(other_store)
         assert states(seen) == [DONE, RUNNING, TO_DO]
         assert [study.shape for study in seen.studies] == [SHAPE, OTHER, LAST]
@@ -88,8 +75,8 @@ def test_a_run_is_followed_from_its_plan_to_its_end(store, other_store):
 )
 def test_a_run_that_does_not_end_well_says_how_it_ended(store, error, state):
     with pytest.raises(error, match="here"), log_of(store) as log:
-        log.watch(planned(SHAPE))
-        log.watch(opened(SHAPE))
+        plan(log, SHAPE)
+        log.begin(SHAPE)
         raise error("here")
     seen = overview(store)
     assert [run.state for run in seen.runs] == [state]
@@ -98,8 +85,8 @@ def test_a_run_that_does_not_end_well_says_how_it_ended(store, error, state):
 
 def test_a_run_that_was_killed_is_gone_when_it_has_not_been_seen_for_a_while(store):
     log = log_of(store)
-    log.watch(planned(SHAPE))
-    log.watch(opened(SHAPE))  # and never a word again
+    plan(log, SHAPE)
+    log.begin(SHAPE)  # and never a word again
     seen_at = overview(store).runs[0].seen_at
     soon, late = (seen_at + timedelta(seconds=SILENT_S + seconds) for seconds in (-1, 1))
     assert states(overview(store, now=soon)) == [RUNNING]
@@ -111,7 +98,7 @@ def test_a_run_that_was_killed_is_gone_when_it_has_not_been_seen_for_a_while(sto
 def test_a_run_says_again_and_again_that_it_is_there(store, other_store, monkeypatch):
     monkeypatch.setattr("autotune.store.runs.BEAT_S", 0.01)
     with log_of(store) as log:
-        log.watch(planned(SHAPE))
+        plan(log, SHAPE)
         first = overview(other_store).runs[0].seen_at
         for _ in range(500):
             if overview(other_store).runs[0].seen_at > first:
@@ -120,29 +107,16 @@ def test_a_run_says_again_and_again_that_it_is_there(store, other_store, monkeyp
             pytest.fail("it was never seen again")
 
 
-def test_a_run_is_resumed_by_its_own_process_only(store):
-    with log_of(store) as log:
-        log.watch(planned(SHAPE))
-    with log_of(store) as again:
-        again.resume()
-        assert [run.state for run in overview(store).runs] == ["running"]
-    with store.transaction() as connection:
-        connection.execute(sa.update(schema.runs).values(process=-1))
-    with log_of(store) as other:
-        other.resume()
-        assert [run.state for run in overview(store).runs] == ["done"]
-
-
 def test_of_two_runs_at_once_both_are_shown_and_of_earlier_ones_only_the_last(store):
     for _ in range(2):
         with log_of(store) as log:
-            log.watch(planned(LAST))
-            log.watch(done(LAST))
+            plan(log, LAST)
+            log.finish(LAST)
     with log_of(store) as first, log_of(store) as second:
-        first.watch(planned(SHAPE))
-        second.watch(planned(OTHER))
-        first.watch(opened(SHAPE))
-        second.watch(opened(OTHER))
+        plan(first, SHAPE)
+        plan(second, OTHER)
+        first.begin(SHAPE)
+        second.begin(OTHER)
         seen = overview(store)
     assert [run.state for run in seen.runs] == ["running", "running"]
     assert [(study.shape, study.state) for study in seen.studies] == [
@@ -154,7 +128,7 @@ def test_of_two_runs_at_once_both_are_shown_and_of_earlier_ones_only_the_last(st
 
 def test_a_study_that_is_not_finished_has_the_best_ratio_so_far(store):
     with log_of(store) as log:
-        log.watch(planned(SHAPE))
+        plan(log, SHAPE)
         study = study_of(store, SHAPE)
         slow, fast = (12.0, 12.0, 13.0), (6.0, 6.0, 5.0)
         failed = {"outcome": Outcome.LAUNCH_FAILED, "samples_us": (), "reason": "no"}
@@ -176,10 +150,10 @@ def test_a_finished_study_has_the_ratio_that_was_chosen_by(store):
 
 def test_a_study_of_which_nothing_works_is_done_without_a_ratio(store):
     with log_of(store) as log:
-        log.watch(planned(SHAPE))
+        plan(log, SHAPE)
         failed = {"outcome": Outcome.COMPILE_FAILED, "samples_us": (), "reason": "no"}
         store.add(study_of(store, SHAPE), [finished(0, **failed)])
-        log.watch(done(SHAPE))
+        log.finish(SHAPE)
     (seen,) = overview(store).studies
     assert (seen.state, seen.best_us, seen.ratio) == (DONE, None, None)
 
@@ -194,7 +168,7 @@ def test_a_database_is_looked_at_while_it_is_written(store, other_store):
 
     thread = threading.Thread(target=look)
     with log_of(store) as log:
-        log.watch(planned(SHAPE))
+        plan(log, SHAPE)
         thread.start()
         for batch in range(20):
             store.add(study_of(store, SHAPE), [finished(5 * batch + n) for n in range(5)])

@@ -29,5 +29,5 @@ def tried(number: int, shape: KernelShape = SHAPES[0], **values: object) -> Trie
 
 def done(number: int, trials: int, selection: Selection | None = None) -> ShapeDone:
     shape = SHAPES[number - 1]
-    tuned = Tuned(shape=shape, selection=selection, trials=trials, outcomes=Counter(ok=trials))
+    tuned = Tuned(shape=shape, selection=selection, outcomes=Counter(ok=trials))
     return ShapeDone(tuned=tuned, number=number, count=len(SHAPES))

@@ -13,11 +13,14 @@ from autotune.measure.recording import RecordingWriter, read_recording
 from autotune.measure.roofline import floor_us
 from autotune.measure.runners import replay_runner
 from autotune.report.gather import of_database, of_recordings
-from autotune.search.tune import look_between, tune
+from autotune.search.session import Session
+from autotune.search.tune import look_between
+from autotune.search.tune import tune as tune_session
 from autotune.store import Store
 from tests.choose.test_between import crossing, write
 from tests.recordings import BEST, write_recording
 from tests.report.examples import HERE, add_study, shape
+from tests.search.cases import tune
 from tests.search.test_tune import Told, plan_of
 
 
@@ -49,7 +52,8 @@ def test_what_was_seen_between_rows_is_in_the_report(tmp_path):
     plan = plan_of(runner, trials=9, storage=storage)
     tables = {n: shape for n, shape in plan.shape_tables.items() if shape["num_tokens"] in (1, 64)}
     plan = replace(plan, shape_tables=tables, limits={"max_num_seqs": 32})
-    _, refined = look_between(plan, tune(plan, runner, Told()), runner)
+    with Session(plan, runner) as session:
+        _, refined = look_between(session, tune_session(session))
     (device,) = of_database(storage).devices
     assert device.between == refined.between
     assert len(refined.between) > 5

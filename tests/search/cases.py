@@ -12,9 +12,13 @@ from typing import Any
 from autotune.choose.selection import Selection
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.measure import Measurement, StopRule
+from autotune.measure import Measurement, Runner, StopRule
 from autotune.measure.replay import ReplayRunner
+from autotune.plan.study import StudyPlan
 from autotune.search import Budget, ShapeTuner, TrialMirror
+from autotune.search.events import Tuned, Watch, unwatched
+from autotune.search.session import Session
+from autotune.search.tune import tune as tune_session
 from autotune.store import Store
 from tests.recordings import ENVIRONMENT, SHRINK, lines
 
@@ -63,6 +67,14 @@ class CountingRunner(ReplayRunner):
     def compare(self, shape, configs, *rule):
         self.compared.append(tuple(configs))
         return super().compare(shape, configs, *rule)
+
+
+def tune(
+    plan: StudyPlan, runner: Runner, watch: Watch = unwatched, *, record: Path | None = None
+) -> Sequence[Tuned]:
+    """Tune every shape of a plan in a session of its own."""
+    with Session(plan, runner, watch, record=record) as session:
+        return tune_session(session)
 
 
 @contextmanager

@@ -20,12 +20,14 @@ from autotune.plan.notes import notes
 from autotune.plan.study import StudyPlan
 from autotune.search.budget import FEWEST_TRIALS
 from autotune.search.events import Choosing, Event, Opened, Planned, ShapeDone, Tried, Tuned
-from autotune.search.tune import look_between, tune
+from autotune.search.session import Session
+from autotune.search.tune import look_between
+from autotune.search.tune import tune as tune_session
 from autotune.store import Store, facts
-from autotune.store.chosen import stored_selections, to_export
+from autotune.store.chosen import chosen_together, stored_selections
 from tests.moe import moe_config, moe_lines, moe_shape
 from tests.recordings import BEST, EXPAND, SHRINK, lines, write_recording
-from tests.search.cases import CountingRunner, broken_lines, write_lines
+from tests.search.cases import CountingRunner, broken_lines, tune, write_lines
 
 
 @pytest.fixture(autouse=True)
@@ -295,7 +297,9 @@ def test_ops_tuned_one_by_one_are_chosen_for_together_from_the_database(tmp_path
     whole = tune(replace(plan, storage="sqlite:///whole.db"), runner)
     for number, op in enumerate(MOE_OPS, start=1):
         (result,) = tune(plan.override(ops=[op]), runner)
-        exported = to_export([result], plan.storage, runner.environment)
+        assert result.selection is not None
+        with closing(Store(plan.storage)) as store:
+            exported = chosen_together([result.selection], store, runner.environment)
         assert [
             one.shape.op for one in sorted(exported, key=lambda s: MOE_OPS.index(s.shape.op))
         ] == [*MOE_OPS[:number]]
@@ -408,8 +412,9 @@ def test_a_row_that_neither_neighbour_fills_gets_a_short_study_which_is_kept(tmp
     runner = CountingRunner(path)
     plan = plan_of(runner).override(tokens="auto").answered_by(runner.shapes)
 
-    tuned = tune(plan, runner, Told())
-    between, refined = look_between(plan, tuned, runner)
+    with Session(plan, runner) as session:
+        tuned = tune_session(session)
+        between, refined = look_between(session, tuned)
 
     assert [result.shape.num_tokens for result in tuned] == [16, 32]
     (added,) = (result for result in between if result.shape in refined.added)

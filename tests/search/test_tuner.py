@@ -57,7 +57,7 @@ def runner(recording) -> CountingRunner:
 def stored_trials(runner: ReplayRunner) -> list[FrozenTrial]:
     """The study's trials as Optuna reads them."""
     storage = RDBStorage(DATABASE)
-    study = optuna.load_study(storage=storage, study_name=study_name(runner, SHAPE))
+    study = optuna.load_study(storage=storage, study_name=study_name(runner.environment, SHAPE))
     trials = study.trials
     storage.remove_session()
     storage.engine.dispose()
@@ -161,7 +161,7 @@ def test_a_slow_configuration_is_pruned_after_one_round_and_is_still_feasible(ru
 def test_a_finished_trial_has_the_median_of_its_samples_as_its_value(runner):
     tuned(runner, DATABASE, 20)
     with opened(runner, DATABASE) as tuner:
-        measured = [m for m in tuner._measured.values() if m.outcome is Outcome.OK]
+        measured = [m for m in tuner._loop.measured.values() if m.outcome is Outcome.OK]
     complete = [t for t in stored_trials(runner) if t.state is TrialState.COMPLETE]
     assert [t.value for t in complete] == [m.latency_us for m in measured]
 
@@ -393,7 +393,7 @@ def test_two_environments_do_not_share_a_database(runner, tmp_path):
 def test_measurements_of_the_store_are_those_of_the_runner(runner, recording):
     tuned(runner, DATABASE, 25)
     store = Store(DATABASE)
-    record = store.study(study_name(runner, SHAPE), SHAPE, runner.environment)
+    record = store.study(study_name(runner.environment, SHAPE), SHAPE, runner.environment)
     recorded = ReplayRunner([recording])._recorded(SHAPE)
     for item in store.finished(record):
         found, full = item.measurement, recorded[item.measurement.config]

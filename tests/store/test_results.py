@@ -12,12 +12,11 @@ from autotune.errors import RecordingError
 from autotune.launch.op import MOE_OPS, LoraOp
 from autotune.measure.replay import ReplayRunner
 from autotune.plan.study import StudyPlan
-from autotune.search.tune import tune
 from autotune.store import Store
 from autotune.store.results import ShapeResult, of_replay, of_store
 from tests.moe import moe_lines, moe_shape
 from tests.recordings import BEST, EXPAND, SHRINK, lines, write_recording
-from tests.search.cases import CountingRunner, broken_lines, write_lines
+from tests.search.cases import CountingRunner, broken_lines, tune, write_lines
 
 
 @pytest.fixture(autouse=True)

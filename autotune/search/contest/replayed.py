@@ -1,38 +1,29 @@
-"""A whole search of a recorded shape in memory: what the tuner does, with no database beside it."""
+"""A whole search of a recorded shape, with the loop that a run searches with."""
 
 from __future__ import annotations
 
 import random
-import statistics
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import optuna
-from optuna.study import Study
-from optuna.trial import Trial
 
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
-from autotune.measure import Measurement, Runner
-from autotune.search.objective import CONSTRAINT, constraint, verdict
-from autotune.search.pruners import RacingPruner
-from autotune.search.samplers.by_name import ADAPTIVE, make_sampler
-from autotune.search.samplers.encoding import Positions
-from autotune.search.samplers.transfer import Neighbour, nearest
-from autotune.search.samplers.untried import Untried
+from autotune.measure import Comparison, EnoughRule, Measurement, Runner, StopRule
+from autotune.search.budget import Budget
+from autotune.search.loop import SearchLoop
+from autotune.search.samplers.transfer import Neighbour
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """What came of a search.
+    """The result of a search.
 
     Attributes:
         space: What was searched.
         measurements: In the order in which they came.
-        sampler_s: Time that making the sampler and asking it took, seconds.
-        has_failed: Whether the sampler broke down, which only those of others may.
+        sampler_s: Seconds that making the sampler and asking it took.
+        has_failed: Whether the sampler broke down. Only other tuners' samplers may.
     """
 
     space: SearchSpace
@@ -54,7 +45,7 @@ def search(  # noqa: PLR0913 - a search has as many sides
     """Search one shape.
 
     Args:
-        runner: Answers for the first of what it is given.
+        runner: Answers from recordings.
         shape: The shape.
         sampler: Its name.
         seed: The same seed makes the same choices, and the same order of answers.
@@ -62,44 +53,37 @@ def search(  # noqa: PLR0913 - a search has as many sides
         lookahead: How many are under way; any of them is answered next.
         finished: Shapes that may be learned from.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = runner.space(shape, {})
-    positions = Positions(space)
-    untried = Untried(space, positions)
-    text = f"{seed}/{shape.op.value}/{shape.label}"
-    started = time.perf_counter()
-    neighbours = nearest(shape, finished) if sampler == ADAPTIVE else ()
-    chosen = make_sampler(sampler, space, untried, positions, seed=text, neighbours=neighbours)
-    sampler_s = time.perf_counter() - started
-    study = optuna.create_study(sampler=chosen, pruner=RacingPruner())
-    study.enqueue_trial(positions.params(space.default))
-    order = random.Random(text)  # noqa: S311 - no secret
-    pending: dict[KernelConfig, Trial] = {}
-    measurements: list[Measurement] = []
-    while len(measurements) < min(trials, len(space.configs)):
-        started = time.perf_counter()
-        while len(pending) < lookahead and len(untried) and untried.taken < trials:
-            trial = study.ask(positions.distributions)
-            config = positions.config(trial.params)
-            untried.take(config)
-            pending[config] = trial
-        sampler_s += time.perf_counter() - started
-        config = order.choice(list(pending))
-        measurements.append(_measured(runner, study, space, config, pending.pop(config)))
-    return Replayed(space=space, measurements=tuple(measurements), sampler_s=sampler_s)
+    out_of_order = _OutOfOrder(runner, lookahead=lookahead, seed=f"{seed}/{shape.label}")
+    space = out_of_order.space(shape, {})
+    loop = SearchLoop(out_of_order, space, sampler=sampler, seed=seed, finished=finished)
+    budget = Budget(trials=trials)
+    while loop.ask(budget):
+        loop.measure()
+    return Replayed(
+        space=space, measurements=tuple(loop.measured.values()), sampler_s=loop.sampler_s
+    )
 
 
-def _measured(
-    runner: Runner, study: Study, space: SearchSpace, config: KernelConfig, trial: Trial
-) -> Measurement:
-    def is_too_slow(_config: KernelConfig, samples_us: Sequence[float]) -> bool:
-        if config == space.default:
-            return False
-        trial.report(statistics.median(samples_us), step=len(samples_us))
-        return trial.should_prune()
+class _OutOfOrder(Runner):
+    """Answers any of the pending configurations, as a pool of compilers does."""
 
-    measurement = runner.measure(space.shape, [config], is_too_slow)
-    trial.set_constraint(CONSTRAINT, constraint(measurement))
-    state, value = verdict(measurement)
-    study.tell(trial, value, state=state)
-    return measurement
+    def __init__(self, inner: Runner, *, lookahead: int, seed: str) -> None:
+        self._inner = inner
+        self._order = random.Random(seed)  # noqa: S311 - no secret
+        self.environment, self.lookahead = inner.environment, lookahead
+
+    def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
+        """The inner runner's."""
+        return self._inner.kernel_space(shape, axes)
+
+    def measure(
+        self, shape: KernelShape, pending: Sequence[KernelConfig], stop: StopRule
+    ) -> Measurement:
+        """Measure one of them as the inner runner does."""
+        return self._inner.measure(shape, [self._order.choice(pending)], stop)
+
+    def compare(
+        self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule
+    ) -> Comparison:
+        """Compare as the inner runner does."""
+        return self._inner.compare(shape, configs, enough)

@@ -11,9 +11,8 @@ from autotune.errors import InputError, StorageError
 from autotune.launch.shape import KernelShape
 from autotune.plan.study import StudyPlan
 from autotune.search.samplers.known import finished_earlier
-from autotune.search.tune import tune
 from tests.recordings import BEST, EXPAND, SHRINK, write_recording
-from tests.search.cases import CountingRunner
+from tests.search.cases import CountingRunner, tune
 
 OLD = "sqlite:///old.db"
 

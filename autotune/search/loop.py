@@ -1,0 +1,188 @@
+"""The search of one shape: ask Optuna, measure, tell Optuna, until the budget is spent.
+
+Everything is in memory. A run keeps what comes of it in a database (``ShapeTuner``); a contest of
+samplers only looks at it. Both search with this loop, so that a contest shows what a run does.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import optuna
+from optuna.study import Study
+from optuna.trial import Trial
+
+from autotune.choose.finalists import best_latencies_us
+from autotune.choose.reach import next_block_m
+from autotune.launch.config import KernelConfig
+from autotune.launch.space import SearchSpace
+from autotune.measure import Measurement, Outcome, Runner
+from autotune.search.budget import Budget, expected_gain
+from autotune.search.objective import CONSTRAINT, constraint, frozen_trial, verdict
+from autotune.search.pruners import RacingPruner
+from autotune.search.samplers.by_name import make_sampler
+from autotune.search.samplers.encoding import Positions
+from autotune.search.samplers.transfer import Neighbour, nearest
+from autotune.search.samplers.untried import Untried
+from autotune.store import study_name
+
+
+class SearchLoop:
+    """An Optuna study in memory, and the configurations that are measured or under way.
+
+    Call ``ask`` and then ``measure``, again and again, until ``ask`` returns False.
+
+    Attributes:
+        space: What is searched.
+        measured: Per configuration its measurement, in the order in which they ended.
+        sampler_s: Seconds that making the sampler and asking it took so far.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        space: SearchSpace,
+        *,
+        sampler: str,
+        seed: int,
+        finished: Sequence[Neighbour] = (),
+    ) -> None:
+        """Begin a search.
+
+        Args:
+            runner: Measures.
+            space: The configurations to choose from.
+            sampler: One of ``SAMPLERS``.
+            seed: The same seed makes the same choices.
+            finished: Other shapes that were searched before, to learn from.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.space = space
+        self.measured: dict[KernelConfig, Measurement] = {}
+        self._runner, self._shape = runner, space.shape
+        self._best_us: list[float] = []
+        self._pending: dict[KernelConfig, Trial] = {}
+        started = time.perf_counter()
+        self._positions = Positions(space)
+        self._untried = Untried(space, self._positions)
+        self._study: Study = optuna.create_study(
+            sampler=make_sampler(
+                sampler,
+                space,
+                self._untried,
+                self._positions,
+                seed=f"{seed}/{study_name(runner.environment, self._shape)}",
+                neighbours=nearest(self._shape, finished),
+            ),
+            pruner=RacingPruner(alike="block_m" if self._shape.op.is_moe else None),
+        )
+        self.sampler_s = time.perf_counter() - started
+
+    def take_over(self, measurement: Measurement) -> None:
+        """Let the search know what an earlier run measured.
+
+        A measurement outside the present space is passed over.
+        """
+        config = self.space.canonical(measurement.config)
+        if self.space.rejection(config) is not None or config in self.measured:
+            return
+        trial = frozen_trial(
+            measurement,
+            params=self._positions.params(config),
+            distributions=self._positions.distributions,
+        )
+        self._study.add_trial(trial)
+        self._untried.take(config)
+        self._note(config, measurement)
+
+    def ask(self, budget: Budget) -> bool:
+        """Choose the next configurations, as many as the runner wants to have under way.
+
+        Returns:
+            Whether any is under way. If not, the search is over.
+        """
+        started = time.perf_counter()
+        while len(self._pending) < self._runner.lookahead and len(self._untried):
+            tried = len(self.measured) + len(self._pending)
+            if budget.is_spent(tried) or self._is_enough(budget):
+                break
+            self._choose()
+        self.sampler_s += time.perf_counter() - started
+        return bool(self._pending)
+
+    def measure(self) -> Measurement:
+        """Measure one of the configurations under way, whichever the runner has ready first."""
+        measurement = self._runner.measure(self._shape, list(self._pending), self._is_too_slow)
+        trial = self._pending.pop(measurement.config)
+        trial.set_constraint(CONSTRAINT, constraint(measurement))
+        state, value = verdict(measurement)
+        self._study.tell(trial, value, state=state)
+        self._note(measurement.config, measurement)
+        return measurement
+
+    @property
+    def expected_gain(self) -> float:
+        """Share of its latency that the shape is expected to gain if the search goes on."""
+        return expected_gain(self._best_us) if len(self._untried) else 0.0
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """How many configurations ended in which outcome."""
+        return Counter(one.outcome.value for one in self.measured.values())
+
+    @property
+    def best_us(self) -> float | None:
+        """The lowest latency so far, microseconds; None where nothing has worked."""
+        best_us = self._lowest_us
+        return None if math.isinf(best_us) else best_us
+
+    @property
+    def default_us(self) -> float | None:
+        """The default's latency, microseconds; None where it is not measured or does not run."""
+        found = self.measured.get(self.space.default)
+        return found.latency_us if found is not None and found.outcome is Outcome.OK else None
+
+    @property
+    def _lowest_us(self) -> float:
+        return self._best_us[-1] if self._best_us else math.inf
+
+    def _note(self, config: KernelConfig, measurement: Measurement) -> None:
+        self.measured[config] = measurement
+        us = measurement.latency_us if measurement.outcome is Outcome.OK else math.inf
+        self._best_us.append(min(self._lowest_us, us))
+
+    # ----------------------------------------------------------------- asking
+
+    def _is_enough(self, budget: Budget) -> bool:
+        # A MoE op needs the best of every block_m, not only the best of all.
+        if self._shape.op.is_moe:
+            return False
+        return budget.is_enough(self._best_us, configs=len(self.space.configs))
+
+    def _choose(self) -> None:
+        default = self.space.default
+        # An interruption may have left the default unmeasured while others beside it were done.
+        if default not in self.measured and default not in self._pending:
+            self._study.enqueue_trial(self._positions.params(default))
+        if self._shape.op.is_moe:
+            self._untried.look_among(self._next_block_m())
+        trial = self._study.ask(self._positions.distributions)
+        config = self._positions.config(trial.params)
+        self._pending[config] = trial
+        self._untried.take(config)
+
+    def _next_block_m(self) -> int | None:
+        tried = Counter(dict.fromkeys(self.space.axes["block_m"], 0))
+        tried.update(config.block_m for config in (*self.measured, *self._pending))
+        return next_block_m(self._untried.block_ms_left, tried, best_latencies_us(self.measured))
+
+    def _is_too_slow(self, config: KernelConfig, samples_us: Sequence[float]) -> bool:
+        if config == self.space.default:  # needed in full: everything is compared with it
+            return False
+        trial = self._pending[config]
+        trial.report(statistics.median(samples_us), step=len(samples_us))
+        return trial.should_prune()
