@@ -1,9 +1,11 @@
-"""Imports point down the layers, and each heavy library is imported by one of them only."""
+"""The plan of the package: which room may import which, and who may import a heavy library."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,56 +14,56 @@ import autotune
 
 ROOT = Path(autotune.__file__).parent
 
-#: From the lowest to the highest; a part may import its own and the layers before it.
-LAYERS = (
-    ("errors", "__init__"),
-    ("ops",),
-    ("shapes", "batches"),
-    ("layers",),
-    ("space",),
-    ("bypass",),
-    ("environment",),
-    ("kernels",),
-    ("measure",),
-    ("selection", "roofline", "spaces"),
-    ("coupling", "events"),
-    ("losses",),
-    ("refine",),
-    ("store",),
-    ("search",),
-    ("results",),
-    ("export", "report"),
-    ("models",),
-    ("effort",),
-    ("workload",),
-    ("derived", "studyfile", "estimate"),
-    ("plan", "flags"),
-    ("rounds",),
-    ("runners", "recorder", "tuning", "bench", "checking", "compare_samplers", "dashboard"),
-    ("job", "reporting"),
-    ("api",),
-    ("cli",),
-    ("__main__",),
-)
-LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+#: Every room with the rooms that it may import. CONTRIBUTING.md shows the same table.
+ROOMS: Mapping[str, set[str]] = {
+    "errors": set(),
+    "version": set(),
+    "files": {"errors"},
+    "launch": {"errors"},
+    "plan": {"launch", "errors"},
+    "measure": {"launch", "files", "errors"},
+    "choose": {"measure", "launch", "errors"},
+    "store": {"choose", "measure", "launch", "errors"},
+    "search": {"store", "choose", "measure", "plan", "launch", "errors"},
+    "export": {"choose", "measure", "plan", "launch", "files", "version", "errors"},
+    "report": {"search", "store", "choose", "measure", "launch", "files", "version", "errors"},
+    "api": {"report", "search", "export", "store", "choose", "measure", "plan", "launch", "errors"},
+    "cli": {
+        *("report", "search", "export", "store", "choose", "measure", "plan", "launch"),
+        *("version", "errors"),
+    },
+    "testing": {"search", "store", "choose", "measure", "plan", "launch", "errors"},
+    "__init__": {"version", "api", "measure", "plan", "errors"},
+    "__main__": {"cli"},
+}
 
-#: Per library the parts that may import it, at any place in their code.
+#: What a report may take from the search: figures about trials, nothing that searches.
+REPORT_OF_SEARCH = {"autotune.search.importance", "autotune.search.contest.curves"}
+
+#: Per library the places that may import it, at any depth of their code.
 MAY_IMPORT = {
-    "optuna": {"search", "dashboard"},
-    "optuna_dashboard": {"dashboard"},
-    "torch": {"environment", "kernels", "measure"},
-    "triton": {"environment", "kernels", "measure"},
+    "optuna": {"search", "testing"},
+    "optuna_dashboard": {"search/dashboard"},
+    "torch": {"measure/cuda", "measure/kernels"},
+    "triton": {"measure/cuda", "measure/kernels"},
     "sqlalchemy": {"store", "search"},
-    "typer": {"cli", "flags"},
-    "rich": {"report"},
-    "kernel_tuner": {"search"},
-    "helion": {"search"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "kernel_tuner": {"search/contest"},
+    "helion": {"search/contest"},
     "pandas": {"report"},
     "plotly": {"report"},
     "jinja2": {"report"},
 }
 
-MODULES = sorted(ROOT.rglob("*.py"))
+#: Modules that are named for what they show may repeat a name, and so may these.
+MAY_REPEAT = {"__init__", "_base"}
+NAMED_FOR_WHAT_THEY_SHOW = ("report/plots/", "cli/")
+
+MOST_LINES = 400
+MOST_FLAT = 8
+
+MODULES = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -84,52 +86,112 @@ def _is_for_type_checkers(node: ast.AST) -> bool:
     )
 
 
-def part_of(path: Path) -> str:
-    """``store`` for ``autotune/store/schema.py``, ``cli`` for ``autotune/cli/commands.py``."""
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def imported_by(name: str) -> list[str]:
+    """What a module imports, as ``autotune.room.module.name``."""
+    return list(imports(ast.parse(MODULES[name].read_text())))
 
 
-def imported_parts(path: Path) -> set[str]:
-    """The parts of autotune that a module imports."""
-    found = set()
-    for name in imports(ast.parse(path.read_text())):
-        top, *below = name.split(".")
-        if top == "autotune":
-            part = below[0] if below else "__init__"
-            found.add("__init__" if part.startswith("__version") else part)
-    return found
+def room_of(name: str) -> str:
+    """``store`` for ``store/schema.py``, ``api`` for ``api.py``."""
+    return name.partition("/")[0].removesuffix(".py")
 
 
-def test_every_part_has_its_layer():
-    assert {part_of(path) for path in MODULES} <= set(LEVEL)
+def module_of(imported: str) -> str | None:
+    """The path of the module that an import loads last; None where it is none of autotune's."""
+    top, *parts = imported.split(".")
+    if top != "autotune":
+        return None
+    for depth in range(len(parts), -1, -1):
+        path = "/".join(parts[:depth])
+        for candidate in (f"{path}.py", f"{path}/__init__.py".lstrip("/")):
+            if candidate in MODULES:
+                return candidate
+    return None
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_down_the_layers(path):
-    part = part_of(path)
-    beside = set(LAYERS[LEVEL[part]])
-    upward = {
-        other
-        for other in imported_parts(path)
-        if other != part
-        and (LEVEL[other] > LEVEL[part] or other in beside - {"__init__", "errors"})
+def arrows() -> dict[str, set[str]]:
+    """Per module the modules that it imports."""
+    return {
+        name: {module for each in imported_by(name) if (module := module_of(each))} - {name}
+        for name in MODULES
     }
-    assert not upward, f"autotune.{part} may not import {', '.join(sorted(upward))}"
+
+
+def test_every_module_is_in_a_room():
+    assert {room_of(name) for name in MODULES} <= set(ROOMS)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_room_imports_only_what_the_table_gives_it(name):
+    room = room_of(name)
+    others = {room_of(module) for each in imported_by(name) if (module := module_of(each))}
+    unknown = others - ROOMS[room] - {room}
+    assert not unknown, f"autotune.{room} may not import {', '.join(sorted(unknown))}"
+
+
+def test_the_rooms_have_no_circle():
+    TopologicalSorter(ROOMS).prepare()
+
+
+def test_no_room_may_import_more_than_it_does():
+    used = {
+        (room_of(name), room_of(module)) for name, those in arrows().items() for module in those
+    }
+    allowed = {(room, other) for room, others in ROOMS.items() for other in others}
+    assert not allowed - used - {("__init__", each) for each in ROOMS["__init__"]}
+
+
+def test_modules_have_no_circle():
+    TopologicalSorter(arrows()).prepare()
+
+
+def test_a_report_takes_only_figures_from_the_search():
+    taken = {
+        module
+        for name in MODULES
+        if room_of(name) == "report"
+        for each in imported_by(name)
+        if (module := module_of(each)) and room_of(module) == "search"
+    }
+    allowed = {
+        each.removeprefix("autotune.").replace(".", "/") + ".py" for each in REPORT_OF_SEARCH
+    }
+    assert taken <= allowed
 
 
 @pytest.mark.parametrize("library", MAY_IMPORT)
 def test_a_library_is_imported_only_where_it_belongs(library):
     importers = {
-        part_of(path)
-        for path in MODULES
-        if library in {name.split(".")[0] for name in imports(ast.parse(path.read_text()))}
+        name for name in MODULES if library in {each.split(".")[0] for each in imported_by(name)}
     }
-    assert importers <= MAY_IMPORT[library]
     assert importers, f"nothing imports {library}: take it from the list"
+    elsewhere = {
+        name
+        for name in importers
+        if not any(name.startswith(f"{place}/") for place in MAY_IMPORT[library])
+    }
+    assert not elsewhere
 
 
-def test_the_tree_is_at_most_two_levels_deep():
-    assert max(len(path.relative_to(ROOT).parts) for path in MODULES) <= 2
+def repeated(names: Iterable[str]) -> list[str]:
+    """The module names that come twice, but for those that may."""
+    counts = Counter(
+        Path(name).stem for name in names if not name.startswith(NAMED_FOR_WHAT_THEY_SHOW)
+    )
+    return sorted(name for name, n in counts.items() if n > 1 and name not in MAY_REPEAT)
+
+
+def test_no_word_names_two_modules():
+    assert repeated(MODULES) == []
+
+
+def test_few_modules_lie_outside_the_rooms():
+    assert len([name for name in MODULES if "/" not in name]) <= MOST_FLAT
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_module_is_long(name):
+    assert len(MODULES[name].read_text().splitlines()) <= MOST_LINES
 
 
 @pytest.mark.parametrize(
@@ -143,3 +205,15 @@ def test_the_tree_is_at_most_two_levels_deep():
 )
 def test_imports_are_found_at_every_depth_but_for_those_of_type_checkers(source, expected):
     assert list(imports(ast.parse(source))) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["search/loop.py", "store/loop.py"], ["loop"]),
+        (["search/loop.py", "cli/loop.py", "report/plots/loop.py"], []),
+        (["measure/_base.py", "search/samplers/_base.py", "store/__init__.py"], []),
+    ],
+)
+def test_a_second_module_of_one_name_is_found(names, expected):
+    assert repeated(names) == expected
