@@ -115,6 +115,10 @@ ADAPTIVE = "adaptive"
 SAMPLERS = (ADAPTIVE, *_MODELS, *_PLAIN)
 
 
+#: Makes a sampler from what ``make_sampler`` is given besides the name.
+SamplerMaker = Callable[..., UntriedSampler]
+
+
 def make_sampler(
     name: str,
     space: SearchSpace,
