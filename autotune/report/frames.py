@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from autotune.choose.selection import Selection
-from autotune.errors import InputError
+from autotune.errors import InputError, install_hint
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement
@@ -113,8 +113,8 @@ def frame_of(
     """
     if importlib.util.find_spec("pandas") is None:
         raise InputError(
-            "results as DataFrames need pandas, which is not installed here; "
-            "pip install 'lora-autotune[pandas]'"
+            "results as DataFrames need pandas, which is not installed here; install it with: "
+            + install_hint("pandas")
         )
     import pandas as pd
 

@@ -131,5 +131,5 @@ def test_frames_can_be_put_together_and_written(results):
 
 def test_without_pandas_one_line_says_how_to_get_it(results, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(InputError, match=r"pip install 'lora-autotune\[pandas\]'"):
+    with pytest.raises(InputError, match=r"pip install '/path/to/clone\[pandas\]'"):
         trials_frame(results)

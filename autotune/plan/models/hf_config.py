@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import InputError
+from autotune.errors import InputError, install_hint
 from autotune.plan.models.architectures import ARCHITECTURES
 from autotune.plan.models.modules import Architecture, Module
 
@@ -81,7 +81,7 @@ def _fetch(repository: str, name: str) -> Path:
     except ImportError:
         raise InputError(
             f"{repository}: no such file here, and no huggingface_hub to look for it on the hub; "
-            f"pip install 'lora-autotune[hub]', or get its {name} and give the path"
+            f"{install_hint('hub')}, or get its {name} and give the path"
         ) from None
     try:
         return Path(hub.hf_hub_download(repository, name))

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from autotune.errors import InputError
+from autotune.errors import InputError, install_hint
 from autotune.launch.config import KernelConfig
 from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome
@@ -93,7 +93,7 @@ def _search(
         from helion.autotuner.external import _ExternalKernelAdapter, create_user_config_spec
     except ImportError as error:
         raise InputError(
-            f"{LFBO} needs Helion 1.5 ({error}); install lora-autotune[helion]"
+            f"{LFBO} needs Helion 1.5 ({error}); install it with: {install_hint('helion')}"
         ) from None
 
     def nothing(*_args: object, **_options: object) -> None:

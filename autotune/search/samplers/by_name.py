@@ -17,7 +17,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from autotune.errors import InputError
+from autotune.errors import InputError, install_hint
 from autotune.launch.config import KernelConfig
 from autotune.launch.space import SearchSpace
 from autotune.search.samplers._base import UntriedSampler
@@ -92,7 +92,8 @@ def _gp(seed: int) -> BaseSampler:
         return _quietly(optuna.samplers.GPSampler, seed=seed, n_startup_trials=_STARTUP_TRIALS)
     except ImportError as error:
         raise InputError(
-            f"the sampler 'gp' needs scipy ({error}); install lora-autotune[gp] or use 'tpe'"
+            f"the sampler 'gp' needs scipy ({error}); install it with: {install_hint('gp')}, "
+            "or use 'tpe'"
         ) from None
 
 
