@@ -20,7 +20,13 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
-SAMPLERS = ("adaptive", "tpe", "gp", "random", "exhaustive")
+#: The sampler that also learns from the other shapes.
+ADAPTIVE = "adaptive"
+
+#: What ``sampler`` and ``--sampler`` take.
+SAMPLERS = (ADAPTIVE, "tpe", "gp", "random", "exhaustive")
+
+#: What ``kernels`` and ``--kernels`` take.
 KERNELS = ("auto", "builtin", "vllm")
 
 #: In place of batch sizes: those that the server captures.

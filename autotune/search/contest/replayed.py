@@ -16,9 +16,10 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Runner
+from autotune.plan.file import ADAPTIVE
 from autotune.search.objective import CONSTRAINT, constraint, verdict
 from autotune.search.pruners import RacingPruner
-from autotune.search.samplers.by_name import ADAPTIVE, make_sampler
+from autotune.search.samplers.by_name import make_sampler
 from autotune.search.samplers.encoding import Positions
 from autotune.search.samplers.transfer import Neighbour, nearest
 from autotune.search.samplers.untried import Untried
