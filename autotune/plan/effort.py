@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from autotune.launch.release import NEWEST_RELEASE, reads_only_block_m
 from autotune.launch.shape import KernelShape
@@ -33,6 +34,23 @@ EFFORTS: Mapping[str, Effort] = {
 
 #: What a run takes that says neither trials nor effort.
 NORMAL = "normal"
+
+
+def effort_beside(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study file or flags leave unsaid by giving only one of trials and effort.
+
+    An effort brings its own number of trials. Trials without an effort are all made: there is then
+    no effort, which could end the search before.
+
+    Args:
+        given: What is given, with ``trials`` and ``effort`` among it or not.
+
+    Returns:
+        ``trials`` or ``effort``, the one to add; empty where both or neither are given.
+    """
+    if given.get("effort") is not None:
+        return {"trials": EFFORTS[given["effort"]].trials} if "trials" not in given else {}
+    return {"effort": None} if "trials" in given else {}
 
 
 #: An H100 with 16 cores from a cold cache, vLLM 0.33.0's kernels: the compiler limits

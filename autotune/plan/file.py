@@ -7,13 +7,15 @@ import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from autotune.errors import InputError, SpaceError, StudyFileError
 from autotune.launch.op import VLLM_RANKS, LoraOp
 from autotune.launch.shape import DTYPE_BYTES, KernelShape
 from autotune.launch.space import complete_axes, default_axes
-from autotune.plan.effort import EFFORTS
+from autotune.plan.effort import EFFORTS, effort_beside
+from autotune.plan.model import ModelTable
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -39,12 +41,52 @@ _DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCI
 Axes = Mapping[LoraOp, Mapping[str, tuple[int, ...]]]
 
 
-def read_toml(source: str, text: str) -> dict[str, Any]:
-    """The tables of a study file, as they stand.
+def read_text(path: Path) -> str:
+    """The text of a study file.
 
     Raises:
-        StudyFileError: The text is no TOML, or has a table that no study file has.
+        StudyFileError: There is no such file, or it is not UTF-8.
     """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StudyFileError(
+            f"cannot read the study file {path}: {error.strerror}; check the path"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise StudyFileError(f"{path}: not UTF-8: {error}; save it as UTF-8") from error
+
+
+def read_fields(source: str, text: str, folder: Path) -> dict[str, Any]:
+    """What a study file says, by the names of ``StudyPlan``'s fields.
+
+    Args:
+        source: The file, as messages name it.
+        text: Its text.
+        folder: The folder that the paths of ``[model]`` are relative to.
+
+    Raises:
+        StudyFileError: The text is not TOML, or a key or a value in it is wrong.
+    """
+    content = _read_toml(source, text)
+    lora, tokens, search, run = (
+        read_table(f"{source}: [{name}]", content.get(name, {}), checks)
+        for name, checks in TABLES.items()
+    )
+    axes = _read_space(f"{source}: [search.space", search.pop("space", {}))
+    time_budget_s = search.pop("time_budget", None)
+    search |= effort_beside(search)
+    if "model" in content:
+        model = _read_model(f"{source}: [model]", content["model"], folder)
+        shapes = {"model": model, "shape_tables": {}, "tokens": tokens.pop("counts", AUTO)}
+    else:
+        tables = _read_shape_tables(source, content.get("shapes", []))
+        shapes = {"model": None, "shape_tables": tables, "tokens": tokens.pop("counts", ())}
+    given = {"lora": lora, "limits": tokens, "axes": axes, "time_budget_s": time_budget_s}
+    return {**given, **shapes, **search, **run}
+
+
+def _read_toml(source: str, text: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -198,7 +240,16 @@ def checked_flags(checks: Mapping[str, _Check], **given: object) -> dict[str, An
     }
 
 
-def read_shape_tables(source: str, tables: object) -> dict[int, dict[str, Any]]:
+def _read_model(place: str, table: object, folder: Path) -> ModelTable:
+    try:
+        return ModelTable.of_file(read_table(place, table, MODEL_TABLE), folder)
+    except StudyFileError:
+        raise
+    except InputError as error:
+        raise StudyFileError(f"{place}: {error}") from error
+
+
+def _read_shape_tables(source: str, tables: object) -> dict[int, dict[str, Any]]:
     """The ``[[shapes]]`` tables by number; their values are checked once they are complete."""
     if not isinstance(tables, list) or not tables:
         raise StudyFileError(
@@ -213,7 +264,7 @@ def read_shape_tables(source: str, tables: object) -> dict[int, dict[str, Any]]:
     return dict(enumerate(tables, start=1))
 
 
-def read_space(place: str, table: dict[str, Any]) -> Axes:
+def _read_space(place: str, table: dict[str, Any]) -> Axes:
     """The axes given for each op; ``place`` is the table's header without its bracket."""
     check_keys(f"{place}]", table, [op.value for op in LoraOp])
     return {op: _read_axes(f"{place}.{op.value}]", op, table.get(op.value, {})) for op in LoraOp}

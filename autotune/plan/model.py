@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autotune.errors import InputError
-from autotune.plan.models import Adapter, lora_layers, read_adapter, read_config
+from autotune.plan.models import Adapter, Server, lora_layers, read_adapter, read_config
 from autotune.plan.models.modules import Split
 from autotune.plan.workload import Kernel
 
@@ -49,14 +49,21 @@ class ModelTable:
         paths = {key: _from(folder, table[key]) for key in ("config", "adapter") if key in table}
         return cls(**{**table, **paths})
 
-    def kernels(self, rank: int | None) -> Sequence[Kernel]:
+    def missing_value(self, lora: Mapping[str, Any]) -> str | None:
+        """The value of ``[lora]`` that the model needs and nothing gives, as a message says it."""
+        if "max_loras" in lora:
+            return None
+        return "the model needs max_loras: add it to [lora] or give --max-loras"
+
+    def kernels(self, lora: Mapping[str, Any]) -> list[Kernel]:
         """Every kernel of every layer that has LoRA.
 
         Args:
-            rank: The server's ``--max-lora-rank``; None for the least that the adapter fits in.
+            lora: The values of ``[lora]``, ``max_loras`` among them; with no ``rank`` the smallest
+                that the adapter fits in.
 
         Raises:
-            InputError: The model, the adapter or the flags cannot be had together in vLLM.
+            InputError: vLLM does not serve the model, the adapter and the flags together.
         """
         adapter = None if self.adapter is None else read_adapter(self.adapter)
         if adapter is not None and self.target_modules is not None:
@@ -64,23 +71,23 @@ class ModelTable:
                 f"target_modules and adapter both say which layers have LoRA: got "
                 f"{', '.join(self.target_modules)} and {self.adapter}; leave one out"
             )
-        layers = lora_layers(
-            read_config(self.config),
-            rank=_rank(rank, adapter),
+        config = read_config(self.config)
+        server = Server(
+            **{**lora, "rank": _rank(lora.get("rank"), adapter)},
             tensor_parallel=self.tensor_parallel,
             fully_sharded=self.fully_sharded,
             expert_parallel=self.expert_parallel,
-            targets=adapter or self.target_modules,
         )
         return [
             Kernel(
                 place=layer.name,
-                table=table,
+                shape=shape,
+                layer=layer.name,
                 runs=layer.runs,
                 is_sampled=layer.split is Split.LOGITS,
             )
-            for layer in layers
-            for table in layer.tables
+            for layer in lora_layers(config, server, adapter or self.target_modules)
+            for shape in layer.shapes
         ]
 
     def notes(self, kernels: Iterable[Kernel]) -> tuple[str, ...]:

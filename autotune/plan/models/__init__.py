@@ -7,12 +7,12 @@ or of how many adapters are served: what a layer launches lacks only those to be
 
 from autotune.plan.models.adapters import Adapter, read_adapter
 from autotune.plan.models.hf_config import read_config
-from autotune.plan.models.lora_layers import LayerKernel, LoraLayer, lora_layers
+from autotune.plan.models.lora_layers import LoraLayer, Server, lora_layers
 
 __all__ = [
     "Adapter",
-    "LayerKernel",
     "LoraLayer",
+    "Server",
     "lora_layers",
     "read_adapter",
     "read_config",

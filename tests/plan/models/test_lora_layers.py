@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from autotune.errors import InputError
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.plan.models import Adapter, LoraLayer, lora_layers, read_adapter, read_config
+from autotune.plan.models import Adapter, LoraLayer, Server, lora_layers, read_adapter, read_config
 from autotune.plan.models.architectures import ARCHITECTURES
 from autotune.plan.models.modules import Split
 
@@ -24,8 +24,13 @@ def config_of(model: str) -> dict[str, Any]:
     return dict(read_config(str(MODELS / f"{model}.json")))
 
 
-def layers_of(model: str, *, rank: int = 16, **flags) -> dict[str, LoraLayer]:
-    return {layer.name: layer for layer in lora_layers(config_of(model), rank=rank, **flags)}
+def server(**flags) -> Server:
+    return Server(**{"max_loras": 8, "rank": 16, **flags})
+
+
+def layers_of(model: str, targets=None, **flags) -> dict[str, LoraLayer]:
+    layers = lora_layers(config_of(model), server(**flags), targets)
+    return {layer.name: layer for layer in layers}
 
 
 def dense(shrink: tuple[int, int, int], expand: tuple[list[int], int]) -> list[dict[str, Any]]:
@@ -524,9 +529,10 @@ CASES = {
 def test_layers_have_the_shapes_worked_out_by_hand(model, flags, expected):
     found = layers_of(model, **flags)
 
+    batch = {"num_tokens": 1, "max_loras": 8}
     for name, (runs, tables) in expected.items():
         assert found[name].runs == runs
-        assert list(found[name].tables) == [{"layer": name} | table for table in tables]
+        assert list(found[name].shapes) == [KernelShape.from_mapping(t | batch) for t in tables]
 
 
 ATTENTION = ["self_attn.qkv_proj", "self_attn.o_proj"]
@@ -564,23 +570,27 @@ def test_every_known_architecture_has_a_config_among_the_tests_or_shares_the_ent
 
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in MODELS.glob("*.json")))
-def test_a_kernel_shape_can_be_made_of_every_table(model):
+def test_every_shape_is_one_that_a_study_file_may_ask_for(model):
     for layer in layers_of(model, tensor_parallel=2).values():
-        for table in layer.tables:
-            rest = {key: value for key, value in table.items() if key != "layer"}
-            shape = KernelShape.from_mapping({**rest, "num_tokens": 16, "max_loras": 8})
-            assert shape.op.value == table["op"]
+        for shape in layer.shapes:
+            assert KernelShape.from_mapping(shape.as_dict()) == shape
 
 
-def test_a_layer_says_among_how_many_gpus_its_lora_is_divided():
-    shards = {
-        name: layer.shards
-        for name, layer in layers_of("deepseek-v3", tensor_parallel=8, fully_sharded=True).items()
+def test_every_shape_has_the_servers_adapters_and_dtype():
+    layers = layers_of("mixtral-8x7b", max_loras=4, active_loras=2, dtype="float16")
+
+    shapes = {shape for layer in layers.values() for shape in layer.shapes}
+    assert {(s.num_tokens, s.max_loras, s.active_loras, s.dtype) for s in shapes} == {
+        (1, 4, 2, "float16")
     }
 
-    assert shards["self_attn.o_proj"] == shards["mlp.experts"] == 8
-    assert shards["self_attn.fused_qkv_a_proj"] == shards["mlp.gate"] == 1
-    assert {layer.shards for layer in layers_of("deepseek-v3", tensor_parallel=8).values()} == {1}
+
+def test_a_shape_that_cannot_be_is_named_with_its_layer():
+    with pytest.raises(InputError, match=r"^self_attn.qkv_proj: active_loras .*: got 9 of 8$"):
+        layers_of("llama-3.1-8b", active_loras=9)
+    few = config_of("mixtral-8x7b") | {"num_local_experts": 1}
+    with pytest.raises(InputError, match=r"^block_sparse_moe.experts: top_k .*: got 2 of 1$"):
+        lora_layers(few, server())
 
 
 def test_logits_can_be_told_from_what_runs_over_the_whole_batch():
@@ -764,7 +774,7 @@ def test_a_config_that_cannot_be_mapped_is_one_clear_line(change, message):
     config = config_of("llama-3.1-8b") | change
 
     with pytest.raises(InputError, match=message) as info:
-        lora_layers(config, rank=16)
+        lora_layers(config, server())
     assert "\n" not in str(info.value)
 
 
@@ -778,7 +788,7 @@ def test_a_config_that_cannot_be_mapped_is_one_clear_line(change, message):
 )
 def test_so_is_one_of_a_mixture_of_experts(model, change, message):
     with pytest.raises(InputError, match=message):
-        lora_layers(config_of(model) | change, rank=16)
+        lora_layers(config_of(model) | change, server())
 
 
 @pytest.mark.parametrize(
@@ -835,6 +845,6 @@ def test_an_adapter_of_a_rank_above_vllms_largest_is_refused():
 def test_one_gpu_has_no_expert_parallelism_to_clash_with():
     both = layers_of("qwen3-30b-a3b", fully_sharded=True, expert_parallel=True)
 
-    kernels = both["mlp.experts"].kernels
-    assert {kernel.num_experts for kernel in kernels} == {128}
-    assert [kernel.op for kernel in kernels] == [op for op in LoraOp if op.is_moe]
+    shapes = both["mlp.experts"].shapes
+    assert {shape.num_experts for shape in shapes} == {128}
+    assert [shape.op for shape in shapes] == [op for op in LoraOp if op.is_moe]
