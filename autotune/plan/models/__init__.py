@@ -6,7 +6,7 @@ or of how many adapters are served: what a layer launches lacks only those to be
 """
 
 from autotune.plan.models.adapters import Adapter, read_adapter
-from autotune.plan.models.hf_config import read_config
+from autotune.plan.models.config_json import read_config
 from autotune.plan.models.lora_layers import LoraLayer, Server, lora_layers
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Any
 
 from autotune.errors import InputError
 from autotune.launch.op import VLLM_RANKS
-from autotune.plan.models.hf_config import read_json
+from autotune.plan.models.config_json import read_json
 from autotune.plan.models.modules import Split
 
 #: What PEFT takes for every linear layer but the logits.

@@ -27,7 +27,7 @@ from autotune.errors import InputError, ShapeError
 from autotune.launch.op import VLLM_RANKS, LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.plan.models.adapters import Adapter, Place, ServerTargets
-from autotune.plan.models.hf_config import Fields
+from autotune.plan.models.config_json import Fields
 from autotune.plan.models.modules import Module, Split, Where
 
 #: The largest vocabulary that vLLM puts LoRA on the logits of
