@@ -13,27 +13,39 @@ from autotune.launch.space import default_axes
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """When a shape is left.
+    """When the search of a shape ends.
 
     Attributes:
-        trials: Distinct configurations of each shape, unless it still gains and budget is left.
-        least_gain: Going on must be expected to make a shape faster by this share of its latency.
+        trials: The most distinct configurations of a shape. A shape that still gets faster may have
+            more of them where others needed fewer.
+        least_gain: The search ends where going on is expected to make the shape faster by less than
+            this share of its latency.
     """
 
     trials: int
     least_gain: float
 
 
-#: By the names that ``--effort`` takes. On the shipped recording a normal search ends after 86
-#: trials in the mean, in spaces that are larger (``studies/LOG.md``).
+#: The efforts, by the names that ``--effort`` takes. On the shipped recording a normal search ends
+#: after 86 trials in the mean, in spaces of more than 200 configurations (``studies/LOG.md``).
 EFFORTS: Mapping[str, Effort] = {
     "quick": Effort(trials=60, least_gain=0.015),
     "normal": Effort(trials=200, least_gain=0.005),
     "thorough": Effort(trials=1000, least_gain=0.001),
 }
 
-#: What a run takes that says neither trials nor effort.
+#: The effort of a run that gives neither trials nor an effort.
 NORMAL = "normal"
+
+#: Configurations compiled and timed a second, on an H100 with 16 cores from a cold cache, vLLM
+#: 0.33.0's kernels; compiling takes most of it (``studies/LOG.md``, 2026-11-23).
+_CONFIGS_PER_S = 27.5
+
+#: Time to compare the finalists of a study and the default, six configurations, on that machine.
+_FINALISTS_S = 1.0
+
+#: Time to look at a shape between two rows: their two winners and the default.
+_BETWEEN_S = _FINALISTS_S / 2
 
 
 def effort_beside(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,30 +65,17 @@ def effort_beside(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"effort": None} if "trials" in given else {}
 
 
-#: An H100 with 16 cores from a cold cache, vLLM 0.33.0's kernels: the compiler limits
-#: (``studies/LOG.md``, 2026-11-23).
-_CONFIGS_PER_S = 27.5
-
-
-#: The finalists of a study and the default, six configurations, on the same machine, seconds.
-_FINALISTS_S = 1.0
-
-
-#: Between two rows, their two winners and the default: three configurations.
-_BETWEEN_S = _FINALISTS_S / 2
-
-
 def tuning_s(shapes: Iterable[KernelShape], trials: int, *, between: int = 0) -> float:
-    """Seconds that the studies take on an H100 with 16 cores, at most.
+    """Seconds that tuning takes on an H100 with 16 cores, at most.
 
-    Less where a space holds fewer configurations than there are trials, as many an ``expand``'s of
-    a small rank does; what is measured already costs nothing. Rows that are added between others
-    are not counted, but for looking there.
+    It takes less where a space holds fewer configurations than there are trials, as that of an
+    ``expand`` of a small rank often does, and where configurations were measured in earlier runs.
+    Tuning the rows that are added between others is not counted, only looking for them.
 
     Args:
-        shapes: One study each.
-        trials: Distinct configurations for each.
-        between: How many shapes between them are looked at afterwards.
+        shapes: The shapes to tune.
+        trials: Distinct configurations for each shape.
+        between: How many shapes between two rows are looked at afterwards.
     """
     studies = sum(_FINALISTS_S + _trials(shape, trials) / _CONFIGS_PER_S for shape in shapes)
     return studies + between * _BETWEEN_S

@@ -1,4 +1,4 @@
-"""Reading a study file: every table and value is checked, and a wrong one named with its place."""
+"""Reading a study file. A wrong table or value is an error that names its place in the file."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ SAMPLERS = (ADAPTIVE, "tpe", "gp", "random", "exhaustive")
 #: What ``kernels`` and ``--kernels`` take.
 KERNELS = ("auto", "builtin", "vllm")
 
-#: In place of batch sizes: those that the server captures.
+#: Stands for the batch sizes that the server captures, thinned.
 AUTO = "auto"
 
 _SHAPE_KEYS = (*(field.name for field in fields(KernelShape)), "layer")
 _DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
 
-#: The axes that the user gave, per op; what is not given is the runner's to choose.
+#: The axes that the user gave, per op; the runner chooses the values of the others.
 Axes = Mapping[LoraOp, Mapping[str, tuple[int, ...]]]
 
 
@@ -101,7 +101,7 @@ def parse_duration(text: object) -> int:
     """Seconds of a duration such as ``90s``, ``10m`` or ``1h30m``.
 
     Raises:
-        InputError: It is not of that form, or is nothing.
+        InputError: The value does not have that form, or the duration is 0.
     """
     match = _DURATION.fullmatch(text) if isinstance(text, str) else None
     hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
@@ -112,7 +112,7 @@ def parse_duration(text: object) -> int:
 
 
 # --------------------------------------------------------------------------- checks of one value
-# Each answers the value as it is kept, or raises InputError with what it must be and what it is.
+# Each returns the value as the plan keeps it, or raises InputError: what it must be, what it is.
 
 _Check = Callable[[Any], Any]
 
@@ -128,7 +128,7 @@ def _at_least(smallest: int) -> _Check:
 
 def _one_of(choices: Collection[object]) -> _Check:
     def check(value: object) -> object:
-        # A bool equals 0 or 1, and rank = true is no rank.
+        # True equals 1, which is a rank; rank = true is not.
         if isinstance(value, bool) or value not in list(choices):
             raise InputError(f"must be one of {', '.join(map(str, choices))}: got {value!r}")
         return value
@@ -215,7 +215,7 @@ def read_table(place: str, table: object, checks: Mapping[str, _Check]) -> dict[
 
 
 def checked(place: str, value: object, check: _Check) -> Any:  # noqa: ANN401 - the check's type
-    """The value as its check keeps it; raises ``StudyFileError`` with the place."""
+    """What the check returns for a value; its error becomes a ``StudyFileError`` with the place."""
     try:
         return check(value)
     except InputError as error:
@@ -223,7 +223,7 @@ def checked(place: str, value: object, check: _Check) -> Any:  # noqa: ANN401 - 
 
 
 def check_keys(place: str, table: Mapping[str, object], known: Collection[str]) -> None:
-    """Raise ``StudyFileError`` for a key that is not known, with the nearest that is."""
+    """Raise ``StudyFileError`` for an unknown key, with the known key that is nearest."""
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
@@ -232,7 +232,7 @@ def check_keys(place: str, table: Mapping[str, object], known: Collection[str]) 
 
 
 def checked_flags(checks: Mapping[str, _Check], **given: object) -> dict[str, Any]:
-    """The flags that were given, each checked."""
+    """The flags that were given, that is not None, each checked."""
     return {
         name: checked(f"--{name.replace('_', '-')}", value, checks[name])
         for name, value in given.items()
@@ -250,7 +250,7 @@ def _read_model(place: str, table: object, folder: Path) -> ModelTable:
 
 
 def _read_shape_tables(source: str, tables: object) -> dict[int, dict[str, Any]]:
-    """The ``[[shapes]]`` tables by number; their values are checked once they are complete."""
+    """The ``[[shapes]]`` tables by number; ``KernelShape`` checks their values later."""
     if not isinstance(tables, list) or not tables:
         raise StudyFileError(
             f"{source}: there must be at least one [[shapes]] table: "

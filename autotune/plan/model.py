@@ -1,4 +1,4 @@
-"""From a study file's ``[model]`` table to its kernels, as ``[[shapes]]`` would give them."""
+"""From a study file's ``[model]`` table to the kernels that the model launches."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ class ModelTable:
     Attributes:
         config: A ``config.json``, a folder with one, or an id on the Hugging Face hub.
         tensor_parallel: The server's ``--tensor-parallel-size``.
-        fully_sharded: Whether it runs with ``--fully-sharded-loras``.
-        expert_parallel: Whether it runs with ``--enable-expert-parallel``.
-        target_modules: Its ``--lora-target-modules``; None for every layer that can have LoRA.
-        adapter: An ``adapter_config.json``, its folder or its id on the hub, to whose layers
-            the study is restricted; it gives the rank, too, where nothing else does.
+        fully_sharded: Whether the server runs with ``--fully-sharded-loras``.
+        expert_parallel: Whether the server runs with ``--enable-expert-parallel``.
+        target_modules: The server's ``--lora-target-modules``; None for every layer that can have
+            LoRA.
+        adapter: An ``adapter_config.json``, its folder or its id on the hub: only the layers of
+            this adapter are tuned. It gives the rank, too, where nothing else does.
     """
 
     config: str
@@ -36,10 +37,14 @@ class ModelTable:
 
     @classmethod
     def of_file(cls, table: Mapping[str, Any], folder: Path) -> ModelTable:
-        """Read a study file's table; its paths are seen from the file's folder.
+        """Read a study file's table.
+
+        Args:
+            table: The table, its values checked.
+            folder: The study file's folder, which paths in the table are relative to.
 
         Raises:
-            InputError: It has no ``config``.
+            InputError: The table has no ``config``.
         """
         if "config" not in table:
             raise InputError(
@@ -91,7 +96,7 @@ class ModelTable:
         ]
 
     def notes(self, kernels: Iterable[Kernel]) -> tuple[str, ...]:
-        """What is to be known of these kernels of the model, a line each."""
+        """What a user must know of these kernels of the model, in a line each."""
         if self.adapter is None:
             return ()
         names = " ".join(dict.fromkeys(each.place.rpartition(".")[2] for each in kernels))
@@ -104,7 +109,7 @@ class ModelTable:
 
 
 def _from(folder: Path, path: str) -> str:
-    """A path as seen from a folder, if there is such a thing there; else as it stands."""
+    """The path below a folder where there is such a file or folder; otherwise as it stands."""
     there = folder / Path(path).expanduser()
     return str(there) if there.exists() else path
 

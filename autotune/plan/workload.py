@@ -1,6 +1,6 @@
-"""From kernels without a batch to shapes: each at every batch size, once, with what launches it.
+"""From kernels to shapes: each kernel at every batch size, equal shapes once.
 
-Knows neither files nor models: a kernel is a ``[[shapes]]`` table, wherever it comes from.
+Knows neither study files nor models, which both give kernels.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Launched:
 
     Attributes:
         shape: The shape.
-        names: Of its layers, those that have one.
-        runs: How often a forward pass launches it; 0 where nothing says.
+        names: The names of its layers.
+        runs: How often a forward pass launches it; 0 where no model says so.
     """
 
     shape: KernelShape
@@ -62,7 +62,7 @@ class Launched:
 
     @property
     def written(self) -> int:
-        """Numbers that a forward pass writes by it for each token."""
+        """How many numbers a forward pass writes with this shape for each token."""
         shape = self.shape
         return self.runs * (sum(shape.slice_sizes) or shape.num_slices * shape.rank)
 
@@ -73,8 +73,8 @@ class Workload:
 
     Attributes:
         launched: Each shape once, in the order of the kernels, tokens innermost.
-        sampled: The kinds of shapes, ``without_batch``, that only run over sampled tokens.
-        notes: What is to be known of the shapes, a line each.
+        sampled: The shapes, ``without_batch``, that run over sampled tokens only.
+        notes: What a user must know of the shapes, in a line each.
     """
 
     launched: tuple[Launched, ...]
@@ -143,7 +143,7 @@ def _once_each(placed: Iterable[_Placed]) -> list[Launched]:
 
 
 def _held(found: Iterable[Launched], recorded: Collection[KernelShape]) -> list[Launched]:
-    """Those that a recording holds."""
+    """The shapes that a recording holds; raises ``InputError`` where it holds none."""
     held = [each for each in found if each.shape in recorded]
     if not held:
         raise InputError(
@@ -157,7 +157,7 @@ def _held(found: Iterable[Launched], recorded: Collection[KernelShape]) -> list[
 
 
 def _entry(shape: KernelShape) -> _Entry:
-    """What vLLM tells a shape by; the name of the GPU does not matter."""
+    """The file and the key by which vLLM looks a shape up, under any GPU's name."""
     return shape.file_name("gpu"), shape.lookup_key
 
 
@@ -176,16 +176,19 @@ def _check_entries(placed: Iterable[_Placed]) -> None:
 
 
 def one_an_entry(launched: Iterable[Launched]) -> tuple[list[Launched], list[str]]:
-    """Of shapes that vLLM cannot tell apart the one that matters most, and a line on the others.
+    """Keep one of the shapes that vLLM cannot tell apart.
 
     vLLM looks ``expand`` up by its largest slice: layers whose other slices differ get one entry.
-    It is tuned for the one that writes most in a forward pass.
+    The shape that writes most in a forward pass is kept.
+
+    Returns:
+        The shapes that are kept, and a line on every pair of layers that share an entry.
     """
     by_entry: dict[_Entry, list[Launched]] = {}
     for each in launched:
         by_entry.setdefault(_entry(each.shape), []).append(each)
     kept: list[Launched] = []
-    lines: dict[str, None] = {}  # the same for every batch size, and said once
+    lines: dict[str, None] = {}  # a line is the same for every batch size, and is kept once
     for rivals in by_entry.values():
         first, *others = sorted(rivals, key=lambda each: -each.written)
         kept.append(first)

@@ -1,8 +1,9 @@
 """From a model's config to the LoRA layers that vLLM makes of it, and the kernels they launch.
 
 ``architectures`` is the table: one entry per architecture, in the words of its ``config.json``.
-``config`` and ``adapters`` read files, ``layers`` does the sums. Nothing here knows of batch sizes
-or of how many adapters are served: what a layer launches lacks only those to be a ``KernelShape``.
+``modules`` defines what its entries are made of, ``config_json`` and ``adapters`` read files, and
+``lora_layers`` computes the shapes of the kernels. Nothing here knows of batch sizes: every shape
+is for one token.
 """
 
 from autotune.plan.models.adapters import Adapter, read_adapter

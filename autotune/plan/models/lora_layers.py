@@ -1,6 +1,6 @@
 """The LoRA layers that vLLM makes of a model, and the kernels that each launches.
 
-The sums are those of ``vllm/lora/layers/`` and ``vllm/lora/punica_wrapper/punica_gpu.py`` (0.33.0).
+The sizes follow ``vllm/lora/layers/`` and ``vllm/lora/punica_wrapper/punica_gpu.py`` (0.33.0).
 A is the matrix that shrinks to the rank, B the one that expands from it:
 
 ===========  =================================  ===================================================
@@ -71,7 +71,7 @@ class Server:
 
     @property
     def shards(self) -> int:
-        """Among how many GPUs fully-sharded LoRAs divide what others have whole."""
+        """How many GPUs divide what is whole without fully-sharded LoRAs; 1 without those."""
         return self.tensor_parallel if self.fully_sharded else 1
 
     @property
@@ -169,7 +169,7 @@ def lora_layers(
 
 
 def _places(fields: Fields, module: Module) -> list[Place]:
-    """Where in the model a module is."""
+    """Every place in the model that has a module."""
     if module.where is Where.OUTSIDE:
         above = ["model." if module.split is Split.EMBEDDING else ""]
     else:
