@@ -38,7 +38,7 @@ def test_what_a_table_gives_goes_before_lora():
         (SHRINK | {"num_tokens": [1, 16]}, r"num_tokens must be a whole number: got \[1, 16\]"),
     ],
 )
-def test_a_shape_that_cannot_be_is_named_by_its_number(table, message):
+def test_an_impossible_shape_is_refused_by_its_number(table, message):
     with pytest.raises(InputError, match=rf"^\[\[shapes\]\] no. 2: {message}$"):
         kernels_of({1: EXPAND, 2: table}, LORA)
 

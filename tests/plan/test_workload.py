@@ -33,7 +33,7 @@ def test_kernels_that_are_alike_are_one_shape_with_all_their_layers_and_runs():
     assert {(each.names, each.runs) for each in found.launched} == {(("a", "b"), 7)}
 
 
-def test_what_runs_over_sampled_tokens_has_no_more_than_there_are_sequences():
+def test_a_kernel_over_sampled_tokens_gets_at_most_one_a_sequence():
     found = workload(kernel("a", 512), kernel("b", 256, is_sampled=True))
 
     counts = [each.shape.num_tokens for each in found.launched if each.names == ("b",)]
@@ -41,7 +41,7 @@ def test_what_runs_over_sampled_tokens_has_no_more_than_there_are_sequences():
     assert {shape.slice_sizes for shape in found.sampled} == {(256,)}
 
 
-def test_what_runs_over_all_tokens_as_well_is_not_sampled():
+def test_a_shape_that_also_runs_over_all_tokens_is_not_sampled():
     found = workload(kernel("a", 512), kernel("b", 512, is_sampled=True))
 
     assert found.sampled == frozenset()
