@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial
 from autotune.errors import InputError, install_hint
 from autotune.launch.config import KernelConfig
 from autotune.launch.space import SearchSpace
+from autotune.plan.file import ADAPTIVE
 from autotune.search.samplers._base import UntriedSampler
 from autotune.search.samplers.adaptive import AdaptiveSampler
 from autotune.search.samplers.encoding import Positions
@@ -108,12 +109,6 @@ _PLAIN: Mapping[str, type[UntriedSampler]] = {
     "random": RandomSampler,
     "exhaustive": ExhaustiveSampler,
 }
-
-#: The one that learns from other shapes too.
-ADAPTIVE = "adaptive"
-
-#: What ``--sampler`` takes.
-SAMPLERS = (ADAPTIVE, *_MODELS, *_PLAIN)
 
 
 #: Makes a sampler from what ``make_sampler`` is given besides the name.

@@ -6,7 +6,6 @@ import optuna
 import pytest
 
 from autotune.errors import InputError
-from autotune.plan.file import SAMPLERS as SAMPLERS_OF_STUDY_FILES
 from autotune.search import SAMPLERS
 from autotune.search.samplers.by_name import make_sampler
 from autotune.search.samplers.encoding import Positions
@@ -34,10 +33,6 @@ def chosen(runner: CountingRunner, sampler: str, trials: int, **options: int) ->
     name = f"sqlite:///{len(list(runner.compared))}-{sampler}.db"
     tuned(runner, name, trials, sampler=sampler, **options)
     return list(runner.measured)
-
-
-def test_a_study_file_may_name_every_sampler_and_no_other():
-    assert set(SAMPLERS_OF_STUDY_FILES) == set(SAMPLERS)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
