@@ -53,7 +53,7 @@ def answer(device: DeviceReport) -> str:
 
 
 def remarks(device: DeviceReport) -> list[Remark]:
-    """Everything that went wrong or needs a note, and whether no choice is slower."""
+    """What went wrong or needs a note; where nothing is bad, the first remark says so."""
     found = [*_of_verdicts(device), *_of_failures(device), *_of_choices(device)]
     if device.ratios and not any(one.level == "bad" for one in found):
         found.insert(0, Remark("good", "No choice is slower than vLLM's default."))
