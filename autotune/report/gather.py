@@ -1,4 +1,4 @@
-"""What a report needs, gathered from a database or from recordings."""
+"""Gathers a report's contents from a database or from recordings."""
 
 from __future__ import annotations
 
@@ -14,26 +14,21 @@ from autotune.launch.release import is_timed_as_pair
 from autotune.measure.measurement import Ceilings
 from autotune.measure.roofline import bytes_moved, floor_us, flops
 from autotune.measure.runners import replay_runners
-from autotune.report.records import (
-    DeviceReport,
-    Report,
-    ShapeReport,
-    in_order,
-    kind_names,
-)
+from autotune.report.kinds import in_order, kind_names
+from autotune.report.records import DeviceReport, Report, ShapeReport
 from autotune.search.importance import importances
 from autotune.store import Store, facts, shown
 from autotune.store.results import ShapeResult, of_replay, of_store
 
 
 def of_database(url: str) -> Report:
-    """What a database holds, also while a run writes it.
+    """The report of a database, which a run may be writing at the same time.
 
     Args:
         url: The database.
 
     Raises:
-        StorageError: It cannot be used, or holds no study.
+        StorageError: The database cannot be used, or holds no study.
     """
     with closing(Store(url, must_exist=True)) as store:
         results = of_store(store)
@@ -53,13 +48,13 @@ def of_database(url: str) -> Report:
 
 
 def of_recordings(paths: Sequence[Path]) -> Report:
-    """What recordings hold: of every shape the best of what was recorded, beside the default.
+    """The report of recordings: the fastest recorded configuration of each shape, and the default.
 
     Args:
-        paths: Of one or several environments.
+        paths: Recordings of one or several environments.
 
     Raises:
-        RecordingError: One cannot be read, or repeats a shape of another.
+        RecordingError: A recording cannot be read, or two of them hold the same shape.
     """
     return Report(
         source=", ".join(map(str, paths)),
