@@ -11,10 +11,10 @@ from markupsafe import Markup
 
 from autotune.launch.sizes import sizes_text
 from autotune.measure.measurement import outcome_counts
+from autotune.report.compared import ComparedRow, Explained, compared_rows, explained
 from autotune.report.intervals import MedianInterval
 from autotune.report.page_figures import Spec, shape_figures
 from autotune.report.records import ShapeReport
-from autotune.report.shape_tables import ComparedRow, Explained, compared_rows, explained
 from autotune.report.words import NOTHING, interval_text, us_text
 
 #: What the column of ratios shows for verdicts without a ratio.

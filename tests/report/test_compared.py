@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autotune.report.shape_tables import compared_rows, explained
+from autotune.report.compared import compared_rows, explained
 from tests.report.examples import HOSTILE, configs, shape, shape_of
 
 
