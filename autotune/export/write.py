@@ -9,7 +9,6 @@ from typing import Any
 
 from autotune.choose.selection import Selection
 from autotune.errors import ExportError
-from autotune.export.files import replace_files
 from autotune.export.lookup import look_up
 from autotune.export.moe_files import couple_in
 from autotune.export.nested import as_text, put_leaf, read_table, sorted_table
@@ -22,10 +21,17 @@ from autotune.export.provenance import (
     read_entries,
     still_true,
 )
+from autotune.files import replace_files
 from autotune.launch.environment import Environment
 
 #: Per tuned file's name, per look-up key, what goes there.
 _Plan = dict[str, dict[tuple[int, ...], Selection]]
+
+#: What to do where a file cannot be written.
+_ADVICE = (
+    "the measurements are kept in the database: free the place or give another --output, and "
+    "`autotune export` writes them again"
+)
 
 
 class VllmExporter:
@@ -76,7 +82,7 @@ class VllmExporter:
         for name in sorted(plan):
             table = sorted_table(tables[name], _levels(plan[name]))
             texts[_inside(folder, name)] = as_text(table)
-        replace_files(texts)
+        replace_files(texts, advice=_ADVICE)
         _verify(plan, folder)
         return (*list(texts)[1:], provenance)
 

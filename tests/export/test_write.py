@@ -304,7 +304,7 @@ def test_a_configuration_that_would_stop_vllm_is_not_written(tmp_path):
 
 
 def test_a_file_changed_by_another_while_it_is_written_is_noticed(tmp_path, monkeypatch):
-    def write_something_else(texts):
+    def write_something_else(texts, **_):
         for path in texts:
             path.write_text("{}")
 
@@ -316,7 +316,7 @@ def test_a_file_changed_by_another_while_it_is_written_is_noticed(tmp_path, monk
 def test_another_configuration_found_afterwards_is_an_error(tmp_path, monkeypatch):
     export(tmp_path, selection(qkv_shrink()))
 
-    monkeypatch.setattr("autotune.export.write.replace_files", lambda _: None)
+    monkeypatch.setattr("autotune.export.write.replace_files", lambda _, **__: None)
     with pytest.raises(ExportError, match=r"was changed while it was written: vLLM would find"):
         export(tmp_path, selection(qkv_shrink(), num_warps=8))
 
