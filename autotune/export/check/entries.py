@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from autotune.export.check.findings import Finding
 from autotune.export.check.limits import Limits
 from autotune.launch.op import LoraOp
+from autotune.launch.release import has_pipeline
 from autotune.launch.sizes import tile_values
 from autotune.launch.space import value_fault
 
@@ -196,8 +197,8 @@ def _shared_memory_bytes(
         depth: What is summed over, k.
         limits: The GPU's.
     """
-    if op is LoraOp.EXPAND and limits.is_hopper:
-        return 0  # vLLM 0.33.0 sets num_stages to 1 there, whatever the entry says
+    if not has_pipeline(op, limits.capability):
+        return 0
     steps = -(-depth // (values["block_k"] * values.get("split_k", 1)))
     if steps <= 1:
         return 0  # the compiler may fold a loop of one step, and then nothing is pipelined

@@ -142,7 +142,7 @@ def _examined(file: TunedFile, device: Device | None) -> Examined:
 
 def _limits(prefix: str, device: Device | None) -> Limits | None:
     if device is not None and gpu_file_prefix(device.name) == prefix:
-        return Limits(device.shared_memory_bytes, is_hopper=device.capability[0] == 9)
+        return Limits(device.capability, device.shared_memory_bytes)
     return limits_of(prefix)
 
 

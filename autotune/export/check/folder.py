@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from autotune.export.check.entries import Examined
 from autotune.export.check.findings import Finding
 from autotune.launch.op import MOE_OPS, LoraOp, gpu_file_prefix
-from autotune.launch.release import ONE_SHOT_RANK, has_one_shot_kernel
+from autotune.launch.release import one_shot_rank
 from autotune.launch.shape import KernelShape
 
 
@@ -69,18 +69,17 @@ def _when_opened(environ: Mapping[str, str]) -> tuple[str, str]:
 
 def bypassed(read: Iterable[Examined], release: str) -> Iterator[Finding]:
     """MoE entries of which this release reads only ``block_m``."""
-    if not has_one_shot_kernel(release):
-        return
+    largest = one_shot_rank(release)
     for each in read:
         ranks = {entry.path[3] for entry in each.entries} if each.file.op.is_moe else set()
-        small = sorted(rank for rank in ranks if rank <= ONE_SHOT_RANK)
+        small = sorted(rank for rank in ranks if rank <= largest)
         if small:
             yield Finding(
                 severity="warning",
                 kind="bypassed",
                 file=each.file.name,
                 message=f"vLLM {release} reads only block_m of the entries of rank "
-                f"{', '.join(map(str, small))}: up to rank {ONE_SHOT_RANK} it runs another MoE "
+                f"{', '.join(map(str, small))}: up to rank {largest} it runs another MoE "
                 "kernel, unless LoRAs are fully sharded",
             )
 
