@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from autotune.errors import InputError, ShapeError
+from autotune.launch.op import LookupKey, key_text
 from autotune.launch.shape import KernelShape
 
 
@@ -120,7 +121,7 @@ class Workload:
 
 
 _Placed = tuple[Kernel, KernelShape]
-_Entry = tuple[str, tuple[int, ...]]
+_Entry = tuple[str, LookupKey]
 
 
 def _shapes(kernel: Kernel, server: Server) -> Iterator[KernelShape]:
@@ -178,9 +179,9 @@ def _check_entries(placed: Iterable[_Placed]) -> None:
     for kernel, shape in placed:
         other, same = first.setdefault(_entry(shape), (kernel, shape))
         if same != shape:
-            keys = "/".join(map(str, shape.lookup_key))
+            key = key_text(shape.lookup_key)
             raise InputError(
-                f"{kernel.place}: vLLM looks it up as {shape.op.value} {keys}, like "
+                f"{kernel.place}: vLLM looks it up as {shape.op.value} {key}, like "
                 f"{other.place}, and the two differ: {_differences(same, shape)}; tune them in "
                 "two studies with two outputs"
             )

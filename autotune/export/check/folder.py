@@ -1,4 +1,4 @@
-"""What a folder as a whole lacks, and what vLLM does not read of it."""
+"""Files that a folder lacks, and entries or whole files that vLLM does not read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def missing_files(
     read: Mapping[str, Examined],
     environ: Mapping[str, str],
 ) -> Iterator[Finding]:
-    """Files that vLLM may open and that are not there, beside others of the same GPU."""
+    """Files that vLLM may open and that are not there, though others of the same GPU are."""
     wanted = {shape.file_name(gpu) for gpu, shapes in asked.items() for shape in shapes}
     prefixes = dict.fromkeys(each.file.prefix for each in read.values())
     for gpu, shapes in asked.items():
@@ -58,7 +58,7 @@ def _moe_files_missing(prefix: str, lacking: Sequence[LoraOp]) -> Finding:
 
 
 def _when_opened(environ: Mapping[str, str]) -> tuple[str, str]:
-    """When vLLM opens the file of an ``expand`` that adds, and of one that does not."""
+    """When vLLM opens each ``expand`` file: the one that adds to the output, and the other."""
     if _is_set(environ, "VLLM_LORA_ENABLE_DUAL_STREAM"):
         return (
             "without VLLM_LORA_ENABLE_DUAL_STREAM only",
@@ -68,10 +68,10 @@ def _when_opened(environ: Mapping[str, str]) -> tuple[str, str]:
 
 
 def bypassed(read: Iterable[Examined], release: str) -> Iterator[Finding]:
-    """MoE entries of which this release reads only ``block_m``."""
+    """MoE entries from which a release reads only ``block_m``."""
     largest = one_shot_rank(release)
     for each in read:
-        ranks = {entry.path[3] for entry in each.entries} if each.file.op.is_moe else set()
+        ranks = {entry.key.k for entry in each.entries} if each.file.op.is_moe else set()
         small = sorted(rank for rank in ranks if rank <= largest)
         if small:
             yield Finding(
