@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 from autotune.errors import InputError
+from autotune.launch.op import LookupKey, key_text
 from autotune.launch.shape import KernelShape
 
 
@@ -125,7 +126,7 @@ class Workload:
 
 
 _Placed = tuple[Kernel, KernelShape]
-_Entry = tuple[str, tuple[int, ...]]
+_Entry = tuple[str, LookupKey]
 
 
 def _once_each(placed: Iterable[_Placed]) -> list[Launched]:
@@ -167,9 +168,9 @@ def _check_entries(placed: Iterable[_Placed]) -> None:
     for kernel, shape in placed:
         other, same = first.setdefault(_entry(shape), (kernel, shape))
         if same != shape:
-            keys = "/".join(map(str, shape.lookup_key))
+            key = key_text(shape.lookup_key)
             raise InputError(
-                f"{kernel.place}: vLLM looks it up as {shape.op.value} {keys}, like "
+                f"{kernel.place}: vLLM looks it up as {shape.op.value} {key}, like "
                 f"{other.place}, and the two differ: {_differences(same, shape)}; tune them in "
                 "two studies with two outputs"
             )

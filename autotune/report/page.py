@@ -6,13 +6,12 @@ come into view, so that a report of a hundred shapes opens as fast as a small on
 
 from __future__ import annotations
 
-import contextlib
-import os
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.errors import ExportError
+from autotune.files import replace_files
 from autotune.report.device_view import DeviceView
 from autotune.report.records import DeviceReport, Report
 from autotune.report.shape_view import ShapeView
@@ -36,17 +35,7 @@ def write_report(report: Report, path: Path) -> None:
         ExportError: The file cannot be written.
     """
     check_writable(path)
-    text = html_of(report)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise ExportError(
-            f"cannot write {path}: {error.strerror}; name another file with -o"
-        ) from error
+    replace_files({path: html_of(report)}, advice="name another file with -o")
 
 
 def check_writable(path: Path) -> None:
