@@ -1,8 +1,8 @@
 """autotune: finds the fastest launch configurations of vLLM's multi-LoRA Triton kernels.
 
 From Python: ``tune`` a ``StudyPlan``, or ``load`` the database of a run or ``load_recording``; each
-gives ``Results``, with DataFrames of all trials and of what was chosen. They are imported when they
-are used: ``import autotune`` alone imports nothing else.
+gives ``Results``, with DataFrames of all trials and of the selections. A name's module is imported
+when the name is first used, so that ``import autotune`` alone is quick.
 """
 
 from __future__ import annotations

@@ -36,11 +36,11 @@ AnyPath = str | PathLike[str]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Results:
-    """What is known of shapes: every trial, and what was chosen, with its evidence.
+    """What is known of shapes: every trial, and the selections with their evidence.
 
     Attributes:
         shapes: One for each shape and environment.
-        notes: What the command line would have said of them, in a line each.
+        notes: The lines that the command line would have printed about them.
     """
 
     shapes: tuple[ShapeResult, ...]
@@ -48,11 +48,11 @@ class Results:
 
     @property
     def selections(self) -> tuple[Selection, ...]:
-        """What was chosen, of every shape for which something was."""
+        """The selections of all shapes that have one."""
         return tuple(one.selection for one in self.shapes if one.selection is not None)
 
     def trials_frame(self) -> pd.DataFrame:
-        """One row a measured configuration: the shape's fields, its parameters, what came of it.
+        """One row a measured configuration: the shape's fields, its parameters, how it ended.
 
         The columns are described at ``autotune.report.frames.trials_frame``.
 
@@ -92,7 +92,7 @@ class Results:
         return tuple(written)
 
     def check(self, folder: AnyPath) -> Report:
-        """Look up in a folder what vLLM would find for every shape that was chosen for.
+        """Look up in a folder what vLLM would find for every shape that has a selection.
 
         Args:
             folder: As ``VLLM_TUNED_CONFIG_FOLDER`` names it.
@@ -106,7 +106,7 @@ class Results:
         return check_exported(Path(folder), asked)
 
     def _by_environment(self) -> dict[Environment, list[ShapeResult]]:
-        """The shapes that were chosen for."""
+        """The shapes that have a selection."""
         found: dict[Environment, list[ShapeResult]] = {}
         for one in self.shapes:
             if one.selection is not None:
@@ -132,23 +132,23 @@ def tune(
     Everything measured is kept in the plan's database at once: after an interruption the same call
     goes on where it stopped, and a finished one is not measured again.
 
-    On a GPU this starts processes that import the calling script anew: call it below
-    ``if __name__ == "__main__":`` there. In a notebook nothing need be done.
+    On a GPU this starts processes that import the calling script again: in a script, call it below
+    ``if __name__ == "__main__":``. A notebook needs no such line.
 
     Args:
         plan: What to tune, how, and where to keep it: a plan, such as
             ``StudyPlan.read("my.toml").override(trials=100)``, or the path of a study file. If not
-            given, what was recorded, or without a recording the quick-start study.
+            given, the shapes of the recording, or without one the quick-start study.
         replay: Recordings to answer from, with no GPU; ``shipped_recording()`` is one.
         record: A recording to write of everything measured.
         rows_max: Where the plan's tokens are ``auto``: merge rows down to so many a layer, where
             that costs less than 1 %.
-        progress: Called after every shape with what came of it, its number from 1, and how many
-            there are.
+        progress: Called after every shape with its result, its number from 1, and the number of
+            shapes.
 
     Returns:
-        The plan's shapes, with rows that ``auto`` added and without those that were merged; and
-        the other ops of their MoE layers that earlier runs left in the database.
+        The plan's shapes, with rows that ``auto`` added and without those that were merged. Ops of
+        their MoE layers that earlier runs left in the database are there, too.
 
     Raises:
         GpuMissing: There is no GPU, and no recording was given.
@@ -195,10 +195,10 @@ def load_recording(*paths: AnyPath) -> Results:
     """What recordings hold: every configuration, and what a search of all of them would choose.
 
     Args:
-        paths: Of one or several environments; for none ``shipped_recording()``.
+        paths: Recordings of one or several environments; ``shipped_recording()`` if none is given.
 
     Raises:
-        RecordingError: One cannot be read, or repeats a shape of another.
+        RecordingError: A recording cannot be read, or repeats a shape of another one.
     """
     runners = replay_runners([Path(path) for path in paths])
     return Results(tuple(each for runner in runners for each in of_replay(runner)))
@@ -221,7 +221,7 @@ def _plan(given: StudyPlan | AnyPath | None, recorded: ReplayRunner | None) -> S
 
 
 def _shapes_of(done: Done, storage: str) -> tuple[ShapeResult, ...]:
-    """What the database holds of a job's shapes, with what was chosen for them in the end."""
+    """A job's shapes as the database holds them, with the selections that the job ended with."""
     with closing(Store(storage)) as store:
         stored = {one.shape: one for one in of_store(store) if one.environment == done.environment}
     chosen = {one.shape: one for one in done.selections}

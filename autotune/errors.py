@@ -12,7 +12,7 @@ A bad candidate configuration is never an exception: it is an ``Outcome`` with a
     │   ├── StorageError      a database that cannot be used
     │   └── ExportError       an output folder that cannot be written, or must not be
     │       └── EntryMissing  vLLM's look-up in a tuned file ends at no entry
-    ├── KernelsUnusable       a vLLM that is not there, or whose kernels cannot be driven
+    ├── KernelsUnusable       vLLM is not installed, or its kernels cannot be launched
     ├── GpuMissing            no CUDA device where one is needed
     └── WorkerDied            a worker process ended, hung or answered with a fault of its own
 
@@ -65,7 +65,7 @@ class EntryMissing(ExportError):
     """vLLM's look-up in a tuned file ends at no entry.
 
     Attributes:
-        vllm_error: The name of the exception that stops vLLM; None where it takes its default.
+        vllm_error: The name of the exception that stops vLLM; None where vLLM takes its default.
     """
 
     def __init__(self, message: str, *, vllm_error: str | None) -> None:
@@ -74,7 +74,7 @@ class EntryMissing(ExportError):
 
 
 class KernelsUnusable(AutotuneError):
-    """A vLLM that is not there, or whose kernels cannot be driven."""
+    """vLLM is not installed, or its kernels cannot be launched."""
 
 
 class GpuMissing(AutotuneError):

@@ -177,7 +177,7 @@ def test_without_a_plan_all_that_was_recorded_is_tuned(recording):
     )
 
 
-def test_who_asks_is_told_of_every_shape(recording):
+def test_progress_is_called_for_every_shape(recording):
     told: list[tuple[Tuned, int, int]] = []
     plan = plan_of(recording)
     results = autotune.tune(plan, replay=recording, progress=lambda *done: told.append(done))
@@ -195,7 +195,7 @@ def test_what_is_tuned_can_be_recorded_and_loaded_again(recording, study, tmp_pa
     assert again.selection.config == one.selection.config
 
 
-def test_only_the_plans_shapes_come_back_of_a_database_with_others(recording, study):
+def test_of_a_database_with_other_shapes_only_the_plans_come_back(recording, study):
     autotune.tune(plan_of(recording), replay=recording)
     assert len(autotune.tune(study, replay=recording).shapes) == 1
     assert len(autotune.load().shapes) == 2
@@ -216,12 +216,12 @@ def test_a_moe_layer_is_coupled_and_its_other_ops_come_back_from_earlier_runs(tm
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU here")
-def test_without_a_gpu_and_a_recording_nothing_is_tuned_behind_ones_back(study):
+def test_without_a_gpu_or_a_recording_nothing_is_tuned(study):
     with pytest.raises(GpuMissing, match=r"replay=autotune\.shipped_recording\(\)"):
         autotune.tune(study)
 
 
-def test_bad_input_is_told_before_anything_is_measured(recording, study):
+def test_bad_input_is_refused_before_anything_is_measured(recording, study):
     with pytest.raises(InputError, match=r"--rows-max is for --tokens auto.*got 3"):
         autotune.tune(study, replay=recording, rows_max=3)
     with pytest.raises(RecordingError, match=r"cannot read the recording nowhere\.gz"):
@@ -276,7 +276,7 @@ def test_a_file_that_autotune_did_not_write_is_only_added_to_when_asked(recordin
     assert written in results.export(Path("tuned"), merge=True)
 
 
-def test_results_of_which_nothing_was_chosen_write_nothing(recording):
+def test_results_without_a_selection_write_nothing(recording):
     some = autotune.load_recording(recording)
     nothing = Results(tuple(replace(one, selection=None) for one in some.shapes))
     assert nothing.export("tuned") == ()

@@ -1,15 +1,12 @@
-"""The command line: parse, call, print.
+"""The commands: what each one's flags are, what it calls, and how it ends.
 
 Nothing heavy is imported before a command needs it, so that ``autotune --help`` is quick.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,92 +15,80 @@ from autotune.cli.console import (
     out,
     print_benched,
     print_checked,
-    print_findings,
+    print_compared,
+    print_shapes,
     print_status,
     print_tuned,
-    say,
     say_benched,
     say_compared,
-    say_interrupted,
+    say_no_gpu,
     say_recorded,
     watch_status,
 )
+from autotune.cli.exits import EXIT_CHECK_FAILED, errors_in_one_line
 from autotune.cli.flags import (
-    LIMIT_FIELDS,
-    MODEL_FIELDS,
     AsJson,
     CheckReplay,
     CheckStorage,
     CheckStudy,
     ComparedTrials,
     EffortName,
+    ExportOutput,
+    Folder,
+    Host,
     Kernels,
     Lookahead,
-    MaxLoras,
     Merge,
-    ModelFlags,
-    Op,
     Output,
     Plot,
     Port,
     Quiet,
-    Rank,
     Record,
+    RecordOutput,
     Replay,
+    ReportOutput,
+    ReportReplay,
+    ReportStorage,
     RowsMax,
     Sample,
     Sampler,
     Samplers,
     Seed,
     Seeds,
+    ShapeFlags,
     Storage,
     StudiesStorage,
-    Study,
     TimeBudget,
-    Tokens,
     Trials,
     Verbose,
+    Version,
     WarmStart,
-    takes_model,
+    WatchStatus,
+    takes_shapes,
 )
-from autotune.errors import AutotuneError, InputError
-from autotune.plan.study import StudyPlan
-
-if TYPE_CHECKING:
-    from autotune.choose.selection import Selection
-    from autotune.cli.progress import RunProgress
-    from autotune.launch.environment import Environment
-    from autotune.launch.shape import KernelShape
+from autotune.errors import InputError
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Find the fastest launch configurations of vLLM's multi-LoRA Triton kernels.",
 )
 
-#: Where studies are looked for if no --storage says otherwise.
+#: The studies' database if no --storage is given.
 _DATABASE = "sqlite:///autotune.db"
 
-EXIT_ERROR = 1
-EXIT_CHECK_FAILED = 3
-EXIT_INTERRUPTED = 130
 
-
-# ------------------------------------------------------------------ the commands
+@app.callback()
+def autotune(*, version: Version = False) -> None:
+    """Find the fastest launch configurations of vLLM's multi-LoRA Triton kernels."""
 
 
 @app.command()
-@takes_model
+@takes_shapes()
 def run(  # noqa: PLR0913 - one parameter a flag
     *,
-    study: Study = None,
-    max_loras: MaxLoras = None,
-    rank: Rank = None,
-    tokens: Tokens = None,
-    op: Op = None,
-    model: ModelFlags,
+    flags: ShapeFlags,
     trials: Trials = None,
     effort: EffortName = None,
     time_budget: TimeBudget = None,
@@ -121,24 +106,20 @@ def run(  # noqa: PLR0913 - one parameter a flag
     verbose: Verbose = False,
 ) -> None:
     """Tune every shape, and write the files that vLLM loads."""
-    from autotune.cli.live import RunDisplay, Verbosity
-    from autotune.cli.progress import RunProgress
+    from autotune.cli.handover import hand_over
+    from autotune.cli.live import Verbosity, run_watched
     from autotune.measure.cuda.gpu import has_gpu
     from autotune.measure.runners import gpu_runner, replay_runner
-    from autotune.search.run import check_rows_max, run_job
+    from autotune.search.run import check_rows_max
 
     if replay and kernels:
         raise typer.BadParameter("--kernels contradicts --replay, whose kernels were recorded")
     if quiet and verbose:
         raise typer.BadParameter("--quiet and --verbose contradict one another; give one of them")
     out.quiet = quiet
-    with _errors():
+    with errors_in_one_line():
         recorded = replay_runner(replay) if replay else None
-        plan = _plan(study, None if recorded is None else recorded.shapes, model).override(
-            max_loras=max_loras,
-            rank=rank,
-            tokens=tokens,
-            ops=op,
+        plan = flags.plan(None if recorded is None else recorded.shapes).override(
             trials=trials,
             effort=effort,
             time_budget_s=time_budget,
@@ -153,35 +134,20 @@ def run(  # noqa: PLR0913 - one parameter a flag
         if recorded is None and not has_gpu():
             recorded = replay_runner(())
             plan = plan.answered_by(recorded.shapes)
-            say(
-                f"No GPU here: replaying the recording of a {recorded.environment.gpu} that comes "
-                "with autotune; what is exported is for that GPU.",
-                err if quiet else out,
-            )
-        progress = RunProgress(time_budget_s=plan.time_budget_s)
-        with recorded or gpu_runner(plan.kernels, err.print) as runner, _kept(plan, progress):
-            verbosity = Verbosity.of(quiet, verbose)
-            with RunDisplay(
-                out, progress, status=lambda: runner.status, verbosity=verbosity
-            ) as display:
-                done = run_job(
-                    plan, runner, display.watch, say=say, record=record, rows_max=rows_max
-                )
+            say_no_gpu(recorded.environment.gpu)
+        verbosity = Verbosity.of(quiet, verbose)
+        with recorded or gpu_runner(plan.kernels, err.print) as runner:
+            done = run_watched(plan, runner, verbosity, record=record, rows_max=rows_max)
         print_tuned(done.tuned, plan, done.lines)
-        _export([(done.environment, done.selections)], plan.output, merge=merge)
+        hand_over([(done.environment, done.selections)], Path(plan.output), merge=merge)
 
 
 @app.command("record")
-@takes_model
-def record_spaces(  # noqa: PLR0913 - one parameter a flag
+@takes_shapes()
+def record_spaces(
     *,
-    study: Study = None,
-    file: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The recording.")],
-    max_loras: MaxLoras = None,
-    rank: Rank = None,
-    tokens: Tokens = None,
-    op: Op = None,
-    model: ModelFlags,
+    file: RecordOutput,
+    flags: ShapeFlags,
     sample: Sample = None,
     kernels: Kernels = None,
     seed: Seed = None,
@@ -190,71 +156,27 @@ def record_spaces(  # noqa: PLR0913 - one parameter a flag
     from autotune.measure.runners import gpu_runner
     from autotune.measure.sweep import record
 
-    with _errors():
-        plan = _plan(study, None, model).override(
-            max_loras=max_loras, rank=rank, tokens=tokens, ops=op, kernels=kernels, seed=seed
-        )
+    with errors_in_one_line():
+        plan = flags.plan().override(kernels=kernels, seed=seed)
         with gpu_runner(plan.kernels, err.print) as runner:
             record(plan, runner, file, sample=sample, progress=say_recorded)
         out.print(f"Recorded {len(plan.shapes)} shapes in {file}")
 
 
 @app.command()
-@takes_model
-def shapes(  # noqa: PLR0913 - one parameter a flag
-    *,
-    study: Study = None,
-    max_loras: MaxLoras = None,
-    rank: Rank = None,
-    tokens: Tokens = None,
-    op: Op = None,
-    model: ModelFlags,
-    replay: Replay = None,
-    as_json: AsJson = False,
-) -> None:
+@takes_shapes()
+def shapes(*, flags: ShapeFlags, replay: Replay = None, as_json: AsJson = False) -> None:
     """List the shapes, with the key under which vLLM looks each one up."""
-    from autotune.cli.tables import shapes_table, studies_text
     from autotune.measure.runners import replay_runner
-    from autotune.plan.effort import tuning_s
 
-    with _errors():
-        recorded = replay_runner(replay).shapes if replay else None
-        plan = _plan(study, recorded, model).override(
-            max_loras=max_loras, rank=rank, tokens=tokens, ops=op
-        )
-        layers, runs, notes = plan.layers, plan.runs, plan.notes
-    if as_json:
-        rows = [
-            shape.as_dict()
-            | {"layer": layer, "runs": runs[shape] or None}
-            | {"file": shape.file_name("{gpu}"), "key": shape.lookup_key}
-            for shape, layer in layers.items()
-        ]
-        out.print_json(json.dumps(rows))
-        return
-    out.print(shapes_table(layers, runs))
-    out.print()
-    if plan.is_auto:
-        counts = ", ".join(map(str, dict.fromkeys(shape.num_tokens for shape in layers)))
-        out.print(f"Batch sizes (m): {counts}; rows between them are added after tuning.")
-    seconds = tuning_s(layers, plan.trials, between=len(plan.between))
-    for line in (*notes, studies_text(len(layers), seconds, plan.trials)):
-        out.print(line)
+    with errors_in_one_line():
+        print_shapes(flags.plan(replay_runner(replay).shapes if replay else None), as_json=as_json)
 
 
 @app.command()
-@takes_model
-def bench(  # noqa: PLR0913 - one parameter a flag
-    *,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with vLLM's files.")],
-    study: Study = None,
-    max_loras: MaxLoras = None,
-    rank: Rank = None,
-    tokens: Tokens = None,
-    op: Op = None,
-    model: ModelFlags,
-    kernels: Kernels = None,
-    as_json: AsJson = False,
+@takes_shapes()
+def bench(
+    *, folder: Folder, flags: ShapeFlags, kernels: Kernels = None, as_json: AsJson = False
 ) -> None:
     """Time a folder's entries beside vLLM's defaults on the GPU.
 
@@ -264,17 +186,15 @@ def bench(  # noqa: PLR0913 - one parameter a flag
     from autotune.export.bench import bench as bench_plan
     from autotune.measure.runners import gpu_runner
 
-    with _errors():
-        plan = _plan(study, None, model).override(
-            max_loras=max_loras, rank=rank, tokens=tokens, ops=op, kernels=kernels
-        )
+    with errors_in_one_line():
+        plan = flags.plan().override(kernels=kernels)
         with gpu_runner(plan.kernels, err.print) as runner:
             rows = bench_plan(
                 plan,
                 runner,
                 folder,
                 ceilings=runner.ceilings(),
-                tokens_given=tokens is not None,
+                tokens_given=flags.tokens is not None,
                 progress=say_benched,
             )
     print_benched(rows, as_json=as_json)
@@ -286,24 +206,22 @@ def bench(  # noqa: PLR0913 - one parameter a flag
 def export(
     *,
     storage: StudiesStorage = _DATABASE,
-    output: Annotated[str, typer.Option(metavar="DIR", help="Folder for vLLM's files.")] = "tuned",
+    output: ExportOutput = "tuned",
     merge: Merge = False,
 ) -> None:
     """Write vLLM's files again from what the studies chose."""
-    from autotune.store.chosen import stored_selections
+    from autotune.cli.handover import hand_over
+    from autotune.cli.sources import selections_in
 
-    with _errors():
-        stored = stored_selections(storage)
-        if not stored:
-            raise InputError("the database holds no finished shape; tune one with autotune run")
-        _export(stored, output, merge=merge)
+    with errors_in_one_line():
+        hand_over(selections_in(storage), Path(output), merge=merge)
 
 
 @app.command()
 def status(
     *,
     storage: StudiesStorage = _DATABASE,
-    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
+    watch: WatchStatus = False,
     as_json: AsJson = False,
 ) -> None:
     """Tell how far the studies of a database are, also while a run writes it."""
@@ -311,7 +229,7 @@ def status(
 
     if watch and as_json:
         raise typer.BadParameter("--watch contradicts --json; leave one of them out")
-    with _errors(), closing(Store(storage, must_exist=True)) as store:
+    with errors_in_one_line(), closing(Store(storage, must_exist=True)) as store:
         seen = overview(store)
         if not seen.studies:
             raise InputError("the database holds no study; tune one with autotune run")
@@ -322,16 +240,11 @@ def status(
 
 
 @app.command()
-@takes_model
-def check(  # noqa: PLR0913 - one parameter a flag
+@takes_shapes(study=CheckStudy)
+def check(
     *,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with vLLM's files.")],
-    study: CheckStudy = None,
-    max_loras: MaxLoras = None,
-    rank: Rank = None,
-    tokens: Tokens = None,
-    op: Op = None,
-    model: ModelFlags,
+    folder: Folder,
+    flags: ShapeFlags,
     replay: CheckReplay = None,
     storage: CheckStorage = None,
     as_json: AsJson = False,
@@ -341,21 +254,13 @@ def check(  # noqa: PLR0913 - one parameter a flag
     With no study, recording or database, and no flag about shapes, the files alone are checked.
     The exit code is 3 if vLLM would stop, compute wrong numbers, or never read one of the files.
     """
+    from autotune.cli.sources import plans_by_gpu
     from autotune.export.check import check as check_files
 
     if replay and storage:
         raise typer.BadParameter("--replay and --storage both name the shapes; give one of them")
-    flags = (max_loras, rank, tokens, op, model.given(MODEL_FIELDS) or None)
-    with _errors():
-        known = _known_shapes(replay, storage)
-        if not known and (study or any(flag is not None for flag in flags)):
-            known = {None: None}
-        plans = {
-            gpu: _plan(study, shapes, model).override(
-                max_loras=max_loras, rank=rank, tokens=tokens, ops=op
-            )
-            for gpu, shapes in known.items()
-        }
+    with errors_in_one_line():
+        plans = plans_by_gpu(flags, replay=replay, storage=storage)
         report = check_files(folder, {gpu: plan.shapes for gpu, plan in plans.items()})
         layers = {shape: names for plan in plans.values() for shape, names in plan.layers.items()}
     print_checked(report, layers, as_json=as_json)
@@ -366,24 +271,16 @@ def check(  # noqa: PLR0913 - one parameter a flag
 @app.command()
 def report(
     *,
-    storage: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="The studies' database; sqlite:///autotune.db if none."),
-    ] = None,
-    replay: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="A recording, in place of a database; may be repeated."),
-    ] = None,
-    file: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE", help="The page; report.html if none.")
-    ] = Path("report.html"),
+    storage: ReportStorage = None,
+    replay: ReportReplay = None,
+    file: ReportOutput = Path("report.html"),
 ) -> None:
     """Write what was tuned, and the evidence, into one HTML page that needs no network."""
     from autotune.report.page import check_writable, write_report
 
     if replay and storage:
         raise typer.BadParameter("--replay and --storage both name what to show; give one of them")
-    with _errors():
+    with errors_in_one_line():
         check_writable(file)
         from autotune.report.gather import of_database, of_recordings
 
@@ -394,15 +291,10 @@ def report(
 
 @app.command()
 def dashboard(
-    *,
-    storage: StudiesStorage = _DATABASE,
-    host: Annotated[
-        str, typer.Option(metavar="H", help="Address to listen on; whoever reaches it may edit.")
-    ] = "127.0.0.1",
-    port: Port = 8080,
+    *, storage: StudiesStorage = _DATABASE, host: Host = "127.0.0.1", port: Port = 8080
 ) -> None:
     """Show the studies of a database in Optuna Dashboard, also while a run writes it."""
-    with _errors(), suppress(KeyboardInterrupt):
+    with errors_in_one_line(), suppress(KeyboardInterrupt):
         from autotune.search.dashboard.serve import serve_dashboard
 
         serve_dashboard(storage, host=host, port=port, say=err.print)
@@ -423,14 +315,13 @@ def compare_samplers(  # noqa: PLR0913 - one parameter a flag
 
     Without --replay the recording that comes with autotune is searched.
     """
-    from autotune.cli.contest import LEGEND, comparison_table
     from autotune.measure.runners import replay_runners
     from autotune.report.plots.contest import write_comparison_plot
     from autotune.search.contest.compare import Comparison, compare, sampler_names
     from autotune.search.contest.curves import by_sampler, by_shape, summaries
 
     given = {"trials": trials, "seeds": seeds, "lookahead": lookahead}
-    with _errors():
+    with errors_in_one_line():
         comparison = Comparison(
             samplers=sampler_names(samplers),
             **{name: value for name, value in given.items() if value is not None},
@@ -440,98 +331,9 @@ def compare_samplers(  # noqa: PLR0913 - one parameter a flag
             groups = {name: by_shape(those) for name, those in by_sampler(curves).items()}
             write_comparison_plot(groups, plot)
             err.print(f"Drew {plot}")
-    if as_json:
-        out.print_json(json.dumps(comparison.as_dict(summaries(curves))))
-    else:
-        out.print(comparison_table(summaries(curves)))
-        out.print(LEGEND)
+    print_compared(comparison, summaries(curves), as_json=as_json)
 
 
 def main() -> None:
     """Entry point of the ``autotune`` command."""
     app()
-
-
-# ------------------------------------------------------------------ shared by the commands
-
-
-def _plan(
-    study: Path | None, recorded: Sequence[KernelShape] | None, model: ModelFlags
-) -> StudyPlan:
-    """The study of a file, a model, a recording, or else the quick-start study.
-
-    Of a recording's, ``--tokens auto`` asks for nothing that it does not hold.
-    """
-    if study is not None:
-        plan = StudyPlan.read(study)
-    elif model.config is not None:
-        plan = StudyPlan.of_model(model.config)
-    else:
-        plan = StudyPlan.quickstart() if recorded is None else StudyPlan.of_shapes(recorded)
-    plan = plan.with_model(model.given(MODEL_FIELDS), model.given(LIMIT_FIELDS))
-    return plan if recorded is None else plan.answered_by(recorded)
-
-
-def _known_shapes(
-    replay: Sequence[Path] | None, storage: str | None
-) -> dict[str | None, Sequence[KernelShape] | None]:
-    """The shapes of a recording or a database by GPU; empty where neither is given."""
-    from autotune.measure.runners import replay_runner
-    from autotune.store.chosen import stored_selections
-
-    if replay:
-        recorded = replay_runner(replay)
-        return {recorded.environment.gpu: recorded.shapes}
-    found: dict[str, list[KernelShape]] = {}
-    for environment, selections in stored_selections(storage) if storage else ():
-        found.setdefault(environment.gpu, []).extend(each.shape for each in selections)
-    if storage and not found:
-        raise InputError("the database holds no finished shape; tune one with autotune run")
-    return {gpu: tuple(dict.fromkeys(shapes)) for gpu, shapes in found.items()}
-
-
-def _export(
-    stored: Sequence[tuple[Environment, Sequence[Selection]]], folder: str, *, merge: bool
-) -> None:
-    """Write the files, and check what was written; exit code 3 where that finds an error."""
-    from autotune.export import VllmExporter
-    from autotune.export.check import check_exported
-
-    by_gpu: dict[str | None, list[KernelShape]] = {}
-    written: dict[Path, None] = {}
-    for environment, selections in stored:
-        paths = VllmExporter().export(selections, environment, Path(folder), merge=merge)
-        written |= dict.fromkeys(paths)
-        by_gpu.setdefault(environment.gpu, []).extend(each.shape for each in selections)
-    if not written:
-        return
-    for path in written:
-        out.print(f"Wrote {path}")
-    out.print(f"Give them to vLLM with VLLM_TUNED_CONFIG_FOLDER={Path(folder).resolve()}")
-    report = check_exported(Path(folder), by_gpu)
-    print_findings(report)
-    if report.has_errors:
-        raise typer.Exit(EXIT_CHECK_FAILED)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """One line and an exit code for whatever ends a command."""
-    try:
-        yield
-    except AutotuneError as error:
-        err.print("autotune:", " ".join(str(error).split()))
-        raise typer.Exit(EXIT_ERROR) from None
-    except KeyboardInterrupt:
-        err.print("autotune: interrupted")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-@contextmanager
-def _kept(plan: StudyPlan, progress: RunProgress) -> Iterator[None]:
-    """Say on Ctrl-C that nothing is lost, and how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        say_interrupted(plan, progress)
-        raise typer.Exit(EXIT_INTERRUPTED) from None

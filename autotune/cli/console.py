@@ -1,4 +1,4 @@
-"""What the commands print: consoles, lines of progress, tables and findings.
+"""What the commands print: lines of progress, tables and findings.
 
 Nothing heavy is imported before something is printed: ``autotune --help`` must be quick.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
     from autotune.export.check import Report
     from autotune.launch.shape import KernelShape
     from autotune.plan.study import StudyPlan
+    from autotune.search.contest.compare import Comparison
+    from autotune.search.contest.curves import Summary
     from autotune.search.events import Tuned
     from autotune.store import Overview
 
-#: Columns where the output is no terminal: a file has room.
+#: The width of the output in columns where it is no terminal: a file has room.
 _FILE_WIDTH = 160
 
-# No markup: what is printed holds brackets of its own, in intervals and in users' paths.
+# No markup: intervals and users' paths hold brackets that rich would take for it.
 out = Console(
     markup=False,
     highlight=False,
@@ -39,12 +42,26 @@ err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
 def say(line: str, console: Console = out) -> None:
-    """One line, which a terminal that is too narrow for it breaks between words."""
+    """Print one line. A terminal that is too narrow for it breaks it between words."""
     console.print(line, soft_wrap=not console.is_terminal)
 
 
+def say_error(text: str) -> None:
+    """Say in one line, on standard error, why a command ends."""
+    err.print("autotune:", text)
+
+
+def say_no_gpu(recorded_gpu: str) -> None:
+    """Say that a run replays the recording that comes with autotune, also where it is quiet."""
+    say(
+        f"No GPU here: replaying the recording of a {recorded_gpu} that comes "
+        "with autotune; what is exported is for that GPU.",
+        err if out.quiet else out,
+    )
+
+
 def say_interrupted(plan: StudyPlan, progress: RunProgress) -> None:
-    """What is kept of a run that Ctrl-C has ended, where, and what to do with it."""
+    """Say what is kept of a run that Ctrl-C has ended, and how to go on."""
     from autotune.store import shown
 
     done, count = len(progress.done), len(progress.trials)
@@ -59,8 +76,31 @@ def say_interrupted(plan: StudyPlan, progress: RunProgress) -> None:
         err.print(f"To write the files of what is done: {command}")
 
 
+def print_shapes(plan: StudyPlan, *, as_json: bool) -> None:
+    """Print the shapes of a plan, and below them about how long they take to tune.
+
+    Raises:
+        StudyFileError: The plan's shapes cannot be had.
+    """
+    from autotune.cli.tables import shape_rows, shapes_table, studies_text
+    from autotune.plan.effort import tuning_s
+
+    layers, runs = plan.layers, plan.runs
+    if as_json:
+        out.print_json(json.dumps(shape_rows(layers, runs)))
+        return
+    out.print(shapes_table(layers, runs))
+    out.print()
+    if plan.is_auto:
+        counts = ", ".join(map(str, dict.fromkeys(shape.num_tokens for shape in layers)))
+        out.print(f"Batch sizes (m): {counts}; rows between them are added after tuning.")
+    seconds = tuning_s(layers, plan.trials, between=len(plan.between))
+    for line in (*plan.notes, studies_text(len(layers), seconds, plan.trials)):
+        out.print(line)
+
+
 def print_status(overview: Overview, storage: str, *, as_json: bool) -> None:
-    """How far the studies of a database are."""
+    """Print how far the studies of a database are."""
     from autotune.cli.status import status_dict, status_view
     from autotune.store import shown
 
@@ -71,14 +111,14 @@ def print_status(overview: Overview, storage: str, *, as_json: bool) -> None:
 
 
 def watch_status(look: Callable[[], Overview], *, every_s: float = 2.0) -> None:
-    """Print the state of a database again and again, in place on a terminal, until Ctrl-C.
+    """Print the state of a database again and again, until Ctrl-C.
 
-    Where the output is no terminal only the lines above the table are printed, when something was
-    measured or a run begins or ends.
+    A terminal shows the latest state only. Elsewhere the lines above the table are printed when
+    something was measured, or when a run begins or ends.
 
     Args:
-        look: Looks at the database.
-        every_s: Seconds between two looks.
+        look: Reads the state from the database.
+        every_s: Seconds between two readings.
     """
     from rich.live import Live
 
@@ -100,19 +140,19 @@ def watch_status(look: Callable[[], Overview], *, every_s: float = 2.0) -> None:
 
 
 def say_recorded(shape: KernelShape, outcomes: Counter[str], number: int, count: int) -> None:
-    """One line a shape that was recorded."""
+    """Print a line for a shape that was recorded, with its place among all shapes."""
     ends = ", ".join(f"{number} {name}" for name, number in sorted(outcomes.items()))
     out.print(f"[{number}/{count}] {shape.op.value} {shape.label}: {ends}")
 
 
 def say_compared(done: int, count: int) -> None:
-    """On one line of a terminal; a file would have hundreds."""
+    """Count the searches on one line of a terminal. A file, which would get hundreds, has none."""
     if err.is_terminal:
         err.print(f"{done} of {count} searches", end="\n" if done == count else "\r")
 
 
 def say_benched(row: Benched, number: int, count: int) -> None:
-    """On standard error: standard output is the result's, which may be JSON."""
+    """Print a line for a shape that was timed; on standard error, as the result may be JSON."""
     from autotune.cli.tables import bench_cells, tokens_text
 
     default_us, tuned_us, ratio, verdict, _ = bench_cells(row)
@@ -121,7 +161,7 @@ def say_benched(row: Benched, number: int, count: int) -> None:
 
 
 def print_benched(rows: Sequence[Benched], *, as_json: bool) -> None:
-    """The table of what ``bench`` timed, and how many came out how."""
+    """Print what ``bench`` timed, and how many shapes are faster, the same or slower."""
     from autotune.cli.tables import bench_table, verdict_counts
 
     if as_json:
@@ -132,7 +172,7 @@ def print_benched(rows: Sequence[Benched], *, as_json: bool) -> None:
 
 
 def print_checked(report: Report, layers: Mapping[KernelShape, str], *, as_json: bool) -> None:
-    """What ``check`` found, shape by shape."""
+    """Print what ``check`` found, shape by shape."""
     from autotune.cli.tables import check_table
 
     if as_json:
@@ -145,7 +185,7 @@ def print_checked(report: Report, layers: Mapping[KernelShape, str], *, as_json:
 
 
 def print_findings(report: Report) -> None:
-    """What is wrong in a folder, said in any case, and how much of it."""
+    """Print what is wrong in a folder, and the counts. Findings are printed by quiet runs too."""
     from autotune.cli.tables import check_counts, finding_lines
 
     for line in finding_lines(report.findings):
@@ -153,8 +193,32 @@ def print_findings(report: Report) -> None:
     say(check_counts(report))
 
 
+def print_written(paths: Iterable[Path], folder: Path) -> None:
+    """Print which files were written, and how vLLM is told of them."""
+    for path in paths:
+        out.print(f"Wrote {path}")
+    out.print(f"Give them to vLLM with VLLM_TUNED_CONFIG_FOLDER={folder.resolve()}")
+
+
+def print_compared(comparison: Comparison, summaries: Sequence[Summary], *, as_json: bool) -> None:
+    """Print the result of a contest of samplers, a row for each."""
+    from autotune.cli.contest import LEGEND, comparison_table
+
+    if as_json:
+        out.print_json(json.dumps(comparison.as_dict(summaries)))
+    else:
+        out.print(comparison_table(summaries))
+        out.print(LEGEND)
+
+
 def print_tuned(tuned: Sequence[Tuned], plan: StudyPlan, refined: Sequence[str]) -> None:
-    """The table at the end of a run, and what is to be said below it."""
+    """Print the table at the end of a run, and the lines below it.
+
+    Args:
+        tuned: The results, a row each.
+        plan: Knows the names of the shapes' layers.
+        refined: Lines on the batch sizes between the tuned ones.
+    """
     from autotune.cli.tables import layer_lines, tuned_table
 
     out.print()

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from rich.table import Table
 
 if TYPE_CHECKING:
     from autotune.search.contest.curves import Summary
 
-from collections.abc import Sequence
-
-from rich.table import Table
-
-#: What the table's figures are, below it.
+#: Printed below the table: what its figures mean.
 LEGEND = (
     "after N: how much slower than the recorded best the best of N trials is, median and worst "
     "over shapes. to 5%: trials until it was at most 5% slower, median and mean over searches. "
-    "score: 0 as random search, 1 perfect. failed: searches in which a sampler broke down; the "
-    "default is then all that it has."
+    "score: 0 as random search, 1 perfect. failed: searches in which a sampler broke down: only "
+    "the default counts then."
 )
 
 
 def comparison_table(summaries: Sequence[Summary]) -> Table:
-    """One row a sampler: regrets (median, worst shape), trials to a nearness, score, cost."""
+    """One row a sampler: regret (median, worst shape), trials until near the best, score, cost."""
     table = Table(box=None)
     table.add_column("sampler")
     first = summaries[0]

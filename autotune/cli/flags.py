@@ -1,261 +1,65 @@
-"""What the command line's flags take: their types, checks and help texts."""
+"""The flags of the command line: their types and help texts."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from autotune.errors import InputError
+from autotune.cli import parsers
+from autotune.cli.parsers import Names, TokenCounts, WholeNumber
 from autotune.launch.op import LoraOp
+from autotune.launch.shape import KernelShape
 from autotune.plan.effort import EFFORTS
-from autotune.plan.file import AUTO, KERNELS, MODEL_TABLE, SAMPLERS, parse_duration
+from autotune.plan.file import KERNELS, MODEL_TABLE, SAMPLERS, TABLES
+from autotune.plan.study import StudyPlan
+from autotune.version import __version__
 
-
-class TokenCounts(tuple[int, ...]):
-    """Batch sizes; a type of its own, since typer takes a plain tuple for several arguments."""
-
-    __slots__ = ()
-
-
-def _tokens(text: str) -> TokenCounts | str:
-    if text == AUTO:
-        return AUTO
-    try:
-        return TokenCounts(int(part) for part in text.split(","))
-    except ValueError:
-        message = f"must be token counts such as 1,16,64, or auto: got {text!r}"
-        raise typer.BadParameter(message) from None
-
-
-def _seconds(text: str) -> int:
-    try:
-        return parse_duration(text)
-    except InputError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
-class WholeNumber(int):
-    """A number that ``_whole`` has checked; typer's own message leaves out what it was given."""
-
-    __slots__ = ()
-
-
-def _whole(smallest: int) -> Callable[[str], WholeNumber]:
-    def parse(text: str) -> WholeNumber:
-        if not text.isascii() or not text.isdigit() or int(text) < smallest:
-            message = f"must be a whole number of at least {smallest}: got {text!r}"
-            raise typer.BadParameter(message)
-        return WholeNumber(text)
-
-    return parse
-
-
-def _port(text: str) -> int:
-    if not str(text).isascii() or not str(text).isdigit() or int(text) > 65_535:
-        raise typer.BadParameter(f"must be a port, a whole number up to 65535: got {text!r}")
-    return int(text)
-
-
-def _choice(choices: Sequence[str]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise typer.BadParameter(f"must be one of {', '.join(choices)}: got {text!r}")
-        return text
-
-    return parse
-
-
-def _op(text: str) -> LoraOp:
-    names = [op.value for op in LoraOp]
-    if text not in names:
-        raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, names))}")
-    return LoraOp(text)
-
-
-Study = Annotated[
-    Path | None,
-    typer.Argument(metavar="[STUDY]", help="Study file (TOML); the quick-start study if none."),
-]
-CheckStudy = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="[STUDY]", help="Study file (TOML) whose shapes are looked up; may be left out."
-    ),
-]
-MaxLoras = Annotated[
-    WholeNumber | None, typer.Option(parser=_whole(1), metavar="N", help="As given to vLLM.")
-]
-Rank = Annotated[
-    WholeNumber | None,
-    typer.Option(parser=_whole(1), metavar="N", help="The server's --max-lora-rank."),
-]
-Tokens = Annotated[
-    TokenCounts | None,
-    typer.Option(
-        parser=_tokens,
-        metavar="1,16,64|auto",
-        help="Batch sizes, in tokens; auto for those that vLLM captures, thinned and refined.",
-    ),
-]
-RowsMax = Annotated[
-    WholeNumber | None,
-    typer.Option(
-        "--rows-max",
-        parser=_whole(1),
-        metavar="N",
-        help="With --tokens auto: merge rows down to N a layer, where it costs less than 1 %.",
-    ),
-]
-Op = Annotated[
-    list[LoraOp] | None,
-    typer.Option(
-        parser=_op,
-        metavar="OP",
-        help="Only this op, such as shrink; may be repeated.",
-    ),
-]
-Kernels = Annotated[
-    str | None,
-    typer.Option(parser=_choice(KERNELS), metavar="|".join(KERNELS), help="Whose kernels."),
-]
-Replay = Annotated[
-    list[Path] | None,
-    typer.Option(metavar="FILE", help="Answer from a recording, with no GPU; may be repeated."),
-]
-CheckReplay = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--replay", metavar="FILE", help="A recording: its GPU, and its shapes; may be repeated."
-    ),
-]
-CheckStorage = Annotated[
-    str | None,
-    typer.Option(
-        "--storage", metavar="URL", help="The studies' database: its GPU, and its shapes."
-    ),
-]
-Storage = Annotated[
-    str | None,
-    typer.Option(metavar="URL", help="SQLAlchemy URL; sqlite:///autotune.db if none."),
-]
-StudiesStorage = Annotated[str, typer.Option(metavar="URL", help="The studies' database.")]
-WarmStart = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL",
-        help="An older database of this GPU and these kernels, which the search learns from.",
-    ),
-]
-Output = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Folder for vLLM's files; tuned/ if none.")
-]
-Merge = Annotated[bool, typer.Option("--merge", help="Add to files that autotune did not write.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but what is wrong.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="One line a trial.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
-Seed = Annotated[
-    WholeNumber | None,
-    typer.Option(parser=_whole(0), metavar="N", help="The same seed makes the same choices."),
-]
-Trials = Annotated[
-    WholeNumber | None,
-    typer.Option(
-        parser=_whole(1), metavar="N", help="Distinct configurations for each shape, no fewer."
-    ),
-]
-EffortName = Annotated[
-    str | None,
-    typer.Option(
-        "--effort",
-        parser=_choice(tuple(EFFORTS)),
-        metavar="|".join(EFFORTS),
-        help="When a shape is left before its trials; normal if --trials is not given either.",
-    ),
-]
-TimeBudget = Annotated[
-    int | None, typer.Option(parser=_seconds, metavar="10m", help="Limit for the whole search.")
-]
-Sampler = Annotated[
-    str | None,
-    typer.Option(parser=_choice(SAMPLERS), metavar="|".join(SAMPLERS), help="How to search."),
-]
-Sample = Annotated[
-    WholeNumber | None,
-    typer.Option(parser=_whole(1), metavar="N", help="Only so many configurations of each shape."),
-]
-Record = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Write everything measured into a recording, too."),
-]
-Samplers = Annotated[
-    str | None,
-    typer.Option(
-        metavar="A,B",
-        help="Which to compare; also kernel-tuner:NAME and helion:lfbo, other tuners' searches.",
-    ),
-]
-Seeds = Annotated[
-    WholeNumber | None,
-    typer.Option(parser=_whole(1), metavar="N", help="Searches of each shape; 3 if not given."),
-]
-ComparedTrials = Annotated[
-    WholeNumber | None,
-    typer.Option(
-        "--trials", parser=_whole(1), metavar="N", help="Of each search; 200 if not given."
-    ),
-]
-Lookahead = Annotated[
-    WholeNumber | None,
-    typer.Option(
-        parser=_whole(1),
-        metavar="N",
-        help="Configurations asked for at once, as a compile pool does; 1 if not given.",
-    ),
-]
-Port = Annotated[
-    int,
-    typer.Option(parser=_port, metavar="P", help="Port to listen on; 0 for any that is free."),
-]
-Plot = Annotated[
-    Path | None,
-    typer.Option("-o", "--output", metavar="PLOT.html", help="Draw regret over trials."),
-]
-
-
-# ------------------------------------------------------------------ the flags of a model
-
-
-#: The fields of ``ModelFlags`` that are ``[model]``'s, and those that are ``[tokens]``'s.
-MODEL_FIELDS = tuple(MODEL_TABLE)
-LIMIT_FIELDS = ("max_num_batched_tokens", "max_num_seqs")
-
-
-class Names(tuple[str, ...]):
-    """Names of modules; a type of its own, as ``TokenCounts`` is."""
-
-    __slots__ = ()
-
-
-def _names(text: str) -> Names:
-    names = Names(filter(None, (part.strip() for part in text.split(","))))
-    if not names:
-        raise typer.BadParameter(f"must be names such as q_proj,v_proj: got {text!r}")
-    return names
+# ------------------------------------------------------------------ which shapes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFlags:
-    """What the flags of a model and its server say; None where one is not given.
+class ShapeFlags:
+    """The flags that choose the shapes; None where a flag is not given.
 
-    The fields are those of ``[model]``, the last two of ``[tokens]``.
+    A field is called as in ``[model]`` or ``[tokens]``, or else as ``StudyPlan.override`` calls it.
+    ``takes_shapes`` gives a command all of them.
     """
 
+    study: Annotated[
+        Path | None,
+        typer.Argument(metavar="[STUDY]", help="Study file (TOML); the quick-start study if none."),
+    ] = None
+    max_loras: Annotated[
+        WholeNumber | None,
+        typer.Option(parser=parsers.whole(1), metavar="N", help="The server's --max-loras."),
+    ] = None
+    rank: Annotated[
+        WholeNumber | None,
+        typer.Option(parser=parsers.whole(1), metavar="N", help="The server's --max-lora-rank."),
+    ] = None
+    tokens: Annotated[
+        TokenCounts | None,
+        typer.Option(
+            parser=parsers.tokens,
+            metavar="1,16,64|auto",
+            help="Batch sizes, in tokens; auto chooses among those that vLLM captures.",
+        ),
+    ] = None
+    ops: Annotated[
+        list[LoraOp] | None,
+        typer.Option(
+            "--op",
+            parser=parsers.op,
+            metavar="OP",
+            help="Only this op, such as shrink; may be repeated.",
+        ),
+    ] = None
     config: Annotated[
         str | None,
         typer.Option("--model", metavar="M", help="A config.json, its folder, or a hub id."),
@@ -263,7 +67,10 @@ class ModelFlags:
     tensor_parallel: Annotated[
         WholeNumber | None,
         typer.Option(
-            "--tp", parser=_whole(1), metavar="N", help="The server's --tensor-parallel-size."
+            "--tp",
+            parser=parsers.whole(1),
+            metavar="N",
+            help="The server's --tensor-parallel-size.",
         ),
     ] = None
     fully_sharded: Annotated[
@@ -282,8 +89,7 @@ class ModelFlags:
     target_modules: Annotated[
         Names | None,
         typer.Option(
-            "--target-modules",
-            parser=_names,
+            parser=parsers.names,
             metavar="q_proj,...",
             help="The server's --lora-target-modules; all layers that can have LoRA if none.",
         ),
@@ -291,7 +97,6 @@ class ModelFlags:
     adapter: Annotated[
         str | None,
         typer.Option(
-            "--adapter",
             metavar="A",
             help="An adapter_config.json, its folder or a hub id: only its layers, at its rank.",
         ),
@@ -299,32 +104,63 @@ class ModelFlags:
     max_num_batched_tokens: Annotated[
         WholeNumber | None,
         typer.Option(
-            "--max-num-batched-tokens",
-            parser=_whole(1),
+            parser=parsers.whole(1),
             metavar="N",
-            help="The server's, for --tokens auto; 8192 if none.",
+            help="The server's flag of this name, for --tokens auto; 8192 if none.",
         ),
     ] = None
     max_num_seqs: Annotated[
         WholeNumber | None,
         typer.Option(
-            "--max-num-seqs",
-            parser=_whole(1),
+            parser=parsers.whole(1),
             metavar="N",
-            help="The server's, for --tokens auto; 1024 if none.",
+            help="The server's flag of this name, for --tokens auto; 1024 if none.",
         ),
     ] = None
 
-    def given(self, names: Sequence[str]) -> Mapping[str, Any]:
-        """Those of some fields that were given."""
-        values = {name: getattr(self, name) for name in names}
+    @property
+    def given(self) -> dict[str, Any]:
+        """The values of the flags that were given."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
+    def plan(self, recorded: Sequence[KernelShape] | None = None) -> StudyPlan:
+        """The plan that the flags ask for.
 
-def takes_model(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the flags of ``ModelFlags``, in place of its parameter ``model``."""
-    names = [each.name for each in fields(ModelFlags)]
-    hints = get_type_hints(ModelFlags, include_extras=True)
+        Its shapes are those of the study file, else of the model, else of the recording, else of
+        the quick-start study.
+
+        Args:
+            recorded: The shapes of a recording. With ``--tokens auto`` no others are asked for.
+
+        Raises:
+            StudyFileError: The study file or a flag cannot be used.
+        """
+        given = self.given
+        given.pop("study", None)
+        model = {name: given.pop(name) for name in MODEL_TABLE if name in given}
+        limits = {name: given.pop(name) for name in TABLES["tokens"] if name in given}
+        plan = self._unflagged(recorded).with_model(model, limits)
+        if recorded is not None:
+            plan = plan.answered_by(recorded)
+        return plan.override(**given)
+
+    def _unflagged(self, recorded: Sequence[KernelShape] | None) -> StudyPlan:
+        if self.study is not None:
+            return StudyPlan.read(self.study)
+        if self.config is not None:
+            return StudyPlan.of_model(self.config)
+        return StudyPlan.quickstart() if recorded is None else StudyPlan.of_shapes(recorded)
+
+
+def takes_shapes(**instead: object) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags of ``ShapeFlags``, in place of its parameter ``flags``.
+
+    Args:
+        instead: The types of flags that need another help text in this command.
+    """
+    hints = get_type_hints(ShapeFlags, include_extras=True) | instead
+    names = [each.name for each in fields(ShapeFlags)]
     flags = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints[name]
@@ -332,15 +168,211 @@ def takes_model(command: Callable[..., None]) -> Callable[..., None]:
         for name in names
     ]
 
-    @functools.wraps(command)
-    def with_model(**given: Any) -> None:  # noqa: ANN401 - whatever the command takes
-        model = ModelFlags(**{name: given.pop(name) for name in names})
-        command(**given, model=model)
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def with_flags(**given: Any) -> None:  # noqa: ANN401 - whatever the command takes
+            own = {name: given.pop(name) for name in names}
+            command(**given, flags=ShapeFlags(**own))
 
-    signature = inspect.signature(command, eval_str=True)
-    parameters = []
-    for parameter in signature.parameters.values():
-        parameters += flags if parameter.name == "model" else [parameter]
-    with_model.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    with_model.__annotations__ = {each.name: each.annotation for each in parameters}
-    return with_model
+        signature = inspect.signature(command, eval_str=True)
+        parameters = []
+        for parameter in signature.parameters.values():
+            parameters += flags if parameter.name == "flags" else [parameter]
+        # Typer reads both.
+        with_flags.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=parameters
+        )
+        with_flags.__annotations__ = {each.name: each.annotation for each in parameters}
+        return with_flags
+
+    return decorate
+
+
+CheckStudy = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[STUDY]", help="Study file (TOML) whose shapes are looked up; may be left out."
+    ),
+]
+Replay = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Answer from a recording, with no GPU; may be repeated."),
+]
+CheckReplay = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE", help="Look up the shapes of a recording for its GPU; may be repeated."
+    ),
+]
+CheckStorage = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Look up the shapes of a database for their GPU."),
+]
+
+# ------------------------------------------------------------------ what is measured, and how
+
+Kernels = Annotated[
+    str | None,
+    typer.Option(
+        parser=parsers.choice(KERNELS),
+        metavar="|".join(KERNELS),
+        help="Whose kernels to launch; auto is vllm where it can be used, else builtin.",
+    ),
+]
+Trials = Annotated[
+    WholeNumber | None,
+    typer.Option(
+        parser=parsers.whole(1),
+        metavar="N",
+        help="Distinct configurations to measure for each shape; with --effort, at most.",
+    ),
+]
+EffortName = Annotated[
+    str | None,
+    typer.Option(
+        "--effort",
+        parser=parsers.choice(tuple(EFFORTS)),
+        metavar="|".join(EFFORTS),
+        help="How soon a shape that gains no more is left; normal if --trials is not given either.",
+    ),
+]
+TimeBudget = Annotated[
+    int | None,
+    typer.Option(parser=parsers.seconds, metavar="10m", help="Limit for the whole search."),
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        parser=parsers.choice(SAMPLERS), metavar="|".join(SAMPLERS), help="How to search."
+    ),
+]
+WarmStart = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="An older database of this GPU and these kernels, which the search learns from.",
+    ),
+]
+RowsMax = Annotated[
+    WholeNumber | None,
+    typer.Option(
+        parser=parsers.whole(1),
+        metavar="N",
+        help="With --tokens auto: merge rows down to N a layer, where it costs less than 1 %.",
+    ),
+]
+Seed = Annotated[
+    WholeNumber | None,
+    typer.Option(
+        parser=parsers.whole(0), metavar="N", help="The same seed makes the same choices."
+    ),
+]
+Sample = Annotated[
+    WholeNumber | None,
+    typer.Option(
+        parser=parsers.whole(1),
+        metavar="N",
+        help="Measure only N configurations of each shape, drawn at random.",
+    ),
+]
+
+# ------------------------------------------------------------------ where results are and go
+
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="The database, as a SQLAlchemy URL; sqlite:///autotune.db if none.",
+    ),
+]
+StudiesStorage = Annotated[str, typer.Option(metavar="URL", help="The studies' database.")]
+ReportStorage = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The studies' database; sqlite:///autotune.db if none."),
+]
+ReportReplay = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="A recording, in place of a database; may be repeated."),
+]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder with vLLM's files.")]
+Output = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Folder for vLLM's files; tuned/ if none.")
+]
+ExportOutput = Annotated[str, typer.Option(metavar="DIR", help="Folder for vLLM's files.")]
+Merge = Annotated[bool, typer.Option("--merge", help="Add to files that autotune did not write.")]
+Record = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write everything measured into a recording, too."),
+]
+RecordOutput = Annotated[
+    Path, typer.Option("-o", "--output", metavar="FILE", help="The recording.")
+]
+ReportOutput = Annotated[
+    Path, typer.Option("-o", "--output", metavar="FILE", help="The page; report.html if none.")
+]
+
+# ------------------------------------------------------------------ what is printed
+
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only what is wrong.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print one line a trial.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+WatchStatus = Annotated[
+    bool, typer.Option("--watch", help="Print it again and again, until Ctrl-C.")
+]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"autotune {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_print_version, is_eager=True, help="Print the version, and exit."
+    ),
+]
+
+# ------------------------------------------------------------------ the dashboard, and contests
+
+Host = Annotated[
+    str, typer.Option(metavar="H", help="Address to listen on; whoever reaches it may edit.")
+]
+Port = Annotated[
+    int,
+    typer.Option(
+        parser=parsers.port, metavar="P", help="Port to listen on; 0 for any that is free."
+    ),
+]
+Samplers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B",
+        help="Which to compare; also kernel-tuner:NAME and helion:lfbo, other tuners' searches.",
+    ),
+]
+ComparedTrials = Annotated[
+    WholeNumber | None,
+    typer.Option(
+        parser=parsers.whole(1), metavar="N", help="Trials of each search; 200 if not given."
+    ),
+]
+Seeds = Annotated[
+    WholeNumber | None,
+    typer.Option(
+        parser=parsers.whole(1), metavar="N", help="Searches of each shape; 3 if not given."
+    ),
+]
+Lookahead = Annotated[
+    WholeNumber | None,
+    typer.Option(
+        parser=parsers.whole(1),
+        metavar="N",
+        help="Configurations asked for at once, as a compile pool does; 1 if not given.",
+    ),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="PLOT.html", help="Draw regret over trials."),
+]

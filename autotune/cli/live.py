@@ -1,10 +1,11 @@
-"""A run as it is watched: a line for every shape, and on a terminal what is done now below them."""
+"""What a run shows: a line for every shape, and on a terminal below them what it is doing."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
@@ -13,46 +14,80 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from autotune.cli.console import out, say
+from autotune.cli.exits import resumable
 from autotune.cli.progress import RunProgress, trial_text
 from autotune.cli.tables import selection_cells
 from autotune.launch.shape import KernelShape
-from autotune.measure import RunnerStatus
+from autotune.measure import Runner, RunnerStatus
+from autotune.plan.study import StudyPlan
 from autotune.report.words import duration_text
 from autotune.search.events import Event, ShapeDone, Tried
+from autotune.search.run import Done, run_job
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: How often the display is drawn again. Drawing takes 0.4 ms: less than 1 % of the time.
+#: How often the display is drawn in a second. Drawing takes 0.4 ms: less than 1 % of the time.
 _PER_S = 4
 
-#: Between two looks at the runner, seconds: the driver is asked for clocks, and never often.
+#: Seconds between two questions to the runner. It asks the driver, which must not be asked often.
 _LOOK_EVERY_S = 2.0
 
-#: On a narrower terminal the figures of a shape go before its name, of which the end may be cut.
+#: On a terminal of fewer columns the end of a line may be cut: a shape's figures come first there,
+#: and its name last.
 _WIDE = 130
 
-#: Trials that are shown of a shape.
+#: How many of a shape's latest trials are shown.
 _SHOWN = 4
 
 
 class Verbosity(Enum):
     """How much a run says."""
 
-    QUIET = "quiet"  # what is wrong
+    QUIET = "quiet"  # only what is wrong
     NORMAL = "normal"  # a line a shape
     VERBOSE = "verbose"  # a line a trial
 
     @classmethod
     def of(cls, quiet: bool, verbose: bool) -> Verbosity:
-        """What two flags ask for."""
+        """The verbosity that ``--quiet`` and ``--verbose`` ask for."""
         return cls.QUIET if quiet else cls.VERBOSE if verbose else cls.NORMAL
 
 
-class RunDisplay:
-    """Says what a run does.
+def run_watched(
+    plan: StudyPlan,
+    runner: Runner,
+    verbosity: Verbosity,
+    *,
+    record: Path | None,
+    rows_max: int | None,
+) -> Done:
+    """Do the whole job of ``autotune run`` up to its export, with its display.
 
-    A context manager: on leaving it the lines stay, and what was drawn below them goes.
+    Args:
+        plan: What to tune.
+        runner: Measures.
+        verbosity: How much is said.
+        record: A recording to write of everything measured.
+        rows_max: The most rows of a layer; None for any number.
+
+    Raises:
+        AutotuneError: Something cannot be used as it is; what was measured is kept.
+        typer.Exit: Ctrl-C ended it, and that was said.
+    """
+    progress = RunProgress(time_budget_s=plan.time_budget_s)
+    with (
+        resumable(plan, progress),
+        RunDisplay(out, progress, status=lambda: runner.status, verbosity=verbosity) as display,
+    ):
+        return run_job(plan, runner, display.watch, say=say, record=record, rows_max=rows_max)
+
+
+class RunDisplay:
+    """Shows what a run does.
+
+    A context manager: when it ends, the printed lines stay, and what is drawn below is erased.
     """
 
     def __init__(
@@ -63,12 +98,12 @@ class RunDisplay:
         status: Callable[[], RunnerStatus | None],
         verbosity: Verbosity = Verbosity.NORMAL,
     ) -> None:
-        """Nothing is printed yet.
+        """Print nothing yet.
 
         Args:
-            console: Where to; drawn on only where it is a terminal that can move its cursor.
-            progress: Kept up to date here.
-            status: Of the runner; asked from a thread of the display's own.
+            console: Where to print. Only a terminal that can move its cursor is drawn on.
+            progress: The state of the run, which ``watch`` keeps up to date.
+            status: Returns the runner's status; called from the display's own thread.
             verbosity: How much is said.
         """
         self._console, self._progress, self._verbosity = console, progress, verbosity
@@ -98,14 +133,14 @@ class RunDisplay:
             self._live.stop()
 
     def watch(self, event: Event) -> None:
-        """Take in what has happened, and say what is to be said of it."""
+        """Bring the state up to date, and print the line of a finished shape or of a trial."""
         self._progress.watch(event)
         if isinstance(event, ShapeDone) and self._verbosity is not Verbosity.QUIET:
             self._say(shape_line(event, wide=self._is_wide))
             self._flush()
         elif isinstance(event, Tried) and self._verbosity is Verbosity.VERBOSE:
             self._say(trial_line(event))
-            # Every line draws all below it again.
+            # Each print draws the display again, so lines are printed a few at a time.
             if self._live is None or time.monotonic() - self._flushed_s > 1 / _PER_S:
                 self._flush()
 
@@ -133,11 +168,11 @@ class RunDisplay:
 
 
 def shape_line(event: ShapeDone, *, wide: bool = True) -> str:
-    """What came of a shape.
+    """The line of a finished shape: its latencies, its ratio and its trials.
 
     Args:
-        event: Says that it is done.
-        wide: Whether there is room for all of it.
+        event: The shape and its result.
+        wide: Whether there is room for the whole line.
     """
     tuned, number = event.tuned, f"[{event.number}/{event.count}]"
     name = f"{tuned.shape.op.value} {tuned.shape.label}"
@@ -153,7 +188,7 @@ def shape_line(event: ShapeDone, *, wide: bool = True) -> str:
 
 
 def trial_line(event: Tried) -> str:
-    """What came of a trial: its number, how it ended, and its configuration."""
+    """The line of a trial: its number, how it ended, and its configuration."""
     values = " ".join(
         f"{name}={value}" for name, value in event.measurement.config.as_dict().items()
     )
@@ -167,8 +202,8 @@ def drawn(progress: RunProgress, status: RunnerStatus | None) -> RenderableType:
     """The state of a run in a few lines, each cut where the terminal ends.
 
     Args:
-        progress: Of the run.
-        status: Of its runner; None where there is nothing to say of it.
+        progress: The state of the run.
+        status: The runner's; None of a replay, which has none.
     """
     lines = [_shape_text(progress)]
     if progress.shape is not None:
@@ -180,7 +215,7 @@ def drawn(progress: RunProgress, status: RunnerStatus | None) -> RenderableType:
 
 
 def _head(progress: RunProgress) -> Table:
-    """Shapes done and to go, as a bar, and the time."""
+    """The first line: how many shapes are done, also as a bar, and the time."""
     left_s = progress.left_s
     time_text = duration_text(progress.elapsed_s)
     if left_s is not None:

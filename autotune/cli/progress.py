@@ -11,10 +11,10 @@ from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, Outcome
 from autotune.search.events import Choosing, Event, Looked, Opened, Planned, ShapeDone, Tried
 
-#: Trials that are kept to be looked at.
+#: How many of a shape's latest trials are kept.
 _LAST = 8
 
-#: New trials from which the time for others is told.
+#: After so many new trials the time that is left can be estimated.
 _ENOUGH = 10
 
 
@@ -22,18 +22,18 @@ class RunProgress:
     """The state of a run.
 
     Attributes:
-        lock: To be held by another thread that reads it.
+        lock: Another thread must hold it while it reads the state.
         trials: Per planned shape how many configurations are measured at most.
-        done: Per finished shape how many were measured.
-        shape: What is searched now; None where nothing is.
-        tried: How many of its configurations are measured.
-        most: How many will be, at most.
-        best_us: The fastest of them, microseconds; None where none works.
-        default_us: vLLM's default; None where it is not measured, or does not run.
-        last: The last trials of the shape, the latest last.
-        finalists: How many are timed side by side now; 0 while the shape is searched.
-        measured: Configurations that this run has measured, of all shapes.
-        looked: Batch sizes between the tuned ones at which something was timed.
+        done: Per finished shape how many configurations were measured.
+        shape: The shape that is searched now; None where none is.
+        tried: How many configurations of that shape are measured.
+        most: How many of them will be measured at most.
+        best_us: Its fastest configuration, microseconds; None while none works.
+        default_us: vLLM's default, microseconds; None where it is not measured, or does not run.
+        last: The shape's latest trials, in the order in which they were made.
+        finalists: How many finalists are timed side by side now; 0 while the shape is searched.
+        measured: How many configurations of all shapes this run has measured.
+        looked: At how many batch sizes between the tuned ones something was timed.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class RunProgress:
         """Start the clock.
 
         Args:
-            time_budget_s: Of the run, seconds; None for none.
-            clock: Seconds.
+            time_budget_s: The run's time budget, seconds; None for none.
+            clock: Returns the time, seconds.
         """
         self.lock = threading.Lock()
         self._time_budget_s, self._clock = time_budget_s, clock
         self._started_s = clock()
-        #: Seconds that went into shapes of which something was measured, and since when the
-        #: present one is searched.
+        #: Seconds spent on finished shapes of which this run measured something, and the time at
+        #: which the present shape was opened.
         self._searching_s, self._opened_s = 0.0, self._started_s
         self._new_here = 0
         self.trials: Mapping[KernelShape, int] = {}
@@ -61,13 +61,13 @@ class RunProgress:
         self.last: deque[Measurement] = deque(maxlen=_LAST)
 
     def watch(self, event: Event) -> None:
-        """Take in what has happened."""
+        """Bring the state up to date with an event."""
         with self.lock:
             self._take(event)
 
     @property
     def elapsed_s(self) -> float:
-        """Since the run began, seconds."""
+        """Seconds since the run began."""
         return self._clock() - self._started_s
 
     @property
@@ -80,14 +80,15 @@ class RunProgress:
 
     @property
     def is_going_on(self) -> bool:
-        """Whether every shape is done, and those that still gain get more."""
+        """Whether every shape is done, and shapes that still gain get more trials."""
         return bool(self.trials) and len(self.done) == len(self.trials)
 
     @property
     def left_s(self) -> float | None:
-        """About how long the run takes yet, seconds; None where that cannot be told.
+        """About how many seconds the run still takes; None where that cannot be told.
 
-        Trials take as long as they did, and as large a part of what is allowed is needed as was.
+        It is assumed that a trial takes as long as those so far, and that a shape needs the same
+        share of its allowed trials as the finished shapes.
         """
         budget_s = self._time_budget_s
         left_s = None if budget_s is None else max(0.0, budget_s - self.elapsed_s)

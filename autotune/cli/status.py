@@ -1,4 +1,4 @@
-"""How far a database's studies are, for people and for machines."""
+"""How far a database's studies are, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from autotune.cli.tables import plain_table
+from autotune.cli.tables import plain_table, us_text
 from autotune.launch.moe_layer import names_of
 from autotune.launch.sizes import sizes_text
 from autotune.report.words import duration_text
 from autotune.store import Overview, RunState, StudyState
 
-#: Lines of a terminal that are not rows of the table: what is above it, its header, and what is
-#: left out of it.
+#: Lines beside the rows of the table and the runs: the studies, the ratios, an empty line, the
+#: table's title and header, and the number of studies left out.
 _OTHER_LINES = 6
 
-#: Columns of words, which are cut where there is no room; numbers never are.
+#: The first columns hold words, which are cut where there is no room. Numbers are never cut.
 _WORDS = 3
 
-#: What is shown first where there is not room for everything.
+#: Where there is not room for all studies, those in the states with low numbers are shown.
 _URGENCY = {"running": 0, "done": 1, "to do": 2}
 
 
 def status_lines(overview: Overview) -> list[str]:
-    """What runs, how much is done, and what that has gained."""
+    """The latest runs, how many studies are done, and how much faster they are."""
     lines = [_run_text(run, overview.now) for run in overview.runs]
     counts = ", ".join(f"{overview.count(state)} {state}" for state in _URGENCY)
     text = f"{len(overview.studies)} studies: {counts}; {overview.trials} trials"
@@ -48,9 +48,9 @@ def status_view(overview: Overview, *, lines_max: int | None = None) -> Renderab
     """``status_lines``, and below them a row for every study.
 
     Args:
-        overview: Of the database.
-        lines_max: How many lines there is room for; studies that do not fit are left out, those to
-            do first. None for any number.
+        overview: The state of the database.
+        lines_max: The most lines to fill; None for any number. Where studies must be left out,
+            those still to do go first.
     """
     shown = list(overview.studies)
     rest: list[str] = []
@@ -65,7 +65,7 @@ def status_view(overview: Overview, *, lines_max: int | None = None) -> Renderab
 
 
 def status_dict(overview: Overview, storage: str) -> dict[str, Any]:
-    """The same as JSON-ready values; times are UTC."""
+    """The state of a database as JSON-ready values; times are UTC."""
     return {
         "storage": storage,
         "now": _iso(overview.now),
@@ -83,13 +83,13 @@ def _run_text(run: RunState, now: datetime) -> str:
         elapsed = duration_text((now - run.started_at).total_seconds())
         return f"A run is under way for {elapsed} ({where})"
     if run.ended_at is None:
-        return f"The last run is gone, without a word since {_ago(run.seen_at, now)} ({where})"
+        return f"The last run is gone; it was last seen {_ago(run.seen_at, now)} ({where})"
     endings = {"done": "is done", "interrupted": "was interrupted", "failed": "failed"}
     return f"The last run {endings.get(run.state, run.state)}, {_ago(run.ended_at, now)} ({where})"
 
 
 def _most_urgent(studies: Sequence[StudyState], count: int) -> list[StudyState]:
-    """What runs, then what was done last, then what is next; in the order that they had."""
+    """The running studies, then the last done, then the next to do; kept in the order given."""
 
     def urgency(study: StudyState) -> tuple[int, float]:
         latest = 0.0 if study.last_at is None else -study.last_at.timestamp()
@@ -108,7 +108,7 @@ def _by_environment(studies: Sequence[StudyState]) -> dict[tuple[str, str], list
 
 
 def _table(studies: Sequence[StudyState]) -> RenderableType:
-    """One row a study of one environment."""
+    """The studies of one environment, a row each."""
     environment = studies[0].environment
     table = plain_table(
         ("op", "layer", "sizes"), ("tokens", "state", "trials", "default µs", "best µs", "ratio")
@@ -131,15 +131,11 @@ def _table(studies: Sequence[StudyState]) -> RenderableType:
             str(shape.num_tokens),
             study.state,
             trials,
-            _us(study.default_us),
-            _us(study.best_us),
+            us_text(study.default_us, missing="-"),
+            us_text(study.best_us, missing="-"),
             ratio,
         )
     return table
-
-
-def _us(latency_us: float | None) -> str:
-    return "-" if latency_us is None else f"{latency_us:.2f}"
 
 
 def _ago(then: datetime, now: datetime) -> str:

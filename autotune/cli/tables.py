@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -19,34 +19,32 @@ if TYPE_CHECKING:
     from autotune.export.bench import Benched
     from autotune.export.check import Finding, LookedUp, Report
 
-#: Findings of one kind in one file that are printed; a file may have thousands of entries.
+#: How many findings of one kind in one file are printed; a file may have thousands of entries.
 _MOST_ALIKE = 5
 
-#: Batch sizes that a table lists one by one.
+#: Up to so many batch sizes are listed one by one.
 _MOST_COUNTS = 6
 
 
 def selection_cells(selection: Selection) -> tuple[str, str, str]:
     """The default's µs, the tuned µs, and the ratio with its interval, as text."""
-    default_us = selection.default_latency_us
-    if selection.ratio is None or default_us is None:
-        return "does not run", f"{selection.latency_us:.2f}", "-"
-    ratio = selection.ratio
-    if selection.is_default:
-        return f"{default_us:.2f}", f"{selection.latency_us:.2f}", "1.00x (default)"
-    return f"{default_us:.2f}", f"{selection.latency_us:.2f}", _ratio_text(ratio)
+    tuned_us = us_text(selection.latency_us)
+    if selection.ratio is None:
+        return us_text(None), tuned_us, _ratio_text(None)
+    ratio = "1.00x (default)" if selection.is_default else _ratio_text(selection.ratio)
+    return us_text(selection.default_latency_us), tuned_us, ratio
 
 
 def bench_cells(row: Benched) -> tuple[str, str, str, str, str]:
     """The default's µs, the tuned µs, the ratio, the verdict and the shares of the roofline."""
-    ratio = "-" if row.ratio is None else _ratio_text(row.ratio)
     verdict = row.verdict + (" (throttled)" if row.is_throttled else "")
     shares = f"{_percent(row.default_share)} -> {_percent(row.tuned_share)}"
-    return _us_text(row.default_us), _us_text(row.tuned_us), ratio, verdict, shares
+    ratio = _ratio_text(row.ratio)
+    return us_text(row.default_us), us_text(row.tuned_us), ratio, verdict, shares
 
 
 def verdict_counts(rows: Iterable[Benched]) -> str:
-    """How many shapes came out how, such as ``27 faster, 1 same, 0 slower``."""
+    """How many shapes have which verdict, such as ``27 faster, 1 same, 0 slower``."""
     counts = Counter({"faster": 0, "same": 0, "slower": 0})
     counts.update(row.verdict for row in rows)
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
@@ -87,7 +85,7 @@ def layer_lines(selections: Iterable[Selection | None]) -> list[str]:
     lines = {}
     for one in selections:
         if one is not None and one.layer is not None:
-            ratio = "-" if one.layer.ratio is None else _ratio_text(one.layer.ratio)
+            ratio = _ratio_text(one.layer.ratio)
             layer = MoeLayer.of(one.shape)
             ops = "four ops" if len(one.layer.ops) == len(MOE_OPS) else names_of(one.layer.ops)
             lines[layer] = (
@@ -100,7 +98,7 @@ def bench_table(rows: Iterable[Benched]) -> Table:
     """One row a shape: the default against the folder's entry.
 
     Args:
-        rows: What came of each shape.
+        rows: The timings of each shape.
     """
     table = plain_table(
         ("op", "layer", "sizes"),
@@ -113,9 +111,9 @@ def bench_table(rows: Iterable[Benched]) -> Table:
 
 
 def tokens_text(row: Benched) -> str:
-    """The token count and, if vLLM takes another key than the shape's own, which, as ``4 (as 1)``.
+    """The token count and the key that vLLM takes for it, such as ``4 (as 1)``.
 
-    A count between the plan's always says so.
+    The shape's own key is not named, unless the count lies between the plan's.
     """
     count, taken = row.shape.num_tokens, row.path
     if taken._replace(m=count) != row.shape.lookup_key:
@@ -149,6 +147,23 @@ def shapes_table(layers: Mapping[KernelShape, str], runs: Mapping[KernelShape, i
     return table
 
 
+def shape_rows(
+    layers: Mapping[KernelShape, str], runs: Mapping[KernelShape, int]
+) -> list[dict[str, Any]]:
+    """The rows of ``shapes --json``: the fields of each shape, its layers, file and key.
+
+    Args:
+        layers: Per shape the names of its layers.
+        runs: How often a forward pass launches each shape; 0 where that is not known.
+    """
+    return [
+        shape.as_dict()
+        | {"layer": layer, "runs": runs[shape] or None}
+        | {"file": shape.file_name("{gpu}"), "key": shape.lookup_key}
+        for shape, layer in layers.items()
+    ]
+
+
 def _counts_text(counts: Sequence[int]) -> str:
     """Batch sizes, shortened where they are many, such as ``1, 2 ... 8192 (14)``."""
     if len(counts) <= _MOST_COUNTS:
@@ -171,7 +186,7 @@ def _slice_sizes_text(shape: KernelShape) -> str:
 
 
 def studies_text(count: int, seconds: float, trials: int) -> str:
-    """How many studies it will be, and how long they take."""
+    """How many studies there are, and about how long they take."""
     minutes = max(1, round(seconds / 60))
     time = f"{minutes} min" if minutes < 90 else f"{seconds / 3600:.1f} h"
     return (
@@ -184,7 +199,7 @@ def check_table(lookups: Iterable[LookedUp], layers: Mapping[KernelShape, str]) 
     """One row a shape: what vLLM asks its file for, and what it finds.
 
     Args:
-        lookups: What came of each look-up.
+        lookups: What each look-up found.
         layers: Per shape the names of its layers.
     """
     table = plain_table(("op", "layer", "sizes"), ("tokens",))
@@ -206,7 +221,7 @@ def _found_text(lookup: LookedUp) -> str:
 
 
 def finding_lines(findings: Iterable[Finding]) -> list[str]:
-    """One line a finding; of many of one kind in one file, the first few and how many follow."""
+    """One line a finding; of many alike in one file the first few, and how many more there are."""
     alike: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
         group = (finding.severity, finding.kind, finding.file)
@@ -221,7 +236,7 @@ def finding_lines(findings: Iterable[Finding]) -> list[str]:
 
 
 def check_counts(report: Report) -> str:
-    """How many shapes were found how, and how much is wrong, in one line."""
+    """One line: how many look-ups ended in which way, and how many findings there are."""
     counts = Counter({"exact": 0, "nearest": 0, "default": 0, "stops": 0})
     counts.update(lookup.outcome for lookup in report.lookups)
     told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
@@ -235,12 +250,14 @@ def _counted(count: int, noun: str, nouns: str = "") -> str:
     return f"{count} {noun if count == 1 else nouns or noun + 's'}"
 
 
-def _ratio_text(ratio: Ratio) -> str:
-    return f"{ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
+def _ratio_text(ratio: Ratio | None) -> str:
+    """A ratio and its interval, such as ``1.84x [1.80, 1.88]``."""
+    return "-" if ratio is None else f"{ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
 
 
-def _us_text(latency_us: float | None) -> str:
-    return "does not run" if latency_us is None else f"{latency_us:.2f}"
+def us_text(latency_us: float | None, *, missing: str = "does not run") -> str:
+    """A latency in microseconds with two decimals, or what stands for a missing one."""
+    return missing if latency_us is None else f"{latency_us:.2f}"
 
 
 def _percent(share: float | None) -> str:

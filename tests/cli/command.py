@@ -36,7 +36,7 @@ class Ended:
     err: str
 
     def has_failed_in_one_line(self, code: int = 1) -> str:
-        """The line that says why, and nothing else does."""
+        """Assert that one line says why the command failed; return it."""
         assert self.code == code, (self.out, self.err)
         lines = self.err.splitlines()
         assert len(lines) == 1, self.err
@@ -44,7 +44,7 @@ class Ended:
         return lines[0]
 
     def has_refused_its_usage(self) -> str:
-        """What is wrong with the flags."""
+        """Assert that the flags were refused; return what was said."""
         assert self.code == 2, (self.out, self.err)
         assert "Usage:" in self.err
         assert "Traceback" not in self.err
@@ -105,7 +105,7 @@ class Command:
         )
         os.close(theirs)
         text = b""
-        with contextlib.suppress(OSError):  # Linux's word for the end
+        with contextlib.suppress(OSError):  # how Linux says that the other side is closed
             while some := os.read(ours, 65_536):
                 text += some
         os.close(ours)
@@ -117,5 +117,5 @@ class Command:
 
 
 def _take_notice_of_ctrl_c() -> None:
-    """A shell starts what runs in its background without: those tests may be among it."""
+    """A shell ignores SIGINT for what it starts in the background, which these tests may be."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -94,7 +94,7 @@ WHOLE = r"must be a whole number of at least [01]: got"
         ("--seed", "-1", WHOLE),
     ],
 )
-def test_a_flag_that_cannot_be_is_a_usage_error(autotune, flag, value, message):
+def test_a_flag_with_a_bad_value_is_a_usage_error(autotune, flag, value, message):
     said = autotune("run", flag, value).has_refused_its_usage()
     assert flag in said
     assert re.search(message, said)
@@ -192,12 +192,12 @@ def test_a_database_of_another_program_is_refused_and_stays_as_it_is(autotune, r
     assert [path.name for path in autotune.folder.iterdir()] == ["places.sqlite"]
 
 
-def test_a_storage_url_that_is_none_is_refused_with_an_example(autotune, recording):
+def test_a_storage_that_is_no_url_is_refused_with_an_example(autotune, recording):
     ended = autotune("run", "--replay", recording, "--storage", "autotune.db")
     assert "give one like sqlite:///autotune.db" in ended.has_failed_in_one_line()
 
 
-def test_figures_of_another_environment_are_not_mixed_in(autotune, recording, tmp_path):
+def test_measurements_of_another_environment_are_refused(autotune, recording, tmp_path):
     autotune("run", "--replay", recording, "--trials", 3)
     newer = write_recording(tmp_path / "newer.jsonl.gz", driver="590")
     line = autotune("run", "--replay", newer, "--trials", 3).has_failed_in_one_line()
@@ -217,7 +217,7 @@ def test_exporting_from_a_database_without_selections_says_how_to_make_some(auto
 
 
 def limit_files(size: int):
-    """Called in a new process: a file that grows beyond that many bytes meets a full disk."""
+    """Called in a new process, it makes writing beyond so many bytes fail as on a full disk."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
@@ -239,7 +239,7 @@ def test_a_full_disk_while_measuring_keeps_what_was_measured(autotune, recording
 
 
 def vllms_own(entries: int) -> str:
-    """A tuned file that somebody else made, with so many entries."""
+    """The text of a tuned file with so many entries, which autotune did not write."""
     leaf = {"block_m": 32, "block_n": 16, "block_k": 256, "split_k": 8, "num_warps": 4}
     leaf |= {"num_ctas": 1, "group_size_m": 8, "num_stages": 2}
     by_tokens = {str(tokens): {"8192": {"16": leaf}} for tokens in range(1, entries + 1)}

@@ -34,7 +34,7 @@ def exported(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tuned(autotune, exported) -> Path:
-    """A copy of them to damage, where the command runs."""
+    """A copy of the exported files, where the command runs, to be damaged."""
     folder: Path = autotune.folder / "tuned"
     shutil.copytree(exported / "tuned", folder)
     return folder
@@ -42,7 +42,7 @@ def tuned(autotune, exported) -> Path:
 
 @pytest.fixture
 def change(tuned) -> Callable[..., None]:
-    """Edits a tuned file: gives its table to the function, and writes what that leaves."""
+    """Edits a tuned file: the function changes its table, which is then written."""
 
     def edit(how: Callable[[Any], object], name: str = SHRINK) -> None:
         table = json.loads((tuned / name).read_text())
@@ -114,6 +114,7 @@ def test_the_shapes_may_come_from_a_study_file_or_from_flags(autotune, tuned):
     )
     assert "1 shape looked up: " in autotune("check", tuned, "study.toml").out
     assert "28 shapes looked up: " in autotune("check", tuned, "--rank", 16).out
+    assert "28 shapes looked up: " in autotune("check", tuned, "--max-num-seqs", 64).out
 
 
 def test_the_shapes_may_come_from_the_database(autotune, exported, tuned):

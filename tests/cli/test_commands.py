@@ -11,6 +11,7 @@ import torch
 import typer
 
 from autotune import cli
+from autotune.version import __version__
 from tests.recordings import BEST
 
 FILES = [
@@ -162,7 +163,14 @@ def test_the_command_alone_shows_its_help(autotune):
     assert ended.code == 2
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["shapes", "--json"]])
+def test_the_version_is_told_with_the_tools_name(autotune):
+    ended = autotune("--version")
+    assert (ended.code, ended.out, ended.err) == (0, f"autotune {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["run", "--help"], ["shapes", "--json"]]
+)
 def test_nothing_heavy_is_imported_before_it_is_needed(arguments):
     program = (
         "import sys\n"

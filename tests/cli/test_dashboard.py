@@ -40,7 +40,7 @@ class Served:
     process: subprocess.Popen[str]
 
     def ask(self, path: str) -> Any:
-        """What its API answers."""
+        """The answer of its API."""
         with urllib.request.urlopen(self.url.replace("/dashboard", path), timeout=60) as answer:  # noqa: S310 - our own server
             return json.load(answer)
 
@@ -155,7 +155,7 @@ def test_an_address_that_is_not_of_this_machine_is_named(old, host, message):
 
 
 @pytest.mark.parametrize("port", ["http", "-1", "65536"])
-def test_a_port_that_is_none_is_a_usage_error(autotune, port):
+def test_a_port_that_is_no_number_up_to_65535_is_a_usage_error(autotune, port):
     said = autotune("dashboard", "--port", port).has_refused_its_usage()
     assert f"must be a port, a whole number up to 65535: got '{port}'" in said
 

@@ -161,7 +161,7 @@ def test_check_finds_every_shape_in_a_folder_tuned_for_the_model_and_nothing_els
 
 
 def crossing(path: Path, counts: list[int]) -> Path:
-    """One shrink, of which another ``num_warps`` is best from 20 tokens on."""
+    """A recording of one shrink, whose best ``num_warps`` is 2 below 20 tokens and 8 from there."""
     shape = {"op": "shrink", "hidden_size": 256, "rank": 16, "max_loras": 2}
     with gzip.open(path, "wt") as file:
         file.write(json.dumps({"schema": "autotune-recording/1", "environment": ENVIRONMENT}))
@@ -253,7 +253,7 @@ def test_rows_are_merged_on_request(refined):
         ({}, ("--tp", 2, "--fully-sharded", "--expert-parallel"), r"no fully-sharded .* expert"),
     ],
 )
-def test_a_model_that_cannot_be_is_one_clear_line(autotune, model, change, flags, message):
+def test_a_model_that_cannot_be_used_is_one_clear_line(autotune, model, change, flags, message):
     model.write_text(json.dumps(TINY | change))
     rank = () if "--rank" in flags else ("--rank", 16)
     command = "run" if "--rows-max" in flags else "shapes"
@@ -291,7 +291,7 @@ def test_a_model_that_is_not_there_is_one_clear_line(autotune, flags, message):
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Answers as the Hugging Face hub does for what is not there, or not for everybody."""
+    """Answers as the Hugging Face hub does for a model that is missing or gated."""
 
     def do_HEAD(self) -> None:
         is_gated = "gated" in self.path
@@ -308,7 +308,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     ("model", "reason"),
     [("no/model", "Repository Not Found for url"), ("gated/model", "Cannot access gated repo")],
 )
-def test_what_the_hub_does_not_give_is_one_line_with_the_hubs_reason(
+def test_a_model_that_the_hub_refuses_is_one_line_with_the_hubs_reason(
     autotune, monkeypatch, model, reason
 ):
     with http.server.HTTPServer(("127.0.0.1", 0), Hub) as hub:

@@ -61,7 +61,7 @@ def test_what_is_left_takes_as_long_as_what_was_done():
     assert progress.left_s == pytest.approx(50, rel=0.5)
 
 
-def test_shapes_that_ended_early_let_those_to_come_end_early():
+def test_shapes_that_ended_early_make_the_estimate_for_the_others_shorter():
     clock = Clock()
     progress = told(RunProgress(clock=clock), planned())
     searched(progress, clock, 1, 10)

@@ -80,7 +80,7 @@ def stopped(autotune: Command, *flags: str) -> tuple[int, list[str]]:
 
 
 @pytest.mark.usefixtures("running")
-def test_watching_ends_well_with_ctrl_c(autotune):
+def test_watching_ends_with_exit_code_0_on_ctrl_c(autotune):
     code, lines = stopped(autotune)
     assert code == 0
     assert lines[0].startswith("A run is under way")

@@ -1,0 +1,43 @@
+"""How a command ends: its exit code, and one line in place of a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from autotune.cli.console import say_error, say_interrupted
+from autotune.errors import AutotuneError
+
+if TYPE_CHECKING:
+    from autotune.cli.progress import RunProgress
+    from autotune.plan.study import StudyPlan
+
+EXIT_ERROR = 1
+EXIT_CHECK_FAILED = 3
+EXIT_INTERRUPTED = 130
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """End the command with one line and its exit code on an ``AutotuneError`` or Ctrl-C."""
+    try:
+        yield
+    except AutotuneError as error:
+        say_error(" ".join(str(error).split()))
+        raise typer.Exit(EXIT_ERROR) from None
+    except KeyboardInterrupt:
+        say_error("interrupted")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+@contextmanager
+def resumable(plan: StudyPlan, progress: RunProgress) -> Iterator[None]:
+    """End a run on Ctrl-C with what is kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say_interrupted(plan, progress)
+        raise typer.Exit(EXIT_INTERRUPTED) from None

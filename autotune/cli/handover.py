@@ -1,0 +1,48 @@
+"""The last step of ``run`` and ``export``: vLLM's files are written and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from autotune.cli.console import print_findings, print_written
+from autotune.cli.exits import EXIT_CHECK_FAILED
+from autotune.export import VllmExporter
+from autotune.export.check import check_exported
+
+if TYPE_CHECKING:
+    from autotune.choose.selection import Selection
+    from autotune.launch.environment import Environment
+    from autotune.launch.shape import KernelShape
+
+
+def hand_over(
+    stored: Sequence[tuple[Environment, Sequence[Selection]]], folder: Path, *, merge: bool
+) -> None:
+    """Write the files, say where they are, and check them.
+
+    Args:
+        stored: What was chosen in each environment.
+        folder: Where to write.
+        merge: Whether files that autotune did not write may be added to.
+
+    Raises:
+        ExportError: The folder cannot be written, or holds something that must not be lost.
+        typer.Exit: The check found an error; the exit code is 3.
+    """
+    by_gpu: dict[str | None, list[KernelShape]] = {}
+    written: dict[Path, None] = {}
+    for environment, selections in stored:
+        paths = VllmExporter().export(selections, environment, folder, merge=merge)
+        written |= dict.fromkeys(paths)
+        by_gpu.setdefault(environment.gpu, []).extend(each.shape for each in selections)
+    if not written:
+        return
+    print_written(written, folder)
+    report = check_exported(folder, by_gpu)
+    print_findings(report)
+    if report.has_errors:
+        raise typer.Exit(EXIT_CHECK_FAILED)

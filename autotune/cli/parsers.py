@@ -1,0 +1,99 @@
+"""From the text of a flag to its value. A text that cannot be is a usage error that quotes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import typer
+
+from autotune.errors import InputError
+from autotune.launch.op import LoraOp
+from autotune.plan.file import AUTO, parse_duration
+
+
+class TokenCounts(tuple[int, ...]):
+    """Batch sizes, in tokens. Typer takes a plain tuple for a flag with several arguments."""
+
+    __slots__ = ()
+
+
+class Names(tuple[str, ...]):
+    """Names of modules. Typer takes a plain tuple for a flag with several arguments."""
+
+    __slots__ = ()
+
+
+class WholeNumber(int):
+    """An integer from ``whole``. For a plain int typer checks too, and does not quote the text."""
+
+    __slots__ = ()
+
+
+def tokens(text: str) -> TokenCounts | str:
+    """Batch sizes with commas between, or ``AUTO``."""
+    if text == AUTO:
+        return AUTO
+    try:
+        return TokenCounts(int(part) for part in text.split(","))
+    except ValueError:
+        message = f"must be token counts such as 1,16,64, or auto: got {text!r}"
+        raise typer.BadParameter(message) from None
+
+
+def names(text: str) -> Names:
+    """At least one name, with commas between."""
+    found = Names(filter(None, (part.strip() for part in text.split(","))))
+    if not found:
+        raise typer.BadParameter(f"must be names such as q_proj,v_proj: got {text!r}")
+    return found
+
+
+def seconds(text: str) -> int:
+    """A duration such as ``10m``, in seconds."""
+    try:
+        return parse_duration(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def whole(smallest: int) -> Callable[[str], WholeNumber]:
+    """The parser of an integer that must not be below ``smallest``."""
+
+    def parse(text: str) -> WholeNumber:
+        if not _is_digits(text) or int(text) < smallest:
+            message = f"must be a whole number of at least {smallest}: got {text!r}"
+            raise typer.BadParameter(message)
+        return WholeNumber(text)
+
+    return parse
+
+
+def port(text: str) -> int:
+    """A TCP port; 0 for any that is free."""
+    # Typer also parses the default, which is an int.
+    if not _is_digits(str(text)) or int(text) > 65_535:
+        raise typer.BadParameter(f"must be a port, a whole number up to 65535: got {text!r}")
+    return int(text)
+
+
+def choice(choices: Sequence[str]) -> Callable[[str], str]:
+    """The parser of one of a few words."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise typer.BadParameter(f"must be one of {', '.join(choices)}: got {text!r}")
+        return text
+
+    return parse
+
+
+def op(text: str) -> LoraOp:
+    """An op by its name."""
+    known = [each.value for each in LoraOp]
+    if text not in known:
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, known))}")
+    return LoraOp(text)
+
+
+def _is_digits(text: str) -> bool:
+    return text.isascii() and text.isdigit()

@@ -1,0 +1,67 @@
+"""The flags that choose the shapes, and the commands that take them."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.cli import commands
+from autotune.cli.flags import ShapeFlags
+from autotune.launch.op import LoraOp
+from autotune.plan.study import StudyPlan
+
+CONFIG = Path(__file__).parents[2] / "studies" / "models" / "qwen3-8b.json"
+
+#: A value of every flag, by the name of its field.
+VALUES: dict[str, Any] = {
+    "max_loras": 4,
+    "rank": 32,
+    "tokens": (1, 16),
+    "ops": [LoraOp.SHRINK],
+    "config": str(CONFIG),
+    "tensor_parallel": 2,
+    "fully_sharded": True,
+    "expert_parallel": True,
+    "target_modules": ("q_proj",),
+    "adapter": "adapter",
+    "max_num_batched_tokens": 4096,
+    "max_num_seqs": 64,
+}
+#: A server that a model is planned for.
+MODEL: dict[str, Any] = {"config": str(CONFIG), "max_loras": 8, "rank": 16}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_flag_is_found_in_the_plan(name):
+    plan = ShapeFlags(**MODEL | {name: VALUES[name]}).plan()
+    assert plan.model is not None
+    found: dict[str, Any] = {
+        **plan.lora,
+        **plan.limits,
+        **{each.name: getattr(plan.model, each.name) for each in fields(plan.model)},
+        "tokens": plan.tokens,
+        "ops": list(plan.ops or ()),
+    }
+    assert found[name] == VALUES[name]
+
+
+def test_every_flag_but_the_study_is_tested_here():
+    assert {each.name for each in fields(ShapeFlags)} == {"study", *VALUES}
+
+
+def test_without_flags_the_plan_is_the_recordings_or_else_the_quick_start_study():
+    assert ShapeFlags().given == {}
+    quickstart = StudyPlan.quickstart().shapes
+    assert ShapeFlags().plan().shapes == quickstart
+    assert ShapeFlags().plan(quickstart[:2]).shapes == quickstart[:2]
+
+
+@pytest.mark.parametrize("name", ["run", "record_spaces", "shapes", "bench", "check"])
+def test_a_command_takes_every_flag_about_shapes(name):
+    parameters = inspect.signature(getattr(commands, name)).parameters
+    assert {each.name for each in fields(ShapeFlags)} <= set(parameters)
+    assert "flags" not in parameters
