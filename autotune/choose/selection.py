@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
@@ -46,9 +47,7 @@ class Ratio:
         """
         logs = np.log(np.asarray(default_us)) - np.log(np.asarray(config_us))  # (pairs,)
         picks = np.random.default_rng(0).integers(len(logs), size=(_RESAMPLES, len(logs)))
-        medians = np.median(logs[picks], axis=1)  # (resamples,)
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.quantile(medians, [tail, 1 - tail])
+        low, high = _interval(np.median(logs[picks], axis=1))
         return cls(
             value=float(np.exp(np.median(logs))), low=float(np.exp(low)), high=float(np.exp(high))
         )
@@ -69,10 +68,19 @@ class Ratio:
             picks = random.integers(len(default), size=(_RESAMPLES, len(default)))
             default_us += np.median(np.asarray(default)[picks], axis=1)  # (resamples,)
             config_us += np.median(np.asarray(config)[picks], axis=1)  # (resamples,)
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.quantile(default_us / config_us, [tail, 1 - tail])
+        low, high = _interval(default_us / config_us)
         defaults, configs = (sum(map(statistics.median, side)) for side in zip(*pairs, strict=True))
-        return cls(value=float(defaults / configs), low=float(low), high=float(high))
+        return cls(value=float(defaults / configs), low=low, high=high)
+
+    @classmethod
+    def from_list(cls, figures: Sequence[float]) -> Ratio:
+        """Read back what ``as_list`` wrote."""
+        value, low, high = figures
+        return cls(value=value, low=low, high=high)
+
+    def as_list(self) -> list[float]:
+        """The ratio and the ends of its interval as JSON-ready values."""
+        return [self.value, self.low, self.high]
 
     @property
     def verdict(self) -> str:
@@ -80,6 +88,13 @@ class Ratio:
         if self.low > 1:
             return "faster"
         return "slower" if self.high < 1 else "same"
+
+
+def _interval(resampled: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The ends of the percentile interval of a statistic that was resampled, (resamples,)."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 #: The ratio of the default to itself.
@@ -103,11 +118,10 @@ class LayerChoice:
 
     def as_dict(self) -> dict[str, Any]:
         """The choice as JSON-ready values; ``from_mapping`` reads it back."""
-        ratio = self.ratio
         return {
             "block_m": self.block_m,
             "ops": [op.value for op in self.ops],
-            "ratio": ratio and [ratio.value, ratio.low, ratio.high],
+            "ratio": None if self.ratio is None else self.ratio.as_list(),
         }
 
     @classmethod
@@ -117,7 +131,7 @@ class LayerChoice:
         return cls(
             block_m=table["block_m"],
             ops=tuple(map(LoraOp, table["ops"])),
-            ratio=ratio and Ratio(value=ratio[0], low=ratio[1], high=ratio[2]),
+            ratio=None if ratio is None else Ratio.from_list(ratio),
         )
 
 
@@ -206,7 +220,6 @@ class Selection:
 
     def as_dict(self) -> dict[str, Any]:
         """The selection as JSON-ready values; ``from_mapping`` reads it back."""
-        ratio = self.ratio
         return {
             "shape": self.shape.as_dict(),
             "config": self.config.as_dict(),
@@ -215,7 +228,7 @@ class Selection:
                 {"config": config.as_dict(), "samples_us": list(samples)}
                 for config, samples in self.samples_us.items()
             ],
-            "ratio": None if ratio is None else [ratio.value, ratio.low, ratio.high],
+            "ratio": None if self.ratio is None else self.ratio.as_list(),
             "trials": self.trials,
             "outcomes": dict(self.outcomes),
             "states": [asdict(state) for state in self.states],
@@ -234,7 +247,7 @@ class Selection:
                 KernelConfig.from_mapping(shape.op, row["config"]): tuple(row["samples_us"])
                 for row in table["samples_us"]
             },
-            ratio=ratio and Ratio(value=ratio[0], low=ratio[1], high=ratio[2]),
+            ratio=None if ratio is None else Ratio.from_list(ratio),
             trials=table["trials"],
             outcomes=table["outcomes"],
             states=tuple(

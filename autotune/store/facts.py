@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from autotune.choose.selection import BetweenRows
-from autotune.launch.environment import Environment
+from autotune.launch.environment import Environment, by_environment
 from autotune.launch.shape import KernelShape
 from autotune.measure.measurement import Ceilings
 from autotune.store import schema
@@ -76,12 +76,13 @@ def keep_between(store: Store, environment: Environment, losses: Iterable[Betwee
 
 def between(store: Store) -> dict[Environment, list[BetweenRows]]:
     """What was lost at batch sizes between rows, as the latest run that looked there saw it."""
-    found: dict[Environment, list[BetweenRows]] = {}
-    for (environment, shape), fact in _known(store, _BETWEEN).items():
-        if shape is not None:
-            loss = BetweenRows(shape=shape, before=fact["before"], after=fact["after"])
-            found.setdefault(environment, []).append(loss)
-    return found
+    found = [
+        (environment, BetweenRows(shape=shape, before=fact["before"], after=fact["after"]))
+        for (environment, shape), fact in _known(store, _BETWEEN).items()
+        if shape is not None
+    ]
+    groups = by_environment(found, lambda pair: pair[0])
+    return {environment: [loss for _, loss in pairs] for environment, pairs in groups.items()}
 
 
 def _keep(

@@ -14,8 +14,9 @@ from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, never_stop
 from autotune.measure.replay import ReplayRunner
-from autotune.store import Store, StudyRecord, facts, study_name
+from autotune.store import facts
 from autotune.store.chosen import chosen_in
+from autotune.store.store import Store, StudyRecord, study_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.store import schema
-from autotune.store.store import Store, study_name, utc_now
+from autotune.store.store import Store, utc_now
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -111,7 +111,7 @@ class RunLog:
             connection.execute(sa.update(table).where(mine).values(done_at=utc_now()))
 
     def _study(self, shape: KernelShape) -> int:
-        return self._store.study(study_name(self._environment, shape), shape, self._environment).id
+        return self._store.study_of(shape, self._environment).id
 
     def _write(self, **values: object) -> None:
         if self._run is None:

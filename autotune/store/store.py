@@ -6,7 +6,7 @@ Optuna's own tables lie in the same database; this module does not know them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -86,17 +86,11 @@ class Store:
                 f"cannot use the storage URL: got {url!r} ({error}); "
                 "give one like sqlite:///autotune.db or postgresql+psycopg://user@host/name"
             ) from None
-        path = self.engine.url.database
-        is_file = self.engine.dialect.name == "sqlite" and path not in (None, "", ":memory:")
-        if must_exist and is_file and not Path(str(path)).exists():
-            raise StorageError(f"there is no database {path}; give the --storage of a run")
+        if must_exist:
+            self._refuse_missing()
         with explained(self.url):
             tables = set(sa.inspect(self.engine).get_table_names())
-            if tables and not tables & _OUR_TABLES:
-                raise StorageError(
-                    f"{shown(url)} is a database of another program "
-                    f"(tables {', '.join(sorted(tables))}); give another --storage"
-                )
+            self._refuse_foreign(tables)
             if self.engine.dialect.name == "sqlite":
                 with self.engine.connect() as connection:
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")
@@ -133,6 +127,14 @@ class Store:
                 "give another --storage"
             )
         return record
+
+    def study_of(self, shape: KernelShape, environment: Environment) -> StudyRecord:
+        """The study of a shape under its own name, made where it is missing.
+
+        Raises:
+            StorageError: The study was measured in another environment.
+        """
+        return self.study(study_name(environment, shape), shape, environment)
 
     def studies(self) -> list[StudyRecord]:
         """Every study, in the order in which they were begun."""
@@ -190,6 +192,19 @@ class Store:
     def close(self) -> None:
         """Give back the connections."""
         self.engine.dispose()
+
+    def _refuse_missing(self) -> None:
+        path = self.engine.url.database
+        is_file = self.engine.dialect.name == "sqlite" and path not in (None, "", ":memory:")
+        if is_file and not Path(str(path)).exists():
+            raise StorageError(f"there is no database {path}; give the --storage of a run")
+
+    def _refuse_foreign(self, tables: Set[str]) -> None:
+        if tables and not tables & _OUR_TABLES:
+            raise StorageError(
+                f"{shown(self.url)} is a database of another program "
+                f"(tables {', '.join(sorted(tables))}); give another --storage"
+            )
 
     def _refuse_newer(self) -> None:
         query = sa.select(sa.func.max(schema.versions.c.version))

@@ -22,8 +22,8 @@ from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
 from autotune.search import TrialMirror
 from autotune.search.dashboard import mirror as mirror_module
-from autotune.search.objective import CONSTRAINT
 from autotune.search.samplers.encoding import value_distributions
+from autotune.search.samplers.objective import CONSTRAINT
 from autotune.store import Store, StudyRecord
 from tests.contracts.examples import HERE, SHAPE, config, finished, selection, trials
 from tests.recordings import EXPAND

@@ -7,8 +7,7 @@ import pytest
 
 from autotune.errors import InputError
 from autotune.plan.file import SAMPLERS as SAMPLERS_OF_STUDY_FILES
-from autotune.search import SAMPLERS
-from autotune.search.samplers.by_name import make_sampler
+from autotune.search.samplers.by_name import SAMPLERS, make_sampler
 from autotune.search.samplers.encoding import Positions
 from autotune.search.samplers.untried import Untried
 from tests.recordings import BEST, write_recording
