@@ -29,3 +29,4 @@ vllm: setup
 
 docs: setup
 	$(BIN)/python -m tests.cli.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from autotune.errors import GpuMissing, StorageError
 from autotune.export import VllmExporter
-from autotune.export.check.survey import check_exported
+from autotune.export.check import check_exported
 from autotune.launch.environment import Environment
 from autotune.measure.cuda.gpu import has_gpu
 from autotune.measure.replay import ReplayRunner
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from autotune.choose.selection import Selection
-    from autotune.export.check.findings import Report
+    from autotune.export.check import Report
     from autotune.launch.shape import KernelShape
 
 #: A file's or folder's path, as ``open`` takes it.

@@ -20,6 +20,11 @@ Every message says what is wrong, the value received, and what to do next.
 """
 
 
+def install_hint(extra: str) -> str:
+    """What to type to install one of the extras of ``pyproject.toml``; autotune is not on PyPI."""
+    return f"pip install '/path/to/clone[{extra}]' (your clone of autotune's repository)"
+
+
 class AutotuneError(Exception):
     """Base of all errors that end a command with one line and exit code 1."""
 

@@ -1,6 +1,6 @@
 """A real headless Chromium, driven through its DevTools protocol.
 
-The protocol is spoken over two pipes (``--remote-debugging-pipe``), which needs no port and nothing
+The protocol goes over two pipes (``--remote-debugging-pipe``), which needs no port and nothing
 but the standard library: https://chromedevtools.github.io/devtools-protocol/
 """
 
@@ -21,19 +21,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: A safety net only: pages here are there within a second or two.
+#: A safety net only: the pages of these tests load within a second or two.
 TIMEOUT_S = 60.0
 
-#: Between two looks at whether a page is as it should be, seconds.
+#: Seconds between two evaluations of the expression that a test waits for.
 _LOOK_EVERY_S = 0.1
 
 _FLAGS = (
     "--headless=new",
     "--remote-debugging-pipe",
-    "--no-sandbox",  # pages are our own, and a sandbox cannot be had as root or in a container
+    "--no-sandbox",  # the pages are ours, and root or a container cannot have a sandbox
     "--disable-gpu",
     "--disable-dev-shm-usage",  # containers have little of it
-    "--disable-background-networking",  # what is asked for is what the page asks for
+    "--disable-background-networking",  # so that the page makes every request
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
@@ -43,14 +43,14 @@ _FLAGS = (
 
 
 def chromium_program() -> str | None:
-    """Where Chromium is."""
+    """The path of Chromium; None where it is not installed."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     return next((found for found in map(shutil.which, names) if found), None)
 
 
 @contextlib.contextmanager
 def chromium(folder: Path) -> Iterator[Browser]:
-    """A running browser, with its profile and its log in an own folder."""
+    """A running browser, with its profile and its log in a folder."""
     to_browser, our_output = _pipe()
     our_input, from_browser = _pipe()
     program = chromium_program()
@@ -81,7 +81,7 @@ def chromium(folder: Path) -> Iterator[Browser]:
 
 
 def _pipe() -> tuple[int, int]:
-    """The two ends of a pipe, at numbers that the browser's own 3 and 4 do not overwrite."""
+    """The two ends of a pipe, numbered 10 or more: in the browser, 3 and 4 are overwritten."""
     ends = os.pipe()
     high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
     for end in ends:
@@ -90,7 +90,7 @@ def _pipe() -> tuple[int, int]:
 
 
 class Browser:
-    """Opens pages, one after the other or side by side."""
+    """Opens pages; several can be open at once."""
 
     def __init__(self, output: int, source: int) -> None:
         self._output, self._source = output, source
@@ -99,7 +99,7 @@ class Browser:
         self._pages: dict[str, Page] = {}
 
     def open(self, url: str, *, width: int = 1280, height: int = 900) -> Page:
-        """A page in a window of that many CSS pixels, when it has loaded."""
+        """The page once it has loaded, in a window of that many CSS pixels."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         page = Page(self, target, attached["sessionId"])
@@ -147,14 +147,14 @@ class Browser:
         deadline = time.monotonic() + TIMEOUT_S
         while not is_done():
             left_s = deadline - time.monotonic()
-            assert left_s > 0, f"waited {TIMEOUT_S:g} s, and not yet: {what}"
+            assert left_s > 0, f"waited {TIMEOUT_S:g} s in vain until {what}"
             for message in self._messages(left_s):
                 take(message)
                 if message.get("sessionId") in self._pages:
                     self._pages[message["sessionId"]].note(message)
 
     def _messages(self, timeout_s: float) -> list[dict[str, Any]]:
-        """What has come since the last look; waits for something."""
+        """The messages since the last call; waits for one if there are none."""
         ready, _, _ = select.select([self._source], [], [], timeout_s)
         if ready:
             some = os.read(self._source, 1 << 20)
@@ -169,8 +169,8 @@ class Page:
     """One page.
 
     Attributes:
-        errors: What its console was told as an error, exceptions and failed requests included.
-        requested: Every URL that it asked for, its own first; not those with ``data:``.
+        errors: Errors of the console, exceptions, and failed requests.
+        requested: Every URL that the page requested, its own first; ``data:`` URLs do not count.
     """
 
     browser: Browser
@@ -181,7 +181,7 @@ class Page:
     requested: list[str] = field(default_factory=list)
 
     def call(self, method: str, **params: object) -> dict[str, Any]:
-        """The answer to one command of the protocol, given to this page."""
+        """The answer of this page to one command of the protocol."""
         return self.browser.call(method, session=self.session, **params)
 
     def evaluate(self, expression: str) -> Any:
@@ -193,7 +193,7 @@ class Page:
         return answer["result"].get("value")
 
     def wait_for(self, expression: str) -> Any:
-        """The value of a JavaScript expression as soon as it is a true one."""
+        """The value of a JavaScript expression as soon as the value is truthy."""
         deadline = time.monotonic() + TIMEOUT_S
         while not (value := self.evaluate(expression)):
             assert time.monotonic() < deadline, f"never true: {expression}\n{self.text}"
@@ -202,7 +202,7 @@ class Page:
 
     @property
     def text(self) -> str:
-        """What a reader can see, as text."""
+        """The text that a reader can see."""
         return str(self.evaluate("document.body.innerText"))
 
     @property
@@ -227,7 +227,7 @@ class Page:
         self.browser.forget(self)
 
     def note(self, message: Mapping[str, Any]) -> None:
-        """Keep what an event tells."""
+        """Record an event of the page."""
         params = message.get("params", {})
         match message.get("method"):
             case "Page.loadEventFired":

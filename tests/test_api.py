@@ -111,21 +111,35 @@ def test_the_package_is_marked_as_typed():
     assert (importlib.resources.files("autotune") / "py.typed").is_file()
 
 
-def test_the_readmes_example_runs_as_a_script(tmp_path):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    (code,) = re.findall(r"## From Python\n\n```python\n(.*?)```", readme, flags=re.DOTALL)
-    (tmp_path / "script.py").write_text(code)
+def example(page: str) -> str:
+    """The one example in Python that a page has."""
+    text = (Path(__file__).parents[1] / page).read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    return str(code)
+
+
+def test_the_readmes_example_runs_as_a_script_without_any_extra(tmp_path):
+    (tmp_path / "script.py").write_text(example("README.md"))
+    without_pandas = "import runpy, sys; sys.modules['pandas'] = None; "
+    ended = python(without_pandas + "runpy.run_path('script.py', run_name='__main__')")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert ended.stdout.splitlines()[0].split()[0] == "shrink"
+    assert names_in("tuned") == {
+        "NVIDIA_H100_80GB_HBM3_EXPAND_TRUE.json",
+        "NVIDIA_H100_80GB_HBM3_SHRINK.json",
+        "NVIDIA_H100_80GB_HBM3_provenance.json",
+    }
+
+
+def test_the_example_with_dataframes_runs_as_a_script(tmp_path):
+    (tmp_path / "script.py").write_text(example("docs/python.md"))
     ended = python("import runpy; runpy.run_path('script.py', run_name='__main__')")
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     assert ended.stdout.splitlines()[0].split() == [
         *("layer", "op", "num_tokens", "default_us", "tuned_us", "ratio")
     ]
-    assert names_in("tuned") == {
-        "NVIDIA_H100_80GB_HBM3_EXPAND_TRUE.json",
-        "NVIDIA_H100_80GB_HBM3_SHRINK.json",
-        "NVIDIA_H100_80GB_HBM3_provenance.json",
-    }
 
 
 # ------------------------------------------------------------------ tuning

@@ -1,4 +1,4 @@
-"""The browser that tests drive shows what a page is like, and what is wrong with it."""
+"""The browser of the tests shows what a reader would see, and what is wrong with a page."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def page_of(browser, tmp_path):
         page.close()
 
 
-def test_a_page_is_read_and_asked_as_its_reader_sees_it(page_of):
+def test_the_text_of_a_page_is_what_a_reader_sees(page_of):
     page = page_of("<p>4.4× <span hidden>not</span> faster</p>", width=400)
     assert page.text.strip() == "4.4× faster"
     assert page.evaluate("Promise.resolve([window.innerWidth, 2])") == [400, 2]
     assert (page.errors, len(page.requested), page.overflow) == ([], 1, 0)
 
 
-def test_what_a_script_draws_later_is_waited_for(page_of):
+def test_waiting_ends_when_a_script_has_drawn(page_of):
     page = page_of("<script>setTimeout(() => document.title = 'drawn', 300)</script>")
     assert page.wait_for("document.title == 'drawn' && document.title") == "drawn"
 
 
-def test_errors_and_requests_of_a_page_are_told(page_of):
+def test_errors_and_requests_of_a_page_are_recorded(page_of):
     page = page_of("<img src=none.png><script>console.error('bad', 1); nothing.here</script>")
     assert any("bad 1" in error for error in page.errors)
     assert any("nothing is not defined" in error for error in page.errors)
@@ -45,7 +45,7 @@ def test_errors_and_requests_of_a_page_are_told(page_of):
     assert [url.rpartition("/")[2] for url in page.requested] == ["page.html", "none.png"]
 
 
-def test_what_is_too_wide_for_the_window_is_seen(page_of, tmp_path):
+def test_a_page_that_is_wider_than_its_window_overflows(page_of, tmp_path):
     page = page_of("<div style='width: 700px'>wide</div>", width=400, height=300)
     assert page.overflow > 250
     image = page.screenshot(tmp_path / "page.png").read_bytes()

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, hold prose, and neither outputs nor functions."""
+"""The notebooks run from top to bottom, explain themselves, and hold no outputs or functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 FOLDER = Path(__file__).parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 
-#: A safety net only, for each cell.
+#: A limit for each cell, as a safety net only.
 TIMEOUT_S = 300
 
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -39,7 +39,7 @@ def test_the_notebooks_are_those_that_the_readme_names():
 
 @pytest.mark.slow
 @each_notebook
-def test_a_notebook_runs_from_top_to_bottom_and_complains_of_nothing(path):
+def test_a_notebook_runs_from_top_to_bottom_without_warnings(path):
     notebook = read(path)
     resources = {"metadata": {"path": str(FOLDER)}}
     NotebookClient(

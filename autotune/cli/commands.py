@@ -341,7 +341,7 @@ def check(  # noqa: PLR0913 - one parameter a flag
     With no study, recording or database, and no flag about shapes, the files alone are checked.
     The exit code is 3 if vLLM would stop, compute wrong numbers, or never read one of the files.
     """
-    from autotune.export.check.survey import check as check_files
+    from autotune.export.check import check as check_files
 
     if replay and storage:
         raise typer.BadParameter("--replay and --storage both name the shapes; give one of them")
@@ -495,7 +495,7 @@ def _export(
 ) -> None:
     """Write the files, and check what was written; exit code 3 where that finds an error."""
     from autotune.export import VllmExporter
-    from autotune.export.check.survey import check_exported
+    from autotune.export.check import check_exported
 
     by_gpu: dict[str | None, list[KernelShape]] = {}
     written: dict[Path, None] = {}

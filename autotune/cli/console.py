@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from autotune.cli.progress import RunProgress
     from autotune.export.bench import Benched
-    from autotune.export.check.findings import Report
+    from autotune.export.check import Report
     from autotune.launch.shape import KernelShape
     from autotune.plan.study import StudyPlan
     from autotune.search.events import Tuned

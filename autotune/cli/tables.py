@@ -10,23 +10,20 @@ from rich.table import Table
 
 from autotune.choose.selection import Ratio, Selection
 from autotune.launch.moe_layer import MoeLayer, names_of
-from autotune.launch.op import MOE_OPS
+from autotune.launch.op import MOE_OPS, key_text
 from autotune.launch.shape import KernelShape
 from autotune.launch.sizes import is_shrink, matmul_sizes, sizes_text
 from autotune.measure.measurement import outcome_counts
 
 if TYPE_CHECKING:
     from autotune.export.bench import Benched
-    from autotune.export.check.findings import Finding, LookedUp, Report
+    from autotune.export.check import Finding, LookedUp, Report
 
 #: Findings of one kind in one file that are printed; a file may have thousands of entries.
 _MOST_ALIKE = 5
 
 #: Batch sizes that a table lists one by one.
 _MOST_COUNTS = 6
-
-#: Where the number of tokens is in a look-up key.
-_TOKENS_LEVEL = 2
 
 
 def selection_cells(selection: Selection) -> tuple[str, str, str]:
@@ -120,11 +117,10 @@ def tokens_text(row: Benched) -> str:
 
     A count between the plan's always says so.
     """
-    count, key = row.shape.num_tokens, row.shape.lookup_key
-    taken = row.path[_TOKENS_LEVEL]
-    if (*row.path[:_TOKENS_LEVEL], count, *row.path[_TOKENS_LEVEL + 1 :]) != key:
-        return f"{count} (as {'/'.join(map(str, row.path))})"
-    return f"{count} (as {taken})" if row.is_between or taken != count else str(count)
+    count, taken = row.shape.num_tokens, row.path
+    if taken._replace(m=count) != row.shape.lookup_key:
+        return f"{count} (as {key_text(taken)})"
+    return f"{count} (as {taken.m})" if row.is_between or taken.m != count else str(count)
 
 
 def shapes_table(layers: Mapping[KernelShape, str], runs: Mapping[KernelShape, int]) -> Table:
@@ -144,9 +140,8 @@ def shapes_table(layers: Mapping[KernelShape, str], runs: Mapping[KernelShape, i
     for shape, layer in layers.items():
         kinds.setdefault((shape.without_batch, layer), []).append(shape)
     for (kind, layer), those in kinds.items():
-        max_loras, slices, _, *sizes = kind.lookup_key
         numbers = (kind.num_slices, kind.hidden_size, kind.rank)
-        key = "/".join(map(str, (max_loras, slices, "m", *sizes)))
+        key = key_text((kind.lookup_key._asdict() | {"m": "m"}).values())
         tokens = _counts_text([shape.num_tokens for shape in those])
         counts = [str(runs[those[0]])] if has_runs else []
         row = (layer, kind.op.value, *counts, *map(str, numbers), _slice_sizes_text(kind))
@@ -197,7 +192,7 @@ def check_table(lookups: Iterable[LookedUp], layers: Mapping[KernelShape, str]) 
         table.add_column(name, overflow="fold")
     for lookup in lookups:
         shape = lookup.shape
-        key = "/".join(map(str, shape.lookup_key))
+        key = key_text(shape.lookup_key)
         names = (shape.op.value, layers.get(shape, ""), sizes_text(shape), str(shape.num_tokens))
         table.add_row(*names, lookup.file, key, _found_text(lookup))
     return table
@@ -205,7 +200,7 @@ def check_table(lookups: Iterable[LookedUp], layers: Mapping[KernelShape, str]) 
 
 def _found_text(lookup: LookedUp) -> str:
     if lookup.outcome == "nearest" and lookup.path is not None:
-        return f"nearest: {'/'.join(map(str, lookup.path))}"
+        return f"nearest: {key_text(lookup.path)}"
     texts = {"exact": "exact", "default": "no file: vLLM's default", "stops": "vLLM stops"}
     return texts[lookup.outcome]
 

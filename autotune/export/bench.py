@@ -1,4 +1,4 @@
-"""What a folder of tuned files is worth: its configurations against vLLM's defaults, paired."""
+"""What a folder of tuned files is worth: its entries timed side by side with vLLM's defaults."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from autotune.choose.selection import Ratio, is_settled
 from autotune.errors import ExportError, InputError, SpaceError
 from autotune.export import look_up, read_table
 from autotune.launch.config import KernelConfig
+from autotune.launch.op import LookupKey, key_text
 from autotune.launch.release import is_timed_as_pair
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
@@ -28,25 +29,25 @@ DOES_NOT_RUN = "does not run"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benched:
-    """What came of one shape.
+    """The result for one shape.
 
     Attributes:
         shape: The shape.
         layer: The names of its layers.
         is_between: Whether its token count lies between two of the plan's.
-        path: The keys that vLLM's look-up really takes, outermost first.
-        config: The configuration that it ends at.
+        path: The key that vLLM's look-up really takes.
+        config: The configuration under that key.
         default_us: Median latency of vLLM's default, microseconds; None where it does not run.
-        tuned_us: The same of ``config``.
-        ratio: Default over ``config``; None where one of them does not run.
+        tuned_us: Median latency of ``config``, microseconds; None where it does not run.
+        ratio: The default's latency over that of ``config``; None where one of them does not run.
         floor_us: The roofline's latency, microseconds.
-        is_throttled: Whether the device held its clocks down meanwhile.
+        is_throttled: Whether the device lowered its clocks meanwhile.
     """
 
     shape: KernelShape
     layer: str
     is_between: bool
-    path: tuple[int, ...]
+    path: LookupKey
     config: KernelConfig
     default_us: float | None
     tuned_us: float | None
@@ -73,7 +74,7 @@ class Benched:
 
     @property
     def tuned_share(self) -> float | None:
-        """The same of ``config``."""
+        """Share of the roofline that ``config`` reaches; None where it does not run."""
         return self.tuned_us and self.floor_us / self.tuned_us
 
     def as_dict(self) -> dict[str, Any]:
@@ -96,7 +97,7 @@ class Benched:
         }
 
 
-#: Told of every shape when it is done: what came of it, its number from 1, and how many there are.
+#: Called after every shape with its result, its number, from 1, and the number of shapes.
 Progress = Callable[[Benched, int, int], None]
 
 
@@ -114,15 +115,15 @@ def bench(
     Args:
         plan: The shapes.
         runner: Times; the folder's files are those of its GPU.
-        folder: As ``VLLM_TUNED_CONFIG_FOLDER`` names it.
+        folder: The folder that ``VLLM_TUNED_CONFIG_FOLDER`` would name.
         ceilings: What the device reaches at best.
-        tokens_given: Whether the token counts are the only ones to bench; else those between them
-            are benched too, where vLLM takes the entry of the nearest.
+        tokens_given: Whether to bench the plan's token counts only; else the counts halfway between
+            them, too, for which vLLM takes the nearest entry.
         progress: Called after every shape.
 
     Raises:
-        InputError: The folder has no file for an op, or vLLM would stop on what it finds there.
-        AutotuneError: Something cannot be measured.
+        InputError: The folder has no file for an op, or vLLM would stop at an entry.
+        AutotuneError: A shape cannot be measured.
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: give the one that autotune run wrote")
@@ -155,17 +156,17 @@ class _Asked(NamedTuple):
 
 
 def between_counts(counts: Iterable[int]) -> list[int]:
-    """The geometric mean of each two neighbouring token counts, where a whole number is between."""
+    """The geometric means of neighbouring token counts, rounded; left out where one is a count."""
     ordered = sorted(set(counts))
     means = (round(math.sqrt(low * high)) for low, high in pairwise(ordered))
     return [mean for mean in means if mean not in ordered]
 
 
 def _asked(layers: dict[KernelShape, str], *, with_between: bool) -> Iterator[_Asked]:
-    """The shapes by rising token count, those that differ in nothing else together."""
+    """The shapes to bench: those that differ in token count alone together, counts rising."""
     kinds: dict[KernelShape, dict[int, str]] = {}
     for shape, layer in layers.items():
-        kinds.setdefault(replace(shape, num_tokens=1), {})[shape.num_tokens] = layer
+        kinds.setdefault(shape.without_batch, {})[shape.num_tokens] = layer
     for kind, by_count in kinds.items():
         all_layers = ", ".join(dict.fromkeys(by_count.values()))
         between = between_counts(by_count) if with_between else []
@@ -178,10 +179,10 @@ def _asked(layers: dict[KernelShape, str], *, with_between: bool) -> Iterator[_A
 
 
 class Entry(NamedTuple):
-    """The configuration that vLLM's look-up ends at, and the keys that it takes to it."""
+    """The configuration that vLLM's look-up ends at, and the key that it really takes."""
 
     config: KernelConfig
-    path: tuple[int, ...]
+    path: LookupKey
 
 
 def find_entry(folder: Path, shape: KernelShape, gpu: str) -> Entry:
@@ -196,23 +197,23 @@ def find_entry(folder: Path, shape: KernelShape, gpu: str) -> Entry:
         InputError: There is no file for the op, or vLLM would stop.
     """
     path = Path(f"{folder}/{shape.file_name(gpu)}")
-    table = read_table(path, len(shape.lookup_key))
+    table = read_table(path, levels=len(shape.lookup_key))
     if table is None:
         raise InputError(f"{path} is not there: tune {shape.op.value} on this GPU too")
     try:
         leaf, taken = look_up(table, shape.lookup_key)
         return Entry(_config_of(shape, leaf), taken)
     except (ExportError, SpaceError) as error:
-        key = "/".join(map(str, shape.lookup_key))
+        key = key_text(shape.lookup_key)
         raise InputError(f"{path}: looking up {key}: {error}") from error
 
 
 def _config_of(shape: KernelShape, leaf: Any) -> KernelConfig:  # noqa: ANN401 - from a file
-    """An entry as vLLM reads it: what the op does not have is passed over.
+    """An entry as vLLM reads it; parameters that the op does not have are passed over.
 
     Raises:
-        ExportError: vLLM would stop, because a parameter is missing.
-        SpaceError: A value can be no parameter's.
+        ExportError: A parameter is missing, at which vLLM would stop.
+        SpaceError: A value is out of range.
     """
     values = shape.op.values_in(leaf)
     missing = [name for name in shape.op.required_parameters if name not in values]
@@ -235,13 +236,12 @@ class _Timed(NamedTuple):
 
 
 def _timed(runner: Runner, space: SearchSpace, config: KernelConfig) -> _Timed:
-    """Time a configuration beside the default; once, where both are the same launch."""
+    """Time a configuration beside the default; only once if both are the same launch."""
     default = space.default
     is_default = space.canonical(config) == default
     tuned = default if is_default else config
 
-    # is_settled looks at the faster one's ratio to its first argument, so only both together keep
-    # on timing whichever of the two is ahead.
+    # is_settled is true at once if its first argument is the fastest. So it is asked for both.
     def enough(samples: Mapping[KernelConfig, Sequence[float]]) -> bool:
         return is_settled(default, samples) and is_settled(tuned, samples)
 

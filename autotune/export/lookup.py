@@ -1,7 +1,7 @@
-"""vLLM's look-up in a tuned file, stated anew.
+"""vLLM's look-up in a tuned file, written anew.
 
-What it does is read from ``get_lora_op_configs`` in ``vllm/lora/ops/triton_ops/utils.py``, the same
-from vLLM 0.11.1 to 0.33.0; ``tests/vllm`` compares the two.
+It does what ``get_lora_op_configs`` in ``vllm/lora/ops/triton_ops/utils.py`` does, which is the
+same from vLLM 0.11.1 to 0.33.0; ``tests/vllm`` compares the two.
 """
 
 from __future__ import annotations
@@ -10,51 +10,55 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from autotune.errors import EntryMissing
+from autotune.launch.op import LookupKey, key_of, key_text
 
-#: The one level at which vLLM takes no other key than the one it asks for.
-_NUM_SLICES_LEVEL = 1
+#: At this level alone vLLM takes no other key than the one that it asks for.
+_EXACT_LEVEL = "num_slices"
 
 
 class Found(NamedTuple):
-    """What a look-up ends at: the entry, and the keys that were really taken to it.
+    """What a look-up ends at.
 
-    vLLM looks into the entry at the launch only, so any JSON value but null is found.
+    Attributes:
+        leaf: The entry: any JSON value but null, since vLLM looks into it at the launch only.
+        path: The keys that vLLM really takes to it.
     """
 
     leaf: Any
-    path: tuple[int, ...]
+    path: LookupKey
 
 
-def look_up(table: Mapping[str, Any], key: tuple[int, ...]) -> Found:
+def look_up(table: Mapping[str, Any], key: LookupKey) -> Found:
     """Go down a tuned file as vLLM does.
 
-    At every level the exact key, else the nearest by absolute difference, the first in the file on
-    a tie; ``num_slices`` must be there. Keys are compared as ``int()`` reads them, ``"016"`` as 16,
-    but only the plain spelling is the exact key.
+    At every level vLLM takes the exact key, else the nearest by absolute difference, and the first
+    in the file on a tie; ``num_slices`` must be there. Keys are compared as ``int()`` reads them,
+    ``"016"`` as 16, but only the plain spelling is the exact key.
 
     Args:
         table: The file's content, whatever it holds.
-        key: What vLLM asks for, outermost first, as ``KernelShape.lookup_key`` gives it.
+        key: The key that vLLM asks for.
 
     Raises:
         EntryMissing: vLLM would stop with an error, or take its default.
     """
     if not table:
         raise EntryMissing(
-            f"vLLM would stop looking for {'/'.join(map(str, key))} before the first key, and "
+            f"vLLM would stop looking for {key_text(key)} before the first key, and "
             "take its default: the file holds nothing; tune into it",
             vllm_error=None,
         )
-    path: list[int] = []
+    levels: list[int] = []
     below: Any = table
-    for level, wanted in enumerate(key):
-        taken = _exact(below, wanted) if level == _NUM_SLICES_LEVEL else _nearest(below, wanted)
-        path.append(int(taken))
+    for level, wanted in key._asdict().items():
+        taken = _exact(below, wanted) if level == _EXACT_LEVEL else _nearest(below, wanted)
+        levels.append(int(taken))
         below = below[taken]
+    path = key_of(levels)
     if below is None:
-        place = "/".join(map(str, path))
-        raise _stop("AssertionError", f"the entry under {place} is null; tune the shape again")
-    return Found(below, tuple(path))
+        reason = f"the entry under {key_text(path)} is null; tune the shape again"
+        raise _stop("AssertionError", reason)
+    return Found(below, path)
 
 
 def _exact(table: object, num_slices: int) -> str:
@@ -74,13 +78,13 @@ def _nearest(table: object, wanted: int) -> str:
     """The exact key, else the nearest one."""
     if not isinstance(table, Mapping):
         raise _stop("AttributeError", _no_table(table, wanted))
-    # vLLM passes over an exact key with nothing below it. Of the keys that are as near as can be,
-    # that may leave another spelling, and else the very same one.
+    # vLLM passes over an exact key with nothing below it, and takes the nearest: another spelling
+    # of the same number that comes earlier in the file, else this very key.
     if table.get(str(wanted)):
         return str(wanted)
     try:
         nearest: str = min(table, key=lambda key: abs(int(key) - wanted))
-    except ValueError as error:  # no key at all, or one that is no integer
+    except ValueError as error:  # there is no key at all, or one that is no integer
         raise EntryMissing(
             f"vLLM would stop looking for {wanted}: {error}; correct the keys, or delete the file",
             vllm_error="ValueError",

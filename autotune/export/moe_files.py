@@ -1,4 +1,4 @@
-"""Choosing MoE layers' ``block_m`` for a folder: with what else vLLM would find there."""
+"""Choosing each MoE layer's ``block_m`` so that it agrees with the rest of the folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autotune.export.check.findings import Finding
 from autotune.export.nested import leaf_at, put_leaf
 from autotune.export.provenance import Entries
 from autotune.launch.moe_layer import MoeLayer, by_layer, missing_ops, names_of
-from autotune.launch.op import MOE_DEFAULTS, MOE_OPS, LoraOp, gpu_file_prefix
+from autotune.launch.op import MOE_DEFAULTS, MOE_OPS, LoraOp, gpu_file_prefix, key_text
 from autotune.launch.shape import KernelShape
 
 
@@ -30,25 +30,29 @@ def couple_in(
 ) -> list[Selection]:
     """Choose every MoE layer's ``block_m``, so that the folder as a whole agrees.
 
-    A layer with all four ops gets the best for it: all its entries are written anew. One that lacks
-    ops gets what vLLM takes for those: an entry of the folder's, else vLLM's default.
+    If all four ops of a layer are exported, it gets the ``block_m`` that is best for the layer. If
+    some are missing, it gets the one that vLLM takes for those: an entry of the folder, else vLLM's
+    default.
 
     Args:
         folder: The folder.
         gpu: The GPU whose files they are.
         selections: What is exported, dense ops included.
-        tables: Per file that is written its present content; stays as it is.
-        entries: Of the provenance.
+        tables: The present content of every file that is written; not changed here.
+        entries: The provenance's entries.
+
+    Returns:
+        The selections in the same order, those of MoE ops with the ``block_m`` of their layer.
 
     Raises:
-        ExportError: There is no such ``block_m``, or the folder would not agree in other places.
+        ExportError: No ``block_m`` fits a layer, or the folder would not agree in other places.
     """
     layers = by_layer(selections, lambda one: one.shape)
     if not layers:
         return list(selections)
     files = _MoeFiles(folder, gpu, tables, entries)
     chosen: dict[KernelShape, Selection] = {}
-    # Whole layers first: they depend on nothing, and others may depend on them.
+    # Whole layers first: they depend on no other layer, but others may depend on their entries.
     for layer, those in sorted(layers.items(), key=lambda item: _missing(item[1]) != ()):
         coupled = couple_layer(those, allowed=files.taken_for_missing(layer, those))
         files.put(coupled)
@@ -72,25 +76,25 @@ class _MoeFiles:
         for op in MOE_OPS:
             name = self._name(op)
             content = copy.deepcopy(tables[name]) if name in tables else read_content(folder, name)
-            if not isinstance(content, Finding):  # not there, or for the check to tell of
+            if not isinstance(content, Finding):  # else it is not there, or the check reports it
                 self._tables[op] = content
         self._written = list(_written(entries, {self._name(op): op for op in MOE_OPS}))
 
     def taken_for_missing(
         self, layer: MoeLayer, selections: Sequence[Selection]
     ) -> Mapping[int, str] | None:
-        """What vLLM takes as ``block_m`` for the ops that a layer lacks, and where that comes from.
+        """The ``block_m`` that vLLM takes for the ops that a layer lacks, and where it is from.
 
-        None where it lacks none.
+        None where the layer lacks no op.
 
         Raises:
-            ExportError: Not the same for all of them.
+            ExportError: vLLM would take more than one.
         """
         missing = set(_missing(selections))
         if not missing:
             return None
         found = {
-            (block_m, f"{self._name(op)} at {'/'.join(map(str, shape.lookup_key))}")
+            (block_m, f"{self._name(op)} at {key_text(shape.lookup_key)}")
             for op, shape, block_m in self._of_layer(layer)
             if op in missing and isinstance(block_m, int)
         }
@@ -112,7 +116,7 @@ class _MoeFiles:
         return places_of or DEFAULT_ONLY
 
     def put(self, selections: Sequence[Selection]) -> None:
-        """Enter what was chosen."""
+        """Enter selections in the tables."""
         for one in selections:
             put_leaf(self._tables[one.shape.op], one.shape.lookup_key, one.config.as_dict())
 
@@ -120,7 +124,7 @@ class _MoeFiles:
         """Make sure that no launch meets two ``block_m``.
 
         Raises:
-            ExportError: One does.
+            ExportError: A launch would meet two.
         """
         for finding in coupling_findings(self._prefix, self._parsed()):
             raise ExportError(
@@ -129,7 +133,11 @@ class _MoeFiles:
             )
 
     def _of_layer(self, layer: MoeLayer) -> Iterator[tuple[LoraOp, KernelShape, object]]:
-        """What autotune wrote for a layer's ops, if it is still there."""
+        """The entries that autotune wrote for a layer and that are still there.
+
+        Yields:
+            The op, the shape, and the entry's ``block_m``.
+        """
         for op, shape in self._written:
             leaf = leaf_at(self._tables.get(op), shape.lookup_key)
             if MoeLayer.of(shape) == layer and isinstance(leaf, dict):

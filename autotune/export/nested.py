@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import ExportError
+from autotune.launch.op import LookupKey
 
-#: Levels of keys above an entry of a dense op: max_loras, num_slices, m, k, n. MoE ops have i, too.
-LEVELS = 5
-
-#: A key as vLLM asks for it; with a leading zero it would only ever be found as the nearest.
+#: A key as vLLM spells it. It finds one with a leading zero only as the nearest.
 _KEY = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
@@ -43,12 +41,12 @@ def unusable(path: Path, reason: str) -> ExportError:
     return ExportError(f"cannot use {path}: {reason}; move it away or give another folder")
 
 
-def read_table(path: Path, levels: int = LEVELS) -> dict[str, Any] | None:
+def read_table(path: Path, *, levels: int) -> dict[str, Any] | None:
     """A tuned file's content, its nesting checked; None where there is no such file.
 
     Args:
         path: The file.
-        levels: Levels of keys above its entries, as many as its op has.
+        levels: Number of levels of keys above its entries: those of its op.
 
     Raises:
         ExportError: It cannot be read, or vLLM could not look anything up in it.
@@ -58,7 +56,7 @@ def read_table(path: Path, levels: int = LEVELS) -> dict[str, Any] | None:
 
 
 def _nested(path: Path, table: object, below: int, levels: int) -> dict[str, Any]:
-    """The table, once it is sure to hold ``below`` of ``levels`` levels of whole-number keys."""
+    """The table, which must hold the ``below`` innermost of ``levels`` levels of whole numbers."""
     if not isinstance(table, dict):
         raise unusable(path, f"it should nest {levels} levels of objects above its entries")
     if below == 0:
@@ -72,31 +70,31 @@ def _nested(path: Path, table: object, below: int, levels: int) -> dict[str, Any
     return table
 
 
-def leaf_at(table: object, key: tuple[int, ...]) -> object:
-    """The entry under exactly these keys; None where there is none."""
+def leaf_at(table: object, key: LookupKey) -> object:
+    """The entry under exactly this key; None where there is none."""
     below: Any = table
-    for step in key:
-        below = below.get(str(step)) if isinstance(below, dict) else None
+    for level in key:
+        below = below.get(str(level)) if isinstance(below, dict) else None
         if below is None:
             return None
     return below
 
 
-def put_leaf(table: dict[str, Any], key: tuple[int, ...], leaf: dict[str, int]) -> None:
-    """Set the entry under these keys, in place."""
+def put_leaf(table: dict[str, Any], key: LookupKey, leaf: dict[str, int]) -> None:
+    """Set the entry under a key, in place."""
     *above, last = key
-    for step in above:
-        table = table.setdefault(str(step), {})
+    for level in above:
+        table = table.setdefault(str(level), {})
     table[str(last)] = leaf
 
 
 def as_text(content: dict[str, Any]) -> str:
-    """JSON as it is written to disk, keys in the order given."""
+    """JSON as it is written to disk; the order of the keys stays."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def sorted_table(table: dict[str, Any], levels: int) -> dict[str, Any]:
-    """The table with its keys in the order of their integers; entries stay as they are."""
+    """The table with its keys in numeric order; the entries stay as they are."""
     if levels == 0:
         return table
     return {key: sorted_table(table[key], levels - 1) for key in sorted(table, key=int)}

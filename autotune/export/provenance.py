@@ -15,7 +15,7 @@ from autotune.errors import InputError
 from autotune.export.names import PROVENANCE_SUFFIX
 from autotune.export.nested import leaf_at, read_json, unusable
 from autotune.launch.environment import Environment
-from autotune.launch.op import gpu_file_prefix
+from autotune.launch.op import DenseKey, LookupKey, MoeKey, gpu_file_prefix, key_of
 from autotune.version import __version__
 
 SCHEMA = "autotune-provenance/1"
@@ -23,21 +23,15 @@ SCHEMA = "autotune-provenance/1"
 #: Decimals of figures in microseconds and of ratios: a tenth of a nanosecond, far below the noise.
 _DECIMALS = 4
 
-#: Per tuned file's name, per look-up path such as ``9/3/16/4096/16``, what is known of the entry.
+#: By a tuned file's name and a key such as ``9/3/16/4096/16``, what is known of the entry.
 Entries = dict[str, dict[str, dict[str, Any]]]
 
-#: Five keys, six for a MoE op.
-_PATH = re.compile(r"\d{1,18}(/\d{1,18}){4,5}", re.ASCII)
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 
 def provenance_name(gpu: str) -> str:
     """The file's name for a GPU."""
     return f"{gpu_file_prefix(gpu)}{PROVENANCE_SUFFIX}"
-
-
-def path_text(key: tuple[int, ...]) -> str:
-    """A look-up key as the provenance writes it."""
-    return "/".join(map(str, key))
 
 
 def entry_of(selection: Selection, environment: Environment) -> dict[str, Any]:
@@ -58,7 +52,7 @@ def entry_of(selection: Selection, environment: Environment) -> dict[str, Any]:
 
 
 def _layer(choice: LayerChoice) -> dict[str, Any]:
-    """That ``block_m`` was chosen for a MoE layer as a whole, and what that layer gains."""
+    """The ``block_m`` that a MoE layer's ops share, and what the layer gains by it."""
     ops = [op.value for op in choice.ops]
     return {"block_m": choice.block_m, "chosen_for": ops, **_speedup(choice.ratio)}
 
@@ -92,7 +86,7 @@ def read_entries(path: Path) -> Entries:
 
 
 def read_environment(path: Path) -> Environment | None:
-    """Where the last export's entries were measured; None where the file does not say."""
+    """Where the entries of the last export were measured; None where the file does not say."""
     try:
         content = read_json(path)
         return Environment.from_mapping(content["environment"] if isinstance(content, dict) else {})
@@ -102,18 +96,24 @@ def read_environment(path: Path) -> Environment | None:
 
 def _are_entries(of_file: object) -> bool:
     return isinstance(of_file, dict) and all(
-        _PATH.fullmatch(text) and isinstance(entry, dict) for text, entry in of_file.items()
+        _is_key(text) and isinstance(entry, dict) for text, entry in of_file.items()
     )
 
 
-def _key(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split("/")))
+def _is_key(text: str) -> bool:
+    levels = text.split("/")
+    has_all = len(levels) in (len(DenseKey._fields), len(MoeKey._fields))
+    return has_all and all(map(_NUMBER.fullmatch, levels))
+
+
+def _key(text: str) -> LookupKey:
+    return key_of(map(int, text.split("/")))
 
 
 def still_true(entries: Mapping[str, Any], table: dict[str, Any]) -> dict[str, Any]:
-    """Those entries of a file whose configuration is what the file holds.
+    """The entries of a file whose configuration is the one that the file holds.
 
-    Others were edited by hand, or are of an export that was cut short.
+    The others were edited by hand, or belong to an export that was cut short.
     """
     return {
         text: entry
@@ -123,7 +123,7 @@ def still_true(entries: Mapping[str, Any], table: dict[str, Any]) -> dict[str, A
 
 
 def as_content(entries: Entries, environment: Environment) -> dict[str, Any]:
-    """The whole file, in its order."""
+    """The content of the whole file, sorted by file and key."""
     return {
         "schema": SCHEMA,
         "autotune": __version__,

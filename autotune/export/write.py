@@ -9,7 +9,6 @@ from typing import Any
 
 from autotune.choose.selection import Selection
 from autotune.errors import ExportError
-from autotune.export.files import replace_files
 from autotune.export.lookup import look_up
 from autotune.export.moe_files import couple_in
 from autotune.export.nested import as_text, put_leaf, read_table, sorted_table
@@ -17,25 +16,62 @@ from autotune.export.provenance import (
     Entries,
     as_content,
     entry_of,
-    path_text,
     provenance_name,
     read_entries,
     still_true,
 )
+from autotune.files import replace_files
 from autotune.launch.environment import Environment
+from autotune.launch.op import LookupKey, key_text
 
-#: Per tuned file's name, per look-up key, what goes there.
-_Plan = dict[str, dict[tuple[int, ...], Selection]]
+#: By a tuned file's name and a key, what goes there.
+_Plan = dict[str, dict[LookupKey, Selection]]
+
+#: What to do where a file cannot be written.
+_ADVICE = (
+    "the measurements are kept in the database: free the place or give another --output, and "
+    "`autotune export` writes them again"
+)
 
 
-class VllmExporter:
-    """Writes one file per op, and beside them one that says where each entry comes from.
+class Exporter(ABC):
+    """Writes the chosen configurations in one engine's format."""
 
-    A file that the provenance lists is added to entry by entry. One that it does not list is not
-    autotune's: it is left alone, or added to where the caller says ``merge``.
+    @abstractmethod
+    def export(
+        self,
+        selections: Iterable[Selection],
+        environment: Environment,
+        folder: Path,
+        *,
+        merge: bool,
+    ) -> tuple[Path, ...]:
+        """Write the selections, keeping the entries of other shapes that are there already.
 
-    What the ops of a MoE layer get is chosen here, once more and whoever asks, from the evidence
-    that their selections carry: no folder is left with two ``block_m`` for one layer.
+        Exporting the same selections twice gives the same bytes.
+
+        Args:
+            selections: The chosen configurations; if a shape comes twice, the later one counts.
+            environment: Where they were measured; its GPU names the files.
+            folder: Where to write; made if it is not there.
+            merge: Whether to add to files that autotune did not write.
+
+        Returns:
+            The files written.
+
+        Raises:
+            ExportError: The folder cannot be written, or a file there would be lost.
+        """
+
+
+class VllmExporter(Exporter):
+    """Writes one file per op, and a provenance file that says where each entry comes from.
+
+    New entries are added to a file that the provenance lists. autotune did not write the other
+    files: they are added to only if the caller says ``merge``.
+
+    The ops of a MoE layer must share one ``block_m`` in the folder. It is chosen here again, for
+    every caller, from the samples that the selections hold.
     """
 
     def export(
@@ -49,9 +85,9 @@ class VllmExporter:
         """Write the selections, then look every one of them up again the way vLLM will.
 
         Raises:
-            ExportError: The folder cannot be written, or holds a file that autotune did not write
-                and ``merge`` is false, or one that is broken, or a MoE layer would have two
-                ``block_m``; nothing is written then. Or the look-up does not find what was written.
+            ExportError: The folder cannot be written; a file there is broken, or autotune did not
+                write it and ``merge`` is false; or a MoE layer would have two ``block_m``. Nothing
+                is written then. Also if the look-up does not find what was written.
         """
         plan = _by_place(selections, environment.gpu)
         if not plan:
@@ -70,13 +106,13 @@ class VllmExporter:
             environment.gpu,
         )
         _add(plan, environment, tables=tables, entries=entries)
-        # The provenance first: should the renames be cut short, the next export still knows its own
-        # files, and drops what the provenance says of entries that are not there.
+        # The provenance is renamed first: if the renames are cut short, the next export still knows
+        # autotune's files, and drops the provenance of entries that are not there.
         texts = {provenance: as_text(as_content(entries, environment))}
         for name in sorted(plan):
             table = sorted_table(tables[name], _levels(plan[name]))
             texts[_inside(folder, name)] = as_text(table)
-        replace_files(texts)
+        replace_files(texts, advice=_ADVICE)
         _verify(plan, folder)
         return (*list(texts)[1:], provenance)
 
@@ -99,7 +135,7 @@ def _by_place(selections: Iterable[Selection], gpu: str) -> _Plan:
         other = place.setdefault(shape.lookup_key, selection).shape
         if other != shape:
             raise ExportError(
-                f"two shapes share the entry {path_text(shape.lookup_key)} of "
+                f"two shapes share the entry {key_text(shape.lookup_key)} of "
                 f"{shape.file_name(gpu)}: {other.label} and {shape.label}; "
                 "export them to two folders, each with --output"
             )
@@ -108,7 +144,11 @@ def _by_place(selections: Iterable[Selection], gpu: str) -> _Plan:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """The file's path: a ``/`` in a GPU's name separates folders, as it does for vLLM."""
+    """The path of a file; a ``/`` in a GPU's name separates folders, as it does for vLLM.
+
+    Raises:
+        ExportError: The path would lie outside the folder, or could not be printed.
+    """
     path = Path(f"{folder}/{name}")
     if ".." in Path(name).parts or not name.isprintable():
         raise ExportError(
@@ -117,14 +157,23 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _levels(place: Mapping[tuple[int, ...], Selection]) -> int:
-    """Levels of keys above the entries of a file, which are all of one op."""
-    return max(map(len, place))
+def _levels(place: Mapping[LookupKey, Selection]) -> int:
+    """The number of levels of keys above the entries of a file, all of which are one op's."""
+    return len(next(iter(place)))
 
 
 def _table(path: Path, *, levels: int, listed: bool) -> dict[str, Any]:
-    """What the file holds now; empty where there is none."""
-    table = read_table(path, levels)
+    """What a file holds now; empty where there is no such file.
+
+    Args:
+        path: The file.
+        levels: Number of levels of keys above its entries.
+        listed: Whether autotune may add to it.
+
+    Raises:
+        ExportError: The file is broken, or autotune may not add to it.
+    """
+    table = read_table(path, levels=levels)
     if table is None:
         return {}
     if not listed:
@@ -143,52 +192,22 @@ def _add(
         entries[name] = still_true(entries.get(name, {}), tables[name])
         for key, selection in place.items():
             put_leaf(tables[name], key, selection.config.as_dict())
-            entries[name][path_text(key)] = entry_of(selection, environment)
+            entries[name][key_text(key)] = entry_of(selection, environment)
 
 
 def _verify(plan: _Plan, folder: Path) -> None:
-    """Look every selection up in the files on disk, as vLLM will.
+    """Look up every selection in the files on disk, as vLLM will.
 
     Raises:
-        ExportError: Another entry, or none, is found.
+        ExportError: The look-up finds another entry, or none.
     """
     for name, place in plan.items():
         path = _inside(folder, name)
-        table = read_table(path, _levels(place)) or {}
+        table = read_table(path, levels=_levels(place)) or {}
         for key, selection in place.items():
             found = look_up(table, key)
             if found.path != key or found.leaf != selection.config.as_dict():
                 raise ExportError(
                     f"{path} was changed while it was written: vLLM would find "
-                    f"{path_text(found.path)} {found.leaf} for {path_text(key)}; export again"
+                    f"{key_text(found.path)} {found.leaf} for {key_text(key)}; export again"
                 )
-
-
-class Exporter(ABC):
-    """Writes the chosen configurations in one engine's format."""
-
-    @abstractmethod
-    def export(
-        self,
-        selections: Iterable[Selection],
-        environment: Environment,
-        folder: Path,
-        *,
-        merge: bool,
-    ) -> tuple[Path, ...]:
-        """Write the selections, keeping the entries of other shapes that are there already.
-
-        Exporting the same selections twice gives the same bytes.
-
-        Args:
-            selections: The chosen configurations; where a shape comes twice, the later counts.
-            environment: Where they were measured; its GPU names the files.
-            folder: Where to write; made if it is not there.
-            merge: Whether files that autotune did not write may be added to.
-
-        Returns:
-            The files written.
-
-        Raises:
-            ExportError: The folder cannot be written, or holds something that must not be lost.
-        """

@@ -1,20 +1,21 @@
 """The LoRA ops that are tuned, and what vLLM calls them.
 
-This module is the home of vLLM's contract: which parameters an op's entry must have, which file
-the entry is in, and under which keys vLLM looks it up. The source is
+It states vLLM's contract: which parameters an op's entry must have, which file the entry is in, and
+under which key vLLM looks it up. The source is
 ``vllm/lora/ops/triton_ops/utils.py`` (``load_lora_op_config``, ``get_lora_op_configs``), read in
 vLLM 0.11.1, 0.15.1, 0.22.1, 0.28.0 and 0.33.0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
+from typing import NamedTuple
 
 #: What ``--max-lora-rank`` accepts (``vllm/config/lora.py``, 0.33.0).
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
-#: Parameters that an entry may leave out, and what vLLM then takes.
+#: Parameters that a dense configuration may leave out, and the values that they then have.
 PARAMETER_DEFAULTS = {"group_size_m": 8, "num_ctas": 1}
 
 #: What vLLM takes for a parameter that a MoE entry leaves out.
@@ -30,7 +31,59 @@ MOE_DEFAULTS = {
 
 _TILE = ("block_m", "block_n", "block_k")
 _LAUNCH = ("num_warps", "num_stages", "num_ctas")
-_LEVELS = ("max_loras", "num_slices", "m", "k", "n")
+
+
+class DenseKey(NamedTuple):
+    """The levels under which vLLM looks up a dense op's entry, outermost first.
+
+    Attributes:
+        max_loras: One more than vLLM is given: there is a slot for tokens without a LoRA.
+        num_slices: Number of packed projections.
+        m: Tokens in the batch.
+        k: Size that is summed over.
+        n: Size of the output.
+    """
+
+    max_loras: int
+    num_slices: int
+    m: int
+    k: int
+    n: int
+
+
+class MoeKey(NamedTuple):
+    """The levels under which vLLM looks up a MoE op's entry, outermost first.
+
+    Attributes:
+        max_loras: As given to vLLM.
+        num_slices: Number of packed projections.
+        m: Tokens in the batch.
+        k: The rank, for all four ops.
+        n: The model's hidden size, for all four ops.
+        i: Intermediate size of the experts.
+    """
+
+    max_loras: int
+    num_slices: int
+    m: int
+    k: int
+    n: int
+    i: int
+
+
+#: The levels that vLLM goes down in a tuned file, or those that it really takes.
+LookupKey = DenseKey | MoeKey
+
+
+def key_of(levels: Iterable[int]) -> LookupKey:
+    """The key with these levels, outermost first: five are a dense op's, six a MoE op's."""
+    values = tuple(levels)
+    return MoeKey(*values) if len(values) == len(MoeKey._fields) else DenseKey(*values)
+
+
+def key_text(levels: Iterable[object]) -> str:
+    """A key, or its outer levels, in messages and files: ``9/3/16/4096/16``."""
+    return "/".join(map(str, levels))
 
 
 class LoraOp(str, Enum):
@@ -59,18 +112,18 @@ class LoraOp(str, Enum):
 
     @property
     def required_parameters(self) -> tuple[str, ...]:
-        """Those without which vLLM stops at the launch, with a ``KeyError``."""
+        """The parameters without which vLLM stops at the launch, with a ``KeyError``."""
         if self.is_moe:
             return ()
         return tuple(name for name in self.parameters if name != "group_size_m")
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """What the keys above an entry stand for, outermost first."""
-        return (*_LEVELS, "i") if self.is_moe else _LEVELS
+        """The names of the levels of keys above an entry, outermost first."""
+        return MoeKey._fields if self.is_moe else DenseKey._fields
 
     def values_in(self, entry: Mapping[str, object]) -> dict[str, object]:
-        """The parameters that vLLM reads of an entry, by the names used here, as they stand.
+        """The values that vLLM reads from an entry, unchecked, by the names used here.
 
         A MoE entry may spell them in lower case, or as ``BLOCK_SIZE_M`` and ``NUM_WARPS``.
         """
@@ -81,7 +134,7 @@ class LoraOp(str, Enum):
 
     @property
     def file_suffixes(self) -> tuple[str, ...]:
-        """How the names of the files that it reads end; ``expand`` has one per ``add_inputs``."""
+        """The ends of its files' names; ``expand`` has one file for each ``add_inputs``."""
         name = f"_{self.value.upper()}"
         if self is LoraOp.EXPAND:
             return (f"{name}_TRUE.json", f"{name}_FALSE.json")
@@ -92,7 +145,7 @@ class LoraOp(str, Enum):
 
         Args:
             gpu: The GPU's name as ``torch.cuda.get_device_name()`` gives it.
-            add_inputs: Whether ``expand`` adds to its output; other ops do not look at it.
+            add_inputs: Whether ``expand`` adds to its output; other ops pay no attention to it.
         """
         suffix = self.file_suffixes[0 if add_inputs else -1]
         return f"{gpu_file_prefix(gpu)}{suffix}"
@@ -106,12 +159,11 @@ class LoraOp(str, Enum):
         hidden_size: int,
         rank: int,
         intermediate_size: int = 0,
-    ) -> tuple[int, ...]:
-        """The keys that vLLM goes down in the file, outermost first.
+    ) -> LookupKey:
+        """The levels that vLLM goes down in the file.
 
-        For dense ops the first is ``max_loras + 1``: vLLM passes the length of ``lora_ids``, which
-        has a slot for tokens without a LoRA. MoE ops are all asked for with k = rank and n = the
-        model's hidden size.
+        For dense ops vLLM passes the length of ``lora_ids`` as ``max_loras``, which has a slot for
+        tokens without a LoRA. All MoE ops have k = rank and n = the model's hidden size.
 
         Args:
             max_loras: As given to vLLM.
@@ -123,9 +175,16 @@ class LoraOp(str, Enum):
             intermediate_size: MoE ops: output size of a slice of w13, input size of w2.
         """
         if self.is_moe:
-            return (max_loras, num_slices, num_tokens, rank, hidden_size, intermediate_size)
+            return MoeKey(
+                max_loras=max_loras,
+                num_slices=num_slices,
+                m=num_tokens,
+                k=rank,
+                n=hidden_size,
+                i=intermediate_size,
+            )
         k, n = (hidden_size, rank) if self is LoraOp.SHRINK else (rank, hidden_size)
-        return (max_loras + 1, num_slices, num_tokens, k, n)
+        return DenseKey(max_loras=max_loras + 1, num_slices=num_slices, m=num_tokens, k=k, n=n)
 
 
 #: The ops of ordinary linear layers.

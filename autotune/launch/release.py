@@ -1,10 +1,10 @@
-"""Where vLLM reads only ``block_m`` of a MoE op's entry, or nothing.
+"""What the releases of vLLM read of a tuned entry, and where they differ.
 
-From 0.22 on, and up to rank 128, ``fused_moe_lora`` runs one kernel for shrink and expand with
-heuristics of its own (``_run_fused_moe_lora_one_shot`` in ``fused_moe_lora_op.py``, 0.22.1 to
-0.33.0; not in 0.15.1), unless LoRAs are fully sharded. Where blocks are assigned naively it takes
-16 rows whatever it is told, and for the smallest batches there is a kernel without blocks of rows
-(``_run_fused_moe_lora_small_batch``).
+Most of a MoE op's entry may go unread. From 0.22 on, and up to rank 128, ``fused_moe_lora`` runs
+one kernel for shrink and expand with heuristics of its own (``_run_fused_moe_lora_one_shot`` in
+``fused_moe_lora_op.py``, 0.22.1 to 0.33.0; not in 0.15.1), unless LoRAs are fully sharded. It reads
+``block_m`` alone. Where blocks are assigned naively it reads nothing: it takes 16 rows, and for the
+smallest batches there is a kernel without blocks of rows (``_run_fused_moe_lora_small_batch``).
 """
 
 from __future__ import annotations
@@ -12,26 +12,56 @@ from __future__ import annotations
 import re
 
 from autotune.launch.environment import Environment
+from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.launch.sizes import assigns_naively
 
-#: The newest vLLM whose sources were read.
+#: The oldest and the newest vLLM whose sources were read.
+OLDEST_RELEASE = "0.11.1"
 NEWEST_RELEASE = "0.33.0"
 
-#: The largest rank for which it does.
-ONE_SHOT_RANK = 128
+#: The first release with the one-shot MoE kernel, and with MoE functions that autotune can call:
+#: those of 0.15.1 have no ``use_tma``.
+FIRST_ONE_SHOT_RELEASE = "0.22"
 
-_FIRST_RELEASE = (0, 22)
+#: The largest rank that the one-shot kernel is for.
+_ONE_SHOT_RANK = 128
+
+#: Hopper. There, and nowhere else, ptxas miscompiles a pipelined wgmma whose left side was cast in
+#: registers, as expand's x is (triton-lang/triton#9433). So ``lora_expand`` sets ``num_stages`` to
+#: 1 there (``lora_expand_op.py``, 0.33.0; not in 0.28.0).
+_HOPPER = (9, 0)
 
 
-def has_one_shot_kernel(release: str) -> bool:
-    """Whether a vLLM release has that kernel; one whose number cannot be read is taken as new."""
-    numbers = re.match(r"(\d+)\.(\d+)", release)
-    return numbers is None or tuple(map(int, numbers.groups())) >= _FIRST_RELEASE
+def has_pipeline(op: LoraOp, capability: tuple[int, int]) -> bool:
+    """Whether an op's kernel is pipelined on a GPU, in the ``num_stages`` of its configuration.
+
+    Args:
+        op: The op.
+        capability: The GPU's compute capability, such as ``(9, 0)``.
+    """
+    return op is not LoraOp.EXPAND or capability != _HOPPER
+
+
+def one_shot_rank(release: str) -> int:
+    """The largest rank for which a release runs the one-shot MoE kernel; 0 if it has none.
+
+    Args:
+        release: vLLM's version, such as ``0.33.0``; one without numbers counts as new.
+    """
+    numbers = _numbers(release)
+    is_new = numbers is None or numbers >= (_numbers(FIRST_ONE_SHOT_RELEASE) or ())
+    return _ONE_SHOT_RANK if is_new else 0
+
+
+def _numbers(release: str) -> tuple[int, ...] | None:
+    """The first two numbers of a version."""
+    match = re.match(r"(\d+)\.(\d+)", release)
+    return None if match is None else tuple(map(int, match.groups()))
 
 
 def parameters_read(shape: KernelShape, release: str) -> tuple[str, ...]:
-    """What this vLLM reads of the shape's entry.
+    """The parameters that a vLLM release reads from a shape's entry.
 
     Args:
         shape: Of any op.
@@ -43,25 +73,20 @@ def parameters_read(shape: KernelShape, release: str) -> tuple[str, ...]:
 
 
 def reads_only_block_m(shape: KernelShape, release: str) -> bool:
-    """Whether this vLLM reads ``block_m`` of the shape's entry at most.
+    """Whether a vLLM release reads ``block_m`` at most from a shape's entry.
 
     Args:
-        shape: Of any op; of a dense one vLLM reads everything.
+        shape: Of any op; vLLM reads the whole entry of a dense one.
         release: vLLM's version, such as ``0.33.0``.
     """
-    return (
-        shape.op.is_moe
-        and shape.rank <= ONE_SHOT_RANK
-        and not shape.fully_sharded
-        and has_one_shot_kernel(release)
-    )
+    return shape.op.is_moe and not shape.fully_sharded and shape.rank <= one_shot_rank(release)
 
 
 def release_of(environment: Environment) -> str:
-    """The vLLM whose behaviour is tuned for: that whose kernels are launched, else the newest."""
+    """The vLLM release to tune for: the one whose kernels are launched, else the newest."""
     return environment.provider_version if environment.provider == "vllm" else NEWEST_RELEASE
 
 
 def is_timed_as_pair(shape: KernelShape, environment: Environment) -> bool:
-    """Whether what is timed of a MoE shape is vLLM's one kernel for its shrink and its expand."""
+    """Whether a MoE shape is timed by vLLM's one kernel for its shrink and its expand."""
     return environment.provider == "vllm" and reads_only_block_m(shape, release_of(environment))

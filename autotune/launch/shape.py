@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from autotune.errors import ShapeError
-from autotune.launch.op import VLLM_RANKS, LoraOp
+from autotune.launch.op import VLLM_RANKS, LookupKey, LoraOp
 
 #: Bytes of one weight, per dtype that vLLM's LoRA kernels take.
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2}
@@ -130,8 +130,8 @@ class KernelShape:
         return table
 
     @property
-    def lookup_key(self) -> tuple[int, ...]:
-        """The keys under which vLLM looks this shape's entry up, outermost first."""
+    def lookup_key(self) -> LookupKey:
+        """The key under which vLLM looks up this shape's entry."""
         return self.op.lookup_key(
             max_loras=self.max_loras,
             num_slices=self.num_slices,
@@ -171,8 +171,8 @@ class KernelShape:
 
         What is not at its default is added, so that different shapes have different labels.
         """
-        _, _, m, k, n, *_ = self.lookup_key
-        parts = [f"m={m}", f"k={k}", f"n={n}", f"slices={self.num_slices}"]
+        key = self.lookup_key
+        parts = [f"m={key.m}", f"k={key.k}", f"n={key.n}", f"slices={key.num_slices}"]
         parts.append(f"max_loras={self.max_loras}")
         if self.active_loras != self.max_loras:
             parts.append(f"active_loras={self.active_loras}")

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from autotune.errors import InputError, RecordingError
+from autotune.files import write_errors
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
@@ -25,6 +26,9 @@ from autotune.measure._base import EnoughRule, Runner, StopRule
 from autotune.measure.measurement import Ceilings, Comparison, Measurement, Outcome, RunnerStatus
 
 SCHEMA = "autotune-recording/1"
+
+#: What to do where a recording cannot be written.
+_ADVICE = "free the place, or name another file"
 
 #: Decimals of a sample in microseconds: a GPU's timer does not resolve a nanosecond.
 _DECIMALS = 3
@@ -150,11 +154,9 @@ class RecordingWriter:
         """
         self._path = path
         self._partial = path.with_name(path.name + ".partial")
-        try:
+        with write_errors(self._partial, RecordingError, advice=_ADVICE):
             # mtime 0: the same measurements make the same bytes.
             self._gzip = gzip.GzipFile(self._partial, "wb", mtime=0)
-        except OSError as error:
-            raise RecordingError(f"cannot write {self._partial}: {error.strerror}") from None
         known = {} if ceilings is None else {"ceilings": asdict(ceilings)}
         self._write({"schema": SCHEMA, "environment": environment.as_dict(), **known})
 
@@ -184,11 +186,9 @@ class RecordingWriter:
 
     def close(self) -> None:
         """Finish the file and give it its name."""
-        try:
+        with write_errors(self._path, RecordingError, advice=_ADVICE):
             self._gzip.close()
             self._partial.replace(self._path)
-        except OSError as error:
-            raise RecordingError(f"cannot write {self._path}: {error.strerror}") from None
 
     def __enter__(self) -> RecordingWriter:
         return self
@@ -202,10 +202,8 @@ class RecordingWriter:
         self.close()
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        try:
+        with write_errors(self._partial, RecordingError, advice=_ADVICE):
             self._gzip.write(json.dumps(line).encode() + b"\n")
-        except OSError as error:
-            raise RecordingError(f"cannot write {self._partial}: {error.strerror}") from None
 
 
 class RecordingRunner(Runner):

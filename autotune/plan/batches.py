@@ -11,26 +11,26 @@ from dataclasses import dataclass
 
 from autotune.errors import InputError
 
-#: What ``vllm serve`` takes on a GPU of 70 GiB and more, such as an H100, and no A100; it is 2048
-#: and 256 on smaller ones and A100s, 16384 and 1024 from 160 GiB on.
+#: The defaults of ``vllm serve`` on a GPU of 70 GiB and more, such as an H100. They are 2048 and
+#: 256 on smaller GPUs and on every A100, 16384 and 1024 from 160 GiB on.
 MAX_NUM_BATCHED_TOKENS = 8192
 MAX_NUM_SEQS = 1024
 
-#: The largest batch that is captured, however many sequences there may be (1024 on Blackwell).
+#: The largest batch that vLLM captures, whatever ``max_num_seqs`` is (1024 on Blackwell).
 _LARGEST_CAPTURED = 512
 
-#: Tuned batch sizes are this far apart: a best configuration was seen to be up to ten times slower
-#: than another batch size's own.
+#: Tuned batch sizes are this factor apart, but for the last. They cannot be far apart: the best
+#: configuration of one was seen to take up to ten times as long as the best of another, there.
 _STEP = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batches:
-    """Limits of a server's batches.
+    """The limits of a server's batches, and the batch sizes that follow from them.
 
     Attributes:
         max_num_batched_tokens: The server's ``--max-num-batched-tokens``.
-        max_num_seqs: Its ``--max-num-seqs``.
+        max_num_seqs: The server's ``--max-num-seqs``.
     """
 
     max_num_batched_tokens: int
@@ -40,10 +40,10 @@ class Batches:
     def of(
         cls, max_num_batched_tokens: int | None = None, max_num_seqs: int | None = None
     ) -> Batches:
-        """The limits given, else vLLM's defaults.
+        """The limits that are given, and vLLM's defaults for the others.
 
         Raises:
-            InputError: vLLM would refuse them.
+            InputError: A batch could not hold one token of every sequence, which vLLM refuses.
         """
         tokens = max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS
         seqs = max_num_seqs or min(MAX_NUM_SEQS, tokens)
@@ -55,7 +55,7 @@ class Batches:
 
     @property
     def captured(self) -> tuple[int, ...]:
-        """The batch sizes that vLLM captures; what it decodes is padded to the next of them."""
+        """The batch sizes that vLLM captures; it pads a decoding batch to the next of them."""
         most = min(2 * self.max_num_seqs, _LARGEST_CAPTURED, self.max_num_batched_tokens)
         sizes = [1, 2, 4, *range(8, 256, 8), *range(256, _LARGEST_CAPTURED + 1, 16)]
         ends = {self.max_num_batched_tokens, self.max_num_seqs}
@@ -63,7 +63,7 @@ class Batches:
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """The batch sizes to tune: captured ones thinned, and on to the largest prefill step."""
+        """The batch sizes to tune: captured sizes, thinned, then up to the largest prefill step."""
         sizes = thinned(self.captured)
         while sizes[-1] * _STEP <= self.max_num_batched_tokens:
             sizes.append(sizes[-1] * _STEP)
@@ -71,7 +71,7 @@ class Batches:
 
 
 def thinned(sizes: Iterable[int]) -> list[int]:
-    """Of some ascending numbers those that are far enough apart, the first and the last one too."""
+    """Ascending numbers without those too near the one before; the first and the last are kept."""
     ordered = list(sizes)
     kept = ordered[:1]
     for size in ordered:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from autotune.launch.release import NEWEST_RELEASE, reads_only_block_m
 from autotune.launch.shape import KernelShape
@@ -12,53 +13,69 @@ from autotune.launch.space import default_axes
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """When a shape is left.
+    """When the search of a shape ends.
 
     Attributes:
-        trials: Distinct configurations of each shape, unless it still gains and budget is left.
-        least_gain: Going on must be expected to make a shape faster by this share of its latency.
+        trials: The most distinct configurations of a shape. A shape that still gets faster may have
+            more of them where others needed fewer.
+        least_gain: The search ends where going on is expected to make the shape faster by less than
+            this share of its latency.
     """
 
     trials: int
     least_gain: float
 
 
-#: By the names that ``--effort`` takes. On the shipped recording a normal search ends after 86
-#: trials in the mean, in spaces that are larger (``studies/LOG.md``).
+#: The efforts, by the names that ``--effort`` takes. On the shipped recording a normal search ends
+#: after 86 trials in the mean, in spaces of more than 200 configurations (``studies/LOG.md``).
 EFFORTS: Mapping[str, Effort] = {
     "quick": Effort(trials=60, least_gain=0.015),
     "normal": Effort(trials=200, least_gain=0.005),
     "thorough": Effort(trials=1000, least_gain=0.001),
 }
 
-#: What a run takes that says neither trials nor effort.
+#: The effort of a run that gives neither trials nor an effort.
 NORMAL = "normal"
 
-
-#: An H100 with 16 cores from a cold cache, vLLM 0.33.0's kernels: the compiler limits
-#: (``studies/LOG.md``, 2026-11-23).
+#: Configurations compiled and timed a second, on an H100 with 16 cores from a cold cache, vLLM
+#: 0.33.0's kernels; compiling takes most of it (``studies/LOG.md``, 2026-11-23).
 _CONFIGS_PER_S = 27.5
 
-
-#: The finalists of a study and the default, six configurations, on the same machine, seconds.
+#: Time to compare the finalists of a study and the default, six configurations, on that machine.
 _FINALISTS_S = 1.0
 
-
-#: Between two rows, their two winners and the default: three configurations.
+#: Time to look at a shape between two rows: their two winners and the default.
 _BETWEEN_S = _FINALISTS_S / 2
 
 
-def tuning_s(shapes: Iterable[KernelShape], trials: int, *, between: int = 0) -> float:
-    """Seconds that the studies take on an H100 with 16 cores, at most.
+def effort_beside(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study file or flags leave unsaid by giving only one of trials and effort.
 
-    Less where a space holds fewer configurations than there are trials, as many an ``expand``'s of
-    a small rank does; what is measured already costs nothing. Rows that are added between others
-    are not counted, but for looking there.
+    An effort brings its own number of trials. Trials without an effort are all made: there is then
+    no effort, which could end the search before.
 
     Args:
-        shapes: One study each.
-        trials: Distinct configurations for each.
-        between: How many shapes between them are looked at afterwards.
+        given: What is given, with ``trials`` and ``effort`` among it or not.
+
+    Returns:
+        ``trials`` or ``effort``, the one to add; empty where both or neither are given.
+    """
+    if given.get("effort") is not None:
+        return {"trials": EFFORTS[given["effort"]].trials} if "trials" not in given else {}
+    return {"effort": None} if "trials" in given else {}
+
+
+def tuning_s(shapes: Iterable[KernelShape], trials: int, *, between: int = 0) -> float:
+    """Seconds that tuning takes on an H100 with 16 cores, at most.
+
+    It takes less where a space holds fewer configurations than there are trials, as that of an
+    ``expand`` of a small rank often does, and where configurations were measured in earlier runs.
+    Tuning the rows that are added between others is not counted, only looking for them.
+
+    Args:
+        shapes: The shapes to tune.
+        trials: Distinct configurations for each shape.
+        between: How many shapes between two rows are looked at afterwards.
     """
     studies = sum(_FINALISTS_S + _trials(shape, trials) / _CONFIGS_PER_S for shape in shapes)
     return studies + between * _BETWEEN_S

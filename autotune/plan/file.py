@@ -1,4 +1,4 @@
-"""Reading a study file: every table and value is checked, and a wrong one named with its place."""
+"""Reading a study file. A wrong table or value is an error that names its place in the file."""
 
 from __future__ import annotations
 
@@ -7,38 +7,86 @@ import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from autotune.errors import InputError, SpaceError, StudyFileError
 from autotune.launch.op import VLLM_RANKS, LoraOp
 from autotune.launch.shape import DTYPE_BYTES, KernelShape
 from autotune.launch.space import complete_axes, default_axes
-from autotune.plan.effort import EFFORTS
+from autotune.plan.effort import EFFORTS, effort_beside
+from autotune.plan.model import ModelTable
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
-SAMPLERS = ("adaptive", "tpe", "gp", "random", "exhaustive")
+#: The sampler that also learns from the other shapes.
+ADAPTIVE = "adaptive"
+
+#: What ``sampler`` and ``--sampler`` take.
+SAMPLERS = (ADAPTIVE, "tpe", "gp", "random", "exhaustive")
+
+#: What ``kernels`` and ``--kernels`` take.
 KERNELS = ("auto", "builtin", "vllm")
 
-#: In place of batch sizes: those that the server captures.
+#: Stands for the batch sizes that the server captures, thinned.
 AUTO = "auto"
 
 _SHAPE_KEYS = (*(field.name for field in fields(KernelShape)), "layer")
 _DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
 
-#: The axes that the user gave, per op; what is not given is the runner's to choose.
+#: The axes that the user gave, per op; the runner chooses the values of the others.
 Axes = Mapping[LoraOp, Mapping[str, tuple[int, ...]]]
 
 
-def read_toml(source: str, text: str) -> dict[str, Any]:
-    """The tables of a study file, as they stand.
+def read_text(path: Path) -> str:
+    """The text of a study file.
 
     Raises:
-        StudyFileError: The text is no TOML, or has a table that no study file has.
+        StudyFileError: There is no such file, or it is not UTF-8.
     """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StudyFileError(
+            f"cannot read the study file {path}: {error.strerror}; check the path"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise StudyFileError(f"{path}: not UTF-8: {error}; save it as UTF-8") from error
+
+
+def read_fields(source: str, text: str, folder: Path) -> dict[str, Any]:
+    """What a study file says, by the names of ``StudyPlan``'s fields.
+
+    Args:
+        source: The file, as messages name it.
+        text: Its text.
+        folder: The folder that the paths of ``[model]`` are relative to.
+
+    Raises:
+        StudyFileError: The text is not TOML, or a key or a value in it is wrong.
+    """
+    content = _read_toml(source, text)
+    lora, tokens, search, run = (
+        read_table(f"{source}: [{name}]", content.get(name, {}), checks)
+        for name, checks in TABLES.items()
+    )
+    axes = _read_space(f"{source}: [search.space", search.pop("space", {}))
+    time_budget_s = search.pop("time_budget", None)
+    search |= effort_beside(search)
+    if "model" in content:
+        model = _read_model(f"{source}: [model]", content["model"], folder)
+        shapes = {"model": model, "shape_tables": {}, "tokens": tokens.pop("counts", AUTO)}
+    else:
+        tables = _read_shape_tables(source, content.get("shapes", []))
+        shapes = {"model": None, "shape_tables": tables, "tokens": tokens.pop("counts", ())}
+    given = {"lora": lora, "limits": tokens, "axes": axes, "time_budget_s": time_budget_s}
+    return {**given, **shapes, **search, **run}
+
+
+def _read_toml(source: str, text: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -53,7 +101,7 @@ def parse_duration(text: object) -> int:
     """Seconds of a duration such as ``90s``, ``10m`` or ``1h30m``.
 
     Raises:
-        InputError: It is not of that form, or is nothing.
+        InputError: The value does not have that form, or the duration is 0.
     """
     match = _DURATION.fullmatch(text) if isinstance(text, str) else None
     hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
@@ -64,7 +112,7 @@ def parse_duration(text: object) -> int:
 
 
 # --------------------------------------------------------------------------- checks of one value
-# Each answers the value as it is kept, or raises InputError with what it must be and what it is.
+# Each returns the value as the plan keeps it, or raises InputError: what it must be, what it is.
 
 _Check = Callable[[Any], Any]
 
@@ -80,7 +128,7 @@ def _at_least(smallest: int) -> _Check:
 
 def _one_of(choices: Collection[object]) -> _Check:
     def check(value: object) -> object:
-        # A bool equals 0 or 1, and rank = true is no rank.
+        # True equals 1, which is a rank; rank = true is not.
         if isinstance(value, bool) or value not in list(choices):
             raise InputError(f"must be one of {', '.join(map(str, choices))}: got {value!r}")
         return value
@@ -167,7 +215,7 @@ def read_table(place: str, table: object, checks: Mapping[str, _Check]) -> dict[
 
 
 def checked(place: str, value: object, check: _Check) -> Any:  # noqa: ANN401 - the check's type
-    """The value as its check keeps it; raises ``StudyFileError`` with the place."""
+    """What the check returns for a value; its error becomes a ``StudyFileError`` with the place."""
     try:
         return check(value)
     except InputError as error:
@@ -175,7 +223,7 @@ def checked(place: str, value: object, check: _Check) -> Any:  # noqa: ANN401 - 
 
 
 def check_keys(place: str, table: Mapping[str, object], known: Collection[str]) -> None:
-    """Raise ``StudyFileError`` for a key that is not known, with the nearest that is."""
+    """Raise ``StudyFileError`` for an unknown key, with the known key that is nearest."""
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
@@ -184,7 +232,7 @@ def check_keys(place: str, table: Mapping[str, object], known: Collection[str]) 
 
 
 def checked_flags(checks: Mapping[str, _Check], **given: object) -> dict[str, Any]:
-    """The flags that were given, each checked."""
+    """The flags that were given, that is not None, each checked."""
     return {
         name: checked(f"--{name.replace('_', '-')}", value, checks[name])
         for name, value in given.items()
@@ -192,8 +240,17 @@ def checked_flags(checks: Mapping[str, _Check], **given: object) -> dict[str, An
     }
 
 
-def read_shape_tables(source: str, tables: object) -> dict[int, dict[str, Any]]:
-    """The ``[[shapes]]`` tables by number; their values are checked once they are complete."""
+def _read_model(place: str, table: object, folder: Path) -> ModelTable:
+    try:
+        return ModelTable.of_file(read_table(place, table, MODEL_TABLE), folder)
+    except StudyFileError:
+        raise
+    except InputError as error:
+        raise StudyFileError(f"{place}: {error}") from error
+
+
+def _read_shape_tables(source: str, tables: object) -> dict[int, dict[str, Any]]:
+    """The ``[[shapes]]`` tables by number; ``KernelShape`` checks their values later."""
     if not isinstance(tables, list) or not tables:
         raise StudyFileError(
             f"{source}: there must be at least one [[shapes]] table: "
@@ -207,7 +264,7 @@ def read_shape_tables(source: str, tables: object) -> dict[int, dict[str, Any]]:
     return dict(enumerate(tables, start=1))
 
 
-def read_space(place: str, table: dict[str, Any]) -> Axes:
+def _read_space(place: str, table: dict[str, Any]) -> Axes:
     """The axes given for each op; ``place`` is the table's header without its bracket."""
     check_keys(f"{place}]", table, [op.value for op in LoraOp])
     return {op: _read_axes(f"{place}.{op.value}]", op, table.get(op.value, {})) for op in LoraOp}

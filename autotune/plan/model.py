@@ -1,14 +1,14 @@
-"""From a study file's ``[model]`` table to its kernels, as ``[[shapes]]`` would give them."""
+"""From a study file's ``[model]`` table to the kernels that the model launches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autotune.errors import InputError
-from autotune.plan.models import Adapter, lora_layers, read_adapter, read_config
+from autotune.plan.models import Adapter, Server, lora_layers, read_adapter, read_config
 from autotune.plan.models.modules import Split
 from autotune.plan.workload import Kernel
 
@@ -20,11 +20,12 @@ class ModelTable:
     Attributes:
         config: A ``config.json``, a folder with one, or an id on the Hugging Face hub.
         tensor_parallel: The server's ``--tensor-parallel-size``.
-        fully_sharded: Whether it runs with ``--fully-sharded-loras``.
-        expert_parallel: Whether it runs with ``--enable-expert-parallel``.
-        target_modules: Its ``--lora-target-modules``; None for every layer that can have LoRA.
-        adapter: An ``adapter_config.json``, its folder or its id on the hub, to whose layers
-            the study is restricted; it gives the rank, too, where nothing else does.
+        fully_sharded: Whether the server runs with ``--fully-sharded-loras``.
+        expert_parallel: Whether the server runs with ``--enable-expert-parallel``.
+        target_modules: The server's ``--lora-target-modules``; None for every layer that can have
+            LoRA.
+        adapter: An ``adapter_config.json``, its folder or its id on the hub: only the layers of
+            this adapter are tuned. It gives the rank, too, where nothing else does.
     """
 
     config: str
@@ -36,10 +37,14 @@ class ModelTable:
 
     @classmethod
     def of_file(cls, table: Mapping[str, Any], folder: Path) -> ModelTable:
-        """Read a study file's table; its paths are seen from the file's folder.
+        """Read a study file's table.
+
+        Args:
+            table: The table, its values checked.
+            folder: The study file's folder, which paths in the table are relative to.
 
         Raises:
-            InputError: It has no ``config``.
+            InputError: The table has no ``config``.
         """
         if "config" not in table:
             raise InputError(
@@ -49,14 +54,21 @@ class ModelTable:
         paths = {key: _from(folder, table[key]) for key in ("config", "adapter") if key in table}
         return cls(**{**table, **paths})
 
-    def kernels(self, rank: int | None) -> Sequence[Kernel]:
+    def missing_value(self, lora: Mapping[str, Any]) -> str | None:
+        """The value of ``[lora]`` that the model needs and nothing gives, as a message says it."""
+        if "max_loras" in lora:
+            return None
+        return "the model needs max_loras: add it to [lora] or give --max-loras"
+
+    def kernels(self, lora: Mapping[str, Any]) -> list[Kernel]:
         """Every kernel of every layer that has LoRA.
 
         Args:
-            rank: The server's ``--max-lora-rank``; None for the least that the adapter fits in.
+            lora: The values of ``[lora]``, ``max_loras`` among them; with no ``rank`` the smallest
+                that the adapter fits in.
 
         Raises:
-            InputError: The model, the adapter or the flags cannot be had together in vLLM.
+            InputError: vLLM does not serve the model, the adapter and the flags together.
         """
         adapter = None if self.adapter is None else read_adapter(self.adapter)
         if adapter is not None and self.target_modules is not None:
@@ -64,27 +76,27 @@ class ModelTable:
                 f"target_modules and adapter both say which layers have LoRA: got "
                 f"{', '.join(self.target_modules)} and {self.adapter}; leave one out"
             )
-        layers = lora_layers(
-            read_config(self.config),
-            rank=_rank(rank, adapter),
+        config = read_config(self.config)
+        server = Server(
+            **{**lora, "rank": _rank(lora.get("rank"), adapter)},
             tensor_parallel=self.tensor_parallel,
             fully_sharded=self.fully_sharded,
             expert_parallel=self.expert_parallel,
-            targets=adapter or self.target_modules,
         )
         return [
             Kernel(
                 place=layer.name,
-                table=table,
+                shape=shape,
+                layer=layer.name,
                 runs=layer.runs,
                 is_sampled=layer.split is Split.LOGITS,
             )
-            for layer in layers
-            for table in layer.tables
+            for layer in lora_layers(config, server, adapter or self.target_modules)
+            for shape in layer.shapes
         ]
 
     def notes(self, kernels: Iterable[Kernel]) -> tuple[str, ...]:
-        """What is to be known of these kernels of the model, a line each."""
+        """What a user must know of these kernels of the model, in a line each."""
         if self.adapter is None:
             return ()
         names = " ".join(dict.fromkeys(each.place.rpartition(".")[2] for each in kernels))
@@ -97,7 +109,7 @@ class ModelTable:
 
 
 def _from(folder: Path, path: str) -> str:
-    """A path as seen from a folder, if there is such a thing there; else as it stands."""
+    """The path below a folder where there is such a file or folder; otherwise as it stands."""
     there = folder / Path(path).expanduser()
     return str(there) if there.exists() else path
 

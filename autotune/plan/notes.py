@@ -1,4 +1,4 @@
-"""What a user must know of the shapes before they are tuned."""
+"""What a user must know of MoE shapes before they are tuned."""
 
 from __future__ import annotations
 
@@ -16,27 +16,32 @@ from autotune.launch.shape import KernelShape
 
 
 def notes(shapes: Sequence[KernelShape], environment: Environment) -> list[str]:
-    """What a user must know of MoE shapes before they are tuned, in a line each."""
+    """What a user must know of MoE shapes before they are tuned, in a line each.
+
+    Args:
+        shapes: Every shape of the study.
+        environment: Where they are tuned.
+    """
     release = release_of(environment)
     lines = []
     bypassed = [shape for shape in shapes if reads_only_block_m(shape, release)]
     if bypassed:
         ranks = ", ".join(map(str, sorted({shape.rank for shape in bypassed})))
         lines.append(
-            f"Of MoE entries of rank {ranks} vLLM {release} reads only block_m where LoRAs are not "
-            f"fully sharded: for {len(bypassed)} of {len(shapes)} shapes that alone is tuned."
+            f"vLLM {release} reads only block_m of MoE entries of rank {ranks} where LoRAs are not "
+            f"fully sharded: for {len(bypassed)} of {len(shapes)} shapes nothing else is tuned."
         )
         unread = sum(not parameters_read(shape, release) for shape in bypassed)
         if unread:
-            lines[-1] += f" For {unread} of them, of small batches, not even that is read."
+            lines[-1] += f" For {unread} of them, of small batches, it reads not even block_m."
         if is_timed_as_pair(bypassed[0], environment):
-            lines[-1] += " Timed is vLLM's one kernel for shrink and expand: both get its figures."
+            lines[-1] += " vLLM has one kernel for their shrink and expand: both get its time."
     layers = by_layer(shapes, lambda shape: shape)
-    missing = {missing_ops(those) for those in layers.values()} - {()}
+    missing = {missing_ops(of_layer) for of_layer in layers.values()} - {()}
     lines.extend(
         f"Not among the shapes: {names_of(ops)} of a MoE layer whose other ops are. All four must "
-        "have one block_m: what the database or the folder does not give is taken as vLLM's "
-        "default, 64."
+        "have one block_m: an op that neither the database nor the folder has is taken to have "
+        "vLLM's default, 64."
         for ops in sorted(missing, key=names_of)
     )
     return lines

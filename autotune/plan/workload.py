@@ -1,33 +1,50 @@
-"""From kernels without a batch to shapes: each at every batch size, once, with what launches it.
+"""From kernels to shapes: each kernel at every batch size, equal shapes once.
 
-Knows neither files nor models: a kernel is a ``[[shapes]]`` table, wherever it comes from.
+Knows neither study files nor models, which both give kernels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 
-from autotune.errors import InputError, ShapeError
+from autotune.errors import InputError
+from autotune.launch.op import LookupKey, key_text
 from autotune.launch.shape import KernelShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """A kernel that is launched.
+    """A kernel that is launched at one or more batch sizes.
 
     Attributes:
         place: Where it comes from, as messages say it: ``[[shapes]] no. 2``, or a layer's name.
-        table: A ``[[shapes]]`` table; what it lacks is the same for all kernels of the study.
-        runs: How often a forward pass launches it; 0 where nothing says.
+        shape: Its shape at one batch size.
+        layer: The name of its layer; empty where it has none.
+        runs: How often a forward pass launches it; 0 where no model says so.
         is_sampled: Whether it runs over the tokens that are sampled from, one a sequence.
+        has_own_batch: Whether ``num_tokens`` of its shape is its only batch size; else it is
+            launched at those of the study.
     """
 
     place: str
-    table: Mapping[str, Any]
+    shape: KernelShape
+    layer: str = ""
     runs: int = 0
     is_sampled: bool = False
+    has_own_batch: bool = False
+
+    def shapes(self, tokens: Sequence[int], max_num_seqs: int) -> list[KernelShape]:
+        """Its shape at each of its batch sizes.
+
+        Args:
+            tokens: The batch sizes of the study.
+            max_num_seqs: The most tokens that a kernel over sampled tokens gets.
+        """
+        counts = [self.shape.num_tokens] if self.has_own_batch else tokens
+        if self.is_sampled:
+            counts = [min(count, max_num_seqs) for count in counts]
+        return [replace(self.shape, num_tokens=count) for count in dict.fromkeys(counts)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +53,8 @@ class Launched:
 
     Attributes:
         shape: The shape.
-        names: Of its layers, those that have one.
-        runs: How often a forward pass launches it; 0 where nothing says.
+        names: The names of its layers.
+        runs: How often a forward pass launches it; 0 where no model says so.
     """
 
     shape: KernelShape
@@ -46,24 +63,9 @@ class Launched:
 
     @property
     def written(self) -> int:
-        """Numbers that a forward pass writes by it for each token."""
+        """How many numbers a forward pass writes with this shape for each token."""
         shape = self.shape
         return self.runs * (sum(shape.slice_sizes) or shape.num_slices * shape.rank)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """What a study says of all its kernels.
-
-    Attributes:
-        lora: What tables take that do not say otherwise.
-        tokens: Batch sizes, for the tables that name none.
-        max_num_seqs: What runs over sampled tokens has at most so many.
-    """
-
-    lora: Mapping[str, Any]
-    tokens: Sequence[int]
-    max_num_seqs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +74,8 @@ class Workload:
 
     Attributes:
         launched: Each shape once, in the order of the kernels, tokens innermost.
-        sampled: The kinds of shapes, ``without_batch``, that only run over sampled tokens.
-        notes: What is to be known of the shapes, a line each.
+        sampled: The shapes, ``without_batch``, that run over sampled tokens only.
+        notes: What a user must know of the shapes, in a line each.
     """
 
     launched: tuple[Launched, ...]
@@ -84,8 +86,9 @@ class Workload:
     def of(
         cls,
         kernels: Iterable[Kernel],
-        server: Server,
+        tokens: Sequence[int],
         *,
+        max_num_seqs: int,
         recorded: Collection[KernelShape] | None = None,
         may_share: bool = False,
     ) -> Workload:
@@ -93,15 +96,18 @@ class Workload:
 
         Args:
             kernels: In the order in which they are to be listed.
-            server: What is the same for all of them.
+            tokens: Batch sizes, for the kernels that have none of their own.
+            max_num_seqs: The most tokens that a kernel over sampled tokens gets.
             recorded: Nothing but these shapes is kept; None for all.
             may_share: Whether kernels that vLLM cannot tell apart get one entry, as those of a
-                model must; else they are an error.
+                model must; otherwise they are an error.
 
         Raises:
-            InputError: A shape cannot be, lacks a value, shares an entry, or none is recorded.
+            InputError: vLLM cannot tell two kernels apart, or no shape is recorded.
         """
-        placed = [(kernel, shape) for kernel in kernels for shape in _shapes(kernel, server)]
+        placed = [
+            (kernel, shape) for kernel in kernels for shape in kernel.shapes(tokens, max_num_seqs)
+        ]
         if not may_share:
             _check_entries(placed)
         found = _once_each(placed)
@@ -120,21 +126,7 @@ class Workload:
 
 
 _Placed = tuple[Kernel, KernelShape]
-_Entry = tuple[str, tuple[int, ...]]
-
-
-def _shapes(kernel: Kernel, server: Server) -> Iterator[KernelShape]:
-    """A kernel at its batch sizes: all of them, but for what runs once a sequence."""
-    values = {**server.lora, **kernel.table}
-    values.pop("layer", None)
-    counts = [values["num_tokens"]] if "num_tokens" in values else server.tokens
-    if kernel.is_sampled:
-        counts = [min(count, server.max_num_seqs) for count in counts]
-    for count in dict.fromkeys(counts):
-        try:
-            yield KernelShape.from_mapping({**values, "num_tokens": count})
-        except ShapeError as error:
-            raise InputError(f"{kernel.place}: {error}") from error
+_Entry = tuple[str, LookupKey]
 
 
 def _once_each(placed: Iterable[_Placed]) -> list[Launched]:
@@ -144,17 +136,15 @@ def _once_each(placed: Iterable[_Placed]) -> list[Launched]:
     return [
         Launched(
             shape=shape,
-            names=tuple(
-                dict.fromkeys(each.table["layer"] for each in those if "layer" in each.table)
-            ),
-            runs=sum(each.runs for each in those),
+            names=tuple(dict.fromkeys(each.layer for each in alike if each.layer)),
+            runs=sum(each.runs for each in alike),
         )
-        for shape, those in by_shape.items()
+        for shape, alike in by_shape.items()
     ]
 
 
 def _held(found: Iterable[Launched], recorded: Collection[KernelShape]) -> list[Launched]:
-    """Those that a recording holds."""
+    """The shapes that a recording holds; raises ``InputError`` where it holds none."""
     held = [each for each in found if each.shape in recorded]
     if not held:
         raise InputError(
@@ -168,7 +158,7 @@ def _held(found: Iterable[Launched], recorded: Collection[KernelShape]) -> list[
 
 
 def _entry(shape: KernelShape) -> _Entry:
-    """What vLLM tells a shape by; the name of the GPU does not matter."""
+    """The file and the key by which vLLM looks a shape up, under any GPU's name."""
     return shape.file_name("gpu"), shape.lookup_key
 
 
@@ -178,25 +168,28 @@ def _check_entries(placed: Iterable[_Placed]) -> None:
     for kernel, shape in placed:
         other, same = first.setdefault(_entry(shape), (kernel, shape))
         if same != shape:
-            keys = "/".join(map(str, shape.lookup_key))
+            key = key_text(shape.lookup_key)
             raise InputError(
-                f"{kernel.place}: vLLM looks it up as {shape.op.value} {keys}, like "
+                f"{kernel.place}: vLLM looks it up as {shape.op.value} {key}, like "
                 f"{other.place}, and the two differ: {_differences(same, shape)}; tune them in "
                 "two studies with two outputs"
             )
 
 
 def one_an_entry(launched: Iterable[Launched]) -> tuple[list[Launched], list[str]]:
-    """Of shapes that vLLM cannot tell apart the one that matters most, and a line on the others.
+    """Keep one of the shapes that vLLM cannot tell apart.
 
     vLLM looks ``expand`` up by its largest slice: layers whose other slices differ get one entry.
-    It is tuned for the one that writes most in a forward pass.
+    The shape that writes most in a forward pass is kept.
+
+    Returns:
+        The shapes that are kept, and a line on every pair of layers that share an entry.
     """
     by_entry: dict[_Entry, list[Launched]] = {}
     for each in launched:
         by_entry.setdefault(_entry(each.shape), []).append(each)
     kept: list[Launched] = []
-    lines: dict[str, None] = {}  # the same for every batch size, and said once
+    lines: dict[str, None] = {}  # a line is the same for every batch size, and is kept once
     for rivals in by_entry.values():
         first, *others = sorted(rivals, key=lambda each: -each.written)
         kept.append(first)

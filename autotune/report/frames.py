@@ -1,4 +1,4 @@
-"""Results as pandas DataFrames; pandas is only imported when one is made."""
+"""Results as pandas DataFrames. pandas is imported when the first frame is made."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from autotune.choose.selection import Selection
-from autotune.errors import InputError
+from autotune.errors import InputError, install_hint
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
+from autotune.launch.sizes import sizes_text
 from autotune.measure import Measurement
 from autotune.store.results import ShapeResult
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from autotune.report.sensitivity import Sensitivity
+    from autotune.search.contest.curves import Summary
+
 SHAPE_COLUMNS = tuple(each.name for each in fields(KernelShape))
 CONFIG_COLUMNS = tuple(each.name for each in fields(KernelConfig))
 
-#: Columns that both frames begin with: a study's name tells a shape and its environment from all
-#: others.
+#: The first columns of trials and selections. A study's name stands for one shape in one
+#: environment.
 _FIRST_COLUMNS = ("study", "gpu", "kernels", "layer", *SHAPE_COLUMNS)
 
 _COMPILE_COLUMNS = ("shared_memory_bytes", "registers", "spills")
 
-#: The types of columns that pandas would guess wrong where values are missing.
+#: The types of columns for which pandas would guess another type where values are missing.
 _TRIAL_TYPES = {
     **dict.fromkeys((*CONFIG_COLUMNS, *_COMPILE_COLUMNS), "Int64"),
     "is_default": "boolean",
@@ -65,15 +69,20 @@ SELECTION_COLUMNS = (
     "is_default",
     "trials",
 )
+SENSITIVITY_COLUMNS = (
+    *("kernels", "op", "sizes", "rank", "num_tokens"),
+    *("default_us", "base_us", "one_us", "two_us", "best_us"),
+    *("one", "two"),
+)
 
 
 def trials_frame(results: Iterable[ShapeResult]) -> pd.DataFrame:
-    """One row a measured configuration; the columns are ``TRIAL_COLUMNS``, whatever the ops.
+    """One row for each measured configuration; the columns are ``TRIAL_COLUMNS`` for every op.
 
-    ``trial`` counts from 0 within a study. ``latency_us`` is the median of the ``samples`` that
-    were taken, of what was cut short too, and missing where nothing was timed. ``is_default`` is
-    missing of studies that have not come to their choice. A parameter that the op does not have is
-    missing, ``slice_sizes`` is a text such as ``4096+1024+1024``, and times are naive UTC.
+    ``trial`` counts from 0 within a study. ``latency_us`` is the median of the samples, also where
+    timing was cut short, and missing where nothing was timed; ``samples`` is their number.
+    ``is_default`` is missing in studies without a choice. A parameter that the op does not have is
+    missing. ``slice_sizes`` is a text such as ``4096+1024+1024``. Times are naive UTC.
 
     Raises:
         InputError: pandas is not installed.
@@ -83,14 +92,15 @@ def trials_frame(results: Iterable[ShapeResult]) -> pd.DataFrame:
         for result in results
         for number, measurement in enumerate(result.measurements)
     ]
-    return frame_of(rows, TRIAL_COLUMNS, _TRIAL_TYPES)
+    return _frame_of(rows, TRIAL_COLUMNS, _TRIAL_TYPES)
 
 
 def selections_frame(results: Iterable[ShapeResult]) -> pd.DataFrame:
-    """One row a shape with a choice; the columns are ``SELECTION_COLUMNS``, whatever the ops.
+    """One row for each shape with a choice; the columns are ``SELECTION_COLUMNS`` for every op.
 
-    ``ratio`` says how many times as fast as vLLM's default the choice is, with the ends of its 95 %
-    interval; it and ``default_us`` are missing where the default does not run.
+    ``ratio`` says how many times as fast as vLLM's default the choice is; ``ratio_low`` and
+    ``ratio_high`` are the ends of its 95 % interval. The three and ``default_us`` are missing where
+    the default does not run.
 
     Raises:
         InputError: pandas is not installed.
@@ -100,21 +110,48 @@ def selections_frame(results: Iterable[ShapeResult]) -> pd.DataFrame:
         for result in results
         if result.selection is not None
     ]
-    return frame_of(rows, SELECTION_COLUMNS, _SELECTION_TYPES)
+    return _frame_of(rows, SELECTION_COLUMNS, _SELECTION_TYPES)
 
 
-def frame_of(
+def sensitivities_frame(found: Iterable[Sensitivity]) -> pd.DataFrame:
+    """One row for each shape: how much of the best one and two changed parameters reach.
+
+    ``base_us`` is the latency to start from. ``one`` names the parameter that gains most when it
+    alone is changed, ``two`` the pair that gains more than it; they are empty where nothing gains.
+    ``one_us`` and ``two_us`` are the latencies that they reach.
+
+    Raises:
+        InputError: pandas is not installed.
+    """
+    rows = [_sensitivity(each) for each in found]
+    return _frame_of(rows, SENSITIVITY_COLUMNS, {"default_us": "float64"})
+
+
+def summaries_frame(summaries: Iterable[Summary]) -> pd.DataFrame:
+    """One row for each sampler of a contest: how near it came to the best, how soon, at what cost.
+
+    Losses to the recorded best are percent, over shapes; the trials until a search came near the
+    best are over searches.
+
+    Raises:
+        InputError: pandas is not installed.
+    """
+    rows = [_summary(each) for each in summaries]
+    return _frame_of(rows, list(rows[0]) if rows else ["sampler"], {})
+
+
+def _frame_of(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str], types: Mapping[str, str]
 ) -> pd.DataFrame:
-    """A frame with these columns, of the types that are not left to pandas.
+    """A frame with these columns; pandas guesses the types that are not given.
 
     Raises:
         InputError: pandas is not installed.
     """
     if importlib.util.find_spec("pandas") is None:
         raise InputError(
-            "results as DataFrames need pandas, which is not installed here; "
-            "pip install 'lora-autotune[pandas]'"
+            "results as DataFrames need pandas, which is not installed here; install it with: "
+            + install_hint("pandas")
         )
     import pandas as pd
 
@@ -165,3 +202,33 @@ def _selection(selection: Selection) -> dict[str, Any]:
         "is_default": selection.is_default,
         "trials": selection.trials,
     }
+
+
+def _sensitivity(one: Sensitivity) -> dict[str, Any]:
+    shape, base_us = one.shape, one.base_us
+    alone = min(one.alone_us, key=lambda name: one.alone_us[name], default="")
+    pair = min(one.pairs_us, key=lambda names: one.pairs_us[names], default=("", ""))
+    one_us, two_us = one.alone_us.get(alone, base_us), one.pairs_us.get(pair, base_us)
+    return {
+        "kernels": one.kernels,
+        "op": shape.op.value,
+        "sizes": sizes_text(shape),
+        "rank": shape.rank,
+        "num_tokens": shape.num_tokens,
+        "default_us": one.default_us,
+        "base_us": one.base_us,
+        "one_us": one_us,
+        "two_us": two_us,
+        "best_us": one.best_us,
+        "one": alone if one_us < base_us else "",
+        "two": " + ".join(pair) if two_us < one_us else "",
+    }
+
+
+def _summary(one: Summary) -> dict[str, Any]:
+    row: dict[str, Any] = {"sampler": one.name}
+    for mark, (median, worst) in one.regret.items():
+        row |= {f"median after {mark}, %": 100 * median, f"worst after {mark}, %": 100 * worst}
+    for nearness, (median, mean) in one.trials_to.items():
+        row |= {f"median trials to {nearness:.0%}": median, f"mean trials to {nearness:.0%}": mean}
+    return row | {"score": one.score, "ms per trial": one.sampler_ms, "failed": one.failed}

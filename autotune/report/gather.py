@@ -1,39 +1,33 @@
-"""What a report needs, gathered from a database or from recordings."""
+"""Gathers a report's contents from a database or from recordings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from datetime import datetime, timezone
 from pathlib import Path
 
 from autotune.choose.selection import BetweenRows
 from autotune.errors import StorageError
-from autotune.launch.environment import Environment
+from autotune.launch.environment import Environment, by_environment
 from autotune.launch.release import is_timed_as_pair
 from autotune.measure.measurement import Ceilings
 from autotune.measure.roofline import bytes_moved, floor_us, flops
 from autotune.measure.runners import replay_runners
-from autotune.report.records import (
-    DeviceReport,
-    Report,
-    ShapeReport,
-    in_order,
-    kind_names,
-)
+from autotune.report.kinds import in_order, kind_names
+from autotune.report.records import DeviceReport, Report, ShapeReport
 from autotune.search.importance import importances
-from autotune.store import Store, facts, shown
+from autotune.store import Store, facts, shown, utc_now
 from autotune.store.results import ShapeResult, of_replay, of_store
 
 
 def of_database(url: str) -> Report:
-    """What a database holds, also while a run writes it.
+    """The report of a database, which a run may be writing at the same time.
 
     Args:
         url: The database.
 
     Raises:
-        StorageError: It cannot be used, or holds no study.
+        StorageError: The database cannot be used, or holds no study.
     """
     with closing(Store(url, must_exist=True)) as store:
         results = of_store(store)
@@ -46,20 +40,20 @@ def of_database(url: str) -> Report:
         is_recording=False,
         devices=tuple(
             _device(environment, those, ceilings.get(environment), between.get(environment, ()))
-            for environment, those in _by_environment(results).items()
+            for environment, those in by_environment(results, lambda one: one.environment).items()
         ),
-        written_at=_now(),
+        written_at=utc_now(),
     )
 
 
 def of_recordings(paths: Sequence[Path]) -> Report:
-    """What recordings hold: of every shape the best of what was recorded, beside the default.
+    """The report of recordings: the fastest recorded configuration of each shape, and the default.
 
     Args:
-        paths: Of one or several environments.
+        paths: Recordings of one or several environments.
 
     Raises:
-        RecordingError: One cannot be read, or repeats a shape of another.
+        RecordingError: A recording cannot be read, or two of them hold the same shape.
     """
     return Report(
         source=", ".join(map(str, paths)),
@@ -68,15 +62,8 @@ def of_recordings(paths: Sequence[Path]) -> Report:
             _device(runner.environment, of_replay(runner), runner.ceilings())
             for runner in replay_runners(paths)
         ),
-        written_at=_now(),
+        written_at=utc_now(),
     )
-
-
-def _by_environment(results: Iterable[ShapeResult]) -> dict[Environment, list[ShapeResult]]:
-    found: dict[Environment, list[ShapeResult]] = {}
-    for one in results:
-        found.setdefault(one.environment, []).append(one)
-    return found
 
 
 def _device(
@@ -107,7 +94,3 @@ def _shape(result: ShapeResult, kind: str, ceilings: Ceilings | None) -> ShapeRe
         floor_us=None if ceilings is None else floor_us(shape, ceilings, pair=pair),
         kernel="vLLM's one kernel for shrink and expand" if pair else "",
     )
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(tzinfo=None)

@@ -1,4 +1,4 @@
-"""How well a median is known."""
+"""How precisely a median is known."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ class MedianInterval:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> MedianInterval:
-        """The interval between two order statistics, whatever the distribution.
+        """The interval between two order statistics, which needs no assumed distribution.
 
-        From the binomial distribution's normal approximation (Conover, "Practical Nonparametric
-        Statistics", 3rd edition, 1999, section 3.2); of fewer than eight samples it is their range.
+        The normal approximation of the binomial distribution gives the two (Conover, "Practical
+        Nonparametric Statistics", 3rd edition, 1999, section 3.2). Of fewer than eight samples the
+        interval is their range.
 
         Args:
             samples: At least one.

@@ -1,5 +1,5 @@
 "use strict";
-// Draws the report's figures when they come into view, and one shape when it is chosen.
+// Draws figures when they come into view, and shows one shape at a time in the panel.
 (() => {
   const CONFIG = {
     responsive: true,
@@ -15,7 +15,7 @@
 
   // ---------------------------------------------------------------- figures
 
-  /** The figures of one device or shape; the last few that were read are kept. */
+  /** The figures of one device or shape; the last few are kept, as parsing takes time. */
   function figuresOf(store) {
     if (!parsed.has(store)) {
       if (parsed.size > 4) parsed.delete(parsed.keys().next().value);
@@ -24,7 +24,7 @@
     return parsed.get(store);
   }
 
-  /** A figure's layout in the colours of the page. */
+  /** The layout of a figure in the colours of the page. */
   function themed(layout) {
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
@@ -57,7 +57,7 @@
     (entries) => {
       for (const entry of entries.filter((each) => each.isIntersecting)) {
         seen.unobserve(entry.target);
-        setTimeout(draw, 0, entry.target); // one at a time: the first is seen before the last is drawn
+        setTimeout(draw, 0, entry.target); // one at a time: the first figure appears before the last is drawn
       }
     },
     { rootMargin: "400px" },
@@ -131,7 +131,7 @@
     });
   }
 
-  // ---------------------------------------------------------------- at last
+  // ---------------------------------------------------------------- start
 
   addEventListener("hashchange", openFromAddress);
   addEventListener("beforeprint", () => document.querySelectorAll("div.plot").forEach(draw));

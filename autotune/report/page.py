@@ -1,18 +1,17 @@
 """The report as one HTML file that needs no network.
 
-Tables are in it as they are; figures are kept as plotly's traces, and drawn when they are looked
-at, so that a report of a hundred shapes opens as fast as one of a few.
+The file holds the tables as HTML and the figures as plotly's traces. Figures are drawn when they
+come into view, so that a report of a hundred shapes opens as fast as a small one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.errors import ExportError
+from autotune.files import replace_files
 from autotune.report.device_view import DeviceView
 from autotune.report.records import DeviceReport, Report
 from autotune.report.shape_view import ShapeView
@@ -21,39 +20,29 @@ from autotune.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: The template and what goes into it as it is.
+#: Where the template, the styles and the script are.
 _FOLDER = Path(__file__).parent
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write a report; the file appears under its name when it is whole.
+    """Write a report; the file appears under its name once it is complete.
 
     Args:
-        report: What to tell.
+        report: The contents.
         path: The HTML file.
 
     Raises:
         ExportError: The file cannot be written.
     """
     check_writable(path)
-    text = html_of(report)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise ExportError(
-            f"cannot write {path}: {error.strerror}; name another file with -o"
-        ) from error
+    replace_files({path: html_of(report)}, advice="name another file with -o")
 
 
 def check_writable(path: Path) -> None:
-    """Tell early what a path cannot be.
+    """Refuse a path that cannot be written, before anything is gathered.
 
     Raises:
-        ExportError: Its folder is not there, or it is a folder itself.
+        ExportError: The path is a folder, or its folder does not exist.
     """
     if path.is_dir():
         raise ExportError(f"{path} is a folder: give -o a file, such as {path / 'report.html'}")
@@ -92,7 +81,7 @@ def html_of(report: Report) -> str:
 def _view(device: DeviceReport, report: Report, numbers: Iterator[int]) -> DeviceView:
     most = max((ratio for ratio, _ in device.ratios), default=1.0)
     views = (
-        ShapeView(number=next(numbers), one=one, has_order=not report.is_recording, most=most)
+        ShapeView(number=next(numbers), report=one, has_order=not report.is_recording, most=most)
         for one in device.shapes
     )
     return DeviceView(device=device, shapes=tuple(views))

@@ -1,22 +1,23 @@
-"""Which figures a report has, as a page keeps them: without what all of them share."""
+"""The figures of a page, as plain values ready for JSON."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from autotune.launch.config import KernelConfig
 from autotune.report import plots
 from autotune.report.records import DeviceReport, ShapeReport
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-#: A figure's traces and layout, ready for JSON.
+#: A figure's traces and layout as plain values.
 Spec = dict[str, Any]
 
 
 def device_figures(device: DeviceReport) -> dict[str, Spec]:
-    """What shows all shapes of a device; a figure that would be empty is left out."""
+    """The figures over all shapes of a device, by name; figures without content are left out."""
     cells = {
         (one.kind, one.shape.num_tokens): None if chosen.ratio is None else chosen.ratio.value
         for one in device.shapes
@@ -33,38 +34,41 @@ def device_figures(device: DeviceReport) -> dict[str, Spec]:
     return found
 
 
-def shape_figures(one: ShapeReport, *, has_order: bool) -> dict[str, Spec]:
-    """What shows one shape; a figure that would be empty is left out.
+def shape_figures(report: ShapeReport, *, has_order: bool) -> dict[str, Spec]:
+    """The figures of one shape, by name; figures without content are left out.
 
     Args:
-        one: The shape.
-        has_order: Whether its measurements are in the order in which they were made.
+        report: The shape.
+        has_order: Whether the measurements are in the order in which they were made.
     """
-    measured, selection = one.result.measurements, one.selection
+    measured, selection, floor_us = report.result.measurements, report.selection, report.floor_us
     timed = [each for each in measured if each.samples_us]
     found = {}
     if selection is not None:
-        found["finalists"] = plots.finalists(selection, floor_us=one.floor_us)
+        found["finalists"] = plots.finalists(selection, floor_us=floor_us)
     if timed and has_order:
-        default_us = None if one.default is None else one.default.median
-        found["convergence"] = plots.convergence(
-            measured, default_us=default_us, floor_us=one.floor_us
-        )
+        default_us = None if report.default is None else report.default.median
+        found["convergence"] = plots.convergence(measured, default_us=default_us, floor_us=floor_us)
     if measured:
         found["outcomes"] = plots.outcomes(measured)
-    if one.importances:
-        found["importance"] = plots.importance(one.importances)
+    if report.importances:
+        found["importance"] = plots.importance(report.importances)
     if len(timed) > 1:
-        marked = {"default": one.result.default} if one.result.default else {}
-        if selection is not None and not selection.is_default:
-            marked["tuned"] = selection.config
-        found["slices"] = plots.slices(timed, marked=marked)
+        found["slices"] = plots.slices(timed, marked=_marked(report))
         found["parallel"] = plots.parallel(timed)
     return {name: _spec(figure) for name, figure in found.items()}
 
 
+def _marked(report: ShapeReport) -> dict[str, KernelConfig]:
+    """The configurations to mark in figures of the space, by name."""
+    marked = {"default": report.result.default} if report.result.default else {}
+    if report.selection is not None and not report.selection.is_default:
+        marked["tuned"] = report.selection.config
+    return marked
+
+
 def losses_by_kind(device: DeviceReport) -> dict[str, dict[int, tuple[float, float]]]:
-    """What is lost between rows, before and now, by name of the kind and number of tokens."""
+    """The losses between rows, before and now, by name of the kind and number of tokens."""
     kinds = device.kinds
     found: dict[str, dict[int, tuple[float, float]]] = {}
     for each in device.between:
@@ -75,7 +79,7 @@ def losses_by_kind(device: DeviceReport) -> dict[str, dict[int, tuple[float, flo
 
 
 def _by_kind(device: DeviceReport, amounts: str) -> dict[str, Counter[str]]:
-    """The sums of what shapes of one kind have: ``outcomes`` or ``spent_s``."""
+    """The sums over the shapes of each kind of their ``outcomes`` or ``spent_s``."""
     found: dict[str, Counter[str]] = {}
     for one in device.shapes:
         found.setdefault(one.kind, Counter()).update(getattr(one, amounts))
@@ -83,7 +87,7 @@ def _by_kind(device: DeviceReport, amounts: str) -> dict[str, Counter[str]]:
 
 
 def _spec(figure: go.Figure) -> Spec:
-    """A figure less its template, which is larger than most figures and is the page's to choose."""
+    """A figure as plain values, without the template: it is large, and the page has colours."""
     spec: Spec = figure.to_plotly_json()
     del spec["layout"]["template"]
     return spec

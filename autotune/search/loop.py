@@ -11,6 +11,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import optuna
 from optuna.study import Study
@@ -23,7 +24,7 @@ from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome, Runner
 from autotune.search.budget import Budget, expected_gain
 from autotune.search.pruners import RacingPruner
-from autotune.search.samplers.by_name import make_sampler
+from autotune.search.samplers.by_name import SamplerMaker, make_sampler
 from autotune.search.samplers.encoding import Positions
 from autotune.search.samplers.objective import CONSTRAINT, constraint, frozen_trial, verdict
 from autotune.search.samplers.transfer import Neighbour, nearest
@@ -47,7 +48,7 @@ class SearchLoop:
         runner: Runner,
         space: SearchSpace,
         *,
-        sampler: str,
+        sampler: str | SamplerMaker,
         seed: int,
         finished: Sequence[Neighbour] = (),
     ) -> None:
@@ -56,7 +57,7 @@ class SearchLoop:
         Args:
             runner: Measures.
             space: The configurations to choose from.
-            sampler: One of ``SAMPLERS``.
+            sampler: One of ``SAMPLERS``, or what makes one that has no name.
             seed: The same seed makes the same choices.
             finished: Other shapes that were searched before, to learn from.
         """
@@ -69,9 +70,9 @@ class SearchLoop:
         started = time.perf_counter()
         self._positions = Positions(space)
         self._untried = Untried(space, self._positions)
+        make = sampler if callable(sampler) else partial(make_sampler, sampler)
         self._study: Study = optuna.create_study(
-            sampler=make_sampler(
-                sampler,
+            sampler=make(
                 space,
                 self._untried,
                 self._positions,

@@ -13,10 +13,10 @@ from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.measure import Runner
 from autotune.measure.recording import RecordingRunner, RecordingWriter
+from autotune.plan.file import ADAPTIVE
 from autotune.plan.study import StudyPlan
 from autotune.search.dashboard.mirror import TrialMirror
 from autotune.search.events import Event, Opened, Planned, ShapeDone, Watch, unwatched, watched_by
-from autotune.search.samplers.by_name import ADAPTIVE
 from autotune.search.samplers.known import experience, finished_earlier
 from autotune.search.samplers.transfer import Neighbour
 from autotune.search.tuner import ShapeTuner

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from autotune.choose.selection import Selection
-from autotune.errors import StorageError
+from autotune.errors import StorageError, install_hint
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
@@ -84,7 +84,8 @@ class Store:
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
             raise StorageError(
                 f"cannot use the storage URL: got {url!r} ({error}); "
-                "give one like sqlite:///autotune.db or postgresql+psycopg://user@host/name"
+                "give one like sqlite:///autotune.db or postgresql+psycopg://user@host/name; "
+                f"PostgreSQL needs its driver: {install_hint('postgres')}"
             ) from None
         if must_exist:
             self._refuse_missing()

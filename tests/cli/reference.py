@@ -1,4 +1,4 @@
-"""The README's list of flags, made from the commands themselves: ``make docs`` rewrites it."""
+"""The documentation's page of commands, made from the commands themselves by ``make docs``."""
 
 from __future__ import annotations
 
@@ -9,40 +9,48 @@ import typer
 
 from autotune.cli.commands import app
 
-README = Path(__file__).parents[2] / "README.md"
-START, END = "<!-- flags: made by make docs -->\n", "<!-- end of flags -->\n"
+PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
+
+_INTRODUCTION = """\
+# Command reference
+
+`autotune COMMAND --help` says the same. Flags go before what the study file says. The
+[exit codes](storage.md#exit-codes) are the same for every command.
+"""
+
+
+def group() -> Any:
+    """The program, as click knows it."""
+    return typer.main.get_command(app)
 
 
 def commands() -> dict[str, Any]:
     """Every command by name."""
-    group: Any = typer.main.get_command(app)
-    return dict(group.commands)
+    return dict(group().commands)
 
 
 def reference() -> str:
-    """One table of flags for each command."""
-    parts = []
+    """The whole page: a list of flags for each command."""
+    parts = [_INTRODUCTION]
+    if flags := _flags(group()):
+        parts.append("\n".join([*flags, ""]))
     for name, command in commands().items():
-        rows = [_row(parameter) for parameter in command.params if parameter.name != "help"]
-        header = f"`autotune {name}`: {command.help}"
-        parts.append("\n".join([header, "", "| | |", "|---|---|", *rows, ""]))
+        header = [f"## autotune {name}", "", command.help, ""]
+        parts.append("\n".join([*header, *_flags(command), ""]))
     return "\n".join(parts)
 
 
-def rewritten(readme: str) -> str:
-    """The README with the present flags in it."""
-    before, rest = readme.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}{reference()}{END}{after}"
+def _flags(command: Any) -> list[str]:
+    return [_line(parameter) for parameter in command.params if parameter.name != "help"]
 
 
-def _row(parameter: Any) -> str:
-    is_option = parameter.opts[0].startswith("-")
-    names = "`, `".join(parameter.opts) if is_option else parameter.metavar
-    metavar = f" {parameter.metavar}" if parameter.metavar and is_option else ""
-    text = f"{names}{metavar}".replace("|", "\\|")
-    return f"| `{text}` | {parameter.help} |"
+def _line(parameter: Any) -> str:
+    if not parameter.opts[0].startswith("-"):
+        return f"- `{parameter.metavar}`: {parameter.help}"
+    names = "`, `".join([*parameter.opts, *parameter.secondary_opts])
+    metavar = f" {parameter.metavar}" if parameter.metavar else ""
+    return f"- `{names}{metavar}`: {parameter.help}"
 
 
 if __name__ == "__main__":
-    README.write_text(rewritten(README.read_text()))
+    PAGE.write_text(reference(), encoding="utf-8")

@@ -170,6 +170,6 @@ def test_a_database_of_a_newer_optuna_is_refused(autotune, old):
 
 def test_without_the_dashboard_it_is_said_how_to_install_it(old, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
-    with pytest.raises(InputError, match=r"install it with: pip install optuna-dashboard"):
+    with pytest.raises(InputError, match=r"install it with: pip install '.*\[dashboard\]'"):
         serve_dashboard(old, host="127.0.0.1", port=0, say=print)
     assert Path(old.removeprefix("sqlite:///")).exists()

@@ -14,8 +14,8 @@ from autotune.cli.progress import RunProgress
 from autotune.launch.op import LoraOp
 from autotune.measure import DeviceState, Outcome, RunnerStatus
 from autotune.search.events import Choosing, Event, Looked, Opened
+from tests.cli.run_events import CONFIG, SHAPES, done, planned, tried
 from tests.moe import moe_shape
-from tests.report.run_events import CONFIG, SHAPES, done, planned, tried
 
 DEFAULT = replace(CONFIG, block_k=128)
 BUSY = RunnerStatus(

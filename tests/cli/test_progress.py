@@ -8,7 +8,7 @@ from autotune.cli.progress import RunProgress, trial_text
 from autotune.measure import Outcome
 from autotune.report.words import duration_text
 from autotune.search.events import Choosing, Event, Looked, Opened
-from tests.report.run_events import SHAPES, done, planned, tried
+from tests.cli.run_events import SHAPES, done, planned, tried
 
 
 class Clock:

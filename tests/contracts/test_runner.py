@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from autotune.launch.shape import KernelShape
-from autotune.measure import Outcome, Runner, RunnerStatus, never_stop
+from autotune.measure import Runner, RunnerStatus, never_stop
 from autotune.measure.cuda.runner import CudaRunner
-from autotune.measure.racing import ROUND_SAMPLES
 from autotune.measure.recording import RecordingRunner, RecordingWriter, read_recording
 from autotune.measure.replay import ReplayRunner
+from autotune.testing import Landscape, RunnerSuite
 from tests.measure.cuda.handlers import FakeDevice
 from tests.recordings import SHRINK, write_recording
 
@@ -26,7 +26,7 @@ AXES = {
 }
 
 
-@pytest.fixture(params=["replay", "recording", "cuda"])
+@pytest.fixture(params=["replay", "recording", "cuda", "landscape"])
 def runner(request, tmp_path, monkeypatch) -> Iterator[Runner]:
     replay = ReplayRunner([write_recording(tmp_path / "r.jsonl.gz")])
     if request.param == "replay":
@@ -34,45 +34,23 @@ def runner(request, tmp_path, monkeypatch) -> Iterator[Runner]:
     elif request.param == "recording":
         with RecordingWriter(tmp_path / "again.jsonl.gz", replay.environment) as writer:
             yield RecordingRunner(replay, writer)
+    elif request.param == "landscape":
+        yield Landscape(stride=179)
     else:  # the real compilers, a fake device
         monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
         with CudaRunner("builtin", compile_workers=2, device_server=FakeDevice) as cuda:
             yield cuda
 
 
-def test_a_runner_measures_every_configuration_of_its_space_once(runner):
-    space = runner.space(SHAPE, AXES)
-    pending = dict.fromkeys(space.configs)
-    while pending:
-        measurement = runner.measure(SHAPE, list(pending)[: runner.lookahead], never_stop)
-        del pending[measurement.config]
-        assert measurement.shape == SHAPE
-        assert bool(measurement.samples_us) is (measurement.outcome is Outcome.OK)
-        assert bool(measurement.reason) is (measurement.outcome is not Outcome.OK)
-    assert space.default in space.configs
+class TestRunner(RunnerSuite):
+    """Every runner passes the suite that is shipped."""
 
+    @pytest.fixture
+    def runner(self, runner):
+        return runner
 
-def test_a_configuration_that_is_stopped_is_too_slow_and_keeps_its_samples(runner):
-    config = runner.space(SHAPE, AXES).configs[1]
-    asked = []
-
-    def stop(asked_for, samples):
-        asked.append((asked_for, len(samples)))
-        return True
-
-    measurement = runner.measure(SHAPE, [config], stop)
-    assert measurement.outcome is Outcome.TOO_SLOW
-    assert len(measurement.samples_us) == ROUND_SAMPLES
-    assert asked == [(config, ROUND_SAMPLES)]
-
-
-def test_compared_configurations_have_equally_many_samples(runner):
-    configs = [c for c in runner.space(SHAPE, AXES).configs if c.block_k > 32][
-        :3
-    ]  # all of them run
-    compared = runner.compare(SHAPE, configs, lambda samples: True).samples_us
-    assert set(compared) == set(configs)
-    assert len({len(samples) for samples in compared.values()}) == 1
+    def space(self, runner):
+        return runner.space(SHAPE, AXES)
 
 
 def test_a_runner_that_compiles_says_how_much_it_has_to_do_and_a_replay_says_nothing(runner):

@@ -5,10 +5,7 @@ Two parts share it: our measurements (``Store``) and Optuna's trials (``TrialMir
 
 from __future__ import annotations
 
-import threading
 import uuid
-from dataclasses import replace
-from itertools import pairwise
 
 import optuna
 import optuna_dashboard
@@ -17,7 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
-from autotune.errors import StorageError
 from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
 from autotune.search import TrialMirror
@@ -25,32 +21,26 @@ from autotune.search.dashboard import mirror as mirror_module
 from autotune.search.samplers.encoding import value_distributions
 from autotune.search.samplers.objective import CONSTRAINT
 from autotune.store import Store, StudyRecord
-from tests.contracts.examples import HERE, SHAPE, config, finished, selection, trials
+from autotune.testing import StoreSuite
+from tests.contracts.examples import HERE, SHAPE, finished, trials
 from tests.recordings import EXPAND
 
-# ------------------------------------------------------------------ measurements and selections
+
+class TestDatabase(StoreSuite):
+    """SQLite and PostgreSQL pass the suite that is shipped."""
+
+    @pytest.fixture
+    def url(self, url):
+        return url
 
 
-def test_a_study_is_made_once(store, url):
-    made = store.study("a study", SHAPE, HERE)
-    assert store.study("a study", SHAPE, HERE) == made
-    again = Store(url)
-    assert again.study("a study", SHAPE, HERE) == made
-    again.close()
-    assert store.study("another", SHAPE, HERE).id != made.id
+# ------------------------------------------------------------------ measurements
 
 
 def test_an_expand_with_unequal_slices_is_read_back_as_it_is(store):
     shape = KernelShape.from_mapping(EXPAND)
     store.study("expand", shape, HERE)
     assert store.study("expand", shape, HERE).shape == shape
-
-
-def test_a_study_that_was_measured_elsewhere_is_refused_with_what_differs(store):
-    store.study("a study", SHAPE, HERE)
-    elsewhere = replace(HERE, triton="3.7.0", driver="590")
-    with pytest.raises(StorageError, match=r"triton 3\.6\.0, here 3\.7\.0; driver 580, here 590"):
-        store.study("a study", SHAPE, elsewhere)
 
 
 SAMPLES = st.lists(st.floats(1e-3, 1e7), max_size=15).map(tuple)
@@ -76,78 +66,6 @@ def test_a_measurement_is_read_back_as_it_was_kept(store, **values):
     item = finished(0, **values)
     store.add(study, [item])
     assert store.finished(study) == [item]
-
-
-def test_measurements_keep_the_order_in_which_they_were_finished(store):
-    study = store.study("a study", SHAPE, HERE)
-    other = store.study("another", SHAPE, HERE)
-    items = [finished(number) for number in (5, 3, 9, 1, 7)]
-    store.add(study, items[:2])
-    store.add(other, [finished(4)])
-    store.add(study, items[2:])
-    assert store.finished(study) == items
-
-
-def test_of_a_batch_that_cannot_be_kept_nothing_is_kept(store):
-    study = store.study("a study", SHAPE, HERE)
-    store.add(study, [finished(0)])
-    with pytest.raises(StorageError, match="cannot use the database"):
-        store.add(study, [finished(1), finished(0)])  # a configuration is measured once
-    assert store.finished(study) == [finished(0)]
-
-
-def test_keeping_no_measurements_changes_nothing(store):
-    study = store.study("a study", SHAPE, HERE)
-    store.add(study, [])
-    assert store.finished(study) == []
-
-
-def test_a_selection_replaces_the_one_before(store):
-    study = store.study("a study", SHAPE, HERE)
-    assert store.selection(study) is None
-    store.keep_selection(study, selection())
-    later = selection(trials=40, outcomes={"ok": 40}, ratio=None, samples_us={config(): (5.0,)})
-    store.keep_selection(study, later)
-    assert store.selection(study) == later
-
-
-def test_all_selections_come_with_their_environments_by_study_name(store):
-    elsewhere = replace(HERE, gpu="NVIDIA Other-GPU")
-    for name, environment, count in (("b", HERE, 2), ("a", elsewhere, 1), ("c", HERE, 3)):
-        study = store.study(name, SHAPE, environment)
-        store.keep_selection(study, selection(trials=count))
-    store.study("without one", SHAPE, HERE)
-    assert [(environment, chosen.trials) for environment, chosen in store.selections()] == [
-        (elsewhere, 1),
-        (HERE, 2),
-        (HERE, 3),
-    ]
-
-
-def test_readers_see_whole_batches_while_a_writer_writes(store, url):
-    study = store.study("a study", SHAPE, HERE)
-    done = threading.Event()
-    seen: list[list[int]] = [[], []]
-
-    def read(counts: list[int]) -> None:
-        reader = Store(url)
-        while not done.is_set():
-            counts.append(len(reader.finished(study)))
-        counts.append(len(reader.finished(study)))
-        reader.close()
-
-    readers = [threading.Thread(target=read, args=(counts,)) for counts in seen]
-    for thread in readers:
-        thread.start()
-    for batch in range(20):
-        store.add(study, [finished(5 * batch + number) for number in range(5)])
-    done.set()
-    for thread in readers:
-        thread.join(timeout=60)
-    for counts in seen:
-        assert counts[-1] == 100
-        assert all(count % 5 == 0 for count in counts)
-        assert all(before <= after for before, after in pairwise(counts))
 
 
 # ------------------------------------------------------------------ Optuna's trials

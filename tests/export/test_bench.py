@@ -18,7 +18,7 @@ from autotune.errors import InputError
 from autotune.export import VllmExporter
 from autotune.export.bench import DOES_NOT_RUN, Benched, bench, between_counts, find_entry
 from autotune.launch.config import KernelConfig
-from autotune.launch.op import LoraOp
+from autotune.launch.op import DenseKey, LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.measure import Comparison, EnoughRule, Runner
 from autotune.measure.cuda.runner import CudaRunner
@@ -389,8 +389,8 @@ def test_a_ratio_is_slower_only_where_its_interval_lies_below_one():
     [
         ({}, "64"),
         ({"is_between": True}, "64 (as 64)"),
-        ({"path": (9, 3, 1, 16, 4096)}, "64 (as 1)"),
-        ({"path": (5, 3, 64, 16, 4096)}, "64 (as 5/3/64/16/4096)"),
+        ({"path": DenseKey(9, 3, 1, 16, 4096)}, "64 (as 1)"),
+        ({"path": DenseKey(5, 3, 64, 16, 4096)}, "64 (as 5/3/64/16/4096)"),
     ],
 )
 def test_tokens_say_which_key_vllm_takes_where_it_is_another(changes, text):

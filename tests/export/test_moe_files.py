@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from autotune.choose.selection import Selection
 from autotune.errors import ExportError
 from autotune.export import VllmExporter, look_up
+from autotune.export.check import Report
 from autotune.export.check.examine import check_folder
-from autotune.export.check.findings import Report
 from autotune.launch.moe_layer import MoeLayer
 from autotune.launch.op import MOE_OPS, LoraOp
 from autotune.launch.shape import KernelShape

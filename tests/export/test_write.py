@@ -15,6 +15,7 @@ from autotune.choose.selection import Selection
 from autotune.errors import ExportError
 from autotune.export import VllmExporter, look_up
 from autotune.launch.environment import Environment
+from autotune.launch.op import key_of
 from tests.export.examples import (
     EXPAND_CONFIG,
     H100,
@@ -75,7 +76,7 @@ def test_the_text_is_indented_in_the_order_of_the_integers_and_of_the_ops_parame
     assert text.endswith("}\n")
     assert text.index('"9": {\n        "16"') < text.index('"16": {\n        "16"')
     assert text.index('"16": {\n        "16"') < text.index('"128"')
-    assert list(look_up(json.loads(text), (9, 3, 9, 16, 4096)).leaf) == list(EXPAND_CONFIG)
+    assert list(look_up(json.loads(text), key_of((9, 3, 9, 16, 4096))).leaf) == list(EXPAND_CONFIG)
 
 
 @settings(deadline=None)
@@ -188,7 +189,7 @@ def test_the_provenance_forgets_entries_that_were_edited_by_hand(tmp_path):
         "9/3/32/4096/16",
         "9/3/64/4096/16",
     ]
-    found = look_up(read(tmp_path, SHRINK), (9, 3, 16, 4096, 16))
+    found = look_up(read(tmp_path, SHRINK), key_of((9, 3, 16, 4096, 16)))
     assert found.leaf == SHRINK_CONFIG | {"num_warps": 8}
 
 
@@ -210,7 +211,7 @@ def test_an_entry_exported_again_is_replaced(tmp_path):
     export(tmp_path, selection(qkv_shrink()), selection(qkv_expand()))
     export(tmp_path, selection(qkv_shrink(), num_warps=8))
 
-    assert look_up(read(tmp_path, SHRINK), (9, 3, 16, 4096, 16)).leaf["num_warps"] == 8
+    assert look_up(read(tmp_path, SHRINK), key_of((9, 3, 16, 4096, 16))).leaf["num_warps"] == 8
     assert set(read(tmp_path, PROVENANCE)["entries"]) == {SHRINK, EXPAND}
 
 
@@ -304,7 +305,7 @@ def test_a_configuration_that_would_stop_vllm_is_not_written(tmp_path):
 
 
 def test_a_file_changed_by_another_while_it_is_written_is_noticed(tmp_path, monkeypatch):
-    def write_something_else(texts):
+    def write_something_else(texts, **_):
         for path in texts:
             path.write_text("{}")
 
@@ -316,7 +317,7 @@ def test_a_file_changed_by_another_while_it_is_written_is_noticed(tmp_path, monk
 def test_another_configuration_found_afterwards_is_an_error(tmp_path, monkeypatch):
     export(tmp_path, selection(qkv_shrink()))
 
-    monkeypatch.setattr("autotune.export.write.replace_files", lambda _: None)
+    monkeypatch.setattr("autotune.export.write.replace_files", lambda _, **__: None)
     with pytest.raises(ExportError, match=r"was changed while it was written: vLLM would find"):
         export(tmp_path, selection(qkv_shrink(), num_warps=8))
 

@@ -2,7 +2,17 @@
 
 import pytest
 
-from autotune.launch.op import DENSE_OPS, MOE_OPS, VLLM_RANKS, LoraOp, gpu_file_prefix
+from autotune.launch.op import (
+    DENSE_OPS,
+    MOE_OPS,
+    VLLM_RANKS,
+    DenseKey,
+    LoraOp,
+    MoeKey,
+    gpu_file_prefix,
+    key_of,
+    key_text,
+)
 
 
 def test_spaces_and_hyphens_become_underscores_and_nothing_else_changes():
@@ -38,6 +48,17 @@ def test_the_first_key_counts_the_slot_for_no_lora_and_k_is_what_is_summed_over(
 def test_moe_ops_are_asked_for_with_max_loras_as_given_and_k_is_always_the_rank(op):
     sizes = {"num_tokens": 16, "hidden_size": 2048, "rank": 64, "intermediate_size": 768}
     assert op.lookup_key(max_loras=8, num_slices=2, **sizes) == (8, 2, 16, 64, 2048, 768)
+
+
+def test_a_key_of_five_levels_is_a_dense_ops_and_one_of_six_a_moe_ops():
+    assert key_of([9, 3, 16, 4096, 64]) == DenseKey(max_loras=9, num_slices=3, m=16, k=4096, n=64)
+    assert key_of([8, 2, 16, 64, 2048, 768]) == MoeKey(8, 2, 16, k=64, n=2048, i=768)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'n'"):
+        key_of([9, 3, 16, 4096])
+
+
+def test_a_key_is_written_with_slashes():
+    assert key_text(DenseKey(9, 3, 16, 4096, 64)) == "9/3/16/4096/64"
 
 
 def test_the_moe_ops_come_in_the_order_of_their_launches():

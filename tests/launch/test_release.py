@@ -1,9 +1,14 @@
-"""Where vLLM reads only block_m of a MoE entry."""
+"""What a release of vLLM reads of a tuned entry."""
 
 import pytest
 
 from autotune.launch.op import LoraOp
-from autotune.launch.release import has_one_shot_kernel, parameters_read, reads_only_block_m
+from autotune.launch.release import (
+    has_pipeline,
+    one_shot_rank,
+    parameters_read,
+    reads_only_block_m,
+)
 from tests.export.examples import qkv_shrink
 from tests.moe import moe_shape
 
@@ -18,7 +23,7 @@ from tests.moe import moe_shape
         ({"rank": 16}, "0.15.1", False),
     ],
 )
-def test_it_is_so_up_to_rank_128_from_0_22_on_unless_loras_are_fully_sharded(
+def test_a_moe_op_reads_only_block_m_up_to_rank_128_from_0_22_on_unless_fully_sharded(
     changes, release, bypassed
 ):
     assert reads_only_block_m(moe_shape(LoraOp.W2_EXPAND, **changes), release) is bypassed
@@ -32,23 +37,29 @@ def test_it_is_so_up_to_rank_128_from_0_22_on_unless_loras_are_fully_sharded(
         ({"num_tokens": 16, "rank": 256}, LoraOp.W2_EXPAND.parameters),
     ],
 )
-def test_of_a_batch_that_is_not_sorted_not_even_block_m_is_read(changes, read):
+def test_a_moe_op_reads_not_even_block_m_where_the_tokens_are_not_sorted(changes, read):
     assert parameters_read(moe_shape(LoraOp.W2_EXPAND, **changes), "0.33.0") == read
 
 
-def test_of_a_dense_op_everything_is_read():
-    assert not reads_only_block_m(qkv_shrink(), "0.33.0")
+def test_a_dense_op_reads_its_whole_entry():
+    assert parameters_read(qkv_shrink(), "0.33.0") == LoraOp.SHRINK.parameters
 
 
 @pytest.mark.parametrize(
-    ("release", "has"),
+    ("release", "rank"),
     [
-        ("0.21.9", False),
-        ("0.22.0rc1", True),
-        ("1.0.0", True),
-        ("0.33.1.dev7+g1", True),
-        ("?", True),
+        ("0.21.9", 0),
+        ("0.22.0rc1", 128),
+        ("1.0.0", 128),
+        ("0.33.1.dev7+g1", 128),
+        ("?", 128),
     ],
 )
-def test_a_release_is_compared_by_its_numbers_and_one_without_them_counts_as_new(release, has):
-    assert has_one_shot_kernel(release) is has
+def test_a_release_is_compared_by_its_numbers_and_one_without_them_counts_as_new(release, rank):
+    assert one_shot_rank(release) == rank
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])
+def test_only_an_expand_on_hopper_has_no_pipeline(capability):
+    without = [op for op in LoraOp if not has_pipeline(op, capability)]
+    assert without == ([LoraOp.EXPAND] if capability == (9, 0) else [])

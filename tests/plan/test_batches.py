@@ -1,4 +1,4 @@
-"""The batch sizes of a server: what is captured, and what of it is tuned."""
+"""The batch sizes of a server: those that are captured, and those that are tuned."""
 
 from __future__ import annotations
 
@@ -50,6 +50,6 @@ def test_a_grid_ascends_from_one_and_holds_the_largest_of_both(tokens, seqs):
     assert all(low < high for low, high in pairwise(captured))
 
 
-def test_what_vllm_refuses_is_refused():
+def test_limits_that_vllm_refuses_are_refused():
     with pytest.raises(InputError, match="at least max_num_seqs: got 100 for 200"):
         Batches.of(100, 200)

@@ -18,7 +18,7 @@ def test_twice_the_studies_take_twice_as_long_and_more_trials_take_longer():
     assert tuning_s(shapes, 200, between=100) > tuning_s(shapes, 200)
 
 
-def test_where_vllm_reads_only_block_m_there_is_little_to_try():
+def test_a_shape_of_which_vllm_reads_only_block_m_is_tuned_sooner():
     at_rank_16, at_rank_256 = (moe_shape(LoraOp.W13_SHRINK, rank=rank) for rank in (16, 256))
 
     assert tuning_s([at_rank_16], 200) < tuning_s([at_rank_256], 200) / 4

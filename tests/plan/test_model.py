@@ -1,4 +1,4 @@
-"""A study's ``[model]``: the shapes of its layers, and what is said where they cannot be had."""
+"""A study's ``[model]``: the shapes of its layers, and the errors where there are none."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_only_the_ops_asked_for_are_kept():
 # ------------------------------------------------------------------ one key for two shapes
 
 
-def test_a_model_with_such_layers_can_be_tuned(tmp_path):
+def test_a_model_with_two_layers_of_one_key_can_be_tuned(tmp_path):
     # As wide as q is alone, k and v make 3 slices with the same largest one only where sizes
     # agree: latent attention's two, 1536 and 576, beside a shared expert's gate and up of 1536.
     config = json.loads((MODELS / "deepseek-v3.json").read_text())
@@ -194,10 +194,10 @@ def test_an_adapter_and_target_modules_contradict_each_other(tmp_path):
         _ = plan.shapes
 
 
-# ------------------------------------------------------------------ what cannot be
+# ------------------------------------------------------------------ what is refused
 
 
-def test_what_a_model_lacks_is_named_with_its_flag():
+def test_a_value_that_the_model_lacks_is_named_with_its_flag():
     plan = StudyPlan.of_model(str(MODELS / "phi-4.json"))
 
     with pytest.raises(StudyFileError, match=r"needs max_loras: add it to .* or give --max-loras"):
@@ -219,7 +219,7 @@ def test_what_a_model_lacks_is_named_with_its_flag():
         ("[tokens]\nmax_num_seqs = 0\n", r"max_num_seqs: must be .* at least 1: got 0"),
     ],
 )
-def test_a_table_that_cannot_be_is_named(read, text, message):
+def test_a_wrong_table_or_value_is_refused_with_its_place(read, text, message):
     with pytest.raises(StudyFileError, match=message) as caught:
         read(text if "[model]" in text else f'{text}[model]\nconfig = "config.json"\n')
     assert "\n" not in str(caught.value)

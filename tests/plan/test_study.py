@@ -1,4 +1,4 @@
-"""Study files: what they may say, and what is said of the others."""
+"""Study files: what they may say, and the errors of wrong ones."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_shape_is_made_for_every_token_count(read):
     }
 
 
-def test_what_a_shape_says_itself_goes_before_the_tables(read):
+def test_a_shapes_own_values_go_before_those_of_the_tables(read):
     plan = read(USUAL + 'num_tokens = 7\nrank = 64\nmax_loras = 4\ndtype = "float16"\n')
 
     (shape,) = plan.shapes
@@ -160,7 +160,7 @@ def test_the_axes_of_a_moe_op_may_be_given(read):
     assert plan.axes[LoraOp.W2_SHRINK] == {"block_m": (16, 32)}
 
 
-# ------------------------------------------------------------------ what cannot be
+# ------------------------------------------------------------------ what is refused
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_the_axes_of_a_moe_op_may_be_given(read):
         ("[run]\noutput = 1\n", r"\[run\] output: must be a text .*: got 1"),
     ],
 )
-def test_a_table_that_cannot_be_is_named_with_the_value(read, text, message):
+def test_a_wrong_table_or_value_is_refused_with_its_place(read, text, message):
     with pytest.raises(StudyFileError, match=message) as caught:
         read(text if "shapes" in text else text + SHRINK)
     assert "\n" not in str(caught.value)
@@ -231,7 +231,7 @@ def test_a_table_that_cannot_be_is_named_with_the_value(read, text, message):
         ('op = "expand"\nslice_sizes = [4, 2]\nhidden_size = 3', "hidden_size contradicts .*got 3"),
     ],
 )
-def test_a_shape_that_cannot_be_is_named_by_its_number(read, table, message):
+def test_an_impossible_shape_is_refused_by_its_number(read, table, message):
     with pytest.raises(StudyFileError, match=rf"study.toml: \[\[shapes\]\] no. 2:? {message}"):
         read(USUAL + f"[[shapes]]\n{table}\n")
 
@@ -365,9 +365,7 @@ def test_asking_for_an_op_that_is_not_there_says_what_there_is(read):
         ({"seed": -1}, "--seed: must be .* at least 0: got -1"),
     ],
 )
-def test_a_flag_that_cannot_be_is_named_with_its_value(
-    read, flag: dict[str, Any], message: str
-) -> None:
+def test_a_wrong_flag_is_refused_with_its_value(read, flag: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyFileError, match=message):
         read(USUAL).override(**flag)
 
@@ -390,6 +388,6 @@ def test_a_duration_is_read_in_seconds(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["", "10", "m", "0s", "1.5h", "30m1h", "-1s", " 1s", "1 h", "1d"])
-def test_what_is_no_duration_is_refused_with_examples(text):
+def test_a_wrong_duration_is_refused_with_examples(text):
     with pytest.raises(InputError, match=f"such as 90s, 10m or 1h30m: got '{text}'"):
         parse_duration(text)

@@ -6,14 +6,18 @@ import pytest
 
 from autotune.errors import InputError
 from autotune.launch.shape import KernelShape
-from autotune.plan.workload import Kernel, Launched, Server, Workload, one_an_entry
+from autotune.plan.workload import Kernel, Launched, Workload, one_an_entry
 
-SERVER = Server(lora={"rank": 16, "max_loras": 8}, tokens=(1, 16, 64), max_num_seqs=32)
+TOKENS = (1, 16, 64)
+
+
+def workload(*kernels: Kernel, **options) -> Workload:
+    return Workload.of(kernels, TOKENS, max_num_seqs=32, **options)
 
 
 def kernel(layer: str, *slice_sizes: int, **more) -> Kernel:
-    table = {"op": "expand", "slice_sizes": list(slice_sizes), "layer": layer}
-    return Kernel(place=layer, table=table, **more)
+    shape = expand(*slice_sizes).without_batch
+    return Kernel(**{"place": layer, "layer": layer, "shape": shape, **more})
 
 
 def expand(*slice_sizes: int) -> KernelShape:
@@ -23,39 +27,47 @@ def expand(*slice_sizes: int) -> KernelShape:
 
 
 def test_kernels_that_are_alike_are_one_shape_with_all_their_layers_and_runs():
-    found = Workload.of([kernel("a", 512, runs=3), kernel("b", 512, runs=4)], SERVER)
+    found = workload(kernel("a", 512, runs=3), kernel("b", 512, runs=4))
 
     assert [each.shape.num_tokens for each in found.launched] == [1, 16, 64]
     assert {(each.names, each.runs) for each in found.launched} == {(("a", "b"), 7)}
 
 
-def test_what_runs_over_sampled_tokens_has_no_more_than_there_are_sequences():
-    found = Workload.of([kernel("a", 512), kernel("b", 256, is_sampled=True)], SERVER)
+def test_a_kernel_over_sampled_tokens_gets_at_most_one_a_sequence():
+    found = workload(kernel("a", 512), kernel("b", 256, is_sampled=True))
 
     counts = [each.shape.num_tokens for each in found.launched if each.names == ("b",)]
     assert counts == [1, 16, 32]
     assert {shape.slice_sizes for shape in found.sampled} == {(256,)}
 
 
-def test_what_runs_over_all_tokens_as_well_is_not_sampled():
-    found = Workload.of([kernel("a", 512), kernel("b", 512, is_sampled=True)], SERVER)
+def test_a_shape_that_also_runs_over_all_tokens_is_not_sampled():
+    found = workload(kernel("a", 512), kernel("b", 512, is_sampled=True))
 
     assert found.sampled == frozenset()
     assert [each.shape.num_tokens for each in found.launched] == [1, 16, 64, 32]
 
 
-def test_a_kernel_that_cannot_be_is_named_with_its_place():
-    with pytest.raises(InputError, match=r"b: slice_sizes must be 1 or more: got 0"):
-        Workload.of([kernel("a", 512), kernel("b", 0)], SERVER)
+def test_a_kernel_with_a_batch_size_of_its_own_is_launched_at_no_other():
+    found = workload(kernel("a", 512, shape=expand(512), has_own_batch=True), kernel("b", 256))
+
+    counts = [each.shape.num_tokens for each in found.launched if each.names == ("a",)]
+    assert counts == [16]
+
+
+def test_a_kernel_without_a_layer_adds_no_name():
+    found = workload(kernel("a", 512), kernel("", 512))
+
+    assert {each.names for each in found.launched} == {("a",)}
 
 
 def test_only_what_was_recorded_is_kept_on_request():
-    found = Workload.of([kernel("a", 512)], SERVER, recorded={expand(512), expand(64)})
+    found = workload(kernel("a", 512), recorded={expand(512), expand(64)})
 
     assert [each.shape for each in found.launched] == [expand(512)]
     assert found.notes == ("The recording holds 1 of the 3 shapes: the others are left out.",)
     with pytest.raises(InputError, match="the recording has none of the shapes"):
-        Workload.of([kernel("a", 512)], SERVER, recorded={expand(64)})
+        workload(kernel("a", 512), recorded={expand(64)})
 
 
 # ------------------------------------------------------------------ one key for two shapes
@@ -67,8 +79,8 @@ def test_two_kernels_with_one_entry_are_refused_unless_they_may_share_it():
     with pytest.raises(
         InputError, match=r"b: vLLM looks it up as expand 9/2/1/16/512, like a, and"
     ):
-        Workload.of(pair, SERVER)
-    shared = Workload.of(pair, SERVER, may_share=True)
+        workload(*pair)
+    shared = workload(*pair, may_share=True)
     assert {each.names for each in shared.launched} == {("b",)}
     assert len(shared.notes) == 1  # for three batch sizes
 

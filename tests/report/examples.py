@@ -1,10 +1,11 @@
-"""Databases to report on, made without a search: studies of any number and size."""
+"""Databases to report on, made without a search, and ways to find what they hold."""
 
 from __future__ import annotations
 
 import itertools
 import random
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,8 @@ from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, Outcome
 from autotune.measure.measurement import Ceilings
+from autotune.report.gather import of_database
+from autotune.report.records import DeviceReport, ShapeReport
 from autotune.store import Finished, Store, StudyRecord, facts
 from tests.recordings import ENVIRONMENT, latency_us
 
@@ -41,7 +44,7 @@ def shape(op: str = "shrink", *, hidden_size: int = 4096, num_tokens: int = 16) 
 
 
 def configs(of: KernelShape, count: int) -> list[KernelConfig]:
-    """As many distinct configurations, in an order of their own; the first is the default."""
+    """So many distinct configurations, shuffled for the shape; the first is the default."""
     grid = list(itertools.product(*_AXES.values()))
     random.Random(of.label).shuffle(grid)  # noqa: S311 - not for secrets
     extra = {"split_k": 8} if of.op.value == "shrink" else {}
@@ -50,7 +53,7 @@ def configs(of: KernelShape, count: int) -> list[KernelConfig]:
 
 
 def measurement(of: KernelShape, config: KernelConfig, number: int, best_us: float) -> Measurement:
-    """Every tenth fails, two of three are cut short where they are slower than the best so far."""
+    """Every tenth fails; two of three that are slower than the best so far are cut short."""
     if number % 10 == 7:
         outcome, reason = _FAILURE
         return Measurement(shape=of, config=config, outcome=outcome, reason=reason)
@@ -76,7 +79,7 @@ def measured(of: KernelShape, trials: int) -> list[Measurement]:
 
 
 def selection(found: list[Measurement], **values: Any) -> Selection:
-    """What is chosen among the five fastest and the default."""
+    """The choice among the five fastest and the default."""
     default = found[0].config
     ok = sorted((one for one in found if one.outcome is Outcome.OK), key=lambda m: m.latency_us)
     samples = {one.config: one.samples_us for one in (*ok[:5], found[0])}
@@ -102,17 +105,15 @@ def add_study(
     is_chosen: bool = True,
     environment: Environment = HERE,
 ) -> StudyRecord:
-    """A study in a database, chosen for or not."""
+    """A study in a database, with its choice or without."""
     name = f"{environment.gpu}/{environment.kernels}/{of.op.value}/{of.label}"
     record = store.study(name, of, environment)
     found = measured(of, trials)
     begun = [NOON + timedelta(seconds=record.id * 60 + 0.1 * n) for n in range(len(found))]
+    took, pairs = timedelta(seconds=0.08), zip(found, begun, strict=True)
     store.add(
         record,
-        [
-            Finished(measurement=one, started_at=at, finished_at=at + timedelta(seconds=0.08))
-            for one, at in zip(found, begun, strict=True)
-        ],
+        [Finished(measurement=one, started_at=at, finished_at=at + took) for one, at in pairs],
     )
     if is_chosen:
         store.keep_selection(record, selection(found))
@@ -142,39 +143,54 @@ ELSEWHERE = replace(HERE, gpu="NVIDIA Other-GPU", provider="vllm", provider_vers
 def odd_database(path: Path) -> str:
     """The URL of a database with everything that a report must cope with.
 
-    Two devices, of which one's ceilings are known; a hostile name; a shape that was not chosen for
-    yet, one where nothing works, one of which nothing is measured; losses between rows.
+    Two devices, one of them with known ceilings; a hostile name; a shape without a choice, a shape
+    where nothing works, a shape without measurements; losses between rows.
     """
     url = f"sqlite:///{path}"
     store = Store(url)
     for count in (1, 16, 256):
         add_study(store, shape(num_tokens=count), layer=HOSTILE)
     add_study(store, shape("expand"), layer="o, down", is_chosen=False)
-    broken = store.study("nothing works", shape("expand", num_tokens=64), HERE)
-    store.add(
-        broken,
-        [
-            Finished(
-                measurement=Measurement(
-                    shape=broken.shape, config=config, outcome=_FAILURE[0], reason=_FAILURE[1]
-                ),
-                started_at=NOON,
-                finished_at=NOON + timedelta(seconds=1),
-            )
-            for config in configs(broken.shape, 4)
-        ],
-    )
+    _add_failures(store, shape("expand", num_tokens=64))
     store.study("nothing measured", shape(hidden_size=8192), HERE)
     facts.keep_ceilings(store, HERE, Ceilings(1e12, 1e15))
     losses = {2: (0.3, 0.04), 4: (0.02, 0.02), 32: (float("inf"), 0.0)}
-    facts.keep_between(
-        store,
-        HERE,
-        [
-            BetweenRows(shape=shape(num_tokens=count), before=before, after=after)
-            for count, (before, after) in losses.items()
-        ],
-    )
+    between = [
+        BetweenRows(shape=shape(num_tokens=count), before=before, after=after)
+        for count, (before, after) in losses.items()
+    ]
+    facts.keep_between(store, HERE, between)
     add_study(store, shape("expand", num_tokens=1), layer="qkv", environment=ELSEWHERE)
     store.close()
     return url
+
+
+def _add_failures(store: Store, of: KernelShape) -> None:
+    """A study in which four configurations took a second each to fail."""
+    record = store.study("nothing works", of, HERE)
+    (outcome, reason), ended = _FAILURE, NOON + timedelta(seconds=1)
+    failures = [
+        Measurement(shape=of, config=config, outcome=outcome, reason=reason)
+        for config in configs(of, 4)
+    ]
+    store.add(
+        record,
+        [Finished(measurement=one, started_at=NOON, finished_at=ended) for one in failures],
+    )
+
+
+def device_of(folder: Path, *selections: Selection) -> DeviceReport:
+    """The device of a database with these choices, each for a number of tokens of its own."""
+    url = f"sqlite:///{folder}/own.db"
+    with closing(Store(url)) as store:
+        for number, chosen in enumerate(selections, start=1):
+            of = replace(chosen.shape, num_tokens=number)
+            record = add_study(store, of, is_chosen=False)
+            store.keep_selection(record, replace(chosen, shape=of))
+    (device,) = of_database(url).devices
+    return device
+
+
+def shape_of(device: DeviceReport, kind: str, tokens: int) -> ShapeReport:
+    """One of a device's shapes."""
+    return next(one for one in device.shapes if one.kind == kind and one.shape.num_tokens == tokens)

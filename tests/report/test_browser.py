@@ -11,7 +11,7 @@ from tests.report.examples import odd_database
 
 pytestmark = pytest.mark.browser
 
-#: Figures that are in view, or near it, and not drawn yet.
+#: Whether every figure in the page is drawn.
 _ALL_DRAWN = """
 [...document.querySelectorAll("div.plot")].every((plot) => plot.querySelector(".main-svg"))
 """
@@ -19,7 +19,7 @@ _ALL_DRAWN = """
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """The URL of a report with everything in it."""
+    """The URL of a report on the odd database."""
     folder = tmp_path_factory.mktemp("report")
     write_report(of_database(odd_database(folder / "odd.db")), folder / "report.html")
     return (folder / "report.html").as_uri()
@@ -27,7 +27,7 @@ def report(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=[1280, 400])
 def page(request, browser, report):
-    """All of the report in a window of that width: figures are drawn when they are in view."""
+    """The report in a window of that width, high enough for all figures to be in view."""
     opened = browser.open(report, width=request.param, height=14_000)
     opened.wait_for(_ALL_DRAWN)
     yield opened
@@ -36,13 +36,13 @@ def page(request, browser, report):
 
 @pytest.fixture(scope="module")
 def touched(browser, report):
-    """The report at its second shape, to be used: what a test changes it says itself."""
+    """The report at its second shape, for tests that click; they share the page."""
     opened = browser.open(f"{report}#shape-2")
     yield opened
     opened.close()
 
 
-def test_every_figure_is_drawn_and_nothing_is_fetched_or_wrong(page, report):
+def test_every_figure_is_drawn_without_errors_and_without_fetching(page, report):
     drawn = page.evaluate(
         "[...document.querySelectorAll('#panel .plot')].map((plot) => plot.dataset.figure)"
     )
@@ -92,7 +92,7 @@ def test_the_table_sorts_by_its_numbers(touched):
     click = "document.querySelector('.sortable thead').rows[0].cells[5].firstChild.click()"
     touched.evaluate(click)
     rising = touched.evaluate(column)
-    assert rising[:3] == ["", "", ""]  # what has no ratio
+    assert rising[:3] == ["", "", ""]  # shapes without a ratio
     assert [float(value) for value in rising[3:]] == sorted(map(float, rising[3:]))
     touched.evaluate(click)
     assert touched.evaluate(column) == rising[::-1]

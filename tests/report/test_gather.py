@@ -1,4 +1,4 @@
-"""What a report is made of, from databases and recordings."""
+"""The contents of a report, from databases and recordings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_run_s_database_gives_every_shape_with_its_choice(tmp_path):
     assert begun < ended <= found.written_at
 
 
-def test_what_was_seen_between_rows_is_in_the_report(tmp_path):
+def test_losses_between_rows_are_in_the_report(tmp_path):
     table = {"op": "shrink", "hidden_size": 4096, "rank": 16, "num_slices": 3, "max_loras": 8}
     counts = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
     shapes = [table | {"num_tokens": count} for count in counts]
@@ -60,7 +60,7 @@ def test_what_was_seen_between_rows_is_in_the_report(tmp_path):
     assert {one.shape for one in device.shapes} >= set(refined.added)
 
 
-def test_a_recording_gives_the_best_of_what_was_recorded(tmp_path):
+def test_a_recording_gives_the_fastest_recorded_configuration_of_each_shape(tmp_path):
     path = write_recording(tmp_path / "r.jsonl.gz")
     found = of_recordings([path])
     (device,) = found.devices

@@ -1,3 +1,5 @@
+"""How precisely a median is known."""
+
 from __future__ import annotations
 
 import random
@@ -23,12 +25,12 @@ def test_the_order_of_the_samples_does_not_matter(samples, shuffler):
     assert MedianInterval.of(shuffled) == MedianInterval.of(samples)
 
 
-def test_of_fewer_than_eight_samples_it_is_their_range():
+def test_the_interval_of_fewer_than_eight_samples_is_their_range():
     assert MedianInterval.of([5.0, 1.0, 3.0]) == MedianInterval(3.0, 1.0, 5.0)
     assert MedianInterval.of([float(n) for n in range(8)]) == MedianInterval(3.5, 1.0, 6.0)
 
 
-def test_it_holds_the_true_median_in_about_95_of_100_cases():
+def test_the_interval_holds_the_true_median_in_about_95_of_100_cases():
     draw = random.Random(0)  # noqa: S311 - the same draws every time
     held = 0
     for _ in range(2_000):

@@ -1,4 +1,4 @@
-"""The page as a file: what is in it, and that nothing in it is read as markup."""
+"""The page as a file: what it shows, and that no text in it is read as markup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 
 from autotune.errors import ExportError
 from autotune.launch.op import MOE_OPS
-from autotune.report.device_view import duration_text
 from autotune.report.gather import of_database, of_recordings
 from autotune.report.page import check_writable, html_of, write_report
 from autotune.report.shape_view import as_json
@@ -76,7 +75,7 @@ def without_scripts(html: str) -> str:
     return re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
 
 
-# ------------------------------------------------------------------ what is in it
+# ------------------------------------------------------------------ what the page shows
 
 
 def test_the_table_has_a_row_for_every_shape_with_its_figures(odd):
@@ -108,34 +107,35 @@ def test_a_cell_of_the_map_leads_to_its_shape(odd):
     assert json.loads(odd.stores["device-2"])["speedup"]["opens"] == [[7]]
 
 
-def test_what_is_lost_between_rows_is_told_where_it_is_known(odd_page):
+def test_losses_between_rows_are_told_where_they_are_known(odd_page):
     text = " ".join(without_scripts(odd_page).split())
-    assert "3 kernels and batch sizes were timed" in text
-    assert "4.0% at worst now" in text
-    assert text.count("What that costs here nobody has measured") == 1  # the other device
+    assert "3 pairs of kernel and batch size were timed" in text
+    assert "now: the nearest row is 4.0% slower than the fastest of them (shrink" in text
+    assert "before rows were added: the nearest row does not run." in text
+    assert text.count("What that costs has not been measured here.") == 1  # the other device
 
 
-def test_ceilings_are_shown_and_where_they_lack_it_is_said(odd):
+def test_ceilings_are_shown_or_said_to_be_missing(odd):
     assert "1,000 GB/s (copy), 1,000 TFLOP/s (bfloat16 matrix product)" in odd.cells
     assert any(cell.startswith("not measured: GB/s") for cell in odd.cells)
 
 
 def test_a_recording_s_page_says_what_a_recording_does_not_know(recorded):
     text = " ".join(without_scripts(recorded).split())
-    assert "A recording holds whole search spaces and no search" in text
+    assert "A recording holds whole search spaces and no search." in text
     assert "A recording has no order of trials" in text
-    assert "A recording does not say." in text
+    assert "A recording does not say how long anything took." in text
     assert "convergence" not in json.loads(Content(recorded).stores["shape-figures-1"])
 
 
-def test_a_moe_op_says_what_its_layer_chose(tmp_path):
+def test_a_moe_op_says_what_was_chosen_for_its_layer(tmp_path):
     rows = [moe_table(op, num_tokens=8) for op in MOE_OPS]
     page = html_of(of_recordings([write(tmp_path / "r.jsonl.gz", rows, crossing, default=64)]))
-    assert page.count("block_m 16 is that of its whole MoE layer.") == 4
-    assert page.count("The 4 ops together are 1.40 times as fast as the default.") == 4
+    assert page.count("All ops of the MoE layer have block_m 16.") == 4
+    assert page.count("Together the 4 ops are 1.40 times as fast as the default.") == 4
 
 
-# ------------------------------------------------------------------ what is not
+# ------------------------------------------------------------------ what the page must not do
 
 
 def test_names_and_reasons_are_never_read_as_markup(odd_page):
@@ -151,7 +151,7 @@ def test_the_page_names_nothing_outside_of_itself(odd, odd_page):
     assert "@import" not in without_scripts(odd_page)
 
 
-def test_json_in_a_page_can_end_no_script():
+def test_json_in_a_page_cannot_end_its_script_element():
     text = as_json({"a": "</script><script>alert(1)"})
     assert "<" not in text
     assert json.loads(str(text)) == {"a": "</script><script>alert(1)"}
@@ -191,14 +191,6 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
     with pytest.raises(ExportError, match=r"cannot write .*File name too long; name another"):
         write_report(report, path)
     assert [each.name for each in tmp_path.iterdir()] == ["r.jsonl.gz"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.24, "0.2 s"), (59.9, "59.9 s"), (250, "4 min 10 s"), (7500.4, "2 h 5 min")],
-)
-def test_durations_are_told_as_people_say_them(seconds, text):
-    assert duration_text(seconds) == text
 
 
 def test_an_existing_page_is_replaced(tmp_path):

@@ -1,4 +1,4 @@
-"""What the figures show: of plain records, the traces that plotly draws."""
+"""The traces of each figure, made from plain records."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_figure_of_nothing_is_empty_and_no_error(plot):
 # ------------------------------------------------------------------ many shapes
 
 
-def test_the_map_of_speed_ups_leaves_empty_what_is_not_there():
+def test_missing_cells_of_the_map_of_speed_ups_stay_empty():
     figure = plots.speedup_map({("qkv", 1): 2.0, ("o", 16): None, ("qkv", 16): 0.5})
     (heat,) = figure.to_plotly_json()["data"]
     assert (list(heat["y"]), list(heat["x"])) == (["qkv", "o"], ["1", "16"])
@@ -140,10 +140,10 @@ def test_the_map_of_speed_ups_leaves_empty_what_is_not_there():
     assert [list(row) for row in heat["z"]] == [[1.0, -1.0], [None, None]]
 
 
-def test_the_map_of_importances_has_a_row_a_shape():
+def test_the_map_of_importances_has_a_row_for_each_shape():
     figure = plots.importance_map({("qkv", 1): {"a": 0.9, "b": 0.1}, ("qkv", 16): {"b": 1.0}})
     (heat,) = figure.to_plotly_json()["data"]
-    assert list(heat["y"]) == ["qkv, 1 tokens", "qkv, 16 tokens"]
+    assert list(heat["y"]) == ["qkv, 1 token", "qkv, 16 tokens"]
     assert [list(row) for row in heat["z"]] == [[0.9, 0.1], [None, 1.0]]
 
 
@@ -154,7 +154,7 @@ def test_bars_are_stacked_by_outcome():
     assert set(traces(plots.time_bars({"qkv": {"ok": 1.25}}))) == {"ok"}
 
 
-def test_losses_between_rows_are_percent_and_what_does_not_run_is_not_drawn():
+def test_losses_between_rows_are_percent_and_infinite_losses_are_not_drawn():
     shown = traces(plots.losses_between({"qkv": {2: (0.3, 0.04), 32: (math.inf, 0.0)}}))
     before, now = shown["before rows were added"], shown["now"]
     assert (list(before["x"]), list(before["y"])) == ([2], [30.0])

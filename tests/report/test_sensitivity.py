@@ -1,4 +1,4 @@
-"""What each parameter is worth, on spaces whose latencies are known."""
+"""How much each parameter gains, on spaces whose latencies are known."""
 
 from __future__ import annotations
 
@@ -9,23 +9,18 @@ import pytest
 
 from autotune.launch.config import KernelConfig
 from autotune.measure.replay import ReplayRunner
-from autotune.report.plots import importance_map
-from autotune.report.plots.sensitivity import (
+from autotune.report.axes import varied
+from autotune.report.frames import sensitivities_frame
+from autotune.report.plots import (
     factor_map,
     gain_map,
+    importance_map,
     importance_shares,
     loss_map,
     pair_map,
-    steps,
+    steps_to_best,
 )
-from autotune.report.sensitivity import (
-    Sensitivity,
-    around,
-    base_of,
-    sensitivities,
-    sensitivities_frame,
-    varied,
-)
+from autotune.report.sensitivity import Sensitivity, around, base_of, sensitivities
 from autotune.store.results import ShapeResult, of_replay
 from tests.recordings import BEST, EXPAND, SHRINK, lines
 from tests.search.cases import broken_lines, write_lines
@@ -57,21 +52,21 @@ def found(result) -> Sensitivity:
 
 
 def latency_us(result: ShapeResult, **values: int) -> float:
-    """Of the one configuration that has these values, and else those of the default."""
+    """The latency of the default with these values changed."""
     assert result.default is not None
     config = replace(result.default, **values)
     (measurement,) = [one for one in result.measurements if one.config == config]
     return measurement.latency_us
 
 
-def test_a_parameter_alone_is_worth_its_best_value_with_the_rest_as_the_default(result, found):
+def test_a_parameter_alone_gains_by_its_best_value_with_the_rest_as_the_default(result, found):
     assert found.base == result.default
     for name, us in found.alone_us.items():
         assert us == min(latency_us(result, **{name: value}) for value in AXES[name])
     assert found.gains["block_n"] == found.base_us / latency_us(result, block_n=BEST["block_n"])
 
 
-def test_a_pair_is_worth_its_best_values_together(result, found):
+def test_a_pair_gains_by_its_best_values_together(result, found):
     assert len(found.pairs_us) == math.comb(len(AXES), 2)
     best = latency_us(result, block_m=BEST["block_m"], block_n=BEST["block_n"])
     assert found.pairs_us["block_m", "block_n"] == best
@@ -80,9 +75,7 @@ def test_a_pair_is_worth_its_best_values_together(result, found):
     assert all(times >= 1 for times in found.synergies.values())
 
 
-def test_a_parameter_that_is_left_alone_costs_what_the_best_of_the_others_cannot_make_up(
-    result, found
-):
+def test_a_parameter_that_is_not_changed_costs_what_the_others_cannot_make_up(result, found):
     others = {name: value for name, value in BEST.items() if name != "block_n"}
     assert found.kept_us["block_n"] == latency_us(result, **others)
     assert found.losses["block_n"] == found.kept_us["block_n"] / found.best_us
@@ -94,7 +87,7 @@ def test_only_parameters_with_several_values_are_looked_at(found):
     assert sum(found.importance.values()) == pytest.approx(1)
 
 
-def test_a_default_outside_of_the_space_is_stood_in_for_by_the_nearest_configuration(tmp_path):
+def test_the_nearest_configuration_stands_for_a_default_outside_of_the_space(tmp_path):
     # Blocks of 256 rows were recorded for the default alone, as with batches smaller than that.
     those = [line | {"is_default": False} for line in lines(SHRINK)]
     outside = {**BEST, "block_m": 256, "num_warps": 8, "split_k": 8}
@@ -107,7 +100,7 @@ def test_a_default_outside_of_the_space_is_stood_in_for_by_the_nearest_configura
     assert found.base_us == latency_us(result, block_m=64)
 
 
-def test_of_configurations_that_are_as_near_the_one_with_the_defaults_blocks_stands_in():
+def test_of_equally_near_configurations_the_one_with_the_defaults_blocks_stands_for_it():
     blocks = {"block_m": 32, "block_n": 16, "block_k": 256}
     default = KernelConfig(**blocks, split_k=64, num_warps=4, num_stages=2)
     shallow, small = replace(default, split_k=16), replace(default, block_k=64)
@@ -116,27 +109,27 @@ def test_of_configurations_that_are_as_near_the_one_with_the_defaults_blocks_sta
     assert base_of(default, known) == shallow
 
 
-def test_a_default_that_does_not_run_is_stood_in_for_too(tmp_path):
+def test_the_nearest_configuration_stands_for_a_default_that_does_not_run(tmp_path):
     those = [line | {"is_default": "reason" in line} for line in lines(SHRINK)]
     (result,) = results_of(tmp_path, *those)
     found = Sensitivity.of(result)
     assert found is not None
     assert found.default_us is None
     assert found.base != result.default
-    assert steps([found]).layout.height > 0
-    assert [len(trace.x) for trace in steps([found]).data] == [0, 0, 0, 0]
+    figure = steps_to_best([found])
+    assert figure.layout.height > 0
+    assert [len(trace.x) for trace in figure.data] == [0, 0, 0, 0]
 
 
-def test_shapes_of_which_nothing_works_or_no_default_is_known_are_left_out(tmp_path, result):
+def test_shapes_where_nothing_works_or_the_default_is_unknown_are_left_out(tmp_path, result):
     (broken,) = results_of(tmp_path, *broken_lines(SHRINK))
     assert sensitivities([broken, replace(result, default=None)]) == []
 
 
-def test_what_differs_in_two_parameters_only_is_found(result, found):
+def test_configurations_that_differ_in_two_parameters_only_are_found(result, found):
     those = around(found.base, result.measurements, ["block_m", "block_n"])
     assert len(those) == 9
-    values = varied([one.config for one in those], default=found.base)
-    assert set(values) == {"block_m", "block_n"}
+    assert set(varied(one.config for one in those)) == {"block_m", "block_n"}
 
 
 def test_shapes_are_in_the_order_of_op_rank_sizes_and_tokens(tmp_path):
@@ -150,7 +143,7 @@ def test_shapes_are_in_the_order_of_op_rank_sizes_and_tokens(tmp_path):
     ]
 
 
-def test_the_frame_says_how_far_one_and_two_parameters_come(found):
+def test_the_frame_has_the_gains_of_one_and_two_parameters(found):
     (row,) = sensitivities_frame([found]).to_dict("records")
     assert row["default_us"] == row["base_us"] == found.base_us
     assert row["base_us"] > row["one_us"] > row["two_us"] >= row["best_us"]
@@ -183,7 +176,7 @@ def test_maps_show_the_factors_of_each_shape_and_parameter(found):
     assert losses["4096&gt;16 x3, 16 tokens", "block_n"] == f"{found.losses['block_n']:.2f}"
 
 
-def test_whose_kernels_they_were_is_said_where_there_are_several(found):
+def test_names_say_whose_kernels_were_timed_where_there_are_several(found):
     other = replace(found, kernels="vllm-0.33.0")
     (heat,) = gain_map([found, other]).data
     assert list(heat.y) == [
@@ -213,13 +206,13 @@ def test_a_shape_with_one_value_of_a_parameter_gains_nothing_by_it(found):
 
 
 def test_steps_are_drawn_from_the_default_to_the_best(found):
-    figure = steps([found])
+    figure = steps_to_best([found])
     shown = {trace.name: trace.x[0] for trace in figure.data}
     assert shown["nearest in the space"] == 1
     assert shown["one parameter changed"] == pytest.approx(max(found.gains.values()), rel=1e-3)
     assert shown["best of all"] == pytest.approx(found.base_us / found.best_us, rel=1e-3)
 
 
-def test_a_map_leaves_empty_what_is_missing():
+def test_missing_cells_of_a_map_stay_empty():
     shown = cells(factor_map({"a": {1: 1.5}, "b": {}}, "tokens", columns=[1, 2]))
     assert shown == {("a", "1"): "1.50", ("a", "2"): "", ("b", "1"): "", ("b", "2"): ""}

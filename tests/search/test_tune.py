@@ -333,7 +333,7 @@ def test_where_vllm_reads_nothing_the_default_is_all_that_is_timed(tmp_path):
     assert runner.measured == [moe_config()] * 4
     assert {result.selection.config for result in tuned if result.selection} == {moe_config()}
     (line,) = notes(runner.shapes, runner.environment)
-    assert line.endswith("For 4 of them, of small batches, not even that is read.")
+    assert line.endswith("For 4 of them, of small batches, it reads not even block_m.")
 
 
 def test_what_is_recorded_is_what_a_run_would_search(tmp_path):
@@ -368,11 +368,9 @@ def test_the_release_whose_kernels_are_launched_decides_what_is_tuned(
     assert (len(told) == 1) is alone
     if alone:
         (line,) = told
-        assert line.startswith("Of MoE entries of rank 16 vLLM 0.33.0 reads only block_m")
-        assert "for 1 of 1 shapes that alone is tuned" in line
-        assert line.endswith(
-            "Timed is vLLM's one kernel for shrink and expand: both get its figures."
-        )
+        assert line.startswith("vLLM 0.33.0 reads only block_m of MoE entries of rank 16 where")
+        assert "for 1 of 1 shapes nothing else is tuned" in line
+        assert line.endswith("vLLM has one kernel for their shrink and expand: both get its time.")
 
 
 def test_the_ops_that_a_layer_lacks_are_told_before_it_is_tuned(tmp_path):

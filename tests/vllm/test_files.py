@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from autotune.choose.couple import couple
 from autotune.errors import EntryMissing
 from autotune.export import VllmExporter, look_up
-from autotune.launch.op import LoraOp
+from autotune.launch.op import LoraOp, key_of
 from autotune.launch.shape import KernelShape
 from autotune.plan.study import StudyPlan
 from tests.export.examples import H100
@@ -91,7 +91,7 @@ def test_a_file_that_holds_nothing_is_as_good_as_none(vllm, op, content, tmp_pat
     (default,) = vllm.defaults([asked])
     assert config(vllm, asked, folder=tmp_path, gpu="H100") == default.config
     with pytest.raises(EntryMissing, match="take its default") as caught:
-        look_up(json.loads(content), KEY)
+        look_up(json.loads(content), key_of(KEY))
     assert caught.value.vllm_error is None
 
 

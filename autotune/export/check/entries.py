@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 from autotune.export.check.findings import Finding
 from autotune.export.check.limits import Limits
-from autotune.launch.op import LoraOp
+from autotune.launch.op import LookupKey, LoraOp, key_of, key_text
+from autotune.launch.release import has_pipeline
+from autotune.launch.shape import DTYPE_BYTES
 from autotune.launch.sizes import tile_values
 from autotune.launch.space import value_fault
 
-#: What a value of the weights takes in every dtype that vLLM's LoRA kernels have.
-_VALUE_BYTES = 2
-
-_NUM_SLICES_LEVEL = 1
+#: What a weight takes at the least: a file does not say in which dtype its kernels run.
+_VALUE_BYTES = min(DTYPE_BYTES.values())
 
 
 class TunedFile(NamedTuple):
@@ -28,7 +28,7 @@ class TunedFile(NamedTuple):
         name: Its name in the folder.
         prefix: The GPU's part of the name.
         op: The op whose entries it holds.
-        content: Whatever JSON it holds.
+        content: Its content, which may be any JSON value.
     """
 
     name: str
@@ -38,20 +38,25 @@ class TunedFile(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An entry of a file with the keys above it, as they are spelled."""
+    """An entry of a file.
+
+    Attributes:
+        keys: The keys above it, as they are spelled.
+        values: The parameters.
+    """
 
     keys: tuple[str, ...]
     values: Mapping[str, Any]
 
     @property
-    def path(self) -> tuple[int, ...]:
-        """The keys as vLLM compares them."""
-        return tuple(map(int, self.keys))
+    def key(self) -> LookupKey:
+        """The keys as the numbers that vLLM compares."""
+        return key_of(map(int, self.keys))
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A tuned file that could be read, and what is in it."""
+    """A tuned file that could be read, its entries, and what is wrong with them."""
 
     file: TunedFile
     entries: tuple[Entry, ...]
@@ -73,7 +78,7 @@ def read_content(folder: Path, name: str) -> object | Finding:
 
 
 def walk(file: TunedFile) -> Iterator[Entry | Finding]:
-    """Every entry of a file, and everything that is wrong with the keys on the way to it."""
+    """Every entry of a file, and everything that is wrong with the keys above the entries."""
     if file.content:
         yield from _below(file, file.content, ())
     else:
@@ -86,7 +91,7 @@ def walk(file: TunedFile) -> Iterator[Entry | Finding]:
 
 
 def _below(file: TunedFile, table: object, keys: tuple[str, ...]) -> Iterator[Entry | Finding]:
-    error = partial(Finding, severity="error", kind="structure", file=file.name, key="/".join(keys))
+    error = partial(Finding, severity="error", kind="structure", file=file.name, key=key_text(keys))
     levels = file.op.levels
     if not isinstance(table, dict):
         wanted = "an entry" if len(keys) == len(levels) else f"the {levels[len(keys)]} keys"
@@ -117,7 +122,7 @@ def _below(file: TunedFile, table: object, keys: tuple[str, ...]) -> Iterator[En
 
 def _key_findings(file: TunedFile, above: tuple[str, ...], key: str) -> Iterator[Finding]:
     level = file.op.levels[len(above)]
-    finding = partial(Finding, file=file.name, key="/".join((*above, key)))
+    finding = partial(Finding, file=file.name, key=key_text((*above, key)))
     if _is_integer(key):
         if str(int(key)) != key:
             yield finding(
@@ -126,7 +131,7 @@ def _key_findings(file: TunedFile, above: tuple[str, ...], key: str) -> Iterator
                 message=f"vLLM asks for {int(key)}, and never finds {key!r} as the exact key; "
                 f"write {int(key)}",
             )
-    elif len(above) == _NUM_SLICES_LEVEL:
+    elif level == "num_slices":  # which is looked up exactly, so that no other key matters
         yield finding(
             severity="warning",
             kind="key_spelling",
@@ -142,14 +147,14 @@ def _key_findings(file: TunedFile, above: tuple[str, ...], key: str) -> Iterator
 
 
 def entry_findings(file: TunedFile, entry: Entry, limits: Limits | None) -> Iterator[Finding]:
-    """What vLLM cannot launch an entry for.
+    """Why vLLM cannot launch a kernel with an entry.
 
     Args:
         file: The entry's file.
         entry: The entry.
-        limits: The GPU's; None where they are not known.
+        limits: Of the GPU; None where they are not known.
     """
-    error = partial(Finding, severity="error", file=file.name, key="/".join(entry.keys))
+    error = partial(Finding, severity="error", file=file.name, key=key_text(entry.keys))
     values = file.op.values_in(entry.values)
     missing = [name for name in file.op.required_parameters if name not in values]
     if missing:
@@ -173,9 +178,9 @@ def entry_findings(file: TunedFile, entry: Entry, limits: Limits | None) -> Iter
             )
         else:
             runnable[name] = value
-    # The look-up may have taken an entry of a MoE op whose kernel then reads only block_m.
+    # vLLM's MoE kernel may read only block_m of an entry: what the rest would need says nothing.
     if limits and not file.op.is_moe and {*file.op.required_parameters} <= runnable.keys():
-        needed = _shared_memory_bytes(file.op, runnable, depth=entry.path[3], limits=limits)
+        needed = _shared_memory_bytes(file.op, runnable, depth=entry.key.k, limits=limits)
         if needed > limits.shared_memory_bytes:
             yield error(
                 kind="shared_memory",
@@ -193,14 +198,14 @@ def _shared_memory_bytes(
     Args:
         op: The op.
         values: All its parameters.
-        depth: What is summed over, k.
-        limits: The GPU's.
+        depth: The size that is summed over, k.
+        limits: Of the GPU.
     """
-    if op is LoraOp.EXPAND and limits.is_hopper:
-        return 0  # vLLM 0.33.0 sets num_stages to 1 there, whatever the entry says
+    if not has_pipeline(op, limits.capability):
+        return 0
     steps = -(-depth // (values["block_k"] * values.get("split_k", 1)))
     if steps <= 1:
-        return 0  # the compiler may fold a loop of one step, and then nothing is pipelined
+        return 0  # the compiler may unroll a loop of one step, which leaves nothing to pipeline
     tile = tile_values(op, values["block_m"], values["block_n"], values["block_k"])
     return min(values["num_stages"] - 1, steps) * tile * _VALUE_BYTES
 

@@ -1,4 +1,4 @@
-"""What a check of a folder comes to: findings, and what vLLM finds for every shape."""
+"""The result of checking a folder: what is wrong, and what vLLM finds for every shape."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from autotune.launch.op import LookupKey
 from autotune.launch.shape import KernelShape
 
 
@@ -16,8 +17,8 @@ class Finding:
 
     Attributes:
         severity: ``error`` where vLLM stops, computes wrong numbers, or never reads the file.
-        kind: What sort of thing it is, such as ``missing_parameter``.
-        file: The file's name in the folder; empty where it is about the folder.
+        kind: The kind of finding, such as ``missing_parameter``.
+        file: The file's name in the folder; empty for a finding about the folder.
         key: The keys down to the place, such as ``9/3/16/4096/16``; empty for a whole file.
         message: What is wrong, what vLLM does then, and what to do next.
     """
@@ -30,7 +31,7 @@ class Finding:
 
     @property
     def is_error(self) -> bool:
-        """Whether the check has failed."""
+        """Whether it makes the check fail."""
         return self.severity == "error"
 
     @property
@@ -55,14 +56,14 @@ class LookedUp:
         shape: The shape.
         outcome: ``exact``, ``nearest``, ``default`` where vLLM finds no file and takes its own
             configuration, or ``stops`` where it ends with an error.
-        path: The keys that are really taken; None unless an entry is found.
-        entry: The entry at them.
+        path: The key that vLLM really takes; None unless an entry is found.
+        entry: The entry under that key.
     """
 
     gpu: str
     shape: KernelShape
     outcome: Literal["exact", "nearest", "default", "stops"]
-    path: tuple[int, ...] | None = None
+    path: LookupKey | None = None
     entry: Mapping[str, Any] | None = None
 
     @property
@@ -88,9 +89,9 @@ class Report:
 
     Attributes:
         folder: The folder, as it was given.
-        release: The vLLM release whose behaviour is told.
-        findings: Errors first, each once.
-        lookups: One per GPU and shape that were asked for.
+        release: The vLLM release that the folder is checked for.
+        findings: Each one once, errors first.
+        lookups: One for every GPU and shape that was asked for.
     """
 
     folder: str

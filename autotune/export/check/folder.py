@@ -1,4 +1,4 @@
-"""What a folder as a whole lacks, and what vLLM does not read of it."""
+"""Files that a folder lacks, and entries or whole files that vLLM does not read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from autotune.export.check.entries import Examined
 from autotune.export.check.findings import Finding
 from autotune.launch.op import MOE_OPS, LoraOp, gpu_file_prefix
-from autotune.launch.release import ONE_SHOT_RANK, has_one_shot_kernel
+from autotune.launch.release import one_shot_rank
 from autotune.launch.shape import KernelShape
 
 
@@ -16,7 +16,7 @@ def missing_files(
     read: Mapping[str, Examined],
     environ: Mapping[str, str],
 ) -> Iterator[Finding]:
-    """Files that vLLM may open and that are not there, beside others of the same GPU."""
+    """Files that vLLM may open and that are not there, though others of the same GPU are."""
     wanted = {shape.file_name(gpu) for gpu, shapes in asked.items() for shape in shapes}
     prefixes = dict.fromkeys(each.file.prefix for each in read.values())
     for gpu, shapes in asked.items():
@@ -58,7 +58,7 @@ def _moe_files_missing(prefix: str, lacking: Sequence[LoraOp]) -> Finding:
 
 
 def _when_opened(environ: Mapping[str, str]) -> tuple[str, str]:
-    """When vLLM opens the file of an ``expand`` that adds, and of one that does not."""
+    """When vLLM opens each ``expand`` file: the one that adds to the output, and the other."""
     if _is_set(environ, "VLLM_LORA_ENABLE_DUAL_STREAM"):
         return (
             "without VLLM_LORA_ENABLE_DUAL_STREAM only",
@@ -68,19 +68,18 @@ def _when_opened(environ: Mapping[str, str]) -> tuple[str, str]:
 
 
 def bypassed(read: Iterable[Examined], release: str) -> Iterator[Finding]:
-    """MoE entries of which this release reads only ``block_m``."""
-    if not has_one_shot_kernel(release):
-        return
+    """MoE entries from which a release reads only ``block_m``."""
+    largest = one_shot_rank(release)
     for each in read:
-        ranks = {entry.path[3] for entry in each.entries} if each.file.op.is_moe else set()
-        small = sorted(rank for rank in ranks if rank <= ONE_SHOT_RANK)
+        ranks = {entry.key.k for entry in each.entries} if each.file.op.is_moe else set()
+        small = sorted(rank for rank in ranks if rank <= largest)
         if small:
             yield Finding(
                 severity="warning",
                 kind="bypassed",
                 file=each.file.name,
                 message=f"vLLM {release} reads only block_m of the entries of rank "
-                f"{', '.join(map(str, small))}: up to rank {ONE_SHOT_RANK} it runs another MoE "
+                f"{', '.join(map(str, small))}: up to rank {largest} it runs another MoE "
                 "kernel, unless LoRAs are fully sharded",
             )
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autotune.launch.op import LoraOp
+from autotune.launch.release import has_pipeline
 from autotune.launch.sizes import is_shrink
 from autotune.measure.kernels import ahead, expand, fused_moe, shrink
 from autotune.measure.kernels._base import CompiledKernel, KernelProvider
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from autotune.launch.environment import Target
     from autotune.launch.shape import KernelShape
     from autotune.measure.kernels.inputs import Inputs
-
-#: Hopper, the one target on which ptxas miscompiles a pipelined wgmma whose left side was cast in
-#: registers, as expand's x is (triton-lang/triton#9433); vLLM 0.33.0 turns the pipeline off there.
-_HOPPER = (9, 0)
 
 
 class BuiltinProvider(KernelProvider):
@@ -77,7 +74,7 @@ class BuiltinProvider(KernelProvider):
 
 
 def _forced(shape: KernelShape, capability: tuple[int, int]) -> dict[str, int]:
-    if shape.op is LoraOp.EXPAND and capability == _HOPPER:
+    if not has_pipeline(shape.op, capability):
         return {"num_stages": 1}
     if shape.op.is_moe and not is_shrink(shape.op):
         return {"split_k": 1}

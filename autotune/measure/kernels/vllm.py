@@ -76,7 +76,7 @@ class VllmProvider(KernelProvider):
         with replaced(self._lookup, load_lora_op_config=lambda *_: None):
             answer = ask(
                 op_type=op.value,
-                max_loras=shape.lookup_key[0],
+                max_loras=shape.lookup_key.max_loras,
                 batch=shape.num_tokens,
                 hidden_size=shape.hidden_size,
                 rank=shape.rank,

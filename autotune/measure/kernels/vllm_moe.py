@@ -14,6 +14,7 @@ import torch
 import triton.tools.tensor_descriptor  # noqa: F401 - vLLM's functions use it unimported
 
 from autotune.launch.op import LoraOp
+from autotune.launch.release import FIRST_ONE_SHOT_RELEASE
 from autotune.launch.sizes import assigns_naively, is_shrink, launched_rows, matmul_sizes
 from autotune.measure.kernels.routing import Alignment
 from autotune.measure.kernels.vllm_parts import (
@@ -121,7 +122,8 @@ class MoeOp:
         self._takes = known_parameters(self._function, (*_COMMON, *own))
         if "use_tma" not in self._takes:
             raise unknown(
-                f"{name} is that of a release before 0.22, which cannot be driven for MoE"
+                f"{name} is that of a release before {FIRST_ONE_SHOT_RELEASE}, which cannot be "
+                "driven for MoE"
             )
         self._tables = attribute(self.module, "_LORA_PTR_DICT")
         self._between: dict[int, _Between] = {}

@@ -16,6 +16,7 @@ from triton.runtime.jit import KernelInterface
 
 from autotune.errors import KernelsUnusable
 from autotune.launch.environment import Target
+from autotune.launch.release import NEWEST_RELEASE, OLDEST_RELEASE
 from autotune.measure.cuda.gpu import describe_device
 
 #: Where vLLM's LoRA kernels are.
@@ -118,8 +119,8 @@ def unknown(what: str) -> KernelsUnusable:
     """The error for a release that is not as those that are known."""
     version = importlib.import_module("vllm").__version__
     return KernelsUnusable(
-        f"cannot drive the kernels of vLLM {version}: {what}; 0.11.1 to 0.33.0 are known to work, "
-        "and --kernels builtin needs none"
+        f"cannot drive the kernels of vLLM {version}: {what}; {OLDEST_RELEASE} to "
+        f"{NEWEST_RELEASE} are known to work, and --kernels builtin needs none"
     )
 
 

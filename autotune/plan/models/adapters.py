@@ -1,4 +1,4 @@
-"""Which modules have LoRA: the server's ``--lora-target-modules``, or those of an adapter."""
+"""Which modules have LoRA: by the server's ``--lora-target-modules``, or by an adapter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from autotune.errors import InputError
 from autotune.launch.op import VLLM_RANKS
-from autotune.plan.models.hf_config import read_json
+from autotune.plan.models.config_json import read_json
 from autotune.plan.models.modules import Split
 
 #: What PEFT takes for every linear layer but the logits.
@@ -21,8 +21,8 @@ class Place:
     """One module of one decoder layer, by its names.
 
     Attributes:
-        path: From the model down, such as ``model.layers.0.self_attn.qkv_proj``.
-        parts: The same for what adapters know of it: ``model.layers.0.self_attn.q_proj``, ...
+        path: Its path from the model down, such as ``model.layers.0.self_attn.qkv_proj``.
+        parts: The paths by which adapters name it, such as ``model.layers.0.self_attn.q_proj``.
         split: How vLLM divides it.
     """
 
@@ -33,13 +33,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """What an adapter's ``adapter_config.json`` says of its size and place.
+    """What an ``adapter_config.json`` says of an adapter's rank and of the modules that it is for.
 
     Attributes:
-        source: Where it was read.
+        source: Where it was read, as messages name it.
         rank: The largest of its ranks.
-        target_modules: Names or ends of paths; or a single pattern for whole paths.
-        target_parameters: The same for parameters, such as those of fused experts.
+        target_modules: Names of modules or ends of their paths; or one pattern for whole paths.
+        target_parameters: Names of parameters or ends of their paths, such as fused experts have.
     """
 
     source: str
@@ -49,10 +49,10 @@ class Adapter:
 
     @property
     def server_rank(self) -> int:
-        """The ``--max-lora-rank`` to serve it with: the smallest that vLLM allows and it fits in.
+        """The ``--max-lora-rank`` to serve it with: the smallest of vLLM's ranks that it fits in.
 
         Raises:
-            InputError: It fits in none.
+            InputError: Its rank is above vLLM's largest.
         """
         for rank in VLLM_RANKS:
             if self.rank <= rank:
@@ -64,7 +64,7 @@ class Adapter:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Everything that it names."""
+        """Every module and parameter that it names; a pattern as it stands."""
         modules = self.target_modules
         return (*((modules,) if isinstance(modules, str) else modules), *self.target_parameters)
 
@@ -72,7 +72,7 @@ class Adapter:
         """Whether one of ``targets`` names a module, by PEFT's rules.
 
         Raises:
-            InputError: It is a pattern, and not a valid one.
+            InputError: The target is a pattern that is not a valid regular expression.
         """
         if target != self.target_modules:
             return any(f".{path}".endswith(f".{target}") for path in place.parts)
@@ -95,26 +95,26 @@ class ServerTargets:
     """
 
     targets: tuple[str, ...]
-    source = "--target-modules"  # our flag
+    source = "--target-modules"  # autotune's name for vLLM's flag
 
     def names(self, target: str, place: Place) -> bool:
         """Whether one of ``targets`` names a module, by vLLM's rules.
 
-        The slices of a packed module name it, the parts of experts do not (0.33.0,
-        ``is_in_target_modules`` in ``vllm/lora/utils.py``): they are called ``experts``.
+        The slices of a packed module name it. The parts of experts do not: vLLM knows the module
+        as ``experts`` only (0.33.0, ``is_in_target_modules`` in ``vllm/lora/utils.py``).
         """
         known = (place.path,) if place.split is Split.EXPERTS else (place.path, *place.parts)
         return target == place.path or target in {path.rpartition(".")[2] for path in known}
 
 
 def read_adapter(source: str) -> Adapter:
-    """What an adapter asks for.
+    """Read an adapter's config.
 
     Args:
         source: An ``adapter_config.json``, a folder with one, or an id on the Hugging Face hub.
 
     Raises:
-        InputError: There is none, or it is no LoRA's.
+        InputError: The file cannot be had or read, or it is not a LoRA adapter's.
     """
     config = read_json(source, "adapter_config.json")
     kind = config.get("peft_type", "LORA")

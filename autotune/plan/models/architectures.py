@@ -2,9 +2,9 @@
 
 To add one, write its modules down and give it a line in ``ARCHITECTURES``. A size is a formula
 over the fields of ``config.json``: a sum of products, such as ``num_attention_heads * head_dim``.
-**Tensor parallelism divides the first factor of each product**, so the one that must not be cut
-through comes first: heads before the size of a head. How vLLM divides a module is read off its
-model's file in ``vllm/model_executor/models/`` (here: of 0.33.0):
+**Tensor parallelism divides the first factor of each product**: write the number of heads before
+the size of a head, since a GPU has whole heads. How vLLM divides a module is said by the class that
+the model's file in ``vllm/model_executor/models/`` gives it (here: of 0.33.0):
 
 =========================================  ========================================================
 vLLM's class                               here
@@ -20,9 +20,9 @@ vLLM's class                               here
 ``ParallelLMHead``                         ``Split.LOGITS``
 =========================================  ========================================================
 
-With no ``--lora-target-modules`` all linear layers have LoRA, routers too; the embedding and the
-logits only where the model's class lists them in ``embedding_modules``. Biases are left out: LoRA
-changes no shape by them.
+With no ``--lora-target-modules`` all linear layers have LoRA, routers too. The embedding and the
+logits have it only where the model's class lists them in ``embedding_modules``. Biases are left
+out: they do not change the shapes of LoRA.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _ATTENTION = (
     _O,
 )
 
-#: Phi's checkpoints have q, k and v in one tensor, and so its adapters one pair for all three.
+#: Phi's checkpoints have q, k and v in one tensor, so that an adapter has one A and one B for all.
 _ATTENTION_IN_ONE = (
     Module(
         name="self_attn.qkv_proj",
@@ -66,7 +66,7 @@ _ATTENTION_IN_ONE = (
 _LATENT_KV = "kv_lora_rank + qk_rope_head_dim"
 _LATENT_Q = "num_attention_heads * qk_nope_head_dim + num_attention_heads * qk_rope_head_dim"
 
-#: Multi-head latent attention. Queries are compressed too where there is a ``q_lora_rank``.
+#: Multi-head latent attention. With a ``q_lora_rank`` the queries are compressed, too.
 _LATENT_ATTENTION = (
     Module(
         name="self_attn.fused_qkv_a_proj",
@@ -102,8 +102,8 @@ _LATENT_ATTENTION = (
         split=Split.COLUMN,
         reads="kv_lora_rank",
         writes=("num_attention_heads * qk_nope_head_dim + num_attention_heads * v_head_dim",),
-        # The attention backend keeps the layer that it was made with, beneath vLLM's LoRA wrapper,
-        # and folds its weight into the queries when decoding.
+        # The attention backend uses the layer beneath vLLM's LoRA wrapper, and folds its weight
+        # into the queries when decoding, so that the wrapper never launches a kernel.
         computed=False,
     ),
     Module(
@@ -120,7 +120,7 @@ _LATENT_ATTENTION = (
 def _mlp(
     name: str, size: str, *, where: Where = Where.ALL, if_given: str = ""
 ) -> tuple[Module, Module]:
-    """A gated feed-forward block: gate and up are the slices of one module."""
+    """A gated feed-forward block, with gate and up as the slices of one module."""
     gate_up = Module(
         name=f"{name}.gate_up_proj",
         split=Split.COLUMN,
@@ -143,7 +143,7 @@ def _mlp(
 
 _MLP = _mlp("mlp", "intermediate_size")
 
-#: Phi's, with gate and up in one tensor.
+#: Phi's feed-forward block, with gate and up in one tensor.
 _MLP_IN_ONE = (
     replace(_MLP[0], writes=("intermediate_size + intermediate_size",), parts=()),
     _MLP[1],
@@ -151,7 +151,7 @@ _MLP_IN_ONE = (
 
 
 def _router(name: str, writes: str, *, if_given: str = "") -> Module:
-    """A linear layer of a mixture of experts that every GPU has whole."""
+    """The linear layer that chooses the experts; every GPU has all of it."""
     return Module(
         name=name,
         split=Split.REPLICATED,
@@ -169,13 +169,21 @@ def _experts(
     *,
     parts: tuple[str, ...] = ("0.gate_proj", "0.up_proj", "0.down_proj"),
 ) -> Module:
-    """A fused mixture of experts, gate and up two slices of w13; ``parts`` are an expert's."""
+    """A fused mixture of experts, with gate and up as two slices of w13.
+
+    Args:
+        name: The module's name.
+        size: What gate and up write each, a formula.
+        number: How many experts there are, a formula.
+        parts: What adapters call the layers of an expert.
+    """
     return Module(
         name=name,
         split=Split.EXPERTS,
         reads="hidden_size",
         writes=(size, size),
-        # New checkpoints have the experts in one parameter each, which an adapter may name.
+        # New checkpoints have one parameter for all experts' gate and up and one for all their
+        # down, which an adapter may name.
         parts=(*parts, "gate_up_proj", "down_proj"),
         where=Where.SPARSE,
         number=number,
@@ -184,7 +192,7 @@ def _experts(
 
 
 def _fused_experts(name: str, size: str, number: str) -> Module:
-    """The same where gate and up of an adapter are one tensor (``is_3d_moe_weight``): one slice."""
+    """Experts whose adapters have gate and up in one tensor (``is_3d_moe_weight``): one slice."""
     return replace(_experts(name, size, number, parts=()), writes=(f"{size} + {size}",))
 
 
@@ -202,7 +210,7 @@ _LOGITS = Module(
 )
 _VOCABULARY = (_EMBEDDING, _LOGITS)
 
-#: Of models whose class does not list them.
+#: For models whose class does not list them in ``embedding_modules``.
 _EMBEDDING_IF_NAMED = replace(_EMBEDDING, only_if_named=True)
 _LOGITS_IF_NAMED = replace(_LOGITS, only_if_named=True)
 _VOCABULARY_IF_NAMED = (_EMBEDDING_IF_NAMED, _LOGITS_IF_NAMED)
@@ -246,18 +254,18 @@ def _whole(config: Mapping[str, Any], name: str, default: int) -> int:
 
 _LLAMA = Architecture(modules=(*_ATTENTION, *_MLP, *_VOCABULARY))
 
-#: The same modules, with LoRA on the vocabulary only where it is asked for.
+#: Llama's modules, with LoRA on embedding and logits only where they are asked for.
 _MISTRAL = Architecture(modules=(*_ATTENTION, *_MLP, *_VOCABULARY_IF_NAMED))
 
 _PHI = Architecture(modules=(*_ATTENTION_IN_ONE, *_MLP_IN_ONE, *_VOCABULARY))
 
-#: Its logits are the embedding's own weight, not a module.
+#: No logits: vLLM computes them by the embedding's weight, without a module of their own.
 _GEMMA_2 = Architecture(
     modules=(*_ATTENTION, *_MLP, _EMBEDDING_IF_NAMED),
     defaults={"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
 )
 
-#: Published configs of the multimodal models give neither heads nor vocabulary.
+#: Published configs of the multimodal models leave out heads and vocabulary.
 _GEMMA_3 = Architecture(
     modules=_MISTRAL.modules,
     defaults={
@@ -268,7 +276,7 @@ _GEMMA_3 = Architecture(
     },
 )
 
-#: vLLM runs it through ``transformers``' own model, where it packs as in Llama.
+#: vLLM runs it through the model's code in ``transformers``, and packs modules as in Llama.
 _OLMO = Architecture(modules=(*_ATTENTION, *_MLP, _EMBEDDING, _LOGITS_IF_NAMED))
 
 _MIXTRAL = Architecture(
@@ -342,7 +350,7 @@ _LLAMA_4 = Architecture(
     is_sparse=_interleaved,
 )
 
-#: By the first name in a config's ``architectures``.
+#: The table, by the first name in a config's ``architectures``.
 ARCHITECTURES: Mapping[str, Architecture] = {
     "DeepseekV2ForCausalLM": _DEEPSEEK,
     "DeepseekV3ForCausalLM": _DEEPSEEK,

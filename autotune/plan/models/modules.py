@@ -1,4 +1,4 @@
-"""What the table of architectures is made of: modules that vLLM puts LoRA on, with their sizes."""
+"""The entries of the table of architectures: modules that vLLM puts LoRA on, and their sizes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Where(str, Enum):
     ALL = "all"
     DENSE = "dense"
     SPARSE = "sparse"
-    OUTSIDE = "outside"  # none of them: it is there once in the model
+    OUTSIDE = "outside"  # no decoder layer: the model has the module once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,20 +33,21 @@ class Module:
     """A module that vLLM puts LoRA on.
 
     Attributes:
-        name: Its path below a decoder layer, in the words of the checkpoint; below the model where
-            it is outside of them.
+        name: Its path below a decoder layer, as in the checkpoint; below the model where it is
+            ``OUTSIDE``.
         split: How it is divided among GPUs.
-        reads: Size of its input, a formula.
-        writes: Output size of each slice; ``EXPERTS``: of each slice of w13.
-        parts: What adapters call its slices, where they have names of their own: beside the module,
-            ``EXPERTS``: below it.
+        reads: Size of its input, a formula; empty for the embedding.
+        writes: Output size of each slice, formulas; ``EXPERTS``: of each slice of w13.
+        parts: What adapters call its slices, where the slices have names of their own. The names
+            stand in place of the module's own name; ``EXPERTS``: below it.
         where: The decoder layers that have it.
-        if_given: Only models have it whose config gives this field, other than as null or 0.
-        if_absent: Only models have it whose config does not.
-        number: ``EXPERTS`` only: how many there are, a formula.
-        top_k: ``EXPERTS`` only: how many a token goes to, a formula.
-        only_if_named: Whether it has LoRA only where it is asked for by name.
-        computed: False where vLLM takes an adapter's weights and never launches a kernel for them.
+        if_given: A field of the config: models without it, or with null or 0, lack the module.
+        if_absent: A field of the config: models that give it, other than as null or 0, lack the
+            module.
+        number: ``EXPERTS`` only: the number of experts, a formula.
+        top_k: ``EXPERTS`` only: the number of experts that a token goes to, a formula.
+        only_if_named: Whether it has LoRA only where targets name it.
+        computed: False where vLLM loads an adapter's weights but never launches a kernel for them.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Module:
     computed: bool = True
 
 
-#: Whether the decoder layer of this index is a mixture of experts.
+#: From a config and the index of a decoder layer to whether that layer is a mixture of experts.
 IsSparse = Callable[[Mapping[str, Any], int], bool]
 
 
@@ -72,9 +73,9 @@ class Architecture:
     """A model family.
 
     Attributes:
-        modules: Everything that may have LoRA.
-        is_sparse: Which decoder layers are mixtures of experts; None where no module asks.
-        defaults: Fields that published configs leave out, as ``transformers`` fills them in.
+        modules: Every module that may have LoRA.
+        is_sparse: Which decoder layers are mixtures of experts; None where no module depends on it.
+        defaults: Fields that published configs leave out, with the values of ``transformers``.
     """
 
     modules: tuple[Module, ...]

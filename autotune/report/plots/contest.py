@@ -1,4 +1,4 @@
-"""A comparison of samplers, as a table and as a plot."""
+"""Figures of a contest of samplers."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.report.plots.figures import figure, rounded
+from autotune.report.plots.figures import figure, line
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from autotune.search.contest.curves import Curve
 
-
-#: Regrets above this are drawn at it, in percent: early ones would flatten the rest.
+#: The highest regret that is drawn, percent: the first trials would flatten the rest.
 _HIGHEST_DRAWN = 50.0
 
 
 def write_comparison_plot(groups: Mapping[str, Sequence[Sequence[Curve]]], path: Path) -> None:
-    """Draw ``comparison_plot`` into an HTML file that needs no network."""
+    """Write ``comparison_plot`` as an HTML file that needs no network."""
     comparison_plot(groups).write_html(path, include_plotlyjs=True)
 
 
@@ -28,7 +27,7 @@ def comparison_plot(groups: Mapping[str, Sequence[Sequence[Curve]]]) -> go.Figur
     """Regret over trials: median and worst over shapes, of the median over seeds.
 
     Args:
-        groups: Per name in the legend its curves, those of each shape together.
+        groups: By name in the legend, the curves of each shape together.
     """
     from plotly.subplots import make_subplots
 
@@ -48,11 +47,11 @@ def comparison_plot(groups: Mapping[str, Sequence[Sequence[Curve]]]) -> go.Figur
 
 
 def nearness_plot(groups: Mapping[str, Sequence[Curve]], nearness: float) -> go.Figure:
-    """Over trials, the share of searches whose best was by then nearly the recorded best.
+    """The share of searches that have come near the recorded best, over trials.
 
     Args:
-        groups: Per name in the legend its curves.
-        nearness: How much slower than the recorded best it may be; 0.05 is 5 %.
+        groups: By name in the legend, the curves.
+        nearness: How much slower than the recorded best counts as near; 0.05 is 5 %.
     """
     traces = []
     for number, (name, curves) in enumerate(groups.items()):
@@ -60,9 +59,8 @@ def nearness_plot(groups: Mapping[str, Sequence[Curve]], nearness: float) -> go.
         shares = [
             sum(curve.trials_to(nearness) <= n for curve in curves) / len(curves) for n in trials
         ]
-        line = {"color": _colour(number), "shape": "hv"}
-        trace = {"type": "scatter", "name": name, "x": list(trials), "y": rounded(shares)}
-        traces.append(trace | {"line": line, "hovertemplate": "trial %{x}: %{y:.0%}"})
+        look = {"name": name, "line": {"color": _colour(number), "shape": "hv"}}
+        traces.append(line(trials, shares, hover="trial %{x}: %{y:.0%}", **look))
     return figure(
         traces,
         x={"title": {"text": "trials"}},

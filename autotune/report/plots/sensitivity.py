@@ -1,30 +1,43 @@
-"""Figures of what each parameter is worth, over many shapes."""
+"""Figures of how much each parameter gains, over many shapes."""
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autotune.launch.config import KernelConfig
 from autotune.launch.sizes import sizes_text
-from autotune.report.plots.figures import CHOSEN, DEFAULT, OTHER, escaped, figure, rounded
-from autotune.report.sensitivity import Sensitivity
+from autotune.report.plots.figures import (
+    CHOSEN,
+    DEFAULT,
+    OTHER,
+    Part,
+    dots,
+    down,
+    escaped,
+    figure,
+    rounded,
+    rows_height,
+)
+from autotune.report.plots.heat import factor_map
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-#: Pixels of a row of cells or dots, and of what is above and below them.
-_ROW, _AROUND = 26, 110
+    from autotune.report.sensitivity import Sensitivity
 
-#: The colours of a factor end here; few are larger.
-_FULL_COLOUR = 3.0
-
+#: Round factors for a logarithmic axis.
 _TICKS = (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8)
 
-_NOTHING = "#eef1f5"
+#: The marker of each step from the default to the best.
+_STEPS: dict[str, Part] = {
+    "nearest in the space": {"color": OTHER, "symbol": "circle-open"},
+    "one parameter changed": {"color": DEFAULT, "symbol": "diamond"},
+    "two parameters changed": {"color": DEFAULT, "symbol": "square-open"},
+    "best of all": {"color": CHOSEN, "symbol": "circle"},
+}
 
 
 def gain_map(found: Sequence[Sensitivity]) -> go.Figure:
@@ -34,7 +47,7 @@ def gain_map(found: Sequence[Sensitivity]) -> go.Figure:
 
 
 def loss_map(found: Sequence[Sensitivity]) -> go.Figure:
-    """How many times as slow as the best each shape stays where a parameter is left as it is."""
+    """How many times as slow as the best each shape stays if a parameter is not changed."""
     cells = {name: one.losses for name, one in _named(found).items()}
     return factor_map(cells, "parameter that is left", columns=_parameters(found), is_loss=True)
 
@@ -42,7 +55,7 @@ def loss_map(found: Sequence[Sensitivity]) -> go.Figure:
 def importance_shares(
     found: Sequence[Sensitivity],
 ) -> dict[tuple[str, int], Mapping[str, float]]:
-    """What ``plots.importance_map`` takes: by sizes and number of tokens each parameter's share."""
+    """The argument of ``importance_map``: each parameter's share, by sizes and tokens."""
     kernels = _kernels_of(found)
     return {
         (sizes_text(one.shape) + kernels[one.kernels], one.shape.num_tokens): one.importance
@@ -51,21 +64,22 @@ def importance_shares(
 
 
 def _named(found: Sequence[Sensitivity]) -> dict[str, Sensitivity]:
-    """The shapes by their names, and by whose kernels they ran where there are several."""
+    """The shapes by name; the name says whose kernels were timed where there are several."""
     kernels = _kernels_of(found)
     return {one.name + kernels[one.kernels]: one for one in found}
 
 
 def _kernels_of(found: Iterable[Sensitivity]) -> dict[str, str]:
+    """What a shape's name ends with, by the kernels that were timed."""
     names = {one.kernels for one in found}
     return {name: f", {name}" if len(names) > 1 else "" for name in names}
 
 
 def pair_map(found: Sequence[Sensitivity]) -> go.Figure:
-    """How many times as fast as the base shapes get by each pair: the geometric mean over them.
+    """How many times as fast as the base each pair makes shapes: the geometric mean over them.
 
-    On the diagonal is what each parameter gains alone. One of which a shape has a single value
-    gains nothing there.
+    The diagonal shows each parameter alone. A parameter that has a single value in a shape counts
+    as no gain there.
     """
     names = _parameters(found)
     gains = {
@@ -90,91 +104,38 @@ def _parameters(found: Iterable[Sensitivity]) -> list[str]:
     return [each.name for each in fields(KernelConfig) if each.name in there]
 
 
-def factor_map(
-    cells: Mapping[Any, Mapping[Any, float]],
-    title: str,
-    *,
-    columns: Sequence[Any],
-    is_loss: bool = False,
-) -> go.Figure:
-    """Factors of 1 or more as a map; what is missing stays empty.
-
-    Args:
-        cells: By row, from the top, and column.
-        title: Of the columns.
-        columns: From the left.
-        is_loss: Whether a large factor is bad.
-    """
-    rows = [[row.get(name) for name in columns] for row in cells.values()]
-    ticks = (1, 1.5, 2, _FULL_COLOUR)
-    heat = {
-        "type": "heatmap",
-        "x": list(map(str, columns)),
-        "y": [escaped(str(name)) for name in cells],
-        "z": [[None if cell is None else round(math.log2(cell), 3) for cell in r] for r in rows],
-        "text": [["" if cell is None else f"{cell:.2f}" for cell in row] for row in rows],
-        "texttemplate": "%{text}",
-        "hovertemplate": "%{y}: %{x} %{text}<extra></extra>",
-        "xgap": 2,
-        "ygap": 2,
-        "zmin": 0,
-        "zmax": math.log2(_FULL_COLOUR),
-        "colorscale": [[0, _NOTHING], [1, DEFAULT if is_loss else CHOSEN]],
-        "colorbar": {
-            "tickvals": [math.log2(tick) for tick in ticks],
-            "ticktext": [f"{tick:g}x" for tick in ticks],
-            "thickness": 12,
-        },
-    }
-    return figure(
-        [heat],
-        x={"title": {"text": title}, "type": "category", "showgrid": False},
-        y={"type": "category", "autorange": "reversed", "showgrid": False},
-        height=_AROUND + _ROW * len(cells),
-    )
-
-
-def steps(found: Sequence[Sensitivity]) -> go.Figure:
-    """How far the base, one change and two changes come from the default to the best.
+def steps_to_best(found: Sequence[Sensitivity]) -> go.Figure:
+    """How far the base, one change and two changes lead from the default to the best.
 
     Shapes whose default does not run are left out.
     """
-    named = _named(found)
-    known = [(one, one.default_us) for one in named.values() if one.default_us is not None]
-    names = [name for name, one in named.items() if one.default_us is not None]
-    sides = {
-        "nearest in the space": [us / one.base_us for one, us in known],
-        "one parameter changed": [us / min(_us(one.alone_us, one)) for one, us in known],
-        "two parameters changed": [us / min(_us(one.pairs_us, one)) for one, us in known],
-        "best of all": [us / one.best_us for one, us in known],
+    factors = {
+        name: [one.default_us / us for us in _steps_us(one)]
+        for name, one in _named(found).items()
+        if one.default_us is not None
     }
-    looks: list[dict[str, Any]] = [
-        {"color": OTHER, "symbol": "circle-open"},
-        {"color": DEFAULT, "symbol": "diamond"},
-        {"color": DEFAULT, "symbol": "square-open"},
-        {"color": CHOSEN, "symbol": "circle"},
-    ]
+    names = list(map(escaped, factors))
     traces = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": name,
-            "x": rounded(factors),
-            "y": list(map(escaped, names)),
-            "marker": look | {"size": 10},
-            "hovertemplate": f"%{{y}}: %{{x}} times as fast as the default<extra>{name}</extra>",
-        }
-        for (name, factors), look in zip(sides.items(), looks, strict=True)
+        dots(
+            rounded(each[step] for each in factors.values()),
+            names,
+            hover=f"%{{y}}: %{{x}} times as fast as the default<extra>{name}</extra>",
+            name=name,
+            marker=marker | {"size": 10},
+        )
+        for step, (name, marker) in enumerate(_STEPS.items())
     ]
-    whole = {"type": "line", "x0": 1, "x1": 1, "yref": "paper", "y0": 0, "y1": 1}
     return figure(
         traces,
         x={"title": {"text": "times as fast as vLLM's default"}, "type": "log", "tickvals": _TICKS},
         y={"autorange": "reversed", "type": "category"},
-        height=_AROUND + _ROW * len(known),
-        shapes=[whole | {"line": {"dash": "dash", "color": OTHER}}],
+        height=rows_height(len(names)),
+        shapes=[down(1, dash="dash")],
     )
 
 
-def _us(latencies: Mapping[Any, float], one: Sensitivity) -> list[float]:
-    return [one.base_us, *latencies.values()]
+def _steps_us(one: Sensitivity) -> tuple[float, ...]:
+    """The latency of each step of ``_STEPS``, microseconds."""
+    alone_us = min(one.alone_us.values(), default=one.base_us)
+    pair_us = min(one.pairs_us.values(), default=one.base_us)
+    return one.base_us, min(one.base_us, alone_us), min(one.base_us, pair_us), one.best_us

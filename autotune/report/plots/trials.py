@@ -1,11 +1,11 @@
-"""Figures of the trials of one shape: what was timed, how it ended, what it led to."""
+"""Figures of the trials of one shape: latencies, outcomes, finalists, and importances."""
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autotune.choose.selection import Selection
 from autotune.launch.config import KernelConfig
@@ -16,56 +16,59 @@ from autotune.report.plots.figures import (
     DEFAULT,
     OTHER,
     OUTCOME_COLOURS,
-    OUTCOME_NAMES,
-    config_text,
+    Part,
+    bars,
+    dots,
+    down,
     figure,
     latency_axis,
+    line,
     rounded,
 )
+from autotune.report.words import OUTCOME_NAMES, config_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-#: Pixels of a bar or a row of dots, and of what is above and below them.
+#: Pixels of a bar or a row of dots, and of what is above and below the rows.
 _ROW, _AROUND = 30, 90
 
 
 def finalists(selection: Selection, *, floor_us: float | None = None) -> go.Figure:
-    """What was timed side by side: each median with its 95 % interval, the fastest on top.
+    """The finalists, fastest on top: each median with its 95 % interval.
 
     Args:
-        selection: Whose finalists.
+        selection: The choice, with the samples of its finalists.
         floor_us: The roofline's latency, microseconds; a line is drawn there.
     """
-    fastest_first = sorted(
-        selection.samples_us.items(), key=lambda pair: statistics.median(pair[1])
-    )
+    by_median = sorted(selection.samples_us.items(), key=lambda pair: statistics.median(pair[1]))
     traces = []
-    for number, (config, samples) in enumerate(fastest_first, start=1):
+    for number, (config, samples) in enumerate(by_median, start=1):
         name, colour = _role(config, selection)
-        interval = MedianInterval.of(samples)
-        row = f"{name} ({number})" if name == "other" else name
         traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "x": rounded([interval.median]),
-                "y": [row],
-                "error_x": _whiskers(interval),
-                "marker": {"size": 11, "color": colour},
-                "hovertemplate": f"%{{x}} µs, {len(samples)} samples<br>{config_text(config)}"
-                f"<extra>{row}</extra>",
-            }
+            _finalist(f"{name} ({number})" if name == "other" else name, colour, config, samples)
         )
-    lines = [] if floor_us is None else [_vertical(floor_us, "roofline")]
+    known = [] if floor_us is None else [floor_us]
     return figure(
         traces,
         x={"title": {"text": "µs per launch, median and 95 % interval"}},
         y={"autorange": "reversed", "type": "category"},
         height=_AROUND + _ROW * len(traces),
         showlegend=False,
-        shapes=[line for line, _ in lines],
-        annotations=[text for _, text in lines],
+        shapes=[down(us) for us in known],
+        annotations=[_above(us, "roofline") for us in known],
+    )
+
+
+def _finalist(row: str, colour: str, config: KernelConfig, samples: Sequence[float]) -> Part:
+    interval = MedianInterval.of(samples)
+    facts = f"%{{x}} µs, {len(samples)} samples<br>{config_text(config)}"
+    return dots(
+        rounded([interval.median]),
+        [row],
+        hover=f"{facts}<extra>{row}</extra>",
+        error_x=_whiskers(interval),
+        marker={"size": 11, "color": colour},
     )
 
 
@@ -75,7 +78,7 @@ def _role(config: KernelConfig, selection: Selection) -> tuple[str, str]:
     return ("default", DEFAULT) if config == selection.default else ("other", OTHER)
 
 
-def _whiskers(interval: MedianInterval) -> dict[str, Any]:
+def _whiskers(interval: MedianInterval) -> Part:
     return {
         "type": "data",
         "symmetric": False,
@@ -86,11 +89,10 @@ def _whiskers(interval: MedianInterval) -> dict[str, Any]:
     }
 
 
-def _vertical(x: float, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A dotted line over the whole height, and the text on top of it."""
-    line = {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1}
-    label = {"x": x, "yref": "paper", "y": 1, "yanchor": "bottom", "showarrow": False}
-    return line | {"line": {"dash": "dot", "color": OTHER}}, label | {"text": text}
+def _above(x: float, text: str) -> Part:
+    """A text above the figure."""
+    place = {"x": x, "yref": "paper", "y": 1, "yanchor": "bottom", "showarrow": False}
+    return place | {"text": text}
 
 
 def convergence(
@@ -99,30 +101,19 @@ def convergence(
     default_us: float | None = None,
     floor_us: float | None = None,
 ) -> go.Figure:
-    """The best latency so far over the trials, every trial that was timed, and the default's line.
+    """Every trial that was timed, the best latency so far, and the default's latency.
 
     Args:
         measurements: Of one shape, in the order in which they were made.
-        default_us: The default's latency, microseconds.
-        floor_us: The roofline's, likewise.
+        default_us: The default's latency, microseconds; a line is drawn there.
+        floor_us: The roofline's latency, microseconds; a line is drawn there.
     """
-    traces = []
-    for outcome, symbol in ((Outcome.TOO_SLOW, "circle-open"), (Outcome.OK, "circle")):
-        timed = [(n, m) for n, m in enumerate(measurements, start=1) if m.outcome is outcome]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "timed in full" if outcome is Outcome.OK else OUTCOME_NAMES[outcome],
-                "x": [number for number, _ in timed],
-                "y": rounded(one.latency_us for _, one in timed),
-                "text": [config_text(one.config) for _, one in timed],
-                "hovertemplate": "trial %{x}: %{y} µs<br>%{text}<extra></extra>",
-                "marker": {"size": 6, "color": OUTCOME_COLOURS[outcome], "symbol": symbol},
-            }
-        )
     numbers, best = _best_so_far(measurements)
-    traces.append(_line("best so far", numbers, best, color=CHOSEN, shape="hv"))
+    traces = [
+        _trial_dots(measurements, Outcome.TOO_SLOW, name="cut short", symbol="circle-open"),
+        _trial_dots(measurements, Outcome.OK, name="timed in full", symbol="circle"),
+        _line("best so far", numbers, best, color=CHOSEN, shape="hv"),
+    ]
     ends = [1, len(measurements)]
     if default_us is not None:
         traces.append(_line("vLLM's default", ends, [default_us] * 2, color=DEFAULT, dash="dash"))
@@ -133,8 +124,23 @@ def convergence(
     return figure(traces, x={"title": {"text": "trial"}}, y=latency_axis(drawn))
 
 
+def _trial_dots(
+    measurements: Iterable[Measurement], outcome: Outcome, *, name: str, symbol: str
+) -> Part:
+    """The trials that ended in one outcome, by their number."""
+    timed = [(n, one) for n, one in enumerate(measurements, start=1) if one.outcome is outcome]
+    return dots(
+        [number for number, _ in timed],
+        rounded(one.latency_us for _, one in timed),
+        hover="trial %{x}: %{y} µs<br>%{text}<extra></extra>",
+        name=name,
+        text=[config_text(one.config) for _, one in timed],
+        marker={"size": 6, "color": OUTCOME_COLOURS[outcome], "symbol": symbol},
+    )
+
+
 def _best_so_far(measurements: Iterable[Measurement]) -> tuple[list[int], list[float]]:
-    """Where the best latency of those timed in full changes, and the last trial."""
+    """Where the best latency of trials timed in full changes, and the last trial."""
     numbers: list[int] = []
     best: list[float] = []
     number = 0
@@ -148,51 +154,46 @@ def _best_so_far(measurements: Iterable[Measurement]) -> tuple[list[int], list[f
     return numbers, best
 
 
-def _line(name: str, x: Sequence[float], y: Sequence[float], **line: str) -> dict[str, Any]:
-    trace = {"type": "scatter", "mode": "lines", "name": name, "x": list(x), "y": rounded(y)}
-    return trace | {"line": line, "hovertemplate": "%{y} µs"}
+def _line(name: str, x: Sequence[float], y: Iterable[float], **look: str) -> Part:
+    return line(x, y, hover="%{y} µs", name=name, line=look)
 
 
 def outcomes(measurements: Iterable[Measurement]) -> go.Figure:
-    """How many configurations of a shape ended in which outcome."""
+    """How many configurations of a shape ended in each outcome."""
     counts = Counter(one.outcome for one in measurements)
     ended = [outcome for outcome in Outcome if counts[outcome]]
-    bars = {
-        "type": "bar",
-        "orientation": "h",
-        "y": [OUTCOME_NAMES[outcome] for outcome in ended],
-        "x": [counts[outcome] for outcome in ended],
-        "text": [counts[outcome] for outcome in ended],
-        "marker": {"color": [OUTCOME_COLOURS[outcome] for outcome in ended]},
-        "hovertemplate": "%{y}: %{x}<extra></extra>",
-    }
-    return figure(
-        [bars],
-        x={"title": {"text": "configurations"}},
-        y={"autorange": "reversed"},
-        height=_AROUND + _ROW * len(ended),
+    return _bars(
+        bars(
+            [counts[outcome] for outcome in ended],
+            [OUTCOME_NAMES[outcome] for outcome in ended],
+            hover="%{y}: %{x}<extra></extra>",
+            text=[counts[outcome] for outcome in ended],
+            marker={"color": [OUTCOME_COLOURS[outcome] for outcome in ended]},
+        ),
+        {"title": {"text": "configurations"}},
     )
 
 
 def importance(shares: Mapping[str, float]) -> go.Figure:
-    """How much each parameter matters, the most on top.
+    """How much each parameter matters, the largest share on top.
 
     Args:
-        shares: Per parameter its share, from 0 to 1, as ``search.importance.importances`` says.
+        shares: By parameter, its share from 0 to 1 (``autotune.search.importance``).
     """
     ordered = sorted(shares.items(), key=lambda pair: -pair[1])
-    bars = {
-        "type": "bar",
-        "orientation": "h",
-        "y": [name for name, _ in ordered],
-        "x": rounded(share for _, share in ordered),
-        "text": [f"{share:.0%}" for _, share in ordered],
-        "marker": {"color": CHOSEN},
-        "hovertemplate": "%{y}: %{text}<extra></extra>",
-    }
-    return figure(
-        [bars],
-        x={"tickformat": ".0%", "title": {"text": "share of the importance"}},
-        y={"autorange": "reversed"},
-        height=_AROUND + _ROW * len(ordered),
+    return _bars(
+        bars(
+            rounded(share for _, share in ordered),
+            [name for name, _ in ordered],
+            hover="%{y}: %{text}<extra></extra>",
+            text=[f"{share:.0%}" for _, share in ordered],
+            marker={"color": CHOSEN},
+        ),
+        {"tickformat": ".0%", "title": {"text": "share of the importance"}},
     )
+
+
+def _bars(trace: Part, x: Part) -> go.Figure:
+    """One trace of bars, the first on top."""
+    height = _AROUND + _ROW * len(trace["y"])
+    return figure([trace], x=x, y={"autorange": "reversed"}, height=height)

@@ -18,11 +18,11 @@ from typing import Any
 from autotune.errors import InputError
 from autotune.launch.shape import KernelShape
 from autotune.measure.replay import ReplayRunner
+from autotune.plan.file import ADAPTIVE, SAMPLERS
 from autotune.search.contest.curves import Curve, Summary, curve_of
 from autotune.search.contest.helion import LFBO
 from autotune.search.contest.kernel_tuner import PREFIX, installed_peers, is_peer, search_as_peer
 from autotune.search.contest.replayed import Replayed, search
-from autotune.search.samplers.by_name import ADAPTIVE, SAMPLERS
 from autotune.search.samplers.known import experience
 from autotune.search.samplers.transfer import Neighbour, in_order
 

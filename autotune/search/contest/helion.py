@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from autotune.errors import InputError
+from autotune.errors import InputError, install_hint
 from autotune.launch.config import KernelConfig
 from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome
@@ -91,7 +91,7 @@ def _refused_without_helion() -> Iterator[None]:
         yield
     except ImportError as error:
         raise InputError(
-            f"{LFBO} needs Helion 1.5 ({error}); install lora-autotune[helion]"
+            f"{LFBO} needs Helion 1.5 ({error}); install it with: {install_hint('helion')}"
         ) from None
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from autotune.errors import InputError
+from autotune.errors import InputError, install_hint
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
@@ -163,7 +163,8 @@ def _tune_kernel(strategy: str) -> Callable[..., tuple[list[dict[str, Any]], Any
         from kernel_tuner.interface import strategy_map
     except ImportError as error:
         raise InputError(
-            f"{PREFIX}{strategy} needs Kernel Tuner ({error}); install lora-autotune[kernel-tuner]"
+            f"{PREFIX}{strategy} needs Kernel Tuner ({error}); install it with: "
+            + install_hint("kernel-tuner")
         ) from None
     if strategy not in strategy_map:
         known = ", ".join(PREFIX + name for name in strategy_map)

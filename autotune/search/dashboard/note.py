@@ -8,6 +8,7 @@ from autotune.choose.selection import CONFIDENCE, Selection
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.moe_layer import names_of
+from autotune.launch.op import key_text
 
 
 def note_text(selection: Selection, environment: Environment) -> str:
@@ -18,7 +19,7 @@ def note_text(selection: Selection, environment: Environment) -> str:
         environment: Where it was measured.
     """
     shape = selection.shape
-    key = "/".join(map(str, shape.lookup_key))
+    key = key_text(shape.lookup_key)
     counts = ", ".join(f"{count} {name}" for name, count in selection.outcomes.items())
     lines = [
         f"## {names_of((shape.op,))}, {shape.num_tokens} tokens",

@@ -12,7 +12,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optuna.storages import RDBStorage
 
-from autotune.errors import InputError
+from autotune.errors import InputError, install_hint
 from autotune.search.dashboard.mirror import TrialMirror
 from autotune.search.dashboard.note import note_text
 from autotune.store import Store, shown
@@ -62,7 +62,7 @@ def dashboard_app(url: str) -> Iterator[WSGIApplication]:
     except ImportError as error:
         raise InputError(
             f"Optuna Dashboard cannot be imported here ({error}); install it with: "
-            "pip install optuna-dashboard"
+            + install_hint("dashboard")
         ) from None
     complete_notes(url)
     storage = _DashboardStorage(url)

@@ -17,9 +17,10 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from autotune.errors import InputError
+from autotune.errors import InputError, install_hint
 from autotune.launch.config import KernelConfig
 from autotune.launch.space import SearchSpace
+from autotune.plan.file import ADAPTIVE
 from autotune.search.samplers._base import UntriedSampler
 from autotune.search.samplers.adaptive import AdaptiveSampler
 from autotune.search.samplers.encoding import Positions
@@ -92,7 +93,8 @@ def _gp(seed: int) -> BaseSampler:
         return _quietly(optuna.samplers.GPSampler, seed=seed, n_startup_trials=_STARTUP_TRIALS)
     except ImportError as error:
         raise InputError(
-            f"the sampler 'gp' needs scipy ({error}); install lora-autotune[gp] or use 'tpe'"
+            f"the sampler 'gp' needs scipy ({error}); install it with: {install_hint('gp')}, "
+            "or use 'tpe'"
         ) from None
 
 
@@ -108,11 +110,9 @@ _PLAIN: Mapping[str, type[UntriedSampler]] = {
     "exhaustive": ExhaustiveSampler,
 }
 
-#: The one that learns from other shapes too.
-ADAPTIVE = "adaptive"
 
-#: What ``--sampler`` takes.
-SAMPLERS = (ADAPTIVE, *_MODELS, *_PLAIN)
+#: Makes a sampler from what ``make_sampler`` is given besides the name.
+SamplerMaker = Callable[..., UntriedSampler]
 
 
 def make_sampler(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from autotune.export import VllmExporter
+from autotune.export.check import Report
 from autotune.export.check.examine import check_folder
-from autotune.export.check.findings import Report
 from autotune.export.check.limits import limits_of
 from autotune.export.names import meant_name, parse_name
 from autotune.launch.environment import Device

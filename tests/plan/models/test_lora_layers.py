@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants
 
 from autotune.errors import InputError
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.plan.models import Adapter, LoraLayer, lora_layers, read_adapter, read_config
+from autotune.plan.models import Adapter, LoraLayer, Server, lora_layers, read_config
 from autotune.plan.models.architectures import ARCHITECTURES
 from autotune.plan.models.modules import Split
 
@@ -24,8 +21,13 @@ def config_of(model: str) -> dict[str, Any]:
     return dict(read_config(str(MODELS / f"{model}.json")))
 
 
-def layers_of(model: str, *, rank: int = 16, **flags) -> dict[str, LoraLayer]:
-    return {layer.name: layer for layer in lora_layers(config_of(model), rank=rank, **flags)}
+def server(**flags) -> Server:
+    return Server(**{"max_loras": 8, "rank": 16, **flags})
+
+
+def layers_of(model: str, targets=None, **flags) -> dict[str, LoraLayer]:
+    layers = lora_layers(config_of(model), server(**flags), targets)
+    return {layer.name: layer for layer in layers}
 
 
 def dense(shrink: tuple[int, int, int], expand: tuple[list[int], int]) -> list[dict[str, Any]]:
@@ -524,9 +526,10 @@ CASES = {
 def test_layers_have_the_shapes_worked_out_by_hand(model, flags, expected):
     found = layers_of(model, **flags)
 
+    batch = {"num_tokens": 1, "max_loras": 8}
     for name, (runs, tables) in expected.items():
         assert found[name].runs == runs
-        assert list(found[name].tables) == [{"layer": name} | table for table in tables]
+        assert list(found[name].shapes) == [KernelShape.from_mapping(t | batch) for t in tables]
 
 
 ATTENTION = ["self_attn.qkv_proj", "self_attn.o_proj"]
@@ -552,7 +555,7 @@ VOCABULARY = ["embed_tokens", "lm_head"]
         ("qwen3-30b-a3b", [*ATTENTION, "mlp.gate", "mlp.experts", *VOCABULARY]),
     ],
 )
-def test_without_targets_all_layers_are_there_that_vllm_gives_lora_to(model, names):
+def test_without_targets_every_layer_is_there_that_vllm_gives_lora_to(model, names):
     assert list(layers_of(model)) == names
 
 
@@ -564,26 +567,30 @@ def test_every_known_architecture_has_a_config_among_the_tests_or_shares_the_ent
 
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in MODELS.glob("*.json")))
-def test_a_kernel_shape_can_be_made_of_every_table(model):
+def test_every_shape_is_one_that_a_study_file_may_ask_for(model):
     for layer in layers_of(model, tensor_parallel=2).values():
-        for table in layer.tables:
-            rest = {key: value for key, value in table.items() if key != "layer"}
-            shape = KernelShape.from_mapping({**rest, "num_tokens": 16, "max_loras": 8})
-            assert shape.op.value == table["op"]
+        for shape in layer.shapes:
+            assert KernelShape.from_mapping(shape.as_dict()) == shape
 
 
-def test_a_layer_says_among_how_many_gpus_its_lora_is_divided():
-    shards = {
-        name: layer.shards
-        for name, layer in layers_of("deepseek-v3", tensor_parallel=8, fully_sharded=True).items()
+def test_every_shape_has_the_servers_adapters_and_dtype():
+    layers = layers_of("mixtral-8x7b", max_loras=4, active_loras=2, dtype="float16")
+
+    shapes = {shape for layer in layers.values() for shape in layer.shapes}
+    assert {(s.num_tokens, s.max_loras, s.active_loras, s.dtype) for s in shapes} == {
+        (1, 4, 2, "float16")
     }
 
-    assert shards["self_attn.o_proj"] == shards["mlp.experts"] == 8
-    assert shards["self_attn.fused_qkv_a_proj"] == shards["mlp.gate"] == 1
-    assert {layer.shards for layer in layers_of("deepseek-v3", tensor_parallel=8).values()} == {1}
+
+def test_an_impossible_shape_is_refused_with_its_layer():
+    with pytest.raises(InputError, match=r"^self_attn.qkv_proj: active_loras .*: got 9 of 8$"):
+        layers_of("llama-3.1-8b", active_loras=9)
+    few = config_of("mixtral-8x7b") | {"num_local_experts": 1}
+    with pytest.raises(InputError, match=r"^block_sparse_moe.experts: top_k .*: got 2 of 1$"):
+        lora_layers(few, server())
 
 
-def test_logits_can_be_told_from_what_runs_over_the_whole_batch():
+def test_logits_can_be_told_from_layers_that_run_over_the_whole_batch():
     assert layers_of("llama-3.1-8b")["lm_head"].split is Split.LOGITS
 
 
@@ -618,8 +625,8 @@ def test_a_whole_path_is_one_layer_only():
     assert [(layer.name, layer.runs) for layer in layers.values()] == [("self_attn.o_proj", 1)]
 
 
-def adapter(targets, rank: int = 16, **more) -> Adapter:
-    return Adapter(source="adapter", rank=rank, target_modules=targets, **more)
+def adapter(targets, **more) -> Adapter:
+    return Adapter(source="adapter", rank=16, target_modules=targets, **more)
 
 
 @pytest.mark.parametrize(
@@ -646,97 +653,10 @@ def test_an_adapter_may_name_the_parameters_of_fused_experts():
     assert list(layers_of("gpt-oss-120b", targets=found)) == ["self_attn.qkv_proj", "mlp.experts"]
 
 
-def test_what_vllm_never_computes_is_no_layer_and_no_error():
+def test_a_module_that_vllm_never_computes_is_left_out_without_an_error():
     names = list(layers_of("deepseek-v3", targets=["kv_b_proj", "o_proj"]))
 
     assert names == ["self_attn.o_proj"]
-
-
-# --------------------------------------------------------------------------- reading files
-
-
-def test_a_config_is_found_by_its_path_or_its_folder(tmp_path):
-    path = tmp_path / "config.json"
-    path.write_text('{"architectures": ["LlamaForCausalLM"]}')
-
-    assert read_config(str(path)) == read_config(str(tmp_path))
-
-
-def test_an_adapter_gives_its_modules_and_the_rank_of_a_server_for_it(tmp_path):
-    table = {"peft_type": "LORA", "r": 12, "target_modules": ["q_proj", "v_proj"]}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(table))
-
-    found = read_adapter(str(tmp_path))
-
-    assert (found.rank, found.server_rank) == (12, 16)
-    assert found.target_modules == ("q_proj", "v_proj")
-
-
-def test_the_largest_rank_of_an_adapter_counts(tmp_path):
-    table = {"r": 8, "rank_pattern": {"o_proj": 48}, "target_modules": "all-linear"}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(table))
-
-    found = read_adapter(str(tmp_path))
-
-    assert (found.rank, found.server_rank, found.target_modules) == (48, 64, "all-linear")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "config.json: cannot be read as JSON: Expecting property name"),
-        ("[1]", "config.json: must hold a JSON object: got list"),
-        (b"\xff\xfe\x00", "config.json: cannot be read as JSON: 'utf-8' codec"),
-    ],
-)
-def test_a_file_that_is_no_config_is_refused(tmp_path, text, message):
-    (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-
-    with pytest.raises(InputError, match=message):
-        read_config(str(tmp_path))
-
-
-def test_a_folder_without_a_config_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"the folder has no config\.json; give the path of one"):
-        read_config(str(tmp_path))
-
-
-def test_a_path_that_is_not_there_is_refused():
-    with pytest.raises(InputError, match=r"/no/such/model: no such file or folder; give the path"):
-        read_config("/no/such/model")
-
-
-def test_a_hub_id_without_huggingface_hub_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-
-    with pytest.raises(InputError, match=r"pip install 'lora-autotune\[hub\]', or get its config"):
-        read_config("meta-llama/Llama-3.1-8B")
-
-
-def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch, tmp_path):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-
-    with pytest.raises(InputError, match=r"config.json cannot be had from .* download the") as info:
-        read_config("meta-llama/Llama-3.1-8B")
-    assert "\n" not in str(info.value)
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({"r": 8, "peft_type": "IA3"}, "not a LoRA adapter: peft_type is 'IA3'"),
-        ({"target_modules": ["q_proj"]}, "r must be a whole number of at least 1: got nothing"),
-        ({"r": 0}, "r must be a whole number of at least 1: got 0"),
-        ({"r": 8, "rank_pattern": {"o": "x"}}, "r must be a whole number .*: got 'x'"),
-        ({"r": 8, "target_modules": 1}, "target_modules must be a list of names: got 1"),
-    ],
-)
-def test_a_file_that_is_no_adapters_is_refused(tmp_path, table, message):
-    (tmp_path / "adapter_config.json").write_text(json.dumps(table))
-
-    with pytest.raises(InputError, match=message):
-        read_adapter(str(tmp_path))
 
 
 # --------------------------------------------------------------------------- refusals
@@ -760,11 +680,11 @@ def test_a_file_that_is_no_adapters_is_refused(tmp_path, table, message):
         ({"vocab_size": 262144}, "no LoRA on lm_head for more than 258048 words: .* has 262144"),
     ],
 )
-def test_a_config_that_cannot_be_mapped_is_one_clear_line(change, message):
+def test_a_config_that_gives_no_layers_is_one_clear_line(change, message):
     config = config_of("llama-3.1-8b") | change
 
     with pytest.raises(InputError, match=message) as info:
-        lora_layers(config, rank=16)
+        lora_layers(config, server())
     assert "\n" not in str(info.value)
 
 
@@ -776,9 +696,9 @@ def test_a_config_that_cannot_be_mapped_is_one_clear_line(change, message):
         ("qwen3-30b-a3b", {"num_experts_per_tok": None}, "must have num_experts_per_tok"),
     ],
 )
-def test_so_is_one_of_a_mixture_of_experts(model, change, message):
+def test_a_config_of_experts_that_gives_no_layers_is_one_clear_line(model, change, message):
     with pytest.raises(InputError, match=message):
-        lora_layers(config_of(model) | change, rank=16)
+        lora_layers(config_of(model) | change, server())
 
 
 @pytest.mark.parametrize(
@@ -827,14 +747,9 @@ def test_flags_that_vllm_would_refuse_for_a_model_are_one_clear_line(model, flag
     assert "\n" not in str(info.value)
 
 
-def test_an_adapter_of_a_rank_above_vllms_largest_is_refused():
-    with pytest.raises(InputError, match="rank is above vLLM's largest: got 1024; 512 is the most"):
-        _ = adapter(("q_proj",), rank=1024).server_rank
-
-
 def test_one_gpu_has_no_expert_parallelism_to_clash_with():
     both = layers_of("qwen3-30b-a3b", fully_sharded=True, expert_parallel=True)
 
-    kernels = both["mlp.experts"].kernels
-    assert {kernel.num_experts for kernel in kernels} == {128}
-    assert [kernel.op for kernel in kernels] == [op for op in LoraOp if op.is_moe]
+    shapes = both["mlp.experts"].shapes
+    assert {shape.num_experts for shape in shapes} == {128}
+    assert [shape.op for shape in shapes] == [op for op in LoraOp if op.is_moe]

@@ -12,7 +12,7 @@ from autotune.search.contest.replayed import Replayed, search
 from autotune.search.samplers.adaptive import AdaptiveSampler, Chooser, History
 from autotune.search.samplers.encoding import Positions
 from autotune.search.samplers.untried import Untried
-from tests.search.landscape import Landscape, configs, shrink
+from autotune.testing.landscape import Landscape, configs, shrink
 
 SHAPE = shrink()
 

@@ -6,10 +6,11 @@ import optuna
 import pytest
 
 from autotune.errors import InputError
-from autotune.plan.file import SAMPLERS as SAMPLERS_OF_STUDY_FILES
-from autotune.search.samplers.by_name import SAMPLERS, make_sampler
+from autotune.plan.file import SAMPLERS
+from autotune.search.samplers.by_name import make_sampler
 from autotune.search.samplers.encoding import Positions
 from autotune.search.samplers.untried import Untried
+from autotune.testing import SamplerSuite
 from tests.recordings import BEST, write_recording
 from tests.search.cases import FEW, SHAPE, CountingRunner, tuned
 
@@ -34,30 +35,16 @@ def chosen(runner: CountingRunner, sampler: str, trials: int, **options: int) ->
     return list(runner.measured)
 
 
-def test_a_study_file_may_name_every_sampler_and_no_other():
-    assert set(SAMPLERS_OF_STUDY_FILES) == set(SAMPLERS)
-
-
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_small_space_is_finished_without_a_configuration_twice(runner, sampler):
-    space = runner.space(SHAPE, FEW)
-    tuned(runner, DATABASE, 1_000, sampler=sampler, axes=FEW)
-    assert len(runner.measured) == len(space.configs)
-    assert set(runner.measured) == set(space.configs)
+class TestEverySampler(SamplerSuite):
+    """Every sampler passes the suite that is shipped."""
 
+    @pytest.fixture(autouse=True)
+    def _named(self, sampler):
+        self.name = sampler
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_first_trial_is_the_default(runner, sampler):
-    tuned(runner, DATABASE, 2, sampler=sampler)
-    assert runner.measured[0] == runner.space(SHAPE, {}).default
-    assert len(set(runner.measured)) == 2
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_same_seed_makes_the_same_choices(runner, sampler):
-    first, second = (chosen(runner, sampler, 16, seed=7) for _ in range(2))
-    assert first == second
-    assert len(set(first)) == 16
+    def make_sampler(self, space, untried, positions, *, seed):
+        return make_sampler(self.name, space, untried, positions, seed=seed)
 
 
 @pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"exhaustive"}))

@@ -7,7 +7,7 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.search.samplers.features import NAMES, RAW, between_shapes, features, scaled
-from tests.search.landscape import configs, shrink
+from autotune.testing.landscape import configs, shrink
 
 CONFIG = KernelConfig(
     block_m=32, block_n=16, block_k=64, split_k=8, group_size_m=8, num_warps=4, num_stages=3

@@ -10,7 +10,7 @@ from autotune.measure.recording import read_recording
 from autotune.measure.replay import ReplayRunner, shipped_recording
 from autotune.search.samplers.known import experience
 from autotune.search.samplers.transfer import Neighbour, nearest
-from tests.search.landscape import Landscape, shrink
+from autotune.testing.landscape import Landscape, shrink
 
 STUDIES = Path(__file__).parents[3] / "studies"
 LEARNED = shipped_recording().with_name("vllm_h100.jsonl.gz")

@@ -15,7 +15,7 @@ from autotune.search.samplers.transfer import (
     instructive,
     nearest,
 )
-from tests.search.landscape import Landscape, configs, shrink
+from autotune.testing.landscape import Landscape, configs, shrink
 
 EXPAND = KernelShape.from_mapping(
     {"op": "expand", "num_tokens": 16, "hidden_size": 4096, "rank": 64, "max_loras": 8}

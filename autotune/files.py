@@ -1,4 +1,4 @@
-"""Several files replaced together: all of them are on disk before the first one changes."""
+"""Files that appear under their names only when they are whole."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from autotune.errors import ExportError
+from autotune.errors import ExportError, InputError
 
 
-def replace_files(texts: Mapping[Path, str]) -> None:
+def replace_files(texts: Mapping[Path, str], *, advice: str) -> None:
     """Write every text to a temporary file beside its path, then rename them in order.
 
-    Nothing is changed where a text cannot be written. Temporary files do not stay behind.
+    All of them are on disk before the first file changes: if one cannot be written, none changes.
+    Temporary files do not stay behind.
 
     Args:
         texts: The new content of each file. Their folders are made where needed.
+        advice: What to do if a file cannot be written; the end of the message.
 
     Raises:
         ExportError: The disk is full, a folder is a file, a permission is missing.
@@ -24,14 +26,14 @@ def replace_files(texts: Mapping[Path, str]) -> None:
     staged: dict[Path, Path] = {}
     try:
         for path, text in texts.items():
-            with _named(path):
+            with write_errors(path, ExportError, advice=advice):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 # A name of this process, opened plainly: vLLM may run as another user, so the mode
                 # must be what the umask says, which tempfile's 0600 is not.
                 staged[path] = path.with_name(f".{path.name}.{os.getpid()}.tmp")
                 _write(staged[path], text)
         for path, temporary in staged.items():
-            with _named(path):
+            with write_errors(path, ExportError, advice=advice):
                 temporary.replace(path)
     finally:
         for temporary in staged.values():
@@ -47,12 +49,18 @@ def _write(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors into one that names the path."""
+def write_errors(path: Path, kind: type[InputError], *, advice: str) -> Iterator[None]:
+    """Turn the operating system's errors into one that names the path and says what to do.
+
+    Args:
+        path: The file that is written.
+        kind: The error to raise.
+        advice: What to do; the end of the message.
+
+    Raises:
+        InputError: An error of this kind: the operating system refused to write.
+    """
     try:
         yield
     except OSError as error:
-        raise ExportError(
-            f"cannot write {path}: {error.strerror}; the measurements are kept in the database: "
-            "free the place or give another --output, and `autotune export` writes them again"
-        ) from error
+        raise kind(f"cannot write {path}: {error.strerror}; {advice}") from error

@@ -1,4 +1,4 @@
-"""What a folder is checked against: its GPUs, the GPU that is here, and vLLM's release."""
+"""Checking a folder for the GPU, the vLLM and the environment variables that are here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from autotune.export.check.examine import KINDS_OF_CHOICE, check_folder
 from autotune.export.check.findings import Report
-from autotune.export.names import prefixes_in, provenance_prefixes
+from autotune.export.names import PROVENANCE_SUFFIX, prefixes_in, provenance_prefixes
 from autotune.export.provenance import read_environment
 from autotune.launch.environment import Device
 from autotune.launch.release import NEWEST_RELEASE
@@ -22,10 +22,10 @@ def check(folder: Path, asked: Mapping[str | None, Sequence[KernelShape]]) -> Re
     """Check a folder.
 
     Args:
-        folder: As ``VLLM_TUNED_CONFIG_FOLDER`` names it.
-        asked: The shapes to look up per GPU. Those of None are looked up for the GPU that is here,
-            else for those that the folder's provenance names, else for those that its files do; so
-            is nothing where nothing is asked.
+        folder: The folder that ``VLLM_TUNED_CONFIG_FOLDER`` would name.
+        asked: The shapes to look up for each GPU. If it names no GPU, or only None, the check is
+            for the GPU that is here, else for those that the folder's provenance names, else for
+            those that its files name.
 
     Raises:
         InputError: There is no such folder, or it holds no tuned file.
@@ -36,13 +36,23 @@ def check(folder: Path, asked: Mapping[str | None, Sequence[KernelShape]]) -> Re
         folder,
         asked=named or dict.fromkeys(_gpus(folder, device), asked.get(None, ())),
         device=device,
-        release=vllm_release(folder),
+        release=_vllm_release(folder),
         environ=os.environ,
     )
 
 
 def check_exported(folder: Path, by_gpu: Mapping[str | None, Sequence[KernelShape]]) -> Report:
-    """Check what was just written; what else the folder holds or lacks was the user's choice."""
+    """Check what was just written.
+
+    Findings about what else the folder holds or lacks are left out: the user chose that.
+
+    Args:
+        folder: The folder.
+        by_gpu: The shapes that were exported for each GPU.
+
+    Raises:
+        InputError: There is no such folder, or it holds no tuned file.
+    """
     report = check(folder, by_gpu)
     kept = tuple(each for each in report.findings if each.kind not in KINDS_OF_CHOICE)
     return replace(report, findings=kept)
@@ -54,12 +64,12 @@ def _gpus(folder: Path, device: Device | None) -> list[str]:
     return provenance_prefixes(folder) or prefixes_in(folder)
 
 
-def vllm_release(folder: Path) -> str:
+def _vllm_release(folder: Path) -> str:
     """The installed vLLM's version, else that of the folder's kernels, else the newest known."""
     try:
         return importlib.metadata.version("vllm")  # without the minute that importing it takes
     except importlib.metadata.PackageNotFoundError:
-        environments = map(read_environment, sorted(folder.glob("*_provenance.json")))
+        environments = map(read_environment, sorted(folder.glob(f"*{PROVENANCE_SUFFIX}")))
         versions = [
             each.provider_version for each in environments if each and each.provider == "vllm"
         ]

@@ -1,4 +1,4 @@
-"""Reading a model's ``config.json``: where it is, and the numbers in it."""
+"""Reading a model's ``config.json``: finding the file, and the numbers in it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import InputError
+from autotune.errors import InputError, install_hint
 from autotune.plan.models.architectures import ARCHITECTURES
 from autotune.plan.models.modules import Architecture, Module
 
 #: ``organisation/name`` on the Hugging Face hub.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
-#: Heads that are fewer than the GPUs are copied: each GPU then has one of them.
+#: Where there are fewer of these heads than GPUs, vLLM copies them: each GPU then has one.
 _MAY_BE_COPIED = "num_key_value_heads"
 
-#: No model's size is larger; what is, is a slip that would only fail later.
+#: No model has a larger size: a larger number is a slip, and is better refused here than later.
 _LARGEST = 2**24
 
 _BY_HAND = (
@@ -31,22 +31,26 @@ _BY_HAND = (
 
 
 def read_config(source: str) -> Mapping[str, Any]:
-    """The config of a model.
+    """Read a model's config.
 
     Args:
         source: A ``config.json``, a folder with one, or the model's id on the Hugging Face hub.
 
     Raises:
-        InputError: There is none, it cannot be fetched, or it is not a JSON object.
+        InputError: There is no such file, it cannot be fetched, or it is not a JSON object.
     """
     return read_json(source, "config.json")
 
 
 def read_json(source: str, name: str) -> Mapping[str, Any]:
-    """The object in a file, given by its path, its folder's, or the id of a hub's repository.
+    """Read a JSON object from a file.
+
+    Args:
+        source: The file's path, its folder's path, or a repository's id on the Hugging Face hub.
+        name: The file's name in the folder or the repository.
 
     Raises:
-        InputError: There is none, it cannot be fetched, or it is not a JSON object.
+        InputError: There is no such file, it cannot be fetched, or it is not a JSON object.
     """
     path = _locate(source, name)
     try:
@@ -76,16 +80,16 @@ def _locate(source: str, name: str) -> Path:
 
 def _fetch(repository: str, name: str) -> Path:
     try:
-        # Optional, and without a stub where it is not installed: imported by name.
+        # Optional: imported by name, since mypy finds no such module where it is not installed.
         hub = importlib.import_module("huggingface_hub")
     except ImportError:
         raise InputError(
             f"{repository}: no such file here, and no huggingface_hub to look for it on the hub; "
-            f"pip install 'lora-autotune[hub]', or get its {name} and give the path"
+            f"{install_hint('hub')}, or get its {name} and give the path"
         ) from None
     try:
         return Path(hub.hf_hub_download(repository, name))
-    except (OSError, ValueError) as error:  # what huggingface_hub raises are both or either
+    except (OSError, ValueError) as error:  # huggingface_hub's errors are one or both of these
         raise InputError(
             f"{repository}: {name} cannot be had from the Hugging Face hub: {_reason(error)}; "
             "check the name, log in to the hub if it is gated, or download the file and give its "
@@ -94,7 +98,7 @@ def _fetch(repository: str, name: str) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """The first line that says something, as an HTTP status with a request's number does not."""
+    """The first line of a message, without lines of an HTTP status and a request's number."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if "Client Error" not in line] or lines
     return (told or [type(error).__name__])[0].rstrip(".")
@@ -102,12 +106,13 @@ def _reason(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The numbers of a config, by the names that formulas use.
+    """The fields of a config, by the names that formulas use.
 
     Attributes:
-        name: The architecture's.
+        name: The architecture's name.
         architecture: Its entry in the table.
-        values: The text part of the config, with what it may leave out.
+        values: The fields of the language model; those that the config leaves out have the
+            architecture's defaults.
     """
 
     name: str
@@ -141,10 +146,10 @@ class Fields:
         return not (module.if_absent and self.values.get(module.if_absent))
 
     def number(self, name: str) -> int:
-        """A field of the config.
+        """A factor of a formula: a whole number as it stands, or a field of the config.
 
         Raises:
-            InputError: It is absent, or no size.
+            InputError: The field is absent, or is not a whole number from 1 to ``_LARGEST``.
         """
         if name.isdecimal():
             return int(name)
@@ -160,14 +165,14 @@ class Fields:
         return value
 
     def size(self, formula: str, *, ways: int = 1) -> int:
-        """The value of a formula; where it is divided among GPUs, what one of them has.
+        """The value of a formula, or the part of it that one GPU has.
 
         Args:
             formula: A sum of products of fields.
-            ways: Among how many the first factor of each product is divided.
+            ways: The number of GPUs that divide the first factor of each product.
 
         Raises:
-            InputError: A field is absent, or cannot be divided so.
+            InputError: A field is absent, or the GPUs do not divide it.
         """
         total = 0
         for term in formula.split("+"):
@@ -186,7 +191,7 @@ class Fields:
         return value // ways
 
 
-#: What fields are where a config leaves them out, as in ``transformers``.
+#: Fields that follow from others where a config leaves them out, as in ``transformers``.
 _IMPLIED: Mapping[str, Callable[[Fields], int]] = {
     "head_dim": lambda fields: fields.number("hidden_size") // fields.number("num_attention_heads"),
     "num_key_value_heads": lambda fields: fields.number("num_attention_heads"),

@@ -1,4 +1,4 @@
-"""A made-up kernel whose latencies follow from a cost model, for tests of searches with no GPU."""
+"""A made-up kernel whose latencies follow from a cost model: searches it with no GPU."""
 
 from __future__ import annotations
 
@@ -6,15 +6,24 @@ import itertools
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
-from autotune.measure import Comparison, Measurement, Outcome, Runner, StopRule
+from autotune.measure import Comparison, EnoughRule, Measurement, Outcome, Runner, StopRule
 from autotune.measure.racing import TOO_SLOW_REASON, chunks, race
-from tests.recordings import ENVIRONMENT
+
+#: Where the figures are from, as far as anybody asks.
+ENVIRONMENT = Environment(
+    gpu="NVIDIA Test-GPU",
+    provider="builtin",
+    provider_version="1",
+    torch="2.13.0",
+    triton="3.6.0",
+    driver="580",
+)
 
 _AXES = {
     "block_m": (16, 32, 64, 128),
@@ -45,19 +54,23 @@ class Landscape(Runner):
 
     Attributes:
         noise: Relative standard deviation of a configuration's figure.
-        stride: Every how many-th configuration there is; best coprime to the axes' lengths.
+        stride: Every how many-th of 4,032 configurations there is; best coprime to the axes'
+            lengths.
         is_reversed: Whether what is fast elsewhere is slow here.
         breaks: Whether everything fails.
+        environment: Where the figures are said to be from.
+        lookahead: As every runner has it.
     """
 
     noise: float = 0.01
     stride: int = 7
     is_reversed: bool = False
     breaks: bool = False
-    environment: Environment = field(default_factory=lambda: Environment(**ENVIRONMENT))
+    environment: Environment = ENVIRONMENT
     lookahead: int = 1
 
     def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
+        """The same configurations for every shape; ``axes`` changes nothing."""
         listed = configs()[:: self.stride]
         return SearchSpace(shape, listed, default=listed[len(listed) // 2])
 
@@ -80,6 +93,7 @@ class Landscape(Runner):
     def measure(
         self, shape: KernelShape, pending: Sequence[KernelConfig], stop: StopRule
     ) -> Measurement:
+        """Answer the oldest pending configuration; the same one always gets the same figures."""
         config = pending[0]
         us = self.truth_us(shape, config)
         if math.isinf(us):
@@ -96,8 +110,14 @@ class Landscape(Runner):
             shape=shape, config=config, outcome=outcome, reason=reason, samples_us=samples
         )
 
-    def compare(self, shape, chosen, enough) -> Comparison:
-        raise NotImplementedError
+    def compare(
+        self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule
+    ) -> Comparison:
+        """Five samples of each that runs, without noise."""
+        truths = {config: self.truth_us(shape, config) for config in configs}
+        return Comparison(
+            samples_us={c: (us,) * 5 for c, us in truths.items() if not math.isinf(us)}
+        )
 
     def regret(self, shape: KernelShape, measurements: Sequence[Measurement]) -> float:
         """How much slower the best of some is than the best there is, by the true latencies."""

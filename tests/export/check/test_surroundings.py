@@ -11,7 +11,7 @@ import pytest
 
 from autotune.choose.selection import SAME, Selection
 from autotune.export import VllmExporter
-from autotune.export.check.survey import check
+from autotune.export.check import check
 from autotune.launch.shape import KernelShape
 from autotune.measure.kernels.defaults import default_config
 from autotune.plan.study import StudyPlan
