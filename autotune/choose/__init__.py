@@ -1,1 +1,1 @@
-"""From samples to a Selection: finalists, one ``block_m`` for a MoE layer, rows between."""
+"""From samples to a Selection: finalists, one ``block_m`` per MoE layer, rows between rows."""

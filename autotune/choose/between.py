@@ -1,8 +1,8 @@
-"""Between the tuned batch sizes: rows are added where the nearest one is a bad choice.
+"""Between the tuned batch sizes: rows are added where the nearest row is a bad choice.
 
-For every size that the server captures the winners of the rows on both sides are timed, and vLLM's
-default: where the nearest row's loses more than ``WORST_LOSS``, the size gets a row of its own. On
-request rows are merged, too.
+A row is what vLLM's file holds for one batch size. At every batch size that the server captures,
+the winners of the rows on both sides are timed beside vLLM's default. A batch size whose nearest
+row loses more than ``WORST_LOSS`` gets a row of its own. On request, rows are merged too.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from autotune.launch.moe_layer import MoeLayer
 from autotune.launch.shape import KernelShape
 from autotune.measure import Runner
 
-#: A batch size whose nearest row loses more than this gets a row of its own.
+#: A batch size gets a row of its own where its nearest row loses more than this share.
 WORST_LOSS = 0.05
 
-#: Rows are merged where no batch size loses this much by it.
+#: A row is dropped only where every batch size loses less than this share without it.
 CHEAP_LOSS = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refined:
-    """What came of looking between the rows.
+    """The rows after batch sizes between the tuned ones were timed.
 
     Attributes:
-        selections: Those of all rows that are left, the added ones too.
-        added: The shapes that were added.
+        selections: The selections of all remaining rows, added ones included.
+        added: The shapes whose rows were added.
         merged: The shapes whose rows were dropped.
-        between: What is lost at every batch size that was looked at, the rows' own included.
-        without_row: How many of these shapes had no row.
-        missing: How many could not be timed, as a recording does not hold them.
-        too_many: How many layers have more rows than was asked for.
+        between: The loss of every shape at a captured batch size, with or without a row.
+        without_row: How many shapes in ``between`` had no row before.
+        missing: How many shapes could not be timed because a recording does not hold them.
+        too_many: How many layers keep more rows than asked for.
     """
 
     selections: tuple[Selection, ...]
@@ -49,22 +49,22 @@ class Refined:
 
     @property
     def looked_at(self) -> int:
-        """How many shapes at captured batch sizes were timed, or have a row."""
+        """How many shapes at captured batch sizes have a known loss."""
         return len(self.between)
 
     @property
     def worst_before(self) -> float:
-        """The largest loss of one of those that were looked at, with the rows as tuned."""
+        """The largest loss in ``between`` with the rows as tuned."""
         return max((each.before for each in self.between), default=0.0)
 
     @property
     def worst_after(self) -> float:
-        """The same with the rows as they are now."""
+        """The largest loss in ``between`` with the rows as they are now."""
         return max((each.after for each in self.between), default=0.0)
 
     @property
     def lines(self) -> list[str]:
-        """What to tell the user of it."""
+        """What the user is told, a line each."""
         lines = []
         if self.without_row or not self.missing:
             lines.append(
@@ -86,7 +86,7 @@ class Refined:
         return lines
 
 
-#: Searches a few configurations of one shape; gives None where none works.
+#: Searches a few configurations of one shape, and chooses; returns None where none works.
 ShortSearch = Callable[[KernelShape], Selection | None]
 
 
@@ -99,18 +99,18 @@ def refine(
     rows_max: int | None = None,
     looked: Callable[[KernelShape], None] = unnoticed,
 ) -> Refined:
-    """Look at every captured batch size, add rows, and merge some on request.
+    """Time the captured batch sizes, add rows, and merge rows on request.
 
-    The kernels of a MoE layer are looked at together: a row is added to all of them, with one
+    The kernels of a MoE layer are treated as one: a row is added to all of them, with one
     ``block_m``.
 
     Args:
-        selections: Those of the tuned rows, MoE layers chosen together.
-        runner: Times.
-        captured: The shapes of one kernel at the batch sizes that the server captures.
-        search: Fills a row where neither neighbour's winner beats vLLM's default.
+        selections: The selections of the tuned rows, with one ``block_m`` per MoE layer.
+        runner: Times configurations.
+        captured: Returns the shapes of a kernel at the batch sizes that the server captures.
+        search: Searches a shape where neither neighbour's winner beats vLLM's default.
         rows_max: How many rows a layer may have; None for any number.
-        looked: Called with a kernel at a batch size when configurations of it were timed.
+        looked: Called with a shape after configurations of it were timed.
     """
     timings = Timings(runner, looked)
     refined = [
@@ -129,7 +129,7 @@ def refine(
 
 
 def _by_kinds(selections: Iterable[Selection]) -> dict[object, Rows]:
-    """Rows by what is looked at together: a dense kernel, or the kernels of a MoE layer."""
+    """The rows of every dense kernel, and of every MoE layer."""
     found: dict[object, Rows] = {}
     for one in selections:
         kind = one.shape.without_batch
@@ -143,7 +143,7 @@ def _percent(loss: float) -> str:
 
 
 class _Layer:
-    """The rows of one dense kernel, or of the four of a MoE layer."""
+    """The rows of one dense kernel, or of the four kernels of a MoE layer."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class _Layer:
     ) -> None:
         self._timings, self._search = timings, search
         most = max(map(len, rows.values()))
-        #: Where nothing works for one of the kernels there is nothing to choose from.
+        #: Only rows with a selection for every kernel: the others leave nothing to choose from.
         self._rows = {
             count: sorted(those, key=lambda one: one.shape.without_batch.label)
             for count, those in rows.items()
@@ -166,7 +166,7 @@ class _Layer:
         self._losses = Losses(kinds, set.intersection(*wanted), timings)
 
     def refined(self, rows_max: int | None) -> Refined:
-        """Add rows, merge them, and say what that did."""
+        """Add rows, merge rows, and return the result."""
         tuned = dict(self._rows)
         self._add_rows()
         too_many = 0 if rows_max is None else self._merge_rows(rows_max)
@@ -186,7 +186,7 @@ class _Layer:
         )
 
     def _between(self, count: int, tuned: Rows) -> list[BetweenRows]:
-        """What a batch size loses; nothing of one that a replay does not hold."""
+        """The losses of the layer's shapes at a batch size; none where it could not be timed."""
         before, after = (self._losses.loss(count, rows) for rows in (tuned, self._rows))
         if count in self._losses.unknown:
             return []
@@ -207,7 +207,7 @@ class _Layer:
             self._rows[worst] = self._filled(worst)
 
     def _filled(self, count: int) -> list[Selection]:
-        """A row of the fastest of both neighbours' winners, or of a short study of its own."""
+        """A row for a batch size: a neighbour's winner, or else the result of a short search."""
         options = self._losses.options(count, self._rows)
         shapes = self._losses.shapes(count)
         chosen = couple([self._selection(shape, n, options) for n, shape in enumerate(shapes)])
@@ -218,7 +218,7 @@ class _Layer:
         return chosen
 
     def _selection(self, shape: KernelShape, number: int, options: Sequence[Option]) -> Selection:
-        """The best of what options have for one kernel, by its number in them."""
+        """The selection for one kernel among the options, which hold it at place ``number``."""
         samples = self._timings.samples(shape, [option[number] for option in options])
         default = self._timings.default(shape)
         shortest = min(map(len, samples.values()))
@@ -228,7 +228,7 @@ class _Layer:
     # ----------------------------------------------------------------- merging
 
     def _merge_rows(self, rows_max: int) -> int:
-        """Drop the row that costs least while there are too many; 1 if there still are."""
+        """Drop the cheapest row while there are too many; returns 1 if too many are left."""
         before = dict(self._rows)
         while len(self._rows) > rows_max:
             costs = {row: self._cost(row, before) for row in self._rows}
@@ -239,7 +239,7 @@ class _Layer:
         return 0
 
     def _cost(self, row: int, before: Rows) -> float:
-        """What the worst batch size loses without a row, beside the row that it had before."""
+        """The largest loss at any batch size without ``row``, against the rows before merging."""
         rest = [count for count in self._rows if count != row]
         counts = {*self._losses.counts, *before} - self._losses.unknown
         return max(
@@ -254,5 +254,5 @@ class _Layer:
 
 
 def _shapes_of(rows: Rows, *, without: Rows) -> tuple[KernelShape, ...]:
-    """The shapes of rows that others do not have."""
+    """The shapes of the rows whose batch sizes are not among those of ``without``."""
     return tuple(one.shape for n, those in rows.items() if n not in without for one in those)

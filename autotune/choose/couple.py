@@ -1,7 +1,7 @@
-"""From the studies of a MoE layer's ops to the one ``block_m`` that all of them get.
+"""From the selections of a MoE layer's ops to the one ``block_m`` that all of them get.
 
-vLLM sorts a layer's tokens once, in steps of one ``block_m``, for all four kernels: entries that
-differ in it stop vLLM, or make its numbers wrong.
+vLLM sorts a layer's tokens once for all four kernels, in steps of one ``block_m``. Entries with
+different values of ``block_m`` stop vLLM, or make its numbers wrong.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from autotune.launch.moe_layer import MoeLayer, by_layer, missing_ops, names_of
 from autotune.launch.op import MOE_DEFAULTS, MOE_OPS, LoraOp
 from autotune.launch.shape import KernelShape
 
-#: What vLLM takes for a MoE op that has no file.
+#: The ``block_m`` that vLLM takes for a MoE op without a file, and where it comes from.
 DEFAULT_ONLY = {MOE_DEFAULTS["block_m"]: "vLLM's default"}
 
 
 def couple(selections: Iterable[Selection], *, strict: bool = True) -> list[Selection]:
-    """Choose every MoE layer's ``block_m``. The order of the selections stays, and dense ones do.
+    """Choose every MoE layer's ``block_m``. Dense selections and the order stay as they are.
 
-    vLLM runs an op that has no entry with its default's ``block_m``. So where some of a layer's ops
-    are missing, the others get that one, too.
+    vLLM runs an op that has no entry with the default's ``block_m``. So where a layer lacks some
+    of its ops, the others get the default's ``block_m`` too.
 
     Args:
-        selections: Of one environment.
-        strict: Whether a layer without a common ``block_m`` is an error; else its ops keep their
-            own choices.
+        selections: Selections of one environment.
+        strict: Whether a layer without a common ``block_m`` is an error. If not, the layer's ops
+            keep their own choices.
 
     Raises:
         ExportError: No ``block_m`` works for all of a layer's ops, and ``strict`` is true.
@@ -51,14 +51,15 @@ def couple_layer(
 ) -> list[Selection]:
     """Give a layer's ops the ``block_m`` at which the sum of their latencies is smallest.
 
-    Within the noise the default's ``block_m`` wins, as the default does within one study.
+    The default's ``block_m`` wins unless another is faster beyond the noise.
 
     Args:
-        selections: Of the ops of one layer, each with samples for the ``block_m`` to choose from.
-        allowed: The only ``block_m`` to choose from, each with where it comes from; None for any.
+        selections: The selections of one layer's ops. Their samples say which ``block_m`` works.
+        allowed: The values of ``block_m`` to choose from, each with where it comes from; None for
+            any value.
 
     Raises:
-        ExportError: None of them was measured to work for all the ops.
+        ExportError: No ``block_m`` was measured to work for all of the ops.
     """
     ordered = sorted(selections, key=lambda one: (MOE_OPS.index(one.shape.op), one.shape.label))
     common = set.intersection(*({c.block_m for c in one.samples_us} for one in ordered))
@@ -78,7 +79,7 @@ def couple_layer(
 
 
 def _best_at(block_m: int, selection: Selection) -> KernelConfig:
-    """What an op runs best with at a ``block_m``: the default, if it has that, within the noise."""
+    """The configuration with this ``block_m`` that ``select`` chooses for an op."""
     samples = {c: s for c, s in selection.samples_us.items() if c.block_m == block_m}
     return select(selection.default, samples)[0]
 
@@ -134,8 +135,8 @@ def _none_works(selections: Sequence[Selection], allowed: Mapping[int, str] | No
         fixed = ", ".join(f"{block_m} ({whose})" for block_m, whose in sorted(allowed.items()))
         wanted = f"block_m {fixed} with its other ops"
     return ExportError(
-        f"the ops of the MoE layer {label} must share {wanted}, and were seen to run at others: "
-        f"got {measured}; tune the four of them together, with more trials or wider axes"
+        f"the ops of the MoE layer {label} must share {wanted}, but ran only with other values: "
+        f"got {measured}; tune all four ops together, with more trials or wider axes"
     )
 
 

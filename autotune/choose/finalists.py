@@ -9,26 +9,26 @@ from autotune.choose.reach import in_reach
 from autotune.launch.config import KernelConfig
 from autotune.measure import Measurement, Outcome
 
-#: Configurations that are timed again. On two recorded H100 grids the true best lay among the first
-#: three of a search by its own figures.
+#: How many configurations are timed again. On two recorded H100 grids the true best was among the
+#: three that a search itself found fastest.
 FINALISTS = 5
 
-#: The same for each ``block_m`` of a MoE op that is in reach: those first three.
+#: How many are timed again for each ``block_m`` of a MoE op that is in reach: those three.
 FINALISTS_OF_BLOCK_M = 3
 
 
 def finalists(
     default: KernelConfig, measured: Mapping[KernelConfig, Measurement], *, is_moe: bool
 ) -> list[KernelConfig]:
-    """The fastest, and the default if it runs; the fastest first.
+    """The fastest configurations in order, then the default if it runs and is not among them.
 
-    A MoE op has the fastest of every ``block_m``, for its layer to choose from. Out of reach that
-    is a single one: the layer's other ops may leave no choice.
+    A MoE op has finalists for every ``block_m``, so that its layer can choose among these. A
+    ``block_m`` out of reach has one finalist, in case the layer's other ops leave no choice.
 
     Args:
         default: vLLM's configuration.
         measured: What the search measured.
-        is_moe: Whether it is a MoE op.
+        is_moe: Whether the op belongs to a MoE layer.
     """
     ok = [config for config, one in measured.items() if one.outcome is Outcome.OK]
     ok.sort(key=lambda config: measured[config].latency_us)
@@ -41,7 +41,7 @@ def finalists(
 def _of_every_block_m(
     ok: list[KernelConfig], measured: Mapping[KernelConfig, Measurement]
 ) -> list[KernelConfig]:
-    """The first few of each ``block_m`` of configurations in the order of their latency."""
+    """The first few configurations of each ``block_m``; ``ok`` starts with the fastest."""
     tried = Counter(config.block_m for config in measured)
     reachable = in_reach(tried, best_latencies_us(measured))
     chosen: list[KernelConfig] = []
@@ -54,7 +54,7 @@ def _of_every_block_m(
 
 
 def best_latencies_us(measured: Mapping[KernelConfig, Measurement]) -> dict[int, float]:
-    """Per ``block_m`` that ran the lowest latency, microseconds."""
+    """The lowest latency at every ``block_m`` that ran, microseconds."""
     best: dict[int, float] = {}
     for config, one in measured.items():
         if one.outcome is Outcome.OK:

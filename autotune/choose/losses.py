@@ -1,7 +1,7 @@
-"""What a batch size loses by taking the configurations of the row that is nearest to it.
+"""What a batch size loses with the configurations of its nearest row.
 
-vLLM takes the nearest row of a batch size that has none. Here that is timed, beside the rows on
-both sides and vLLM's default.
+A batch size without a row gets its nearest row in vLLM. Here that row's configurations are timed
+at the batch size, beside those of the rows on both sides and vLLM's default.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace, default_axes
 from autotune.measure import Runner
 
-#: What is chosen together: one configuration for every kernel of a layer.
+#: One configuration for every kernel of a layer.
 Option = tuple[KernelConfig, ...]
 
-#: By batch size the selections of a layer's kernels, always in one order.
+#: For every batch size the selections of a layer's kernels, always in the same order.
 Rows = dict[int, list[Selection]]
 
 
@@ -35,21 +35,21 @@ def option_of(row: Iterable[Selection]) -> Option:
 
 
 def nearest(count: int, rows: Iterable[int]) -> int:
-    """The row that vLLM takes: the nearest, of two that are as near the first in the file."""
+    """The row that vLLM takes: the nearest; of two equally near rows, the first in the file."""
     return min(sorted(rows), key=lambda row: abs(row - count))
 
 
 def unnoticed(_shape: KernelShape) -> None:
-    """The ``looked`` of somebody who need not know."""
+    """A ``looked`` that does nothing."""
 
 
 @dataclass(slots=True)
 class Timings:
-    """Configurations timed side by side. What was timed together once is not timed again.
+    """Times configurations side by side. What was timed together once is not timed again.
 
     Attributes:
-        runner: Times them.
-        looked: Called with a shape when configurations of it were timed.
+        runner: Times configurations.
+        looked: Called with a shape after configurations of it were timed.
     """
 
     runner: Runner
@@ -60,16 +60,18 @@ class Timings:
     )
 
     def default(self, shape: KernelShape) -> KernelConfig:
-        """What vLLM takes by default at a shape of which something was timed."""
+        """The default of vLLM for a shape that was passed to ``samples`` before."""
         return self._defaults[shape]
 
     def samples(
         self, shape: KernelShape, configs: Sequence[KernelConfig]
     ) -> Mapping[KernelConfig, Sequence[float]]:
-        """Samples of configurations side by side, the default's too; none of what does not run.
+        """Samples of configurations and of the default, taken side by side.
+
+        A configuration that does not run is left out.
 
         Raises:
-            NotRecorded: A replay does not hold one of them.
+            NotRecorded: A replay does not hold one of the configurations.
         """
         space = self._space(shape, configs)
         self._defaults[shape] = space.default
@@ -79,21 +81,23 @@ class Timings:
             (each for each in self._samples.get(shape, ()) if set(distinct) <= each.keys()), None
         )
         if timed is None:
-            # It looks at the fastest beside the one that it is given, which must not be that one.
+            # is_settled compares the fastest with one configuration, which may itself be the
+            # fastest: so every configuration takes its turn.
             rules = [partial(is_settled, config) for config in distinct]
             found = self.runner.compare(
                 shape, distinct, lambda samples: all(rule(samples) for rule in rules)
             ).samples_us
-            # What does not run is left out: that is known now, and not asked again.
+            # A configuration without samples does not run: remembered, so it is not tried again.
             timed = {config: found.get(config, ()) for config in distinct}
             self._samples.setdefault(shape, []).append(timed)
             self.looked(shape)
         return {config: timed[one] for config, one in asked.items() if timed[one]}
 
     def _space(self, shape: KernelShape, configs: Sequence[KernelConfig]) -> SearchSpace:
-        """The space of these values, and of the smallest of each axis: one point is always valid.
+        """A space of only these configurations' values, and the smallest value of each axis.
 
-        All of it would be thousands of times as large, for every batch size.
+        The smallest values make sure that one point is valid. The whole space would be thousands of
+        times as large, at every batch size.
         """
         axes = {
             name: sorted({min(values), *(config.as_dict()[name] for config in configs)})
@@ -106,7 +110,11 @@ class Timings:
 
 
 def _known(space: SearchSpace, config: KernelConfig) -> KernelConfig:
-    """The configuration that stands for all that launch the same."""
+    """The configuration that stands for all that make the same launch.
+
+    Raises:
+        NotRecorded: A replay does not hold it.
+    """
     rejection = space.rejection(config)
     if rejection is not None and rejection.rule == "not_recorded":
         raise NotRecorded
@@ -114,11 +122,11 @@ def _known(space: SearchSpace, config: KernelConfig) -> KernelConfig:
 
 
 class Losses:
-    """What the batch sizes of one layer lose with some rows; every figure is measured once.
+    """What the batch sizes of one layer lose with given rows. Every figure is measured once.
 
     Attributes:
-        counts: The batch sizes that count, ascending.
-        unknown: Those of them of which a replay does not hold what must be timed.
+        counts: The captured batch sizes, ascending.
+        unknown: The batch sizes that cannot be timed because a replay does not hold them.
     """
 
     def __init__(
@@ -136,9 +144,10 @@ class Losses:
         return [replace(kind, num_tokens=count) for kind in self._kinds]
 
     def options(self, count: int, rows: Rows) -> list[Option]:
-        """What the rows on both sides of a batch size have, timed there; or its own row.
+        """The options of the rows on both sides of a batch size, timed; or of its own row.
 
-        Where a replay does not hold both, that of the nearest row, which counts; else nothing.
+        Where a replay does not hold both, the nearest row's option alone, which is the one that
+        vLLM takes. Where a replay does not hold that either, there are none.
         """
         mine = option_of(rows[nearest(count, rows)])
         for those in (list(dict.fromkeys(beside(count, rows))), [mine]):
@@ -151,9 +160,9 @@ class Losses:
         return []
 
     def loss(self, count: int, rows: Rows) -> float:
-        """How much slower the nearest row's option is than the fastest that is known.
+        """How much slower the nearest row's option is than the fastest one timed there.
 
-        Where nothing runs, or a replay does not hold what must be timed, nothing can be lost.
+        0 where nothing runs, or where a replay does not hold what must be timed.
         """
         if count in self.unknown or not self.options(count, rows):
             return 0.0
@@ -162,7 +171,7 @@ class Losses:
         return _ratio(timed[option_of(rows[nearest(count, rows)])], min(known)) if known else 0.0
 
     def of_taking(self, gets: Option, had: Option, count: int) -> float:
-        """How much slower one option is than another at a batch size; infinite where not known."""
+        """How much slower ``gets`` is than ``had`` at a batch size; infinite where not known."""
         try:
             self.time(count, [had, gets])
         except NotRecorded:
@@ -170,10 +179,10 @@ class Losses:
         return _ratio(self._timed[count][gets], self._timed[count][had])
 
     def time(self, count: int, options: Sequence[Option]) -> None:
-        """Time options beside vLLM's default, unless that was done.
+        """Time options beside vLLM's default, unless that was done before.
 
         Raises:
-            NotRecorded: A replay does not hold one of them.
+            NotRecorded: A replay does not hold one of the options.
         """
         timed = self._timed.setdefault(count, {})
         if timed and all(option in timed for option in options):
@@ -190,7 +199,7 @@ class Losses:
 
 
 def beside(count: int, rows: Rows) -> list[Option]:
-    """What the rows on both sides of a batch size have, or its own row."""
+    """The options of the rows on both sides of a batch size; or of its own row, if it has one."""
     if count in rows:
         return [option_of(rows[count])]
     below = max((row for row in rows if row < count), default=None)

@@ -1,31 +1,33 @@
 """Which ``block_m`` the next trial of a MoE op is for.
 
-A MoE layer's ops are tuned one by one, and get the one ``block_m`` at which their sum is smallest.
-So an op's study must know its best latency at every ``block_m`` that the layer may end up with, not
-only at the one that is best for the op alone, where a sampler would spend nearly all its trials.
+A MoE layer's ops are searched one by one, and then get the one ``block_m`` at which the sum of
+their latencies is smallest. So a search must find the op's best latency at every ``block_m`` that
+the layer may end up with. A sampler alone would spend nearly all trials at the ``block_m`` that is
+best for the op itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-#: How far above the op's best a ``block_m`` may be and still be searched. An op of four that take
-#: alike long may be a quarter slower and be made up for by 8 % on the others, which is what a good
-#: ``block_m`` is worth there; beyond that it takes more than the others have to give.
+#: A ``block_m`` is searched while its best latency is below the op's best times this. Of four ops
+#: that take equally long, one may be a quarter slower if the others gain 8 % each, which is about
+#: what a good ``block_m`` gains them. What is slower still costs more than the others can gain.
 REACH = 1.25
 
-#: Trials after which a ``block_m`` can be out of reach. With fewer its best is luck: of 15 random
-#: configurations one lies among the best 18 % nineteen times in twenty, and of 10 among the best
-#: 26 %. Five values of ``block_m`` take 75 of the usual 200 trials until then.
+#: Trials that every ``block_m`` gets before it can be out of reach. After fewer trials its best
+#: latency is luck: nineteen times in twenty, the best of 15 random configurations is among the best
+#: 18 % of all, and the best of 10 among the best 26 %. For five values of ``block_m`` that is 75 of
+#: the usual 200 trials.
 ENOUGH_TRIALS = 15
 
 
 def in_reach(tried: Mapping[int, int], best_us: Mapping[int, float]) -> set[int]:
-    """Every ``block_m`` that is not clearly worse than the best one.
+    """Every ``block_m`` that is not clearly slower than the best one.
 
     Args:
-        tried: Per ``block_m`` of the space the configurations tried.
-        best_us: Per ``block_m`` the lowest latency, microseconds; none where nothing has run.
+        tried: For every ``block_m`` of the space, how many configurations were tried.
+        best_us: For every ``block_m`` that ran, the lowest latency, microseconds.
     """
     limit_us = REACH * min(best_us.values(), default=float("inf"))
     return {
@@ -38,11 +40,11 @@ def in_reach(tried: Mapping[int, int], best_us: Mapping[int, float]) -> set[int]
 def next_block_m(
     left: Collection[int], tried: Mapping[int, int], best_us: Mapping[int, float]
 ) -> int | None:
-    """The ``block_m`` in reach that has had the fewest trials; None where any will do.
+    """The ``block_m`` in reach that has had the fewest trials; None where none is left.
 
     Args:
-        left: Those that have untried configurations.
-        tried: As for ``in_reach``; those under way count.
+        left: The values of ``block_m`` that have untried configurations.
+        tried: As for ``in_reach``; configurations under way count.
         best_us: As for ``in_reach``.
     """
     reachable = in_reach(tried, best_us).intersection(left)

@@ -8,16 +8,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.measure import DeviceState
 
-#: The interval holds the true ratio in this share of cases.
+#: The interval contains the true ratio in this share of cases.
 CONFIDENCE = 0.95
 
-#: An interval this narrow, relative to the ratio, is narrow enough: half of the noise of a run.
+#: Timing stops when the interval is narrower than this share of the ratio: half a run's noise.
 SETTLED_WIDTH = 0.005
 
 #: Bootstrap resamples: with 2,000 the ends of a 95 % interval rest on 50 resamples each.
@@ -26,7 +27,7 @@ _RESAMPLES = 2_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """How many times as fast as the default, with the interval that holds it."""
+    """How many times as fast as the default, with a confidence interval."""
 
     value: float
     low: float
@@ -36,32 +37,31 @@ class Ratio:
     def of(cls, default_us: Sequence[float], config_us: Sequence[float]) -> Ratio:
         """Compare samples that were taken side by side.
 
-        The median of the pairwise ratios, with a percentile bootstrap of it (Efron and Tibshirani,
-        "An Introduction to the Bootstrap", 1993, chapter 13). The resampling is seeded: the same
-        samples give the same interval.
+        The value is the median of the pairwise ratios. The interval is a percentile bootstrap of
+        that median (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13).
+        The resampling is seeded: the same samples give the same interval.
 
         Args:
             default_us: Samples of the default, microseconds.
-            config_us: Samples of the configuration, as many, each taken beside the default's.
+            config_us: As many samples of the configuration, each taken beside one of the default.
         """
         logs = np.log(np.asarray(default_us)) - np.log(np.asarray(config_us))  # (pairs,)
         picks = np.random.default_rng(0).integers(len(logs), size=(_RESAMPLES, len(logs)))
-        medians = np.median(logs[picks], axis=1)  # (resamples,)
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.quantile(medians, [tail, 1 - tail])
+        low, high = _interval(np.median(logs[picks], axis=1))
         return cls(
             value=float(np.exp(np.median(logs))), low=float(np.exp(low)), high=float(np.exp(high))
         )
 
     @classmethod
     def of_sums(cls, pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Ratio:
-        """Compare the sums of the latencies of several ops that run one after the other.
+        """Compare the summed latencies of several ops that run one after the other.
 
-        The ratio of the sums of the medians, with a percentile bootstrap of it that resamples every
-        op by itself: an op's two sides were taken side by side, those of two ops were not.
+        The value is the ratio of the sums of the medians. The interval is a percentile bootstrap
+        of that ratio. It resamples every op by itself: the two sides of an op were taken side by
+        side, the samples of two ops were not.
 
         Args:
-            pairs: Per op the samples of the default and, as many, those of the configuration.
+            pairs: For every op the samples of the default, and as many of the configuration.
         """
         random = np.random.default_rng(0)
         default_us, config_us = np.zeros(_RESAMPLES), np.zeros(_RESAMPLES)
@@ -69,10 +69,19 @@ class Ratio:
             picks = random.integers(len(default), size=(_RESAMPLES, len(default)))
             default_us += np.median(np.asarray(default)[picks], axis=1)  # (resamples,)
             config_us += np.median(np.asarray(config)[picks], axis=1)  # (resamples,)
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.quantile(default_us / config_us, [tail, 1 - tail])
+        low, high = _interval(default_us / config_us)
         defaults, configs = (sum(map(statistics.median, side)) for side in zip(*pairs, strict=True))
-        return cls(value=float(defaults / configs), low=float(low), high=float(high))
+        return cls(value=float(defaults / configs), low=low, high=high)
+
+    @classmethod
+    def from_list(cls, figures: Sequence[float]) -> Ratio:
+        """Read back what ``as_list`` wrote."""
+        value, low, high = figures
+        return cls(value=value, low=low, high=high)
+
+    def as_list(self) -> list[float]:
+        """The ratio and the ends of its interval as JSON-ready values."""
+        return [self.value, self.low, self.high]
 
     @property
     def verdict(self) -> str:
@@ -82,19 +91,26 @@ class Ratio:
         return "slower" if self.high < 1 else "same"
 
 
+def _interval(resampled: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The ends of the percentile interval of a statistic that was resampled, (resamples,)."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return float(low), float(high)
+
+
 #: The ratio of the default to itself.
 SAME = Ratio(value=1.0, low=1.0, high=1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerChoice:
-    """Why the configurations of a MoE layer's ops have the ``block_m`` that they have.
+    """The ``block_m`` that was chosen for the ops of a MoE layer, and why.
 
     Attributes:
-        block_m: What was chosen for all of them.
-        ops: Those whose latencies were summed; the others' were not at hand.
-        ratio: The sum of their defaults over the sum of what was chosen; None where a default does
-            not run.
+        block_m: The value that all of the layer's ops get.
+        ops: The ops whose latencies were summed. The layer's other ops were not measured.
+        ratio: The summed latency of the defaults over that of the chosen configurations; None where
+            a default does not run.
     """
 
     block_m: int
@@ -103,11 +119,10 @@ class LayerChoice:
 
     def as_dict(self) -> dict[str, Any]:
         """The choice as JSON-ready values; ``from_mapping`` reads it back."""
-        ratio = self.ratio
         return {
             "block_m": self.block_m,
             "ops": [op.value for op in self.ops],
-            "ratio": ratio and [ratio.value, ratio.low, ratio.high],
+            "ratio": None if self.ratio is None else self.ratio.as_list(),
         }
 
     @classmethod
@@ -117,7 +132,7 @@ class LayerChoice:
         return cls(
             block_m=table["block_m"],
             ops=tuple(map(LoraOp, table["ops"])),
-            ratio=ratio and Ratio(value=ratio[0], low=ratio[1], high=ratio[2]),
+            ratio=None if ratio is None else Ratio.from_list(ratio),
         )
 
 
@@ -127,17 +142,19 @@ class Selection:
 
     Attributes:
         shape: The shape.
-        config: What is exported. The default's own values where nothing beat it beyond the noise.
+        config: The configuration that is exported. It is the default where nothing is faster
+            beyond the noise.
         default: vLLM's configuration.
-        samples_us: Per finalist, the default among them if it runs, samples that were taken side by
-            side, microseconds per launch.
-        ratio: Default over ``config``; None where the default does not run. Below 1 only where a
-            MoE layer as a whole is faster with a ``block_m`` at which this op is slower.
-        trials: Distinct configurations measured in the search.
-        outcomes: How many of the configurations tried ended in which outcome.
-        states: The device before, during and after the finalists were timed, where it says.
-        layer: MoE ops, once they were chosen together; a study keeps its own choice, and its
-            evidence, so that a layer can be chosen for anew.
+        samples_us: The samples of every finalist, taken side by side, microseconds per launch. The
+            default is among the finalists if it runs.
+        ratio: How many times as fast as the default ``config`` is; None where the default does not
+            run. Below 1 only where a MoE layer as a whole is faster with a ``block_m`` at which
+            this op is slower.
+        trials: How many distinct configurations the search measured.
+        outcomes: How many configurations ended in which outcome.
+        states: The device before, during and after the finalists were timed, where it is known.
+        layer: For a MoE op, how its layer's ``block_m`` was chosen; None before it is. The database
+            keeps every op's own choice without it, so that a layer can be chosen for again.
     """
 
     shape: KernelShape
@@ -165,11 +182,11 @@ class Selection:
         Args:
             shape: The shape.
             default: vLLM's configuration.
-            samples_us: Per configuration its samples, microseconds per launch; at least one
+            samples_us: The samples of every configuration, microseconds per launch; at least one
                 configuration, equally many samples for all.
-            outcomes: How many configurations the search tried, by outcome; None where no search
-                was made.
-            states: The device while they were timed, where it says.
+            outcomes: How many configurations of the search ended in which outcome; None without a
+                search.
+            states: The device while the configurations were timed, where it is known.
         """
         config, ratio = select(default, samples_us)
         return cls(
@@ -185,7 +202,7 @@ class Selection:
 
     @property
     def is_throttled(self) -> bool:
-        """Whether the device held its clocks down while the finalists were timed."""
+        """Whether heat or power slowed the device down while the finalists were timed."""
         return any(state.throttle_reasons for state in self.states)
 
     @property
@@ -206,7 +223,6 @@ class Selection:
 
     def as_dict(self) -> dict[str, Any]:
         """The selection as JSON-ready values; ``from_mapping`` reads it back."""
-        ratio = self.ratio
         return {
             "shape": self.shape.as_dict(),
             "config": self.config.as_dict(),
@@ -215,7 +231,7 @@ class Selection:
                 {"config": config.as_dict(), "samples_us": list(samples)}
                 for config, samples in self.samples_us.items()
             ],
-            "ratio": None if ratio is None else [ratio.value, ratio.low, ratio.high],
+            "ratio": None if self.ratio is None else self.ratio.as_list(),
             "trials": self.trials,
             "outcomes": dict(self.outcomes),
             "states": [asdict(state) for state in self.states],
@@ -234,7 +250,7 @@ class Selection:
                 KernelConfig.from_mapping(shape.op, row["config"]): tuple(row["samples_us"])
                 for row in table["samples_us"]
             },
-            ratio=ratio and Ratio(value=ratio[0], low=ratio[1], high=ratio[2]),
+            ratio=None if ratio is None else Ratio.from_list(ratio),
             trials=table["trials"],
             outcomes=table["outcomes"],
             states=tuple(
@@ -250,16 +266,16 @@ def select(
 ) -> tuple[KernelConfig, Ratio | None]:
     """Choose among finalists that were timed side by side.
 
-    The fastest by median wins if the interval of its ratio to the default lies above 1; else the
-    default does, so that what is exported is never slower than it on what was measured.
+    The fastest by median wins if the interval of its ratio to the default lies above 1. If not,
+    the default wins, so that what is exported is never slower than it on what was measured.
 
     Args:
         default: vLLM's configuration.
-        samples: Per configuration its samples, microseconds; equally many for all. The default may
-            be missing: then it does not run, and the fastest wins.
+        samples: The samples of every configuration, microseconds; equally many for all. Without
+            samples the default does not run, and the fastest wins.
 
     Returns:
-        The configuration, and its ratio to the default.
+        The configuration, and its ratio to the default; None where the default does not run.
     """
     fastest = _fastest(samples)
     if default not in samples:
@@ -271,7 +287,7 @@ def select(
 
 
 def is_settled(default: KernelConfig, samples: Mapping[KernelConfig, Sequence[float]]) -> bool:
-    """Whether the fastest's ratio to the default is known well enough to stop timing.
+    """Whether the ratio of the fastest to the default is known well enough to stop timing.
 
     Args:
         default: vLLM's configuration.
@@ -286,7 +302,7 @@ def is_settled(default: KernelConfig, samples: Mapping[KernelConfig, Sequence[fl
 def is_settled_at_every_block_m(
     default: KernelConfig, samples: Mapping[KernelConfig, Sequence[float]]
 ) -> bool:
-    """``is_settled`` for a MoE op: of every ``block_m``, since the layer may choose any."""
+    """``is_settled`` at every ``block_m``: the layer of a MoE op may choose any of them."""
     return all(
         is_settled(
             default, {c: s for c, s in samples.items() if c.block_m == block_m or c == default}
@@ -301,15 +317,15 @@ def _fastest(samples: Mapping[KernelConfig, Sequence[float]]) -> KernelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BetweenRows:
-    """How much slower the nearest row's configurations are than the best that was timed.
+    """What a shape at a captured batch size loses with the configuration of the nearest row.
 
-    The kernels of a MoE layer are looked at together, and have one loss.
+    A loss is how much slower that configuration is than the best one timed, as a share of the best
+    latency; infinite where it does not run. The kernels of a MoE layer have one loss together.
 
     Attributes:
         shape: A kernel at a captured batch size.
-        before: Its loss with the rows as tuned, as a share of the best latency; infinite where what
-            vLLM would take does not run.
-        after: The same with the rows as they are now.
+        before: The loss with the rows as tuned.
+        after: The loss with the rows as they are now.
     """
 
     shape: KernelShape

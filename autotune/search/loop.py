@@ -23,10 +23,10 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome, Runner
 from autotune.search.budget import Budget, expected_gain
-from autotune.search.objective import CONSTRAINT, constraint, frozen_trial, verdict
 from autotune.search.pruners import RacingPruner
 from autotune.search.samplers.by_name import SamplerMaker, make_sampler
 from autotune.search.samplers.encoding import Positions
+from autotune.search.samplers.objective import CONSTRAINT, constraint, frozen_trial, verdict
 from autotune.search.samplers.transfer import Neighbour, nearest
 from autotune.search.samplers.untried import Untried
 from autotune.store import study_name

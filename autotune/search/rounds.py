@@ -13,7 +13,7 @@ from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.plan.effort import EFFORTS
 from autotune.plan.study import StudyPlan
-from autotune.search import Budget, TimeShares, extra_trials
+from autotune.search.budget import Budget, TimeShares, extra_trials
 
 #: With budget left over, a shape that still gains gets up to so many times its trials.
 _MOST_FOLD = 2
@@ -69,31 +69,31 @@ class _Rounds:
         self._most = plan.trials * (1 if self._effort is None else _MOST_FOLD)
         self._runs = plan.runs
         self._states: dict[KernelShape, Searched] = {}
-        self._clock = None
+        self._shares = None
         if plan.time_budget_s is not None:
-            self._clock = TimeShares(plan.time_budget_s, shapes=len(spaces))
+            self._shares = TimeShares(plan.time_budget_s, shapes=len(spaces))
 
     def first(self) -> None:
         """Every shape, each with an even share of the time."""
         for number, space in enumerate(self._spaces):
             left = len(self._spaces) - number
-            deadline = None if self._clock is None else self._clock.even_share(shapes_left=left)
+            deadline = None if self._shares is None else self._shares.even_share(shapes_left=left)
             self._go_on(space, trials=self._trials, deadline=deadline)
 
     def another(self) -> bool:
         """Those that still gain, what is worth most first; whether any was gone on with."""
         worth = self._worth()
         before = sum(state.trials for state in self._states.values())
-        if self._clock is not None:
-            self._share_time(worth, self._clock)
+        if self._shares is not None:
+            self._share_time(worth, self._shares)
         elif self._effort is not None:
             self._share_trials(worth)
         return sum(state.trials for state in self._states.values()) > before
 
-    def _share_time(self, worth: Mapping[SearchSpace, float], clock: TimeShares) -> None:
+    def _share_time(self, worth: Mapping[SearchSpace, float], shares: TimeShares) -> None:
         total = math.fsum(worth.values())
         for space, each in worth.items():
-            deadline = clock.share_by_worth(each, total=total)
+            deadline = shares.share_by_worth(each, total=total)
             total -= each
             if deadline is not None:
                 self._go_on(space, trials=self._most, deadline=deadline)
@@ -120,5 +120,5 @@ class _Rounds:
         least_gain = None if self._effort is None else self._effort.least_gain
         budget = Budget(trials=trials, deadline=deadline, least_gain=least_gain)
         self._states[space.shape] = self._search(space, budget)
-        if self._clock is not None and deadline is not None:
-            self._clock.ended(deadline)
+        if self._shares is not None and deadline is not None:
+            self._shares.ended(deadline)

@@ -15,7 +15,7 @@ from autotune.search.events import Looked, Planned, ShapeDone, Tuned
 from autotune.search.rounds import Searched, search_in_rounds
 from autotune.search.samplers.transfer import in_order
 from autotune.search.session import Session
-from autotune.store import facts, study_name
+from autotune.store import facts
 from autotune.store.chosen import chosen_together
 
 #: The most trials of a row that is added between tuned ones and that neither neighbour's winner
@@ -37,11 +37,7 @@ def tune(session: Session) -> Sequence[Tuned]:
     Raises:
         AutotuneError: Something cannot be used as it is; what was measured is kept.
     """
-    shapes = session.plan.shapes
-    order: Sequence[KernelShape] = shapes
-    if session.transfers:
-        order = in_order(shapes, [each.shape for each in session.earlier])
-    spaces = [session.space(shape) for shape in order]
+    spaces = [session.space(shape) for shape in _ordered(session)]
     tuned: dict[KernelShape, Tuned] = {}
 
     def search(space: SearchSpace, budget: Budget) -> Searched:
@@ -65,7 +61,15 @@ def tune(session: Session) -> Sequence[Tuned]:
     own = [one.selection for one in tuned.values() if one.selection is not None]
     chosen = chosen_together(own, session.store, session.runner.environment)
     by_shape = {one.shape: one for one in chosen}
-    return [replace(tuned[shape], selection=by_shape.get(shape)) for shape in shapes]
+    return [replace(tuned[each], selection=by_shape.get(each)) for each in session.plan.shapes]
+
+
+def _ordered(session: Session) -> Sequence[KernelShape]:
+    """The plan's shapes in the order in which they are searched."""
+    shapes = session.plan.shapes
+    if not session.transfers:
+        return shapes
+    return in_order(shapes, [each.shape for each in session.earlier])
 
 
 def look_between(
@@ -100,8 +104,7 @@ def look_between(
     facts.keep_between(session.store, environment, refined.between)
     added = [one for one in refined.selections if one.shape in set(refined.added)]
     for one in added:
-        name = study_name(environment, one.shape)
-        session.store.keep_selection(session.store.study(name, one.shape, environment), one)
+        session.store.keep_selection(session.store.study_of(one.shape, environment), one)
     kept = [result for result in tuned if result.shape not in set(refined.merged)]
     new = [Tuned(shape=one.shape, selection=one, outcomes=Counter(one.outcomes)) for one in added]
     return [*kept, *new], refined

@@ -16,7 +16,7 @@ from autotune.search.events import Choosing, Opened, Tried, Watch, unwatched
 from autotune.search.loop import SearchLoop
 from autotune.search.samplers.transfer import Neighbour
 from autotune.search.writer import StudyWriter
-from autotune.store import Finished, Store, study_name, utc_now
+from autotune.store import Finished, Store, utc_now
 
 
 class ShapeTuner:
@@ -49,8 +49,7 @@ class ShapeTuner:
         self._watch = watch
         self._runner, self._space, self._shape = runner, space, space.shape
         self._store = store
-        name = study_name(runner.environment, self._shape)
-        self._record = store.study(name, self._shape, runner.environment)
+        self._record = store.study_of(self._shape, runner.environment)
         self._writer = StudyWriter(store, mirror, self._record)
         self._loop = SearchLoop(runner, space, sampler=sampler, seed=seed, finished=finished)
         for item in self._writer.earlier:

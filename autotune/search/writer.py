@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial
 from autotune.choose.selection import Selection
 from autotune.search.dashboard.mirror import TrialMirror
 from autotune.search.dashboard.note import note_text
-from autotune.search.objective import frozen_trial
 from autotune.search.samplers.encoding import value_distributions
+from autotune.search.samplers.objective import frozen_trial
 from autotune.store import Finished, Store, StudyRecord
 
 

@@ -1,4 +1,4 @@
-"""Measurements and selections in one database."""
+"""Measurements, selections and the state of runs, in one database."""
 
 from autotune.store.overview import Overview, RunState, StudyState, overview
 from autotune.store.runs import RunLog

@@ -1,7 +1,7 @@
 """The selections of a database, read back and with one ``block_m`` for each MoE layer.
 
-A study keeps the choice that is best for its own shape. Whoever reads selections to show or export
-them gets them from here, so that the ops of a MoE layer agree.
+The database keeps the choice that is best for each shape alone. Reports and exports read selections
+through this module, so that the ops of a MoE layer agree.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from autotune.store.store import Store
 
 
 def stored_selections(url: str) -> list[tuple[Environment, list[Selection]]]:
-    """Every study's own choice, by where it was measured. An export chooses for MoE layers itself.
+    """Every shape's own selection, by environment. MoE layers are not yet chosen together.
 
     Raises:
         StorageError: The database cannot be used.
@@ -28,7 +28,7 @@ def stored_selections(url: str) -> list[tuple[Environment, list[Selection]]]:
 
 
 def chosen_in(store: Store) -> dict[tuple[Environment, KernelShape], Selection]:
-    """The selection of every study that has one, MoE layers chosen together.
+    """Every selection, with one ``block_m`` per MoE layer.
 
     Where no ``block_m`` works for all of a layer's ops, each keeps its own choice.
 
@@ -45,15 +45,17 @@ def chosen_in(store: Store) -> dict[tuple[Environment, KernelShape], Selection]:
 def chosen_together(
     selections: Iterable[Selection], store: Store, environment: Environment
 ) -> list[Selection]:
-    """Selections of a run and of the ops that their MoE layers lack, chosen together.
+    """A run's selections with one ``block_m`` per MoE layer.
+
+    A layer's ops that the run did not tune are taken from the database.
 
     Args:
         selections: What the run chose.
-        store: The run's database. Earlier runs may have tuned the ops that are lacking.
-        environment: Where those ops must have been measured.
+        store: The run's database, in which earlier runs may have kept the missing ops.
+        environment: Where the missing ops must have been measured.
 
     Returns:
-        The run's selections in their order, then those of the other ops.
+        The run's selections in their order, then the selections of the missing ops.
 
     Raises:
         ExportError: No ``block_m`` works for all ops of a layer.

@@ -1,6 +1,6 @@
-"""What a run knew beside its measurements, kept for those who look at them later.
+"""Facts that a run knows and its measurements do not say, kept for reports.
 
-A database of an earlier autotune has none of it, and is read as one that does not say.
+A database of an earlier autotune has no facts; readers then get empty results.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from autotune.choose.selection import BetweenRows
-from autotune.launch.environment import Environment
+from autotune.launch.environment import Environment, by_environment
 from autotune.launch.shape import KernelShape
 from autotune.measure.measurement import Ceilings
 from autotune.store import schema
@@ -27,8 +27,8 @@ class LayerUse:
     """Where a model launches a shape.
 
     Attributes:
-        names: Of its layers, such as ``o, down``.
-        runs: How often a forward pass launches it; 0 where no model says so.
+        names: The layers' names, such as ``o, down``.
+        runs: How often a forward pass launches the shape; 0 where no model says so.
     """
 
     names: str
@@ -38,12 +38,12 @@ class LayerUse:
 def keep_layers(
     store: Store, environment: Environment, uses: Mapping[KernelShape, LayerUse]
 ) -> None:
-    """Keep where a model launches shapes."""
+    """Write down where a model launches shapes."""
     _keep(store, _LAYER, environment, {shape: asdict(use) for shape, use in uses.items()})
 
 
 def layers(store: Store) -> dict[tuple[Environment, KernelShape], LayerUse]:
-    """Where shapes are launched, as the latest run that tuned them knew."""
+    """Where shapes are launched, from the latest run that tuned each of them."""
     return {
         (environment, shape): LayerUse(names=fact["names"], runs=fact["runs"])
         for (environment, shape), fact in _known(store, _LAYER).items()
@@ -52,12 +52,12 @@ def layers(store: Store) -> dict[tuple[Environment, KernelShape], LayerUse]:
 
 
 def keep_ceilings(store: Store, environment: Environment, ceilings: Ceilings) -> None:
-    """Keep what a device was measured to reach."""
+    """Write down the measured limits of a device."""
     _keep(store, _CEILINGS, environment, {None: asdict(ceilings)})
 
 
 def ceilings(store: Store) -> dict[Environment, Ceilings]:
-    """What devices were measured to reach."""
+    """The measured limits of every device in the database."""
     return {
         environment: Ceilings(fact["copy_bytes_per_s"], fact["matmul_flops_per_s"])
         for (environment, _), fact in _known(store, _CEILINGS).items()
@@ -65,7 +65,7 @@ def ceilings(store: Store) -> dict[Environment, Ceilings]:
 
 
 def keep_between(store: Store, environment: Environment, losses: Iterable[BetweenRows]) -> None:
-    """Keep what was lost at batch sizes between rows."""
+    """Write down the losses at batch sizes between rows."""
     _keep(
         store,
         _BETWEEN,
@@ -75,13 +75,14 @@ def keep_between(store: Store, environment: Environment, losses: Iterable[Betwee
 
 
 def between(store: Store) -> dict[Environment, list[BetweenRows]]:
-    """What was lost at batch sizes between rows, as the latest run that looked there saw it."""
-    found: dict[Environment, list[BetweenRows]] = {}
-    for (environment, shape), fact in _known(store, _BETWEEN).items():
-        if shape is not None:
-            loss = BetweenRows(shape=shape, before=fact["before"], after=fact["after"])
-            found.setdefault(environment, []).append(loss)
-    return found
+    """The losses at batch sizes between rows, from the latest run that timed each of them."""
+    found = [
+        (environment, BetweenRows(shape=shape, before=fact["before"], after=fact["after"]))
+        for (environment, shape), fact in _known(store, _BETWEEN).items()
+        if shape is not None
+    ]
+    groups = by_environment(found, lambda pair: pair[0])
+    return {environment: [loss for _, loss in pairs] for environment, pairs in groups.items()}
 
 
 def _keep(
@@ -90,9 +91,9 @@ def _keep(
     environment: Environment,
     facts: Mapping[KernelShape | None, Mapping[str, Any]],
 ) -> None:
-    """Keep JSON-ready values by shape, in place of what was known of the same before.
+    """Keep JSON-ready values, replacing earlier facts of the same kind about the same shapes.
 
-    None in place of a shape is for what is true of no shape in particular.
+    A fact about the environment as a whole has None in place of a shape.
     """
     if not facts:
         return
@@ -117,7 +118,7 @@ def _keep(
 
 
 def _known(store: Store, kind: str) -> dict[tuple[Environment, KernelShape | None], dict[str, Any]]:
-    """Everything known of a kind, in the order in which it was kept."""
+    """All facts of a kind, in the order in which they were kept."""
     table = schema.facts
     query = sa.select(table).where(table.c.kind == kind).order_by(table.c.id)
     with store.transaction() as connection:

@@ -1,4 +1,4 @@
-"""How far the studies of a database are, and which runs are under way."""
+"""The progress of every study in a database, and the runs that are under way."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from autotune.store import facts, schema
 from autotune.store.runs import SILENT_S
 from autotune.store.store import Store, utc_now
 
-#: What a study can be.
+#: The states of a study.
 RUNNING, DONE, TO_DO = "running", "done", "to do"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """Where a run is.
+    """The progress of one run. All times are naive UTC.
 
     Attributes:
-        id: The database's.
-        host: The machine that it runs on.
-        process: Its number there.
-        started_at: As all times here, naive UTC.
-        seen_at: When it last said that it is there.
-        ended_at: None while it has not said that it ends.
-        state: ``running``, ``done``, ``interrupted``, ``failed``, or ``gone`` where it was killed.
-        study_id: The database's id of the study that it searches; None where it searches none.
+        id: The run's number in the database.
+        host: The machine that the run is on.
+        process: The number of its process there.
+        started_at: When the run began.
+        seen_at: When the run last wrote that it is there.
+        ended_at: When the run ended; None where it has not written that.
+        state: ``running``, ``done``, ``interrupted``, ``failed``, or ``gone`` if it was killed.
+        study_id: The number of the study that is searched now; None where none is.
     """
 
     id: int
@@ -51,20 +51,22 @@ class RunState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyState:
-    """Where a study is.
+    """The progress of one study.
 
     Attributes:
-        name: Optuna's.
-        shape: The shape.
-        environment: Where it is measured.
+        name: The study's name in Optuna.
+        shape: The shape that is searched.
+        environment: Where the shape is measured.
         state: One of ``RUNNING``, ``DONE`` and ``TO_DO``.
-        trials: Configurations measured.
-        most: How many there are to be at most; None where no run has said.
-        default_us: vLLM's default, microseconds; None where it is not measured, or does not run.
-        best_us: The configuration chosen, or the fastest so far; None where none works.
-        selection: What was chosen, if it was.
-        last_at: When something was last measured.
-        layers: Names of the model's layers that launch it; empty where no run has said.
+        trials: How many configurations are measured.
+        most: How many configurations will be measured at most; None where no run has planned it.
+        default_us: Latency of vLLM's default, microseconds; None where the default is not measured
+            or does not run.
+        best_us: Latency of the configuration chosen, or of the fastest so far, microseconds; None
+            where none works.
+        selection: The selection; None where nothing is chosen yet.
+        last_at: When a configuration was last measured, naive UTC; None where none was.
+        layers: Names of the model's layers that launch the shape; empty where no run has said.
     """
 
     name: str
@@ -81,7 +83,7 @@ class StudyState:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as fast as the default: as chosen, or else by what was measured so far."""
+        """How many times as fast as the default: of the selection, or else of the best so far."""
         if self.selection is not None:
             return None if self.selection.ratio is None else self.selection.ratio.value
         if self.default_us is None or self.best_us is None:
@@ -94,8 +96,9 @@ class Overview:
     """What a database holds at one moment.
 
     Attributes:
-        runs: The latest run, and every other that is under way; the latest first.
-        studies: In the order in which the latest runs search them, others after them by name.
+        runs: The latest run, then every other run that is under way, later ones first.
+        studies: The studies in the order in which the latest runs search them, then all others by
+            name.
         now: The moment, naive UTC.
     """
 
@@ -109,29 +112,29 @@ class Overview:
 
     @property
     def runs_by_state(self) -> tuple[tuple[int, str], ...]:
-        """Every run with what it is."""
+        """Every run's number and state."""
         return tuple((run.id, run.state) for run in self.runs)
 
     @property
     def trials(self) -> int:
-        """Configurations measured, of all studies."""
+        """How many configurations are measured, over all studies."""
         return sum(study.trials for study in self.studies)
 
     @property
     def last_at(self) -> datetime | None:
-        """When something was last measured."""
+        """When a configuration of any study was last measured, naive UTC."""
         return max((each.last_at for each in self.studies if each.last_at), default=None)
 
 
 def overview(store: Store, *, now: datetime | None = None) -> Overview:
-    """Look at a database, which may be written meanwhile.
+    """Look at a database. Runs may write to it at the same time.
 
     Args:
         store: The database.
-        now: The moment, naive UTC; the clock's if not given.
+        now: The moment to compare with, naive UTC; the present if not given.
 
     Raises:
-        StorageError: It cannot be read.
+        StorageError: The database cannot be read.
     """
     now = now or utc_now()
     layers = facts.layers(store)
@@ -160,7 +163,7 @@ def _named(
 
 
 def _place(plan: Any) -> tuple[int, int]:  # noqa: ANN401 - a row
-    """Later runs first; what no run has planned last."""
+    """A sort key: studies of later runs first, studies that no run has planned last."""
     return (1, 0) if plan is None else (-plan.run_id, plan.number)
 
 
@@ -176,7 +179,7 @@ def _runs(connection: sa.Connection, now: datetime) -> list[RunState]:
 
 
 def _latest_plans(connection: sa.Connection) -> Mapping[int, Any]:
-    """Per study what the latest run that searches it has planned."""
+    """For every study the plan of the latest run that searches it."""
     rows = connection.execute(sa.select(schema.planned).order_by(schema.planned.c.run_id))
     return {row.study_id: row for row in rows}
 
@@ -235,7 +238,7 @@ def _study(
 def _latencies_us(
     connection: sa.Connection, study_id: int, shape: KernelShape
 ) -> Mapping[KernelConfig, float]:
-    """The median of every configuration that works."""
+    """The median latency of every configuration that works, microseconds."""
     table = schema.measurements
     works = (table.c.study_id == study_id) & (table.c.outcome == Outcome.OK.value)
     rows = connection.execute(sa.select(table.c.config, table.c.samples_us).where(works))

@@ -1,4 +1,4 @@
-"""What is known of shapes, of a database or of a recording: every trial, and what was chosen."""
+"""All that a database or a recording knows of its shapes: measurements and selections."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, never_stop
 from autotune.measure.replay import ReplayRunner
-from autotune.store import Store, StudyRecord, facts, study_name
+from autotune.store import facts
 from autotune.store.chosen import chosen_in
+from autotune.store.store import Store, StudyRecord, study_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,17 +24,17 @@ class ShapeResult:
     """All that is known of one shape in one environment.
 
     Attributes:
-        study: Name of its Optuna study.
-        environment: Where it was measured.
+        study: Name of the shape's Optuna study.
+        environment: Where the shape was measured.
         shape: The shape.
-        measurements: One a configuration, in the order in which they were finished; of a recording
-            in that of its lines.
-        times: When each of them was started and finished, naive UTC; empty for a recording, which
-            does not say.
-        default: vLLM's configuration; None where a search has not come to its choice yet.
+        measurements: One for each configuration: of a database in the order in which they were
+            finished, of a recording in the order of its lines.
+        times: When each measurement was started and finished, naive UTC; empty for a recording,
+            which does not say.
+        default: vLLM's configuration; None where a database has no selection.
         selection: The configuration chosen; None where none works, or none was chosen yet.
-        layer: The names of its layers, such as ``o, down``; empty where a recording or an older
-            database does not say.
+        layer: The names of the layers that launch the shape, such as ``o, down``; empty where a
+            recording or an older database does not say.
     """
 
     study: str
@@ -47,15 +48,15 @@ class ShapeResult:
 
 
 def of_store(store: Store) -> list[ShapeResult]:
-    """Every study of a database, in the order in which they were begun.
+    """Every study of a database, in the order in which the studies were begun.
 
-    The ops of a MoE layer have the one ``block_m`` that is exported. Where none works for all of
-    them each has its own choice, and an export ends with an error.
+    The ops of a MoE layer have the one ``block_m`` that is exported. Where no ``block_m`` works for
+    all of them, each op has its own choice, and an export would end with an error.
 
     Raises:
         StorageError: The database cannot be used.
     """
-    # Rows that were added between others have the layers of those.
+    # A row that was added between tuned ones is launched by the same layers as these.
     names = {
         (environment, shape.without_batch): use.names
         for (environment, shape), use in facts.layers(store).items()
@@ -89,7 +90,7 @@ def _of_study(
 
 
 def of_replay(runner: ReplayRunner) -> list[ShapeResult]:
-    """Every recorded shape, chosen for as after a search of all that was recorded.
+    """Every recorded shape, with the selection of a search through all its configurations.
 
     Raises:
         RecordingError: A shape has no default.

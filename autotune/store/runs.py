@@ -1,4 +1,4 @@
-"""What runs are under way: written by the run itself, for whoever asks from elsewhere."""
+"""A run's own entry in the database, from which other processes see how far it is."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.store import schema
-from autotune.store.store import Store, study_name, utc_now
+from autotune.store.store import Store, utc_now
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: How often a run says that it is there, seconds; between, it may compile or time for long.
+#: Seconds after which a run writes again that it is there, however long it compiles or times.
 BEAT_S = 5.0
 
-#: A run that has not said so for this long has ended without a word: it was killed.
+#: A run that has not written for this many seconds was killed.
 SILENT_S = 4 * BEAT_S
 
 
 class RunLog:
-    """One run's row in the database, and those of the studies that it is to search.
+    """Writes a run's row in the database, and a row for every study that it will search.
 
-    A context manager: at its end it writes down how the run ended. Until then a thread writes every
-    few seconds that the run is still there.
+    A context manager: at its end it writes how the run ended. Until then a thread writes every few
+    seconds that the run is still there.
     """
 
     def __init__(self, store: Store, environment: Environment) -> None:
@@ -63,7 +63,7 @@ class RunLog:
         self._thread.join()
         ending = "done" if kind is None else "failed"
         ending = "interrupted" if kind is KeyboardInterrupt else ending
-        # What ended the run says more than that this could not be written.
+        # The error that ended the run says more than a StorageError from here would.
         with suppress(*(() if kind is None else (StorageError,))):
             self._write(ended_at=utc_now(), ending=ending, study_id=None)
 
@@ -73,12 +73,12 @@ class RunLog:
         """Write down what the run is going to search.
 
         Args:
-            trials: Per shape, in the order of the search, how many configurations are measured at
-                most.
-            defaults: Per shape vLLM's configuration.
+            trials: For every shape, in the order of the search, how many configurations are
+                measured at most.
+            defaults: For every shape vLLM's configuration.
 
         Raises:
-            StorageError: The database cannot be written. The other methods raise it, too.
+            StorageError: The database cannot be written. The other methods raise it too.
         """
         now = utc_now()
         rows = [
@@ -111,7 +111,7 @@ class RunLog:
             connection.execute(sa.update(table).where(mine).values(done_at=utc_now()))
 
     def _study(self, shape: KernelShape) -> int:
-        return self._store.study(study_name(self._environment, shape), shape, self._environment).id
+        return self._store.study_of(shape, self._environment).id
 
     def _write(self, **values: object) -> None:
         if self._run is None:
@@ -122,5 +122,5 @@ class RunLog:
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
-            with suppress(StorageError):  # the run itself will find that out, and say so
+            with suppress(StorageError):  # the run's next own write raises it
                 self._write(seen_at=utc_now())

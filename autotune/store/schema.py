@@ -17,15 +17,15 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-#: Of these tables and of what their JSON holds: 1 more for each change that an earlier autotune
-#: would misread. It reads what is merely added.
+#: The version of the tables and of their JSON. It grows with every change that an earlier autotune
+#: would misread; an addition, which an earlier autotune passes over, leaves it as it is.
 VERSION = 1
 
-#: The versions that made or changed the tables; a database that has none is of version 1. The
-#: column is no key: two processes may note the same version at once.
+#: The versions that made or changed the tables; a database without any is of version 1. The column
+#: is not a key, because two processes may write the same version at once.
 versions = Table("autotune_version", metadata, Column("version", Integer, nullable=False))
 
-#: One row a kernel shape and environment; ``name`` is the Optuna study's.
+#: One row for each kernel shape and environment; ``name`` is that of the Optuna study.
 studies = Table(
     "autotune_studies",
     metadata,
@@ -35,7 +35,7 @@ studies = Table(
     Column("environment", Text, nullable=False),  # JSON
 )
 
-#: One row a distinct configuration of a study, in the order in which they were finished.
+#: One row for each distinct configuration of a study, in the order in which they were finished.
 measurements = Table(
     "autotune_measurements",
     metadata,
@@ -62,7 +62,7 @@ selections = Table(
     Column("selection", Text, nullable=False),  # JSON
 )
 
-#: One row a run, from its beginning; times are UTC.
+#: One row for each run, from its beginning; times are UTC.
 runs = Table(
     "autotune_runs",
     metadata,
@@ -73,29 +73,28 @@ runs = Table(
     Column("seen_at", DateTime, nullable=False),  # written again every few seconds
     Column("ended_at", DateTime),
     Column("ending", String(32)),  # done, interrupted or failed
-    Column("study_id", ForeignKey("autotune_studies.id")),  # what is searched now
+    Column("study_id", ForeignKey("autotune_studies.id")),  # the study that is searched now
 )
 
-#: One row a study that a run searches.
+#: One row for each study that a run searches.
 planned = Table(
     "autotune_planned",
     metadata,
     Column("run_id", ForeignKey("autotune_runs.id"), primary_key=True),
     Column("study_id", ForeignKey("autotune_studies.id"), primary_key=True),
     Column("number", Integer, nullable=False),  # from 1, in the order in which they are searched
-    Column("trials", Integer, nullable=False),  # configurations that are measured at most
+    Column("trials", Integer, nullable=False),  # configurations measured at most
     Column("default", String(512), nullable=False),  # JSON: vLLM's configuration
     Column("done_at", DateTime),  # UTC
 )
 
-#: What a run knew beside its measurements, and a report wants: one row a kind, environment and
-#: shape, the latest.
+#: Facts that a run knows and a report needs: the latest for each kind, environment and shape.
 facts = Table(
     "autotune_facts",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("kind", String(32), nullable=False),
     Column("environment", Text, nullable=False),  # JSON
-    Column("shape", Text, nullable=False),  # JSON; of no shape in particular: null
+    Column("shape", Text, nullable=False),  # JSON; null for the environment as a whole
     Column("fact", Text, nullable=False),  # JSON
 )

@@ -1,12 +1,12 @@
 """Store: every measurement and selection, in one SQLAlchemy database.
 
-Optuna's own tables lie in the same database; this module does not know them.
+Optuna's own tables are in the same database; this module knows nothing of them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -24,10 +24,10 @@ from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, Outcome
 from autotune.store import schema
 
-#: Tables by which a database is known as Optuna's or ours.
+#: A database with one of these tables is ours, or Optuna's.
 _OUR_TABLES = {"autotune_studies", "version_info"}
 
-#: How long a writer waits for another to finish, in seconds.
+#: How long a writer waits for another writer to finish, in seconds.
 _LOCK_TIMEOUT_S = 30
 
 
@@ -42,7 +42,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRecord:
-    """A study as the store knows it: the database's id, the shape and the environment."""
+    """A study in the database: its number, its name, its shape and its environment."""
 
     id: int
     name: str
@@ -51,7 +51,7 @@ class StudyRecord:
 
 
 def study_name(environment: Environment, shape: KernelShape) -> str:
-    """Name of a shape's Optuna study, such as ``{gpu}/vllm-0.33.0/{op}/{label}``."""
+    """The name of a shape's Optuna study, such as ``{gpu}/vllm-0.33.0/{op}/{label}``."""
     return f"{environment.gpu}/{environment.kernels}/{shape.op.value}/{shape.label}"
 
 
@@ -67,11 +67,11 @@ class Store:
     """
 
     def __init__(self, url: str, *, must_exist: bool = False) -> None:
-        """Open a database, and make our tables where they are missing.
+        """Open a database, and create our tables where they are missing.
 
         Args:
             url: A SQLAlchemy URL, such as ``sqlite:///autotune.db``.
-            must_exist: Whether a SQLite file that is not there is an error, and not made.
+            must_exist: Whether a missing SQLite file is an error. If not, it is created.
 
         Raises:
             StorageError: The URL cannot be used, or the database belongs to another program or to
@@ -87,17 +87,11 @@ class Store:
                 "give one like sqlite:///autotune.db or postgresql+psycopg://user@host/name; "
                 f"PostgreSQL needs its driver: {install_hint('postgres')}"
             ) from None
-        path = self.engine.url.database
-        is_file = self.engine.dialect.name == "sqlite" and path not in (None, "", ":memory:")
-        if must_exist and is_file and not Path(str(path)).exists():
-            raise StorageError(f"there is no database {path}; give the --storage of a run")
+        if must_exist:
+            self._refuse_missing()
         with explained(self.url):
             tables = set(sa.inspect(self.engine).get_table_names())
-            if tables and not tables & _OUR_TABLES:
-                raise StorageError(
-                    f"{shown(url)} is a database of another program "
-                    f"(tables {', '.join(sorted(tables))}); give another --storage"
-                )
+            self._refuse_foreign(tables)
             if self.engine.dialect.name == "sqlite":
                 with self.engine.connect() as connection:
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")
@@ -109,10 +103,10 @@ class Store:
                     connection.execute(sa.insert(schema.versions).values(version=schema.VERSION))
 
     def study(self, name: str, shape: KernelShape, environment: Environment) -> StudyRecord:
-        """The study of that name, made where it is missing.
+        """The study of that name, created where it is missing.
 
         Raises:
-            StorageError: It is there, but was measured in another environment.
+            StorageError: The study was measured in another environment.
         """
         with self.transaction() as connection:
             query = sa.select(schema.studies).where(schema.studies.c.name == name)
@@ -135,14 +129,22 @@ class Store:
             )
         return record
 
+    def study_of(self, shape: KernelShape, environment: Environment) -> StudyRecord:
+        """The study of a shape, named by ``study_name`` and created where it is missing.
+
+        Raises:
+            StorageError: The study was measured in another environment.
+        """
+        return self.study(study_name(environment, shape), shape, environment)
+
     def studies(self) -> list[StudyRecord]:
-        """Every study, in the order in which they were begun."""
+        """Every study, in the order in which the studies were begun."""
         query = sa.select(schema.studies).order_by(schema.studies.c.id)
         with self.transaction() as connection:
             return [_study_record(row) for row in connection.execute(query)]
 
     def add(self, study: StudyRecord, finished: Sequence[Finished]) -> None:
-        """Keep measurements, all in one transaction, in the order given."""
+        """Keep measurements of a study, all in one transaction, in the order given."""
         if not finished:
             return
         with self.transaction() as connection:
@@ -157,7 +159,7 @@ class Store:
             return [_finished(study.shape, row) for row in connection.execute(query)]
 
     def keep_selection(self, study: StudyRecord, selection: Selection) -> None:
-        """Keep the study's selection in place of an earlier one."""
+        """Keep a study's selection, replacing an earlier one."""
         table = schema.selections
         text = json.dumps(selection.as_dict())
         with self.transaction() as connection:
@@ -165,7 +167,7 @@ class Store:
             connection.execute(sa.insert(table).values(study_id=study.id, selection=text))
 
     def selection(self, study: StudyRecord) -> Selection | None:
-        """The study's latest selection, if it has one."""
+        """The study's selection; None where it has none."""
         table = schema.selections
         query = sa.select(table.c.selection).where(table.c.study_id == study.id)
         with self.transaction() as connection:
@@ -173,7 +175,7 @@ class Store:
         return None if text is None else Selection.from_mapping(json.loads(text))
 
     def selections(self) -> list[tuple[Environment, Selection]]:
-        """Every study's latest selection with its environment, by study name."""
+        """Every selection with its environment, in the order of the studies' names."""
         query = (
             sa.select(schema.studies.c.environment, schema.selections.c.selection)
             .join(schema.selections)
@@ -189,8 +191,21 @@ class Store:
             ]
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         self.engine.dispose()
+
+    def _refuse_missing(self) -> None:
+        path = self.engine.url.database
+        is_file = self.engine.dialect.name == "sqlite" and path not in (None, "", ":memory:")
+        if is_file and not Path(str(path)).exists():
+            raise StorageError(f"there is no database {path}; give the --storage of a run")
+
+    def _refuse_foreign(self, tables: Set[str]) -> None:
+        if tables and not tables & _OUR_TABLES:
+            raise StorageError(
+                f"{shown(self.url)} is a database of another program "
+                f"(tables {', '.join(sorted(tables))}); give another --storage"
+            )
 
     def _refuse_newer(self) -> None:
         query = sa.select(sa.func.max(schema.versions.c.version))
@@ -206,7 +221,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
-        """A connection whose changes are kept together, or not at all.
+        """A connection whose changes are written together, or not at all.
 
         Raises:
             StorageError: The database cannot be used.
@@ -216,7 +231,7 @@ class Store:
 
 
 def shown(url: str) -> str:
-    """A database's URL as messages may show it: without its password."""
+    """A database's URL without its password, for messages."""
     return sa.make_url(url).render_as_string(hide_password=True)
 
 
@@ -233,9 +248,9 @@ def explained(url: str) -> Iterator[None]:
 
 
 def make_commits_cheap(engine: sa.Engine) -> None:
-    """Let SQLite's commits not wait for the disk, on connections made from now on.
+    """Make SQLite's commits not wait for the disk, on connections opened from now on.
 
-    With a write-ahead log and ``synchronous = NORMAL`` a power cut may lose the last commits, and
+    With a write-ahead log and ``synchronous = NORMAL`` a power cut may lose the last commits, but
     never harms the file (https://www.sqlite.org/wal.html). Other databases are left as they are.
     """
     if engine.dialect.name == "sqlite":

@@ -90,5 +90,5 @@ def test_an_op_that_cannot_agree_with_the_folder_is_refused_in_one_line(autotune
 
     line = ended.has_failed_in_one_line()
     assert "must share block_m 32" in line
-    assert "tune the four of them together" in line
+    assert "tune all four ops together" in line
     assert autotune.files() == before

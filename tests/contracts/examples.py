@@ -13,8 +13,8 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, Outcome
-from autotune.search.objective import frozen_trial
 from autotune.search.samplers.encoding import value_distributions
+from autotune.search.samplers.objective import frozen_trial
 from autotune.store import Finished
 from tests.recordings import ENVIRONMENT, SHRINK
 

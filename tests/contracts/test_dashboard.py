@@ -9,14 +9,13 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 
 from autotune.search.dashboard.serve import dashboard_app
-from autotune.store import study_name
 from tests.contracts.examples import HERE, SHAPE, selection, trials
 
 
 @pytest.fixture
 def ask(url, store, mirror):
     """What the dashboard's API answers on a study of one trial of every kind."""
-    study = store.study(study_name(HERE, SHAPE), SHAPE, HERE)
+    study = store.study_of(SHAPE, HERE)
     mirror.add(mirror.open_study(study), trials())
     store.keep_selection(study, selection())
     with dashboard_app(url) as app:

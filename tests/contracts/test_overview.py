@@ -12,7 +12,7 @@ import pytest
 from autotune.errors import InputError
 from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
-from autotune.store import Overview, RunLog, Store, overview, study_name
+from autotune.store import Overview, RunLog, Store, overview
 from autotune.store.overview import DONE, RUNNING, TO_DO
 from autotune.store.runs import SILENT_S
 from tests.contracts.examples import HERE, SHAPE, config, finished, selection
@@ -31,7 +31,7 @@ def plan(log: RunLog, *shapes: KernelShape) -> None:
 
 
 def study_of(store: Store, shape: KernelShape):
-    return store.study(study_name(HERE, shape), shape, HERE)
+    return store.study_of(shape, HERE)
 
 
 def states(seen: Overview) -> list[str]:

@@ -18,8 +18,8 @@ from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
 from autotune.search import TrialMirror
 from autotune.search.dashboard import mirror as mirror_module
-from autotune.search.objective import CONSTRAINT
 from autotune.search.samplers.encoding import value_distributions
+from autotune.search.samplers.objective import CONSTRAINT
 from autotune.store import Store, StudyRecord
 from autotune.testing import StoreSuite
 from tests.contracts.examples import HERE, SHAPE, finished, trials

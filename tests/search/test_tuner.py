@@ -21,7 +21,7 @@ from autotune.measure.racing import ROUND_SAMPLES
 from autotune.measure.replay import ReplayRunner
 from autotune.search import Budget
 from autotune.search.budget import FEWEST_TRIALS
-from autotune.search.objective import CONSTRAINT
+from autotune.search.samplers.objective import CONSTRAINT
 from autotune.store import Store
 from autotune.store import store as store_module
 from autotune.store.store import study_name
@@ -393,7 +393,7 @@ def test_two_environments_do_not_share_a_database(runner, tmp_path):
 def test_measurements_of_the_store_are_those_of_the_runner(runner, recording):
     tuned(runner, DATABASE, 25)
     store = Store(DATABASE)
-    record = store.study(study_name(runner.environment, SHAPE), SHAPE, runner.environment)
+    record = store.study_of(SHAPE, runner.environment)
     recorded = ReplayRunner([recording])._recorded(SHAPE)
     for item in store.finished(record):
         found, full = item.measurement, recorded[item.measurement.config]

@@ -18,12 +18,13 @@ from typing import Any
 from autotune.errors import InputError
 from autotune.launch.shape import KernelShape
 from autotune.measure.replay import ReplayRunner
-from autotune.search import ADAPTIVE, SAMPLERS, Neighbour, in_order
+from autotune.plan.file import ADAPTIVE, SAMPLERS
 from autotune.search.contest.curves import Curve, Summary, curve_of
 from autotune.search.contest.helion import LFBO
 from autotune.search.contest.kernel_tuner import PREFIX, installed_peers, is_peer, search_as_peer
 from autotune.search.contest.replayed import Replayed, search
 from autotune.search.samplers.known import experience
+from autotune.search.samplers.transfer import Neighbour, in_order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

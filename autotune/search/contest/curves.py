@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from autotune.errors import RecordingError
-from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.measure import Measurement, Outcome, never_stop
+from autotune.measure import Measurement, Outcome
 from autotune.measure.replay import ReplayRunner
-from autotune.search.contest.replayed import Replayed
+from autotune.search.contest.replayed import Replayed, in_full
 
 #: Trials after which the regret is looked at, and how near to the best is asked for.
 MARKS = (20, 50, 100, 200)
@@ -178,7 +177,7 @@ def curve_of(runner: ReplayRunner, replayed: Replayed, sampler: str, seed: int) 
         RecordingError: Nothing works in the recording of the shape.
     """
     space, measurements = replayed.space, replayed.measurements
-    recorded = {c: _latency_us(_in_full(runner, space.shape, c)) for c in space.configs}
+    recorded = {c: _latency_us(one) for c, one in in_full(runner, space).items()}
     best_us = min(recorded.values())
     if math.isinf(best_us):
         raise RecordingError(f"nothing works in the recording of {space.shape.label}")
@@ -195,10 +194,6 @@ def curve_of(runner: ReplayRunner, replayed: Replayed, sampler: str, seed: int) 
         sampler_s=replayed.sampler_s,
         has_failed=replayed.has_failed,
     )
-
-
-def _in_full(runner: ReplayRunner, shape: KernelShape, config: KernelConfig) -> Measurement:
-    return runner.measure(shape, [config], never_stop)
 
 
 def _latency_us(measurement: Measurement) -> float:

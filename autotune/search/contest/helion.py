@@ -11,8 +11,8 @@ from __future__ import annotations
 import importlib.util
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from autotune.errors import InputError, install_hint
@@ -78,54 +78,76 @@ def lfbo(
     axes = {name: values for name, values in space.axes.items() if len(values) > 1}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        search = _search(axes, space.default, answers, seed)
+        with _refused_without_helion():
+            search = _search(axes, space.default, answers, seed)
         with suppress(_Enough):
             search.autotune()
     return list(answers.asked)
 
 
-def _search(
-    axes: Mapping[str, Sequence[int]], default: KernelConfig, answers: _Answers, seed: int
-) -> Any:  # noqa: ANN401 - Helion may not be there
+@contextmanager
+def _refused_without_helion() -> Iterator[None]:
     try:
-        from helion.autotuner import EnumFragment, search_algorithms
-        from helion.autotuner.benchmark_provider import BenchmarkProvider, BenchmarkResult
-        from helion.autotuner.external import _ExternalKernelAdapter, create_user_config_spec
+        yield
     except ImportError as error:
         raise InputError(
             f"{LFBO} needs Helion 1.5 ({error}); install it with: {install_hint('helion')}"
         ) from None
 
-    def nothing(*_args: object, **_options: object) -> None:
-        """Stands for a kernel: none is launched."""
+
+def _nothing(*_args: object, **_options: object) -> None:
+    """Stands for a kernel, and for what Helion does around one: nothing is launched."""
+
+
+def _search(
+    axes: Mapping[str, Sequence[int]], default: KernelConfig, answers: _Answers, seed: int
+) -> Any:  # noqa: ANN401 - Helion may not be there
+    """Helion's search object, with recorded figures in place of a benchmark."""
+    from helion.autotuner import search_algorithms
+
+    search = search_algorithms[_ALGORITHM](_kernel(axes, default, seed), ())
+    search._benchmark_provider_cls = _benchmark(answers)  # noqa: SLF001 - see above
+    search.rebenchmark = _nothing
+    search.final_rebenchmark_best = lambda best: best
+    search.run_final_pick_verification = _nothing
+    return search
+
+
+def _benchmark(answers: _Answers) -> type:
+    """The class that answers from the recording where Helion would time a kernel."""
+    from helion.autotuner.benchmark_provider import BenchmarkProvider, BenchmarkResult
 
     def benchmark(_self: object, configs: Sequence[Any], **_options: object) -> list[Any]:
         latencies = [answers.latency_ms(config.config) for config in configs]
         return [
-            BenchmarkResult(config, nothing, ms, "ok" if ms < math.inf else "error", 0.0)
+            BenchmarkResult(config, _nothing, ms, "ok" if ms < math.inf else "error", 0.0)
             for config, ms in zip(configs, latencies, strict=True)
         ]
+
+    methods = dict.fromkeys(("__init__", "setup", "cleanup"), _nothing)
+    return type(
+        "Recorded",
+        (BenchmarkProvider,),
+        {**methods, "benchmark": benchmark, "mutated_arg_indices": ()},
+    )
+
+
+def _kernel(axes: Mapping[str, Sequence[int]], default: KernelConfig, seed: int) -> Any:  # noqa: ANN401 - Helion may not be there
+    """What Helion takes for a kernel of somebody else: its axes, and nothing to launch."""
+    from helion.autotuner import EnumFragment
+    from helion.autotuner.external import _ExternalKernelAdapter, create_user_config_spec
 
     # The first choice of an axis is where the search starts.
     choices = {
         name: EnumFragment(tuple(sorted(values, key=lambda v: v != getattr(default, name))))
         for name, values in axes.items()
     }
-    kernel = _ExternalKernelAdapter(
+    return _ExternalKernelAdapter(
         create_user_config_spec(choices),
-        lambda _config: nothing,
+        lambda _config: _nothing,
         (),
-        baseline_fn=nothing,
+        baseline_fn=_nothing,
         autotune_log_level=0,
         autotune_progress_bar=False,
         autotune_random_seed=seed,
     )
-    search = search_algorithms[_ALGORITHM](kernel, ())
-    methods = {"__init__": nothing, "setup": nothing, "cleanup": nothing, "benchmark": benchmark}
-    search._benchmark_provider_cls = type(  # noqa: SLF001 - see above
-        "Recorded", (BenchmarkProvider,), {**methods, "mutated_arg_indices": ()}
-    )
-    search.rebenchmark = nothing
-    search.final_rebenchmark_best = lambda best: best
-    search.run_final_pick_verification = nothing
-    return search

@@ -14,8 +14,8 @@ import random
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from autotune.errors import InputError, install_hint
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
-from autotune.measure import Measurement, Outcome, Runner, never_stop
+from autotune.measure import Measurement, Outcome, Runner
 from autotune.search.contest import helion
-from autotune.search.contest.replayed import Replayed
+from autotune.search.contest.replayed import Replayed, in_full
 
 #: What a strategy's name starts with where samplers are named.
 PREFIX = "kernel-tuner:"
@@ -71,7 +71,7 @@ def search_as_peer(
         InputError: The tuner is not installed, or has no such strategy.
     """
     space = runner.space(shape, {})
-    measured = {config: runner.measure(shape, [config], never_stop) for config in space.configs}
+    measured = in_full(runner, space)
     started = time.perf_counter()
     if strategy == helion.LFBO:
         found: list[KernelConfig] | None = helion.lfbo(space, measured, seed=seed, trials=trials)
@@ -127,29 +127,13 @@ def _tuned(
     trials: int,
 ) -> list[dict[str, Any]] | None:
     """What Kernel Tuner evaluated, in order; None where the strategy broke down."""
-    try:
-        from kernel_tuner import tune_kernel
-        from kernel_tuner.interface import strategy_map
-    except ImportError as error:
-        raise InputError(
-            f"{PREFIX}{strategy} needs Kernel Tuner ({error}); install it with: "
-            + install_hint("kernel-tuner")
-        ) from None
-    if strategy not in strategy_map:
-        known = ", ".join(PREFIX + name for name in strategy_map)
-        raise InputError(f"Kernel Tuner has no strategy {strategy!r}; it has {known}")
+    tune_kernel = _tune_kernel(strategy)
 
     # Kernel Tuner reads the source of a lambda and cannot make sense of it; a function it calls.
     def is_recorded(values: Mapping[str, int]) -> bool:
         return _key(values, axes) in measured
 
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Path(os.devnull).open("w") as nowhere,
-        redirect_stdout(nowhere),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder, _silence():
         cache = Path(folder) / "cache.json"
         cache.write_text(json.dumps(_cache(axes, measured)), encoding="utf-8")
         try:
@@ -170,6 +154,34 @@ def _tuned(
         except Exception:  # noqa: BLE001 - whatever a strategy raises counts against it
             return None
     return list(results)
+
+
+def _tune_kernel(strategy: str) -> Callable[..., tuple[list[dict[str, Any]], Any]]:
+    """Kernel Tuner's function, once it is known to have a strategy of that name."""
+    try:
+        from kernel_tuner import tune_kernel
+        from kernel_tuner.interface import strategy_map
+    except ImportError as error:
+        raise InputError(
+            f"{PREFIX}{strategy} needs Kernel Tuner ({error}); install it with: "
+            + install_hint("kernel-tuner")
+        ) from None
+    if strategy not in strategy_map:
+        known = ", ".join(PREFIX + name for name in strategy_map)
+        raise InputError(f"Kernel Tuner has no strategy {strategy!r}; it has {known}")
+    return tune_kernel  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what Kernel Tuner prints and warns of from the terminal."""
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(nowhere),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
 
 
 _KERNEL, _SIZE = "lora", (1,)

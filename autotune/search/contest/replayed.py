@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
-from autotune.measure import Comparison, EnoughRule, Measurement, Runner, StopRule
+from autotune.measure import (
+    Comparison,
+    EnoughRule,
+    Measurement,
+    Runner,
+    StopRule,
+    never_stop,
+)
 from autotune.search.budget import Budget
 from autotune.search.loop import SearchLoop
 from autotune.search.samplers.transfer import Neighbour
@@ -62,6 +69,11 @@ def search(  # noqa: PLR0913 - a search has as many sides
     return Replayed(
         space=space, measurements=tuple(loop.measured.values()), sampler_s=loop.sampler_s
     )
+
+
+def in_full(runner: Runner, space: SearchSpace) -> dict[KernelConfig, Measurement]:
+    """Every configuration of a recorded space, with all of its samples."""
+    return {config: runner.measure(space.shape, [config], never_stop) for config in space.configs}
 
 
 class _OutOfOrder(Runner):

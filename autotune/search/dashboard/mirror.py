@@ -24,8 +24,10 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from autotune.errors import StorageError
-from autotune.search.objective import METRIC
 from autotune.store import StudyRecord, explained, make_commits_cheap, shown
+
+#: What Optuna and its dashboard call a trial's value.
+_METRIC = "latency_us"
 
 #: The columns that a batch is written to (Optuna's schema 12).
 _COLUMNS = {
@@ -90,7 +92,7 @@ class TrialMirror:
                 opened.set_user_attr("environment", study.environment.as_dict())
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                    opened.set_metric_names([METRIC])
+                    opened.set_metric_names([_METRIC])
         return opened
 
     @property
@@ -157,10 +159,7 @@ class TrialMirror:
                 self._storage.set_study_system_attr(study_id, key, value)
             return
         table = self._tables["study_system_attributes"]
-        rows = [
-            {"study_id": study_id, "key": key, "value_json": json.dumps(value)}
-            for key, value in attributes.items()
-        ]
+        rows = [{"study_id": study_id, **row} for row in _attribute_rows(attributes)]
         these = (table.c.study_id == study_id) & table.c.key.in_(list(attributes))
         with self._storage.engine.begin() as connection:
             connection.execute(sa.delete(table).where(these))
@@ -224,36 +223,40 @@ def _insert(
 
 
 def _parts(trials: Iterable[tuple[int, FrozenTrial]]) -> dict[str, list[dict[str, Any]]]:
-    """The rows that belong to trials, per table."""
+    """The rows that belong to trials, by table."""
     parts: dict[str, list[dict[str, Any]]] = {
         name: [] for name in _COLUMNS if name.startswith("trial_")
     }
     for trial_id, trial in trials:
-        owner = {"trial_id": trial_id}
-        if trial.value is not None:
-            value = {"objective": 0, "value": trial.value, "value_type": "FINITE"}
-            parts["trial_values"].append(owner | value)
-        for name, distribution in trial.distributions.items():
-            param = {
+        for table, rows in _parts_of(trial).items():
+            parts[table] += [{"trial_id": trial_id, **row} for row in rows]
+    return parts
+
+
+def _parts_of(trial: FrozenTrial) -> dict[str, list[dict[str, Any]]]:
+    """The rows that belong to one trial, by table, without the trial's id."""
+    value = {"objective": 0, "value": trial.value, "value_type": "FINITE"}
+    return {
+        "trial_values": [] if trial.value is None else [value],
+        "trial_params": [
+            {
                 "param_name": name,
                 "param_value": distribution.to_internal_repr(trial.params[name]),
                 "distribution_json": distribution_to_json(distribution),
             }
-            parts["trial_params"].append(owner | param)
-        for table, attributes in (
-            ("trial_user_attributes", trial.user_attrs),
-            ("trial_system_attributes", trial.system_attrs),
-        ):
-            for key, value_ in attributes.items():
-                parts[table].append(owner | {"key": key, "value_json": json.dumps(value_)})
-        for step, value_us in trial.intermediate_values.items():
-            step_row = {
-                "step": step,
-                "intermediate_value": value_us,
-                "intermediate_value_type": "FINITE",
-            }
-            parts["trial_intermediate_values"].append(owner | step_row)
-    return parts
+            for name, distribution in trial.distributions.items()
+        ],
+        "trial_user_attributes": _attribute_rows(trial.user_attrs),
+        "trial_system_attributes": _attribute_rows(trial.system_attrs),
+        "trial_intermediate_values": [
+            {"step": step, "intermediate_value": us, "intermediate_value_type": "FINITE"}
+            for step, us in trial.intermediate_values.items()
+        ],
+    }
+
+
+def _attribute_rows(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"key": key, "value_json": json.dumps(value)} for key, value in attributes.items()]
 
 
 def _utc(local: datetime | None) -> datetime | None:

@@ -15,7 +15,7 @@ from optuna.storages import RDBStorage
 from autotune.errors import InputError, install_hint
 from autotune.search.dashboard.mirror import TrialMirror
 from autotune.search.dashboard.note import note_text
-from autotune.store import Store, shown, study_name
+from autotune.store import Store, shown
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -84,8 +84,7 @@ def complete_notes(url: str) -> None:
         if not mirror.study_names:
             raise InputError(f"{shown(url)} holds no study; tune one with autotune run")
         for environment, selection in store.selections():
-            name = study_name(environment, selection.shape)
-            record = store.study(name, selection.shape, environment)
+            record = store.study_of(selection.shape, environment)
             mirror.keep_note(mirror.open_study(record), note_text(selection, environment))
 
 

@@ -18,10 +18,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotune.launch.config import KernelConfig
 from autotune.launch.space import SearchSpace
-from autotune.search.objective import CONSTRAINT
 from autotune.search.samplers._base import UntriedSampler
 from autotune.search.samplers.encoding import Positions
 from autotune.search.samplers.features import RAW, features, scaled
+from autotune.search.samplers.objective import CONSTRAINT
 from autotune.search.samplers.surrogate import Expected, Floats, Surrogate
 from autotune.search.samplers.transfer import Neighbour, belief
 from autotune.search.samplers.untried import Untried

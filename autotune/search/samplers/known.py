@@ -10,7 +10,7 @@ from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, Runner
 from autotune.measure.replay import ReplayRunner, shipped_recording
 from autotune.search.samplers.transfer import Neighbour
-from autotune.store import Store, shown, study_name
+from autotune.store import Store, shown
 
 
 def finished_earlier(url: str, environment: Environment) -> list[Neighbour]:
@@ -32,7 +32,7 @@ def finished_earlier(url: str, environment: Environment) -> list[Neighbour]:
         for measured_in, selection in store.selections():
             if measured_in.is_like(environment):
                 shape = selection.shape
-                record = store.study(study_name(measured_in, shape), shape, measured_in)
+                record = store.study_of(shape, measured_in)
                 measurements = [item.measurement for item in store.finished(record)]
                 found.append(Neighbour(shape, measurements))
     finally:

@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from autotune.errors import InputError
-from autotune.search import SAMPLERS
+from autotune.plan.file import SAMPLERS
 from autotune.search.samplers.by_name import make_sampler
 from autotune.search.samplers.encoding import Positions
 from autotune.search.samplers.untried import Untried

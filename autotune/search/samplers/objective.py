@@ -12,9 +12,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotune.measure import Measurement, Outcome
 
-#: The metric's name on dashboards.
-METRIC = "latency_us"
-
 #: Name of the constraint that a configuration violates when it cannot work.
 CONSTRAINT = "runs"
 
