@@ -3,9 +3,9 @@
 import warnings
 
 with warnings.catch_warnings():
-    # In a notebook without ipywidgets Optuna's progress bar, which nothing here shows, warns.
+    # Importing Optuna in a notebook without ipywidgets warns of a progress bar, unused here.
     warnings.filterwarnings("ignore", message="IProgress not found")
-    import optuna  # noqa: F401 - the modules of this package find it imported
+    import optuna  # noqa: F401 - imported first, so that it warns of nothing later
 
 from autotune.search.budget import Budget
 from autotune.search.dashboard.mirror import TrialMirror

@@ -1,4 +1,4 @@
-"""When a shape is left, and how what is left of a budget is shared. Knows nothing of Optuna."""
+"""When the search of a shape ends, and how shapes share a budget. Knows nothing of Optuna."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-#: Configurations of a shape that are measured even when its time is over, the default among them: a
-#: shape without an entry would get one of its neighbours' in vLLM.
+#: Configurations of a shape that are measured even when its time is over, the default among them.
+#: vLLM would give a shape without an entry the entry of a neighbour.
 FEWEST_TRIALS = 10
 
-#: What a search is expected to gain beyond what its past tells, over the number of its trials. With
-#: 0.35 a search that stops below 0.5 % has made at least 70 trials; none of 34 searches of more
-#: than 200 recorded configurations (two recordings of an H100) then missed more than 0.5 %. With
-#: 0.3 one of them missed 2.7 %, with 0.25 five 1 % in the mean.
+#: The margin in ``expected_gain``, to be divided by the number of trials. With 0.35 a search that
+#: stops below 0.5 % has made at least 70 trials. In 34 searches of more than 200 recorded
+#: configurations (two recordings of an H100) none then missed more than 0.5 %. With 0.3 one search
+#: missed 2.7 %; with 0.25 five searches missed 1 % on average.
 _UNSEEN_GAIN = 0.35
 
-#: A second round is not worth its comparisons of finalists below this share of the time.
+#: With less than this share of the time left, no shape is searched again: comparing its finalists
+#: would cost more than the search could gain.
 _LEAST_LEFT = 0.02
 
-#: How often the time that follows a search goes into a slice of the second round, at least.
+#: A share of the second round is at least this many times as long as what follows a deadline.
 _LEAST_SLICE = 3.0
 
 Shape = TypeVar("Shape")
@@ -33,11 +34,11 @@ class Budget:
     """How long to search one shape.
 
     Attributes:
-        trials: Distinct configurations, those measured in earlier runs included.
+        trials: The most distinct configurations to measure, earlier runs included.
         deadline: When to stop, as ``time.monotonic()`` counts, but not before ``FEWEST_TRIALS``;
             None for no limit.
-        least_gain: The search ends where going on is expected to gain less; None for never. A space
-            of no more configurations than ``trials`` is searched whole.
+        least_gain: The search ends when going on is expected to gain less than this share; None for
+            no such end. A space of no more configurations than ``trials`` is searched whole.
     """
 
     trials: int
@@ -50,7 +51,7 @@ class Budget:
         return tried >= (min(FEWEST_TRIALS, self.trials) if late else self.trials)
 
     def is_enough(self, best_us: Sequence[float], *, configs: int) -> bool:
-        """Whether a search may end before its budget.
+        """Whether a search may end before its budget is spent.
 
         Args:
             best_us: As for ``expected_gain``.
@@ -62,13 +63,13 @@ class Budget:
 
 
 def expected_gain(best_us: Sequence[float]) -> float:
-    """By what share of its latency a shape is expected to get faster by as many trials again.
+    """By what share of its latency a shape is expected to get faster with as many trials again.
 
-    As much as by the second half of those that it had, and a little more the fewer these were: a
-    search that has found nothing for half of its time is about done.
+    The gain of the second half of the search so far, plus a margin that shrinks with the number of
+    trials. A search that has found nothing for half of its time is about done.
 
     Args:
-        best_us: After each trial the lowest latency so far, infinite where nothing has worked.
+        best_us: The lowest latency after each trial; infinite where nothing has worked yet.
     """
     tried = len(best_us)
     if not tried or math.isinf(best_us[-1]):
@@ -78,12 +79,12 @@ def expected_gain(best_us: Sequence[float]) -> float:
 
 
 def extra_trials(left: int, worth: Mapping[Shape, float], *, most: int) -> dict[Shape, int]:
-    """Trials that nobody needed, shared by worth.
+    """Share unused trials among the shapes that still gain, in proportion to their worth.
 
     Args:
-        left: How many there are.
-        worth: Of the shapes that still gain.
-        most: For one shape.
+        left: How many trials are unused.
+        worth: The worth of every shape that still gains.
+        most: How many trials one shape gets at most.
     """
     total = math.fsum(worth.values())
     shared = {shape: min(most, int(left * each / total)) for shape, each in worth.items()}
@@ -91,18 +92,18 @@ def extra_trials(left: int, worth: Mapping[Shape, float], *, most: int) -> dict[
 
 
 class TimeShares:
-    """Hands out a time budget, evenly at first and then by worth.
+    """Hands out a time budget: even shares in a first round, shares by worth in a second.
 
-    In the first round no shape gets more than an even share: what one does not need is left for the
-    second, for whoever gains most.
+    In the first round no shape gets more than an even share. Time that a shape does not need is
+    left for the second round, for the shapes that gain most.
     """
 
     def __init__(self, budget_s: float, *, shapes: int) -> None:
-        """Start the clock.
+        """Begin: the budget runs from now on.
 
         Args:
-            budget_s: Of all shapes together, seconds.
-            shapes: How many there are.
+            budget_s: The time for all shapes together, seconds.
+            shapes: How many shapes there are.
         """
         self._budget_s = budget_s
         self._end = time.monotonic() + budget_s
@@ -111,23 +112,23 @@ class TimeShares:
 
     @property
     def left_s(self) -> float:
-        """What is left of the budget, seconds."""
+        """The time left, seconds."""
         return max(0.0, self._end - time.monotonic())
 
     def even_share(self, *, shapes_left: int) -> float:
         """The next shape's deadline, as ``time.monotonic()`` counts.
 
         Args:
-            shapes_left: How many have had no share yet, the next one included.
+            shapes_left: How many shapes have had no share yet, the next one included.
         """
         return self._deadline(min(self._even_s, self.left_s / shapes_left))
 
     def share_by_worth(self, worth: float, *, total: float) -> float | None:
-        """The deadline of a shape that still gains; None where too little is left to begin.
+        """The deadline of a shape that still gains; None where too little time is left to begin.
 
         Args:
-            worth: Of the shape.
-            total: Of it and all that come after it.
+            worth: The worth of the shape.
+            total: The worth of the shape and of all shapes after it.
         """
         slice_s = max(self.left_s * worth / total, _LEAST_SLICE * self._reserve_s)
         if slice_s > self.left_s or self.left_s < _LEAST_LEFT * self._budget_s:
@@ -135,19 +136,20 @@ class TimeShares:
         return self._deadline(slice_s)
 
     def ended(self, deadline: float) -> None:
-        """Note that a shape is done, with its finalists, whose search had this deadline."""
+        """Note that a shape with this deadline is done, its finalists included."""
         late_s = time.monotonic() - deadline
         if late_s > 0.0:
             self._overruns_s.append(late_s)
 
     @property
     def _reserve_s(self) -> float:
-        """What follows a deadline: the configurations under way, and the finalists.
+        """Seconds that a shape usually takes beyond its deadline.
 
-        The median, because the first shape of a run also waits for processes that start.
+        They go into configurations under way and into finalists. It is the median, because the
+        first shape of a run also waits for processes to start.
         """
         return statistics.median(self._overruns_s) if self._overruns_s else 0.0
 
     def _deadline(self, share_s: float) -> float:
-        """The end of a share, less what follows it, but never of less than half of it."""
+        """When to stop searching: the reserve before a share's end, but after half the share."""
         return time.monotonic() + share_s - min(self._reserve_s, share_s / 2)

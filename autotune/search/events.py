@@ -1,4 +1,4 @@
-"""What a run tells whoever watches it: what it plans, every trial, every shape that is done."""
+"""The events of a run: its plan, every trial, and every shape that is done."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from autotune.measure import Measurement
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
-    """What came of one shape.
+    """The result of one shape.
 
     Attributes:
         shape: The shape.
         selection: The configuration chosen; None where none works. While a run is under way it is
-            the shape's own best; at the end that of the ``block_m`` of its MoE layer.
+            the best for the shape alone; at the end it has the ``block_m`` of its MoE layer.
         outcomes: How many distinct configurations ended in which outcome, earlier runs included.
     """
 
@@ -39,9 +39,9 @@ class Planned:
     """A run begins.
 
     Attributes:
-        trials: Per shape, in the order in which they are searched, how many configurations are
-            measured at most; when all shapes are done, those that still gain may get more.
-        defaults: Per shape vLLM's configuration.
+        trials: For every shape, in the order of the search, how many configurations are measured at
+            most. When all shapes are done, shapes that still gain may get more.
+        defaults: For every shape vLLM's configuration.
     """
 
     trials: Mapping[KernelShape, int]
@@ -50,14 +50,15 @@ class Planned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """A shape is searched, or gone on with.
+    """The search of a shape begins, or goes on.
 
     Attributes:
         shape: The shape.
-        tried: Configurations that were measured before.
-        most: How many there are at most when this search ends.
-        best_us: Of those measured before, microseconds; None where none works.
-        default_us: vLLM's default; None where it is not measured, or does not run.
+        tried: How many configurations were measured before.
+        most: How many configurations are measured at most when this search ends.
+        best_us: The lowest latency measured before, microseconds; None where nothing works.
+        default_us: Latency of vLLM's default, microseconds; None where it is not measured, or does
+            not run.
     """
 
     shape: KernelShape
@@ -72,10 +73,11 @@ class Tried:
     """A configuration was measured.
 
     Attributes:
-        measurement: How it ended.
-        tried: Configurations of the shape that are measured now.
-        best_us: The fastest of them, microseconds; None where none works.
-        default_us: vLLM's default; None where it is not measured, or does not run.
+        measurement: Its measurement.
+        tried: How many configurations of the shape are measured now.
+        best_us: The lowest latency so far, microseconds; None where nothing works.
+        default_us: Latency of vLLM's default, microseconds; None where it is not measured, or does
+            not run.
     """
 
     measurement: Measurement
@@ -90,7 +92,7 @@ class Choosing:
 
     Attributes:
         shape: The shape.
-        finalists: How many they are, the default included.
+        finalists: How many finalists there are, the default included.
     """
 
     shape: KernelShape
@@ -99,12 +101,12 @@ class Choosing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeDone:
-    """A shape is done; told again when it was gone on with.
+    """A shape is done. The event comes again each time that the shape was searched further.
 
     Attributes:
-        tuned: What came of it.
-        number: Which it is, from 1, in the order in which shapes are searched.
-        count: How many there are.
+        tuned: The shape's result.
+        number: The shape's place in the order of the search, from 1.
+        count: How many shapes there are.
     """
 
     tuned: Tuned
@@ -129,12 +131,12 @@ Event: TypeAlias = Planned | Opened | Tried | Choosing | ShapeDone | Looked
 Watch = Callable[[Event], None]
 
 
-#: Called when a shape is done: what came of it, its number from 1, and how many there are.
+#: Called when a shape is done: its result, its number from 1, and how many shapes there are.
 Progress = Callable[[Tuned, int, int], None]
 
 
 def on_done(progress: Progress) -> Watch:
-    """The Watch that tells of shapes that are done, and of nothing else."""
+    """The Watch that passes on shapes that are done, and nothing else."""
 
     def tell(event: Event) -> None:
         if isinstance(event, ShapeDone):
@@ -144,7 +146,7 @@ def on_done(progress: Progress) -> Watch:
 
 
 def watched_by(*watches: Watch) -> Watch:
-    """The Watch that tells several, in this order."""
+    """The Watch that passes every event on to several, in this order."""
 
     def tell(event: Event) -> None:
         for watch in watches:
@@ -154,4 +156,4 @@ def watched_by(*watches: Watch) -> Watch:
 
 
 def unwatched(_event: Event) -> None:
-    """The Watch of a run that nobody looks at."""
+    """The Watch that does nothing."""

@@ -12,26 +12,27 @@ from optuna.trial import TrialState, create_trial
 
 from autotune.measure import Measurement
 
-#: What a parameter is to tell from the rest: Optuna's own choice.
+#: The share of configurations that counts as the fastest: Optuna's own choice.
 _FASTEST = 0.1
 
-#: Fewer say nothing: the best tenth of ten is a single one.
+#: With fewer measurements nothing is said: the fastest tenth of ten is a single one.
 LEAST_MEASURED = 10
 
 
 def importances(measurements: Iterable[Measurement]) -> dict[str, float]:
-    """The share of each parameter in what tells the fastest tenth from the rest.
+    """How much each parameter decides whether a configuration is among the fastest tenth.
 
     PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023), as Optuna computes it, over the positions
-    of the values that were measured. What was cut short counts with what was timed of it: the
-    method looks at ranks only, and a search cuts most of its trials short.
+    of the values that were measured. A measurement that was cut short counts with the samples that
+    it has: the method looks at ranks only, and a search cuts most of its trials short.
 
     Args:
-        measurements: Of one shape.
+        measurements: The measurements of one shape.
 
     Returns:
-        Per parameter its share, the largest first; they add up to 1. Empty where too little was
-        timed, no parameter has two values, or nearly all are as fast as each other.
+        The share of every parameter, the largest first; the shares add up to 1. Empty where too
+        little was timed, no parameter has two values, or nearly all configurations are equally
+        fast.
     """
     timed = [one for one in measurements if one.samples_us]
     configs = [one.config.as_dict() for one in timed]
@@ -41,7 +42,7 @@ def importances(measurements: Iterable[Measurement]) -> dict[str, float]:
     if len(timed) < LEAST_MEASURED or not axes:
         return {}
     if latencies_us[math.ceil(_FASTEST * len(timed)) - 1] == latencies_us[-1]:
-        return {}  # hardly anything is slower than the fastest tenth: there is nothing to tell
+        return {}  # nearly all are as fast as the fastest tenth: no parameter decides
     study = _study(timed, axes)
     evaluator = PedAnovaImportanceEvaluator(target_quantile=_FASTEST)
     found = get_param_importances(study, evaluator=evaluator)
@@ -49,7 +50,7 @@ def importances(measurements: Iterable[Measurement]) -> dict[str, float]:
 
 
 def _study(timed: Sequence[Measurement], axes: dict[str, list[int]]) -> optuna.Study:
-    """A study in memory of what was timed, each value as its position on its axis."""
+    """A study in memory that holds the timed configurations, values as positions on their axes."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {name: IntDistribution(0, len(values) - 1) for name, values in axes.items()}
     study = optuna.create_study()

@@ -1,7 +1,7 @@
 """The search of one shape: ask Optuna, measure, tell Optuna, until the budget is spent.
 
-Everything is in memory. A run keeps what comes of it in a database (``ShapeTuner``); a contest of
-samplers only looks at it. Both search with this loop, so that a contest shows what a run does.
+Everything is in memory. A run writes every measurement to a database (``ShapeTuner``); a contest of
+samplers does not. Both search with this loop, so that a contest shows what a run does.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class SearchLoop:
     Call ``ask`` and then ``measure``, again and again, until ``ask`` returns False.
 
     Attributes:
-        space: What is searched.
-        measured: Per configuration its measurement, in the order in which they ended.
-        sampler_s: Seconds that making the sampler and asking it took so far.
+        space: The configurations to choose from.
+        measured: The measurement of every configuration tried, in the order in which they ended.
+        sampler_s: Seconds spent so far on making the sampler and asking it.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class SearchLoop:
         """Begin a search.
 
         Args:
-            runner: Measures.
+            runner: Measures configurations.
             space: The configurations to choose from.
-            sampler: One of ``SAMPLERS``, or what makes one that has no name.
+            sampler: One of ``SAMPLERS``, or a function that makes another sampler.
             seed: The same seed makes the same choices.
             finished: Other shapes that were searched before, to learn from.
         """
@@ -104,7 +104,7 @@ class SearchLoop:
         """Choose the next configurations, as many as the runner wants to have under way.
 
         Returns:
-            Whether any is under way. If not, the search is over.
+            Whether a configuration is under way. If not, the search is over.
         """
         started = time.perf_counter()
         while len(self._pending) < self._runner.lookahead and len(self._untried):
@@ -166,7 +166,7 @@ class SearchLoop:
 
     def _choose(self) -> None:
         default = self.space.default
-        # An interruption may have left the default unmeasured while others beside it were done.
+        # After an interruption the default may be unmeasured though later configurations are done.
         if default not in self.measured and default not in self._pending:
             self._study.enqueue_trial(self._positions.params(default))
         if self._shape.op.is_moe:

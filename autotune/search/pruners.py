@@ -1,4 +1,4 @@
-"""When a trial is given up while it is being timed."""
+"""Which trials are cut short while they are timed."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from autotune.measure.racing import is_told_apart
 
 
 class RacingPruner(BasePruner):
-    """Prunes a trial that is slower than the best finished one beyond what the noise explains.
+    """Prunes a trial that is slower than the best complete trial by more than the noise explains.
 
-    A step is the number of samples so far; its value their median, microseconds per launch.
+    A step is the number of samples so far. Its value is their median, microseconds per launch.
     """
 
     def __init__(self, *, alike: str | None = None) -> None:
-        """Compare trials.
+        """Compare all trials, or only trials with one value of a parameter.
 
         Args:
-            alike: A parameter that both must have alike to be compared; None for no such. A MoE
-                layer may need the best of a slower ``block_m``, all of which is slower than the
-                best of another.
+            alike: Only trials with the same value of this parameter are compared; None to compare
+                all. A MoE layer may need the best of a slower ``block_m``, and all of that may be
+                slower than the best of another ``block_m``.
         """
         self._alike = alike
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether the trial's latest median is told apart from the best complete trial's."""
+        """Whether the trial is slower, by its latest median, than the best complete trial."""
         samples = trial.last_step
         if samples is None:
             return False

@@ -1,6 +1,6 @@
-"""Every shape searched once, and what is left of the budget given to those that still gain.
+"""Every shape is searched once; the budget that is left goes to shapes that still gain.
 
-Knows nothing of trials and samplers: what searches a shape is given.
+Knows nothing of trials and samplers: the caller gives the function that searches a shape.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from autotune.plan.effort import EFFORTS
 from autotune.plan.study import StudyPlan
 from autotune.search.budget import Budget, TimeShares, extra_trials
 
-#: With budget left over, a shape that still gains gets up to so many times its trials.
+#: A shape that still gains gets up to this many times its trials, if others leave budget.
 _MOST_FOLD = 2
 
-#: Expected gain from which a run without ``--effort`` shares the time that is left.
+#: Without ``--effort``, time that is left goes to shapes with at least this expected gain.
 _LEAST_GAIN = EFFORTS["normal"].least_gain
 
-#: Expected gain that counts for a shape of which nothing works yet.
+#: The most that an expected gain counts. It is infinite where nothing works yet.
 _ALL = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Searched:
-    """Where a shape stands.
+    """How far the search of a shape is.
 
     Attributes:
-        trials: Configurations measured so far.
-        gain: By what share of its latency going on is expected to make it faster; 0 where nothing
-            is left to try.
+        trials: How many configurations are measured so far.
+        gain: The share of its latency that the shape is expected to gain if the search goes on; 0
+            where nothing is left to try.
         default_us: The default's latency, microseconds; None where it does not run.
     """
 
@@ -46,15 +46,15 @@ Search = Callable[[SearchSpace, Budget], Searched]
 
 
 def search_in_rounds(plan: StudyPlan, spaces: Sequence[SearchSpace], search: Search) -> None:
-    """Search every shape, then go on with those that still gain while budget is left.
+    """Search every shape, then go on with shapes that still gain while budget is left.
 
-    Budget is left where shapes needed less than their trials or their share of the time. With
+    Budget is left where shapes need less than their trials or their share of the time. With
     ``--trials`` and no ``--effort`` every shape gets its trials and no more.
 
     Args:
-        plan: Trials, effort and time budget.
-        spaces: In the order in which they are searched.
-        search: Searches one of them.
+        plan: Says trials, effort and time budget.
+        spaces: The space of every shape, in the order in which they are searched.
+        search: Searches one space.
     """
     rounds = _Rounds(plan, spaces, search)
     rounds.first()
@@ -74,14 +74,14 @@ class _Rounds:
             self._shares = TimeShares(plan.time_budget_s, shapes=len(spaces))
 
     def first(self) -> None:
-        """Every shape, each with an even share of the time."""
+        """Search every shape, each with an even share of the time."""
         for number, space in enumerate(self._spaces):
             left = len(self._spaces) - number
             deadline = None if self._shares is None else self._shares.even_share(shapes_left=left)
             self._go_on(space, trials=self._trials, deadline=deadline)
 
     def another(self) -> bool:
-        """Those that still gain, what is worth most first; whether any was gone on with."""
+        """Go on with shapes that still gain, the worthiest first; returns whether any went on."""
         worth = self._worth()
         before = sum(state.trials for state in self._states.values())
         if self._shares is not None:
@@ -106,7 +106,7 @@ class _Rounds:
             self._go_on(space, trials=min(tried + trials, self._most), deadline=None)
 
     def _worth(self) -> dict[SearchSpace, float]:
-        """What the expected gains save a forward pass, the most first, of shapes worth going on."""
+        """The shapes to go on with: microseconds that a forward pass may save, the most first."""
         least = _LEAST_GAIN if self._effort is None else self._effort.least_gain
         worth = {}
         for space in self._spaces:

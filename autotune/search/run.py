@@ -20,14 +20,15 @@ from autotune.store.chosen import chosen_together
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """What came of a job.
+    """The result of a job.
 
     Attributes:
-        environment: Where it was measured.
-        tuned: What came of every shape; with ``--tokens auto`` also of the rows that were added,
-            and without those that were merged.
-        selections: What is exported: theirs, and those of ops that their MoE layers lack.
-        lines: What is to be told of the rows between the tuned ones.
+        environment: Where the shapes were measured.
+        tuned: The result of every shape. With ``--tokens auto`` added rows are included, and
+            merged rows are left out.
+        selections: What is exported: the selections of ``tuned``, and those of earlier runs for ops
+            that a MoE layer lacks.
+        lines: What the user is told about the rows between the tuned ones.
     """
 
     environment: Environment
@@ -37,10 +38,10 @@ class Done:
 
 
 def check_rows_max(plan: StudyPlan, rows_max: int | None) -> None:
-    """Refuse a limit of rows where the batch sizes were given.
+    """Refuse a limit of rows where the user has named the batch sizes.
 
     Raises:
-        InputError: ``rows_max`` is given, and the plan names its batch sizes.
+        InputError: ``rows_max`` is given, and so are the plan's batch sizes.
     """
     if rows_max is not None and not plan.is_auto:
         raise InputError(
@@ -58,18 +59,19 @@ def run_job(
     record: Path | None = None,
     rows_max: int | None = None,
 ) -> Done:
-    """Tune every shape of a plan, and with ``--tokens auto`` look between its batch sizes.
+    """Tune every shape of a plan; with ``--tokens auto`` also time the batch sizes between.
 
     Args:
-        plan: What to tune, and where to keep it.
-        runner: Measures.
-        watch: Told of every trial and every shape.
-        say: Told in a line each what is to be known before and meanwhile.
-        record: A recording to write of everything measured.
+        plan: What to tune, and the database to keep it in.
+        runner: Measures configurations.
+        watch: Called with every event.
+        say: Called with each line that the user should read before and during the run.
+        record: The file to record every measurement to; None for no recording.
         rows_max: With ``--tokens auto``, how many rows a layer may have; None for any number.
 
     Raises:
-        AutotuneError: Something cannot be used as it is; what was measured is kept.
+        AutotuneError: The plan, the runner, the database or the recording cannot be used. What was
+            measured before is kept.
     """
     check_rows_max(plan, rows_max)
     for line in (*plan.notes, *notes(plan.shapes, runner.environment)):

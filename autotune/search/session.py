@@ -1,4 +1,4 @@
-"""Session: what a run holds open, from its first shape to its last row."""
+"""Session: what a run keeps open from its first shape to its last row."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One run: its plan and its runner, its database, and what it has learned so far.
+    """One run: its plan, its runner, its database, and the shapes that it has searched so far.
 
-    A context manager. While it is entered, the database says that the run is under way; at its end
-    it says how the run ended.
+    A context manager. Inside it the database says that the run is under way; at its end the
+    database says how the run ended.
 
     Attributes:
-        plan: What to tune, and where to keep it.
-        runner: Measures. With a recording to write, everything goes through it.
-        tell: The Watch of the run: tells the database and whoever watches.
+        plan: What to tune, and the database to keep it in.
+        runner: Measures configurations, and writes the recording if there is one.
+        tell: The Watch of the run: passes every event to the database and to the caller's Watch.
         store: The run's database.
-        earlier: Shapes that may be learned from and were searched before this run.
+        earlier: Shapes that were searched before this run, to learn from.
     """
 
     store: Store
@@ -51,13 +51,14 @@ class Session:
         *,
         record: Path | None = None,
     ) -> None:
-        """Open nothing yet.
+        """Prepare a run. Files are opened when the session is entered.
 
         Args:
-            plan: What to tune, and where to keep it.
-            runner: Measures.
-            watch: Told of every trial and every shape.
-            record: A recording to write of everything measured, earlier runs included.
+            plan: What to tune, and the database to keep it in.
+            runner: Measures configurations.
+            watch: Called with every event.
+            record: The file to record every measurement to, earlier runs included; None for no
+                recording.
         """
         self.plan, self.runner = plan, runner
         self.tell = watched_by(self._write_down, watch)
@@ -68,7 +69,7 @@ class Session:
         """Open the recording and the database.
 
         Raises:
-            AutotuneError: One of them cannot be used.
+            AutotuneError: The recording or the database cannot be used.
         """
         plan = self.plan
         with ExitStack() as opened:
@@ -102,7 +103,7 @@ class Session:
         return self.runner.space(shape, self.plan.axes[shape.op])
 
     def tuner(self, space: SearchSpace) -> ShapeTuner:
-        """What searches a shape. It learns from every other shape that is known."""
+        """The tuner of a shape, which may learn from every other shape that was searched."""
         others = [each for shape, each in self._finished.items() if shape != space.shape]
         return ShapeTuner(
             self.runner,
@@ -116,13 +117,13 @@ class Session:
         )
 
     def learn(self, tuner: ShapeTuner) -> None:
-        """Remember what a search measured, for the shapes that come after it."""
+        """Remember what a tuner measured, for the shapes that come after it."""
         if self.transfers:
             neighbour = tuner.as_neighbour
             self._finished[neighbour.shape] = neighbour
 
     def _write_down(self, event: Event) -> None:
-        """Tell the database, for whoever asks how far the run is."""
+        """Write an event to the database, from which other processes see how far the run is."""
         match event:
             case Planned():
                 self._log.plan(event.trials, event.defaults)
@@ -132,7 +133,7 @@ class Session:
                 self._log.finish(event.tuned.shape)
 
     def _keep_facts(self) -> None:
-        """Keep what only a run knows: the layers' names, and what the device reaches at best."""
+        """Keep what reports need: the layers' names, and the device's measured limits."""
         runs, environment = self.plan.runs, self.runner.environment
         uses = {
             shape: facts.LayerUse(names=names, runs=runs[shape])
@@ -148,7 +149,11 @@ class Session:
 
 
 def _earlier(plan: StudyPlan, runner: Runner) -> list[Neighbour]:
-    """What there is to learn from: what comes with autotune, and what ``--warm-start`` gives."""
+    """The shapes to learn from: of ``--warm-start``, and of the recordings in autotune.
+
+    Raises:
+        InputError: ``--warm-start`` is given for a sampler that learns from no other search.
+    """
     if plan.sampler == ADAPTIVE:
         older = finished_earlier(plan.warm_start, runner.environment) if plan.warm_start else []
         return [*older, *experience(runner)]

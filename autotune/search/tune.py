@@ -18,24 +18,24 @@ from autotune.search.session import Session
 from autotune.store import facts
 from autotune.store.chosen import chosen_together
 
-#: The most trials of a row that is added between tuned ones and that neither neighbour's winner
-#: fills.
+#: The most trials of a short search, for a row where no neighbour's winner beats the default.
 SHORT_TRIALS = 40
 
 
 def tune(session: Session) -> Sequence[Tuned]:
-    """Tune every shape of a session's plan; each ends with its selection in the database.
+    """Tune every shape of a session's plan, and keep every selection in the database.
 
-    The ops of a MoE layer are chosen for together at the end, with those of the layer's ops that
-    earlier runs left in the database. The database keeps each op's own choice, and the evidence.
+    The ops of a MoE layer get one ``block_m`` at the end. Ops that the plan lacks are taken from
+    the database, if an earlier run kept them. The database keeps each op's own choice and samples.
 
-    What is measured is kept at once: after an interruption the same call goes on where it stopped.
+    Every measurement is kept at once: after an interruption the same call goes on where it stopped.
 
     Returns:
         The results, in the order of the plan's shapes.
 
     Raises:
-        AutotuneError: Something cannot be used as it is; what was measured is kept.
+        AutotuneError: A shape cannot be measured, the database cannot be used, or no ``block_m``
+            works for all ops of a MoE layer. What was measured before is kept.
     """
     spaces = [session.space(shape) for shape in _ordered(session)]
     tuned: dict[KernelShape, Tuned] = {}
@@ -75,17 +75,17 @@ def _ordered(session: Session) -> Sequence[KernelShape]:
 def look_between(
     session: Session, tuned: Sequence[Tuned], *, rows_max: int | None = None
 ) -> tuple[Sequence[Tuned], Refined]:
-    """Look at the batch sizes between a plan's, add rows where they are missed, merge some.
+    """Time the batch sizes between a plan's, add rows where needed, and merge rows.
 
-    What is added is kept in the database, beside the rows that were tuned.
+    Added rows are kept in the database, beside the rows that were tuned.
 
     Args:
-        session: Its plan has the batch sizes of ``AUTO``.
+        session: A session whose plan has the batch sizes of ``AUTO``.
         tuned: The results of ``tune``.
         rows_max: How many rows a layer may have; None for any number.
 
     Returns:
-        The results that hold now, the plan's shapes first, and what was done.
+        The results of all remaining rows, the plan's shapes first, and what was done.
     """
     environment = session.runner.environment
 

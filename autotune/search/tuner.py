@@ -1,4 +1,4 @@
-"""Tuning one shape: a search whose measurements and choice are kept in the database."""
+"""Tuning one shape: a search that keeps its measurements and its selection in the database."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class ShapeTuner:
         """Open the shape's study and take over what was measured before.
 
         Args:
-            runner: Measures.
-            space: Of the shape.
+            runner: Measures configurations.
+            space: The shape's configurations.
             store: Keeps measurements and selections.
             mirror: Keeps Optuna's trials.
             sampler: One of ``SAMPLERS``.
             seed: The same seed makes the same choices.
-            finished: Other shapes, searched on the same device with the same kernels.
-            watch: Told of every trial.
+            finished: Other shapes that were searched before, to learn from.
+            watch: Called with every event.
         """
         self._watch = watch
         self._runner, self._space, self._shape = runner, space, space.shape
@@ -59,7 +59,7 @@ class ShapeTuner:
     def run(self, budget: Budget) -> Selection | None:
         """Search, time the finalists beside the default, and choose.
 
-        A shape whose selection stands, with nothing measured since, is not timed again.
+        A selection that was made from exactly these measurements is returned as it is.
 
         Returns:
             The selection; None where no configuration works.
@@ -79,7 +79,7 @@ class ShapeTuner:
 
     @property
     def as_neighbour(self) -> Neighbour:
-        """What other shapes may learn from this one."""
+        """The shape and its measurements, for other shapes to learn from."""
         return Neighbour(self._shape, tuple(self._loop.measured.values()))
 
     @property
@@ -121,7 +121,7 @@ class ShapeTuner:
     # ----------------------------------------------------------------- choosing
 
     def _stands(self, kept: Selection) -> bool:
-        """Whether a selection was made from exactly what is measured of the present axes."""
+        """Whether a selection was made from exactly the measurements in the present space."""
         return kept.config in self._loop.measured and kept.outcomes == dict(self.outcomes)
 
     def _select(self) -> Selection | None:

@@ -1,4 +1,4 @@
-"""Writes finished measurements to the database beside the measuring."""
+"""Writes measurements to the database from a thread, so that measuring does not wait."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from autotune.store import Finished, Store, StudyRecord
 
 
 class StudyWriter:
-    """The database's side of one study.
+    """Writes the measurements and Optuna's trials of one study.
 
-    A thread of its own takes whatever has been finished since it last looked, keeps the
-    measurements in one transaction, then the trials in another. A kill between the two loses
-    trials, never measurements, and the next run makes up for it.
+    A thread takes all measurements since it last looked. It writes the measurements in one
+    transaction, then their trials in another. A kill between the two loses trials, never
+    measurements, and the next run adds the lost trials.
     """
 
     def __init__(self, store: Store, mirror: TrialMirror, record: StudyRecord) -> None:
-        """Open the study, and complete Optuna's trials where a kill lost some.
+        """Open the study, and add Optuna's trials that a kill lost.
 
         Args:
             store: Keeps measurements.
             mirror: Keeps Optuna's trials.
-            record: The study, as the store knows it.
+            record: The study's entry in the store.
         """
         self._store, self._mirror, self._record = store, mirror, record
         self._distributions = value_distributions(record.shape.op)
@@ -46,7 +46,7 @@ class StudyWriter:
         """Hand over a measurement; returns at once.
 
         Raises:
-            StorageError: An earlier one could not be written.
+            StorageError: An earlier measurement could not be written.
         """
         self._batches.put(finished)
 
@@ -54,15 +54,15 @@ class StudyWriter:
         """Wait until everything is written.
 
         Raises:
-            StorageError: Something could not be written.
+            StorageError: A measurement could not be written.
         """
         self._batches.close()
 
     def keep_note(self, selection: Selection) -> None:
-        """Keep a note on what was chosen, for Optuna's dashboard.
+        """Keep a note about the selection, for Optuna's dashboard.
 
         Raises:
-            StorageError: It cannot be written.
+            StorageError: The note cannot be written.
         """
         self._mirror.keep_note(self._study, note_text(selection, self._record.environment))
 
@@ -81,12 +81,12 @@ class StudyWriter:
 
 
 def _local(utc: datetime) -> datetime:
-    """Optuna's trials carry naive local times."""
+    """A naive local time, as Optuna's trials have it."""
     return utc.replace(tzinfo=timezone.utc).astimezone().replace(tzinfo=None)
 
 
 class _Batches:
-    """A thread that calls a function with everything put since the last call."""
+    """A thread that calls a function with all items that were put since its last call."""
 
     def __init__(self, write: Callable[[Sequence[Finished]], None]) -> None:
         self._write = write

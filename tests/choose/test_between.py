@@ -15,7 +15,7 @@ import pytest
 
 from autotune.choose.between import CHEAP_LOSS, WORST_LOSS, refine
 from autotune.choose.couple import couple
-from autotune.choose.selection import Selection, select
+from autotune.choose.selection import Selection
 from autotune.launch.op import MOE_OPS, LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.measure import never_stop
@@ -49,7 +49,7 @@ def write(path: Path, shapes: Iterable[dict[str, Any]], latency_us, default: int
 
 
 def crossing(num_tokens: int, block_m: int) -> float:
-    """A tile as tall as twelve tokens a block is best: the best changes within every gap."""
+    """The best ``block_m`` grows with the tokens, so that it changes between any two rows."""
     return 10 * (1 + 0.2 * abs(math.log2(block_m / 16) - math.log2(max(num_tokens, 12) / 12)))
 
 
@@ -63,30 +63,20 @@ def winners(runner: ReplayRunner, shapes: Iterable[KernelShape]) -> list[Selecti
             for config in space.configs
             if (measured := runner.measure(shape, [config], never_stop)).samples_us
         }
-        config, ratio = select(space.default, samples)
-        found.append(
-            Selection(
-                shape=shape,
-                config=config,
-                default=space.default,
-                samples_us=samples,
-                ratio=ratio,
-                trials=len(samples),
-                outcomes={"ok": len(samples)},
-            )
-        )
+        outcomes = {"ok": len(samples)}
+        found.append(Selection.of_samples(shape, space.default, samples, outcomes=outcomes))
     return found
 
 
 def true_losses(
     runner: ReplayRunner, rows: Iterable[Selection], shapes: Iterable[KernelShape] = ()
 ) -> dict[int, float]:
-    """What vLLM's nearest-key rule loses beside the best recorded, at every recorded size.
+    """The loss of the nearest row, against the best recorded, at every recorded batch size.
 
     Args:
-        runner: Of the recording.
-        rows: Of one kernel.
-        shapes: The kernel at every recorded size; all that is recorded, if none.
+        runner: Replays the recording.
+        rows: The rows of one kernel.
+        shapes: The kernel at every recorded batch size; every recorded shape if not given.
     """
     by_count = {one.shape.num_tokens: one.config for one in rows}
     losses = {}
@@ -138,13 +128,13 @@ def test_rows_are_added_until_no_batch_size_loses_more_than_five_percent(runner)
     assert (after.looked_at, after.missing) == (len(runner.shapes), 0)
 
 
-def test_every_batch_size_at_which_something_is_timed_is_told(runner):
+def test_looked_is_called_for_every_batch_size_that_is_timed(runner):
     looked: list[KernelShape] = []
     refined(runner, [1, 16, 128], looked=looked.append)
     assert set(looked) == set(runner.shapes)
 
 
-def test_what_every_batch_size_loses_is_told_before_and_after(runner):
+def test_every_batch_size_has_its_loss_before_and_after(runner):
     rows, after = refined(runner, [1, 16, 128])
 
     assert [one.shape for one in after.between] == sorted(
@@ -176,7 +166,7 @@ def test_an_added_row_has_the_winner_of_a_neighbour_with_its_evidence(runner):
         assert (one.trials, one.outcomes) == (0, {})  # a neighbour's winner: nothing was searched
 
 
-def test_where_neither_neighbour_beats_the_default_a_short_study_fills_the_row(tmp_path):
+def test_where_neither_neighbour_beats_the_default_a_short_search_fills_the_row(tmp_path):
     def lonely(num_tokens: int, block_m: int) -> float:
         # One tile is best at the ends, another in the middle, where the ends' is worse than the
         # default's, 128.
@@ -185,15 +175,15 @@ def test_where_neither_neighbour_beats_the_default_a_short_study_fills_the_row(t
 
     shapes = [SHRINK | {"num_tokens": count} for count in (1, 16, 64)]
     runner = ReplayRunner([write(tmp_path / "r.jsonl.gz", shapes, lonely)])
-    studied = []
+    searched = []
 
-    def study(shape: KernelShape) -> Selection:
-        studied.append(shape.num_tokens)
+    def search(shape: KernelShape) -> Selection:
+        searched.append(shape.num_tokens)
         return winners(runner, [shape])[0]
 
-    _, after = refined(runner, [1, 64], study)
+    _, after = refined(runner, [1, 64], search)
 
-    assert studied == [16]
+    assert searched == [16]
     (added,) = (one for one in after.selections if one.shape in after.added)
     assert added.config.block_m == 32
     assert (after.worst_before, after.worst_after) == (pytest.approx(1.0), 0.0)
@@ -208,7 +198,7 @@ def test_rows_that_lose_nothing_between_them_stay_as_they_are(tmp_path):
     assert (after.added, after.worst_before, after.worst_after) == ((), 0.0, 0.0)
 
 
-def test_what_a_recording_does_not_hold_is_not_looked_at_and_that_is_said(runner):
+def test_batch_sizes_that_a_recording_does_not_hold_are_left_out_and_counted(runner):
     def captured(kind: KernelShape) -> list[KernelShape]:
         return [replace(kind, num_tokens=count) for count in (1, 8, 12, 16, 20)]
 
@@ -232,7 +222,7 @@ def test_where_nothing_between_the_rows_was_recorded_no_worst_loss_is_claimed(ru
     assert re.match(r"Shapes .* that the recording does not hold, .*: 1\.", line)
 
 
-def test_a_size_of_which_a_recording_holds_the_nearest_rows_winner_alone_is_looked_at(tmp_path):
+def test_a_batch_size_is_timed_where_only_the_nearest_rows_winner_was_recorded_there(tmp_path):
     shapes = [SHRINK | {"num_tokens": count} for count in (1, 8, 64)]
     path = write(tmp_path / "r.jsonl.gz", shapes, lambda n, b: 10 if b == (16, 64)[n > 32] else 20)
     with gzip.open(path, "rt") as file:

@@ -1,4 +1,4 @@
-"""From the studies of a MoE layer's ops to the one block_m that they share."""
+"""From the selections of a MoE layer's ops to the one ``block_m`` that they share."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def test_what_a_run_knew_is_read_back_with_its_environment(store):
     assert facts.between(store) == {HERE: [lost]}
 
 
-def test_what_is_known_anew_replaces_what_was_known_of_the_same(store):
+def test_a_new_fact_replaces_the_old_one_about_the_same_shape(store):
     other = replace(SHAPE, num_tokens=32)
     first, later = (facts.LayerUse(names=name, runs=1) for name in ("first", "later"))
     facts.keep_layers(store, HERE, {SHAPE: first, other: first})
@@ -36,7 +36,7 @@ def test_what_is_known_anew_replaces_what_was_known_of_the_same(store):
     assert facts.layers(store) == {(HERE, other): first, (HERE, SHAPE): later}
 
 
-def test_a_database_of_before_is_read_as_one_that_does_not_say(store, url):
+def test_a_database_without_a_table_of_facts_has_none(store, url):
     study = store.study("a study", SHAPE, HERE)
     store.keep_selection(study, selection())
     for table in (schema.facts, schema.versions):

@@ -107,7 +107,7 @@ def test_a_run_says_again_and_again_that_it_is_there(store, other_store, monkeyp
             pytest.fail("it was never seen again")
 
 
-def test_of_two_runs_at_once_both_are_shown_and_of_earlier_ones_only_the_last(store):
+def test_two_runs_under_way_are_both_shown_and_ended_runs_are_not(store):
     for _ in range(2):
         with log_of(store) as log:
             plan(log, LAST)

@@ -33,14 +33,14 @@ def test_what_was_found_in_the_first_half_promises_nothing_more():
     assert expected_gain(falling((10, 10.0), (390, 8.0))) < 0.001
 
 
-def test_a_search_of_few_trials_may_gain_whatever_it_has_seen():
+def test_a_short_search_may_still_gain_though_it_found_nothing_lately():
     gains = [expected_gain([10.0] * trials) for trials in (1, 10, 50, 100)]
     assert gains == sorted(gains, reverse=True)
     assert gains[1] > 0.02
     assert gains[3] < 0.005
 
 
-def test_where_nothing_has_worked_yet_all_is_to_be_gained():
+def test_the_expected_gain_is_infinite_where_nothing_has_worked_yet():
     assert math.isinf(expected_gain([]))
     assert math.isinf(expected_gain([math.inf] * 50))
     assert expected_gain([math.inf] * 10 + [5.0] * 5) > 0.9

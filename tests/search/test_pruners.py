@@ -63,7 +63,7 @@ def test_nothing_is_pruned_while_no_trial_is_finished():
 
 
 @pytest.mark.parametrize(("position", "pruned"), [(0, True), (1, False), (2, False)])
-def test_trials_are_compared_with_those_of_the_same_value_where_one_must_be_alike(position, pruned):
+def test_only_trials_with_the_same_value_of_the_parameter_are_compared(position, pruned):
     axis = IntDistribution(0, 2)
     study = optuna.create_study(pruner=RacingPruner(alike="block_m"))
     for value, at in ((BEST_US, 0), (30.0, 1)):

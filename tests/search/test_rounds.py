@@ -59,7 +59,7 @@ def go(made_up: MadeUp, *tokens: int, **options: object) -> None:
 
 
 def until(settled_at: dict[int, int]) -> Callable[[KernelShape, int], float]:
-    """Shapes that gain 5 % up to a number of trials, and then nothing."""
+    """Searches that expect a gain of 5 % up to a number of trials, and then none."""
     return lambda shape, tried: 0.05 if tried < settled_at[shape.num_tokens] else 0.0
 
 
@@ -118,7 +118,7 @@ def test_time_that_is_left_goes_to_the_shapes_that_still_gain(timed):
     assert made_up.trials == {1: 88, 2: 12, 3: 12, 4: 88}
 
 
-def test_with_trials_alone_time_that_is_left_goes_no_further_than_these(timed):
+def test_with_trials_alone_no_shape_gets_more_even_if_time_is_left(timed):
     made_up = timed(MadeUp(until({1: 9999, 2: 12})))
     go(made_up, 1, 2, trials=60, effort=None, time_budget_s=300.0)
     assert made_up.trials == {1: 60, 2: 60}

@@ -41,7 +41,7 @@ def runner(tmp_path) -> CountingRunner:
 
 
 class Told:
-    """A watch that keeps what it is told."""
+    """A Watch that keeps every event."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -56,7 +56,7 @@ class Told:
 
 
 def plan_of(runner: ReplayRunner, **options: object) -> StudyPlan:
-    """The study of a recording; with trials and no effort, just as many."""
+    """A plan for every shape of a recording, with exactly these trials where they are given."""
     exact = {"effort": None} if "trials" in options else {}
     return replace(StudyPlan.of_shapes(runner.shapes), **(exact | options))  # type: ignore[arg-type]
 
@@ -80,7 +80,7 @@ def test_every_shape_ends_with_its_selection_in_the_database(runner):
     assert {s.shape: s for s in selections} == {r.shape: r.selection for r in tuned}
 
 
-def test_a_run_is_told_from_its_plan_over_every_trial_to_every_shape(runner):
+def test_a_watch_gets_the_plan_every_trial_and_every_shape(runner):
     told = Told()
     tune(plan_of(runner, trials=7), runner, told)
     one_shape = [Opened, *[Tried] * 7, Choosing, ShapeDone]
@@ -100,7 +100,7 @@ def test_a_run_is_told_from_its_plan_over_every_trial_to_every_shape(runner):
         assert after.best_us <= before.best_us
 
 
-def test_a_run_that_goes_on_is_told_what_was_measured_before(runner):
+def test_a_watch_of_a_run_that_goes_on_gets_what_was_measured_before(runner):
     tune(plan_of(runner, trials=7), runner)
     told = Told()
     tune(plan_of(runner, trials=9), runner, told)
@@ -125,7 +125,7 @@ def test_a_shape_where_nothing_works_is_told_and_the_run_goes_on(tmp_path):
 
 
 class CeilingsRunner(CountingRunner):
-    """Its device is asked what it reaches; an error is raised in place of an answer."""
+    """A runner that knows its device's limits, or raises an error when it is asked for them."""
 
     answer: Ceilings | WorkerDied = Ceilings(3e12, 7e14)
     asked = 0
@@ -138,7 +138,7 @@ class CeilingsRunner(CountingRunner):
 
 
 def facts_of(url: str) -> tuple[dict[str, int], list[Ceilings]]:
-    """What a database knows of layers and devices."""
+    """The layers and the limits of devices in a database."""
     with closing(Store(url)) as store:
         uses = [(use.names, use.runs) for use in facts.layers(store).values()]
         return dict(uses), list(facts.ceilings(store).values())
@@ -156,7 +156,7 @@ def test_a_run_keeps_the_names_of_the_layers_and_what_the_device_reaches(tmp_pat
     assert runner.asked == 1
 
 
-def test_a_device_that_cannot_say_what_it_reaches_is_tuned_all_the_same(tmp_path):
+def test_a_device_whose_limits_cannot_be_measured_is_tuned_all_the_same(tmp_path):
     runner = CeilingsRunner(write_recording(tmp_path / "r.jsonl.gz"))
     runner.answer = WorkerDied("CUDA out of memory")
     plan = plan_of(runner, trials=5)
@@ -164,7 +164,7 @@ def test_a_device_that_cannot_say_what_it_reaches_is_tuned_all_the_same(tmp_path
     assert facts_of(plan.storage)[1] == []
 
 
-def test_a_recording_of_a_run_says_what_its_device_reaches(tmp_path):
+def test_a_recording_of_a_run_holds_the_limits_of_its_device(tmp_path):
     runner = CeilingsRunner(write_recording(tmp_path / "r.jsonl.gz"))
     tune(plan_of(runner, trials=5), runner, Told(), record=tmp_path / "own.jsonl.gz")
     assert ReplayRunner([tmp_path / "own.jsonl.gz"]).ceilings() == Ceilings(3e12, 7e14)
@@ -317,7 +317,7 @@ def test_what_the_database_keeps_is_each_ops_own_choice_and_its_evidence(tmp_pat
     assert {one.shape: one for one in couple(stored)} == {r.shape: r.selection for r in tuned}
 
 
-def test_where_vllm_reads_only_block_m_that_alone_is_tuned(tmp_path):
+def test_only_block_m_is_tuned_where_vllm_reads_nothing_else(tmp_path):
     runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz", rank=16, num_tokens=64))
     tuned = tune(plan_of(runner, trials=100), runner)
 
@@ -381,11 +381,11 @@ def test_the_ops_that_a_layer_lacks_are_told_before_it_is_tuned(tmp_path):
     assert line.startswith("Not among the shapes: w13_expand, w2_expand of a MoE layer")
 
 
-def test_a_dense_study_has_nothing_to_be_told_of(runner):
+def test_dense_shapes_need_no_remarks(runner):
     assert notes(runner.shapes, runner.environment) == []
 
 
-def test_a_row_that_neither_neighbour_fills_gets_a_short_study_which_is_kept(tmp_path):
+def test_a_row_that_neither_neighbour_fills_gets_a_short_search_which_is_kept(tmp_path):
     def samples_us(num_tokens: int, num_warps: int) -> list[float]:
         # Two warps are best on both sides, and eight between them; vLLM's default are four.
         best = 8 if num_tokens == 24 else 2

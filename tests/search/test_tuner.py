@@ -103,7 +103,7 @@ def test_a_deadline_in_the_past_measures_no_more_than_a_selection_needs(runner, 
     assert selection.default_latency_us is not None
 
 
-def test_fewer_trials_than_those_are_not_exceeded_when_it_is_late(runner):
+def test_a_budget_of_fewer_trials_holds_after_the_deadline_too(runner):
     with opened(runner, DATABASE) as tuner:
         tuner.run(Budget(trials=3, deadline=time.monotonic() - 1))
     assert len(runner.measured) == 3

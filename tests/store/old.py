@@ -1,4 +1,4 @@
-"""A database of an autotune from before runs kept what they plan."""
+"""A database of an autotune that did not yet write down a run's plan."""
 
 from __future__ import annotations
 

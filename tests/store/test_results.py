@@ -1,4 +1,4 @@
-"""What is known of shapes, read from a database and from a recording."""
+"""Results of shapes, read from a database and from a recording."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Searches of recorded spaces, sampler against sampler: how many trials to how good a choice.
+"""Compares samplers on recorded spaces: how good a choice each finds after how many trials.
 
-Every search is a replay with real racing; with ``lookahead`` there are as many configurations under
-way as in a run on a GPU, whose answers come out of order. Nothing is measured, so no GPU is needed.
+Every search replays a recording, and cuts slow configurations short as a run does. With
+``lookahead`` several configurations are under way, and their answers come out of order, as in a run
+on a GPU. Nothing is measured, so no GPU is needed.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ class Comparison:
     """What is compared.
 
     Attributes:
-        samplers: Names: ``SAMPLERS``, or searches of other tuners as ``peers`` names them.
-        trials: Of each search.
-        seeds: Searches of each shape by each sampler.
-        lookahead: Configurations under way; the next answer is any of theirs. Kernel Tuner's
-            strategies ask for one at a time, or for a population.
+        samplers: Names of ``SAMPLERS``, or of other tuners' searches as in ``installed_peers``.
+        trials: How many trials each search has.
+        seeds: How many times each sampler searches each shape.
+        lookahead: How many configurations are under way; any of them is answered next. Kernel
+            Tuner's strategies ask for one at a time, or for a population.
     """
 
     samplers: Sequence[str]
@@ -45,16 +46,16 @@ class Comparison:
     lookahead: int = 1
 
     def as_dict(self, summaries: Iterable[Summary]) -> dict[str, Any]:
-        """What was compared and what came of it, as JSON-ready values."""
+        """The comparison and its results as JSON-ready values."""
         own = {"trials": self.trials, "seeds": self.seeds, "lookahead": self.lookahead}
         return own | {"samplers": [each.as_dict() for each in summaries]}
 
     def tasks(self, number: int, runner: ReplayRunner) -> Iterator[_Task]:
-        """What can be done beside each other, those of a sampler one after the other.
+        """The tasks of one recording, which may run side by side; ordered by sampler.
 
         Args:
-            number: Of the runner.
-            runner: Answers.
+            number: The runner's place among the runners.
+            runner: Answers from the recording.
         """
         shapes = runner.shapes
         for sampler in self.samplers:
@@ -67,7 +68,7 @@ class Comparison:
     def _informed(
         self, number: int, shapes: Sequence[KernelShape], known: Sequence[KernelShape]
     ) -> Iterator[_Task]:
-        """The same searches with what a run knows: the shipped recording, and the shapes before."""
+        """The searches that know what a run knows: shipped recordings, and the shapes before."""
         shipped = bool(known)
         if shipped:
             for seed, shape in itertools.product(range(self.seeds), shapes):
@@ -80,9 +81,9 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """Searches that one process makes; of several shapes, each is told of those before it.
+    """The searches of one process, which learn from the shapes before them.
 
-    With ``shipped`` each is also told of the recording that comes with autotune.
+    With ``shipped`` they also learn from the recordings that come with autotune.
     """
 
     comparison: Comparison
@@ -126,12 +127,13 @@ class _Task:
 
 
 def sampler_names(text: str | None) -> list[str]:
-    """The samplers of a list with commas; for None all that a replay is worth.
+    """The samplers named in a list with commas; for None the samplers that are quick to compare.
 
-    Optuna's GP is then left out: with 200 trials it takes 110 ms for each. So is ``exhaustive``.
+    Without a list Optuna's GP is left out, which takes 110 ms a trial in a search of 200 trials,
+    and so is ``exhaustive``.
 
     Raises:
-        InputError: One of them is no sampler.
+        InputError: One of the names is not that of a sampler.
     """
     if text is None:
         return ["random", "tpe", ADAPTIVE, *installed_peers()]
@@ -152,23 +154,23 @@ def compare(
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Curve]:
-    """Search every recorded shape with every sampler, and with transfer where there is any.
+    """Search every recorded shape with every sampler, also with transfer for ``adaptive``.
 
     Args:
-        runners: The recordings, one runner for each environment: shapes of different ones tell
-            nothing of each other.
+        runners: The recordings, one runner for each environment. Shapes of different environments
+            do not learn from each other.
         comparison: What is compared.
-        processes: How many work at a time; one per core if not given.
-        progress: Told how many of how many pieces of work are done.
+        processes: How many processes work at a time; one per core if not given.
+        progress: Called with the number of finished tasks and the number of all tasks.
 
     Raises:
-        AutotuneError: A sampler cannot be had, or a recording cannot be searched.
+        AutotuneError: A sampler is not installed, or a recording cannot be searched.
     """
     tasks = [
         task for number, runner in enumerate(runners) for task in comparison.tasks(number, runner)
     ]
     curves: list[Curve] = []
-    # Processes that know nothing yet, each with one thread: the time that samplers take is theirs.
+    # Fresh processes with one thread each, so that samplers do not slow each other down.
     with (
         _one_thread_each(),
         multiprocessing.get_context("spawn").Pool(
@@ -186,8 +188,8 @@ _runners: tuple[ReplayRunner, ...] = ()
 
 
 def _start(runners: tuple[ReplayRunner, ...]) -> None:
-    """In a process of the pool: keep the recordings, and leave an interruption to the owner."""
-    global _runners  # noqa: PLW0603 - what a pool's initializer can hand to its work
+    """Begin a process of the pool: keep the recordings, and leave Ctrl-C to the main process."""
+    global _runners  # noqa: PLW0603 - a pool's initializer has no other way to pass them on
     _runners = runners
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -198,7 +200,7 @@ def _work(task: _Task) -> list[Curve]:
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Processes started meanwhile leave the other cores to the others, also in linear algebra."""
+    """Make processes that are started inside use one core each, in linear algebra too."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))

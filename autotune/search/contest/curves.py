@@ -1,4 +1,4 @@
-"""How near a search came to the recorded best, trial by trial, and what many searches come to."""
+"""How near each search came to the recorded best, trial by trial, and a summary by sampler."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from autotune.measure import Measurement, Outcome
 from autotune.measure.replay import ReplayRunner
 from autotune.search.contest.replayed import Replayed, in_full
 
-#: Trials after which the regret is looked at, and how near to the best is asked for.
+#: The numbers of trials after which a summary gives the regret, and the regrets to which it counts
+#: the trials.
 MARKS = (20, 50, 100, 200)
 NEARNESS = (0.05, 0.02, 0.01)
 
@@ -26,17 +27,17 @@ class Curve:
     """One search of one recorded shape.
 
     Attributes:
-        sampler: Its name.
-        environment: Where it was recorded: the GPU, and whose kernels.
-        shape: What was searched.
-        transfer: Whether it knew the shapes before it.
-        shipped: Whether it knew the recording that comes with autotune.
-        seed: Of the search.
-        regret: After each trial, how much slower than the recorded best the best so far is; 0.01 is
-            1 %, infinity where nothing worked yet.
-        expected_random: The same, as random search has it on average.
-        sampler_s: Time that the sampler took in all, seconds.
-        has_failed: Whether it broke down; the default is then all that it has.
+        sampler: The sampler's name.
+        environment: Where the shape was recorded: the GPU, and whose kernels.
+        shape: The shape that was searched.
+        transfer: Whether the search learned from the shapes before it.
+        shipped: Whether the search learned from the recordings that come with autotune.
+        seed: The seed of the search.
+        regret: After each trial, how much slower the best so far is than the recorded best; 0.01 is
+            1 %, infinity where nothing has worked yet.
+        expected_random: The mean regret of random search after each trial.
+        sampler_s: Seconds spent in the sampler, over the whole search.
+        has_failed: Whether the sampler broke down; its search then has the default only.
     """
 
     sampler: str
@@ -52,23 +53,23 @@ class Curve:
 
     @property
     def name(self) -> str:
-        """The sampler, and what it knew."""
+        """The sampler's name, with what it learned from."""
         return _name(self.sampler, transfer=self.transfer, shipped=self.shipped)
 
     def after(self, trials: int) -> float:
-        """Regret after so many trials; of a space that was finished before, at its end."""
+        """The regret after this many trials, or at the end of a shorter search."""
         return self.regret[min(trials, len(self.regret)) - 1]
 
     def trials_to(self, nearness: float) -> float:
-        """Trials until the regret was at most ``nearness``; infinity where it never was."""
+        """The first trial with a regret of at most ``nearness``; infinity where there is none."""
         return next((n for n, it in enumerate(self.regret, start=1) if it <= nearness), math.inf)
 
     @property
     def score(self) -> float:
-        """0 as random search on average, 1 where the best is found at once, below 0 if worse.
+        """1 if the best is found at once, 0 if as good as random search on average, below if worse.
 
-        After Kernel Tuner's methodology (Willemsen and others, 2024): areas under the curves, each
-        capped at a regret of 1, from the second trial on: the first one is always the default.
+        It compares the areas under the curves, after Kernel Tuner's methodology (Willemsen and
+        others, 2024). Regrets are capped at 1. The first trial, always the default, does not count.
         """
         ours, theirs = (
             math.fsum(min(it, 1.0) for it in curve[1:])
@@ -82,16 +83,17 @@ class Summary:
     """All searches by one sampler.
 
     Attributes:
-        sampler: Its name.
-        transfer: Whether it knew the shapes before.
-        shipped: Whether it knew the recording that comes with autotune.
-        searches: How many there were.
-        failed: In how many of them the sampler broke down.
-        regret: Per number of trials the median and the worst over shapes, of the median over seeds.
-        trials_to: Per nearness the median and the mean over searches; a search that never came
-            there counts as one that came after its last trial.
-        score: Mean over searches.
-        sampler_ms: Time per trial, milliseconds, mean over searches.
+        sampler: The sampler's name.
+        transfer: Whether its searches learned from the shapes before.
+        shipped: Whether its searches learned from the recordings that come with autotune.
+        searches: How many searches there were.
+        failed: In how many searches the sampler broke down.
+        regret: For each number of trials the median and the worst regret over shapes, each shape
+            with its median over seeds.
+        trials_to: For each nearness the median and the mean number of trials over searches. A
+            search that never got there counts as one trial more than it had.
+        score: The mean score over searches.
+        sampler_ms: Milliseconds in the sampler per trial, mean over searches.
     """
 
     sampler: str
@@ -106,7 +108,7 @@ class Summary:
 
     @property
     def name(self) -> str:
-        """The sampler, and what it knew."""
+        """The sampler's name, with what it learned from."""
         return _name(self.sampler, transfer=self.transfer, shipped=self.shipped)
 
     def as_dict(self) -> dict[str, Any]:
@@ -115,7 +117,7 @@ class Summary:
 
 
 def by_sampler(curves: Iterable[Curve]) -> dict[str, list[Curve]]:
-    """The curves of each sampler by its name; with what it may know beforehand they are others."""
+    """The curves of each sampler, by its name and what it learned from."""
     groups: dict[str, list[Curve]] = {}
     for curve in curves:
         groups.setdefault(curve.name, []).append(curve)
@@ -123,7 +125,7 @@ def by_sampler(curves: Iterable[Curve]) -> dict[str, list[Curve]]:
 
 
 def summaries(curves: Iterable[Curve]) -> list[Summary]:
-    """One summary per sampler, and more where it knew something beforehand."""
+    """One summary for each sampler and what it learned from."""
     return [_summary(those) for those in by_sampler(curves).values()]
 
 
@@ -149,7 +151,7 @@ def _summary(curves: Sequence[Curve]) -> Summary:
 
 
 def _over_shapes(curves: Iterable[Curve], mark: int) -> tuple[float, float]:
-    """Median and worst over shapes of the median over seeds."""
+    """The median and the worst over shapes, each shape with its median over seeds."""
     medians = [statistics.median(c.after(mark) for c in those) for those in by_shape(curves)]
     return statistics.median(medians), max(medians)
 
@@ -197,20 +199,20 @@ def curve_of(runner: ReplayRunner, replayed: Replayed, sampler: str, seed: int) 
 
 
 def _latency_us(measurement: Measurement) -> float:
-    """The latency of what was timed in full; infinity for anything else."""
+    """The latency of a configuration that was timed in full; infinity for any other outcome."""
     return measurement.latency_us if measurement.outcome is Outcome.OK else math.inf
 
 
 def _expected_random(default: float, others: Sequence[float], trials: int) -> tuple[float, ...]:
-    """Mean regret, capped at 1, of the default and then others drawn without replacement.
+    """Mean regret of random search after each trial: the default, then others without repeats.
 
-    The lowest of n of N is the i-th lowest with the probability that it is drawn and none lower is:
-    C(N - i, n - 1) / C(N, n), i from 1.
+    Regrets are capped at 1. The best of n drawn from N is the i-th best of all with the probability
+    that the i-th is drawn and none better is: C(N - i, n - 1) / C(N, n), with i from 1.
 
     Args:
         default: Regret of the first trial.
         others: Regrets of the other configurations.
-        trials: How many trials to answer for.
+        trials: The number of trials.
     """
     regrets = np.sort(np.minimum([default, *others], 1.0)[1:])
     capped = np.minimum(regrets, min(default, 1.0))

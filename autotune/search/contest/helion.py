@@ -1,9 +1,10 @@
 """Helion's surrogate search, LFBO, on a recorded shape.
 
-Helion tunes kernels of others through ``helion.autotuner.autotune``, which times them on a GPU. Its
-searches take what times them from a class, but that function has no way to say which (1.5): so the
-search is made here as the function makes it, its figures come from a recording, and what times
-again at the end is left out, as it would say the same. The search itself is untouched.
+Helion tunes kernels written elsewhere through ``helion.autotuner.autotune``, which times on a GPU.
+A search times through a class, but the function has no argument to choose that class (Helion 1.5).
+So the search is made here as the function makes it, with a class that answers from a recording.
+Timing again at the end is left out, because it would give the same figures. The search itself is
+Helion's.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome
 
-#: The search by its name among samplers, and by Helion's.
+#: The search's name among samplers, and its name in Helion.
 LFBO = "helion:lfbo"
 _ALGORITHM = "LFBOPatternSearch"
 
 
 def is_installed() -> bool:
-    """Whether Helion is there."""
+    """Whether Helion is installed."""
     return importlib.util.find_spec("helion") is not None
 
 
 class _Enough(BaseException):
-    """The trials are used up; no Exception, which the search would take for a broken kernel."""
+    """The trials are used up. The search would take an ``Exception`` for a broken kernel."""
 
 
 class _Answers:
-    """Answers for the search, and keeps what it asked for."""
+    """Answers the search from a recording, and remembers what it asked for."""
 
     def __init__(
         self, space: SearchSpace, measured: Mapping[KernelConfig, Measurement], trials: int
@@ -47,7 +48,7 @@ class _Answers:
         self.asked = {space.default: None}
 
     def latency_ms(self, values: Mapping[str, int]) -> float:
-        """Of one configuration; infinite where it does not work, or is none of the space."""
+        """A configuration's latency; infinite where it does not work or is not in the space."""
         config = self._by_values.get(tuple({**self._fixed, **values}.values()))
         if config is None:
             return math.inf
@@ -61,18 +62,18 @@ class _Answers:
 def lfbo(
     space: SearchSpace, measured: Mapping[KernelConfig, Measurement], *, seed: int, trials: int
 ) -> list[KernelConfig]:
-    """What the search evaluated, in order, the default first.
+    """The configurations that Helion's search evaluates, in order, the default first.
 
-    Configurations that are not in the space fail, and are no trials.
+    A configuration that is not in the space fails, and does not count as a trial.
 
     Args:
-        space: What is searched; every axis is one of its choices.
-        measured: All of the space.
-        seed: Of its own generator.
-        trials: Distinct configurations at most; it may end before.
+        space: The space to search.
+        measured: The measurement of every configuration of the space.
+        seed: The seed of Helion's generator.
+        trials: The most distinct configurations; the search may end before.
 
     Raises:
-        InputError: Helion is not installed, or is another than this knows how to ask.
+        InputError: Helion is not installed, or its version is not supported.
     """
     answers = _Answers(space, measured, trials)
     axes = {name: values for name, values in space.axes.items() if len(values) > 1}
@@ -133,7 +134,7 @@ def _benchmark(answers: _Answers) -> type:
 
 
 def _kernel(axes: Mapping[str, Sequence[int]], default: KernelConfig, seed: int) -> Any:  # noqa: ANN401 - Helion may not be there
-    """What Helion takes for a kernel of somebody else: its axes, and nothing to launch."""
+    """A kernel for Helion to tune: its axes, and nothing to launch."""
     from helion.autotuner import EnumFragment
     from helion.autotuner.external import _ExternalKernelAdapter, create_user_config_spec
 

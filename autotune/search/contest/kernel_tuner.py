@@ -1,8 +1,8 @@
 """Other tuners' searches on a recorded shape: Kernel Tuner's strategies, and Helion's.
 
-Both are extras. Kernel Tuner searches in its own simulation mode: it reads a cache file of every
-configuration's time, which is made here from the recording, and is limited to those configurations
-by a restriction.
+Both packages are optional. Kernel Tuner searches in its own simulation mode: it reads every
+configuration's time from a cache file, which is made here from the recording. A restriction limits
+it to the recorded configurations.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from autotune.measure import Measurement, Outcome, Runner
 from autotune.search.contest import helion
 from autotune.search.contest.replayed import Replayed, in_full
 
-#: What a strategy's name starts with where samplers are named.
+#: The prefix of a Kernel Tuner strategy among the names of samplers.
 PREFIX = "kernel-tuner:"
 
-#: Its default, and the strategies that its authors found best or compare with.
+#: Kernel Tuner's default strategy, and those that its authors found best or compare with.
 STRATEGIES = ("brute_force", "genetic_algorithm", "diff_evo", "hybrid_vndx", "bayes_opt")
 
-#: The only one that takes no limit on its evaluations: it goes through everything.
+#: The only strategy that takes no limit on its evaluations: it goes through the whole space.
 _UNLIMITED = "brute_force"
 
 
 def installed_peers() -> list[str]:
-    """Those searches that can be made here, by the names that they have as samplers."""
+    """The names, among samplers, of the other tuners' searches that are installed."""
     is_there = importlib.util.find_spec("kernel_tuner") is not None
     names = [PREFIX + name for name in STRATEGIES] if is_there else []
     return [*names, helion.LFBO] if helion.is_installed() else names
@@ -56,16 +56,15 @@ def search_as_peer(
 ) -> Replayed:
     """Search one shape as another tuner does.
 
-    It is given the default's measurement for nothing, as the first trial, as every sampler here
-    starts with it; a configuration that it comes back to counts once. One that breaks down, as some
-    do in small spaces, is left with that.
+    The first trial is the default, as for every sampler here. A configuration that is evaluated
+    again counts once. A strategy may break down in a small space; then only the default is left.
 
     Args:
         runner: Answers from recordings.
         shape: The shape.
-        strategy: The search, as ``is_peer`` knows it.
-        seed: Of Python's and numpy's generators, which Kernel Tuner draws from, or of Helion's.
-        trials: Distinct configurations, the default included.
+        strategy: The search, by a name that ``is_peer`` accepts.
+        seed: The seed of Python's and numpy's generators, which Kernel Tuner uses, or of Helion's.
+        trials: The number of distinct configurations, the default included.
 
     Raises:
         InputError: The tuner is not installed, or has no such strategy.
@@ -94,7 +93,7 @@ def _kernel_tuner(
     seed: int,
     trials: int,
 ) -> list[KernelConfig] | None:
-    """What a strategy evaluated, in order; None where it broke down."""
+    """The configurations that a strategy evaluated, in order; None where it broke down."""
     axes = {axis: list(values) for axis, values in space.axes.items()}
     by_key = {_key(config.as_dict(), axes): config for config in space.configs}
     random.seed(seed)
@@ -106,10 +105,10 @@ def _kernel_tuner(
 def _filled(
     found: Mapping[KernelConfig, Any], space: SearchSpace, trials: int
 ) -> list[KernelConfig]:
-    """The first ``trials``; a strategy that ended before its budget repeats what it last had.
+    """The first ``trials`` configurations, filled up with the default.
 
-    Some give up early. The default stands for the trials that they did not use, which leaves the
-    best so far as it is.
+    Some strategies end before their budget. The default in place of unused trials leaves the best
+    so far as it is.
     """
     wanted = min(trials, len(space.configs))
     configs = list(found)[:wanted]
@@ -126,10 +125,10 @@ def _tuned(
     measured: Mapping[str, Measurement],
     trials: int,
 ) -> list[dict[str, Any]] | None:
-    """What Kernel Tuner evaluated, in order; None where the strategy broke down."""
+    """The values that Kernel Tuner evaluated, in order; None where the strategy broke down."""
     tune_kernel = _tune_kernel(strategy)
 
-    # Kernel Tuner reads the source of a lambda and cannot make sense of it; a function it calls.
+    # A function, because Kernel Tuner parses the source of a lambda, and fails.
     def is_recorded(values: Mapping[str, int]) -> bool:
         return _key(values, axes) in measured
 
@@ -157,7 +156,11 @@ def _tuned(
 
 
 def _tune_kernel(strategy: str) -> Callable[..., tuple[list[dict[str, Any]], Any]]:
-    """Kernel Tuner's function, once it is known to have a strategy of that name."""
+    """Kernel Tuner's ``tune_kernel``.
+
+    Raises:
+        InputError: Kernel Tuner is not installed, or has no strategy of that name.
+    """
     try:
         from kernel_tuner import tune_kernel
         from kernel_tuner.interface import strategy_map
@@ -174,7 +177,7 @@ def _tune_kernel(strategy: str) -> Callable[..., tuple[list[dict[str, Any]], Any
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep what Kernel Tuner prints and warns of from the terminal."""
+    """Keep Kernel Tuner's output and warnings off the terminal."""
     with (
         Path(os.devnull).open("w") as nowhere,
         redirect_stdout(nowhere),

@@ -1,4 +1,4 @@
-"""A whole search of a recorded shape, with the loop that a run searches with."""
+"""A whole search of a recorded shape, with the same loop as in a run."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Replayed:
     """The result of a search.
 
     Attributes:
-        space: What was searched.
-        measurements: In the order in which they came.
-        sampler_s: Seconds that making the sampler and asking it took.
-        has_failed: Whether the sampler broke down. Only other tuners' samplers may.
+        space: The space that was searched.
+        measurements: The measurements, in the order in which they came.
+        sampler_s: Seconds spent on making the sampler and asking it.
+        has_failed: Whether the sampler broke down, as only other tuners' searches may.
     """
 
     space: SearchSpace
@@ -54,11 +54,11 @@ def search(  # noqa: PLR0913 - a search has as many sides
     Args:
         runner: Answers from recordings.
         shape: The shape.
-        sampler: Its name.
+        sampler: The sampler's name.
         seed: The same seed makes the same choices, and the same order of answers.
-        trials: Distinct configurations.
-        lookahead: How many are under way; any of them is answered next.
-        finished: Shapes that may be learned from.
+        trials: The number of distinct configurations.
+        lookahead: How many configurations are under way; any of them is answered next.
+        finished: Shapes that were searched before, to learn from.
     """
     out_of_order = _OutOfOrder(runner, lookahead=lookahead, seed=f"{seed}/{shape.label}")
     space = out_of_order.space(shape, {})
@@ -85,13 +85,13 @@ class _OutOfOrder(Runner):
         self.environment, self.lookahead = inner.environment, lookahead
 
     def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
-        """The inner runner's."""
+        """The space of the inner runner."""
         return self._inner.kernel_space(shape, axes)
 
     def measure(
         self, shape: KernelShape, pending: Sequence[KernelConfig], stop: StopRule
     ) -> Measurement:
-        """Measure one of them as the inner runner does."""
+        """Measure one of the pending configurations, drawn at random."""
         return self._inner.measure(shape, [self._order.choice(pending)], stop)
 
     def compare(

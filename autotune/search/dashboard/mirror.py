@@ -1,9 +1,9 @@
-"""Finished trials in Optuna's own tables, where its dashboard and its users look for them.
+"""Copies finished trials to Optuna's own tables, where its dashboard and its users look for them.
 
 The search itself runs on a study in memory. ``Study.add_trials`` on SQLite takes 12 ms a trial (2
-cores, Optuna 5.0), more than measuring a configuration, so whole batches are inserted through
-Optuna's table definitions, 0.5 ms a trial. Where those are not the ones known here, in a later
-Optuna, ``add_trials`` does it.
+cores, Optuna 5.0), more than measuring a configuration. So whole batches are inserted through
+Optuna's table definitions, at 0.5 ms a trial. ``add_trials`` is used only where a later Optuna has
+other tables than the ones known here.
 """
 
 from __future__ import annotations
@@ -47,11 +47,12 @@ _COLUMNS = {
 }
 
 #: Where Optuna Dashboard 0.21 keeps a study's note (``_note.py``): a version, which it raises with
-#: every edit, and the text in pieces. It need not be installed for a note to be kept.
+#: every edit, and the text in pieces. A note can be kept without the dashboard installed.
 _NOTE_VERSION, _NOTE_TEXT = "dashboard:note_ver", "dashboard:note_str:"
 _NOTE_PIECE = 2045
 
-#: The version of the note that autotune wrote last: where they differ, a person has edited it.
+#: The version of the note that autotune wrote last. If the note's version differs, a person has
+#: edited the note.
 _OUR_NOTE = "autotune:note_ver"
 
 
@@ -59,7 +60,7 @@ class TrialMirror:
     """Optuna's side of the database."""
 
     def __init__(self, url: str) -> None:
-        """Open Optuna's storage, and make its tables where they are missing.
+        """Open Optuna's storage, and create its tables where they are missing.
 
         Raises:
             StorageError: The tables are those of another version of Optuna.
@@ -74,11 +75,11 @@ class TrialMirror:
                 f"Optuna cannot use the database {shown(url)}: {error}; give another --storage"
             ) from None
         make_commits_cheap(self._storage.engine)
-        self._storage.engine.dispose()  # connections made before do not have the setting
+        self._storage.engine.dispose()  # connections opened before lack the setting
         self._tables = _known_tables()
 
     def open_study(self, study: StudyRecord) -> optuna.Study:
-        """Optuna's study of that name, made where it is missing.
+        """Optuna's study of that name, created where it is missing.
 
         Raises:
             StorageError: The database cannot be used.
@@ -97,7 +98,7 @@ class TrialMirror:
 
     @property
     def study_names(self) -> list[str]:
-        """Of every study in the database.
+        """The names of Optuna's studies in the database.
 
         Raises:
             StorageError: The database cannot be used.
@@ -120,7 +121,7 @@ class TrialMirror:
         Their ``datetime_start`` and ``datetime_complete`` are local times, as Optuna's are.
 
         Raises:
-            StorageError: They cannot be written.
+            StorageError: The trials cannot be written.
         """
         if not trials:
             return
@@ -133,10 +134,10 @@ class TrialMirror:
                 _insert(connection, self._tables, study_id, trials)
 
     def keep_note(self, study: optuna.Study, text: str) -> None:
-        """Keep a study's note in place of an earlier one, unless a person has edited that.
+        """Keep a study's note, replacing an earlier one unless a person has edited it.
 
         Raises:
-            StorageError: It cannot be written.
+            StorageError: The note cannot be written.
         """
         with _explained(self._url):
             study_id = self._storage.get_study_id_from_name(study.study_name)
@@ -153,7 +154,7 @@ class TrialMirror:
             self._set_attributes(study_id, stale | attributes | versions)
 
     def _set_attributes(self, study_id: int, attributes: Mapping[str, Any]) -> None:
-        """Set a study's system attributes, all at once: one by one takes Optuna 10 ms each."""
+        """Set a study's system attributes all at once; Optuna alone takes 10 ms for each."""
         if self._tables is None:
             for key, value in attributes.items():
                 self._storage.set_study_system_attr(study_id, key, value)
@@ -166,7 +167,7 @@ class TrialMirror:
             connection.execute(sa.insert(table), rows)
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         self._storage.remove_session()
         self._storage.engine.dispose()
 
@@ -184,7 +185,7 @@ def _explained(url: str) -> Iterator[None]:
 
 
 def _known_tables() -> Mapping[str, sa.Table] | None:
-    """Optuna's tables, if they are the ones this module writes to."""
+    """Optuna's tables; None where they are not the ones that this module writes to."""
     try:
         from optuna.storages._rdb.models import BaseModel
     except ImportError:

@@ -1,4 +1,4 @@
-"""What Optuna Dashboard shows beside a study: a note in Markdown on what was chosen, and why."""
+"""The note that Optuna Dashboard shows beside a study: the selection and its evidence."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from autotune.launch.op import key_text
 
 
 def note_text(selection: Selection, environment: Environment) -> str:
-    """A note on a finished shape: which it is, vLLM's default, and the best.
+    """A note in Markdown on a finished shape: the shape, vLLM's default, and the selection.
 
     Args:
-        selection: The shape's own, before its MoE layer is chosen for.
-        environment: Where it was measured.
+        selection: The shape's own selection, before its MoE layer gets one ``block_m``.
+        environment: Where the shape was measured.
     """
     shape = selection.shape
     key = key_text(shape.lookup_key)

@@ -26,18 +26,18 @@ _OLD_CONSTRAINTS = "constraints"
 
 
 def serve_dashboard(url: str, *, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Serve Optuna Dashboard until Ctrl-C; a run may write the database meanwhile.
+    """Serve Optuna Dashboard until Ctrl-C; a run may write to the database at the same time.
 
     Args:
         url: The database.
         host: The address to listen on.
         port: The port; 0 for any that is free.
-        say: Told in a line where it is.
+        say: Called with a line that says where the dashboard is.
 
     Raises:
-        InputError: The dashboard is not installed, the port is in use, or the address is not of
-            this machine.
-        StorageError: The database cannot be used, or holds no study.
+        InputError: The dashboard is not installed, the port is in use, the address is not of this
+            machine, or the database holds no study.
+        StorageError: The database cannot be used.
     """
     with dashboard_app(url) as app, _server(host, port) as server:
         server.set_app(app)
@@ -48,14 +48,14 @@ def serve_dashboard(url: str, *, host: str, port: int, say: Callable[[str], None
 
 @contextmanager
 def dashboard_app(url: str) -> Iterator[WSGIApplication]:
-    """The dashboard, for a server. Finished shapes that have no note get theirs.
+    """The dashboard as a WSGI application. Finished shapes without a note get one.
 
     Args:
         url: The database.
 
     Raises:
-        InputError: The dashboard is not installed.
-        StorageError: The database cannot be used, or holds no study.
+        InputError: The dashboard is not installed, or the database holds no study.
+        StorageError: The database cannot be used.
     """
     try:
         from optuna_dashboard import wsgi
@@ -74,11 +74,11 @@ def dashboard_app(url: str) -> Iterator[WSGIApplication]:
 
 
 def complete_notes(url: str) -> None:
-    """Write the notes of finished shapes that have none: an earlier autotune wrote none.
+    """Write the notes of finished shapes that have none, as an earlier autotune left them.
 
     Raises:
         StorageError: The database cannot be used.
-        InputError: It holds no study.
+        InputError: The database holds no study.
     """
     with closing(Store(url, must_exist=True)) as store, closing(TrialMirror(url)) as mirror:
         if not mirror.study_names:
@@ -89,7 +89,7 @@ def complete_notes(url: str) -> None:
 
 
 class _DashboardStorage(RDBStorage):
-    """Optuna's storage, with constraints where the dashboard looks for them."""
+    """Optuna's storage, with constraints also where the dashboard looks for them."""
 
     def get_all_trials(
         self,
@@ -105,12 +105,12 @@ class _DashboardStorage(RDBStorage):
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True  # a page that is being sent keeps nobody waiting after Ctrl-C
+    daemon_threads = True  # Ctrl-C does not wait for pages that are being sent
 
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002, ANN401 - as its base has it
-        """A line for every picture would hide the one that matters."""
+        """Print nothing: a line for every request would hide the dashboard's address."""
 
 
 def _server(host: str, port: int) -> WSGIServer:

@@ -1,4 +1,4 @@
-"""What a sampler is here: it hands out every configuration of a listed space once."""
+"""The base of all samplers: a sampler hands out every configuration of a space once."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _SEEDS = 2**32
 class UntriedSampler(BaseSampler):
     """Base of the samplers that hand out every configuration once.
 
-    The choice depends on the seed and on how many configurations were handed out, not on the
-    generator's past: a search that is interrupted and goes on makes the same choices.
+    A choice depends on the seed and on how many configurations were handed out, not on the state of
+    a random generator. So a search that goes on after an interruption makes the same choices.
     """
 
     def __init__(self, untried: Untried, positions: Positions, *, seed: str) -> None:
-        """Draw from ``untried``, whose owner notes what is taken.
+        """Choose from ``untried``. The search marks what was chosen as taken.
 
         Args:
-            untried: What is left of the space.
+            untried: The configurations that are left.
             positions: The encoding of trial parameters.
             seed: Any text; the same text makes the same choices.
         """
@@ -40,7 +40,7 @@ class UntriedSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """All axes, always: they are chosen together."""
+        """All axes: they are always chosen together."""
         return self._positions.distributions
 
     def sample_relative(
@@ -58,7 +58,11 @@ class UntriedSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:  # noqa: ANN401 - Optuna's signature
-        """Never asked for: all parameters are sampled together."""
+        """Optuna never calls this: all parameters are sampled together.
+
+        Raises:
+            InputError: Optuna asked for a parameter that is not an axis of the space.
+        """
         raise InputError(f"{param_name} is no axis of this search space")
 
     @abstractmethod

@@ -1,8 +1,8 @@
-"""A sampler of our own: every untried configuration is scored, every outcome teaches.
+"""A sampler of our own: it scores every untried configuration, and learns from every outcome.
 
-A Gaussian process ranks the whole list (``surrogate``) by figures that mean the same for every
-shape (``features``). Configurations under way lower the spread around them, so that a batch spreads
-out.
+A Gaussian process (``surrogate``) ranks the whole list by figures that mean the same for every
+shape (``features``). Configurations under way lower the spread around them, so that configurations
+chosen together lie far apart.
 """
 
 from __future__ import annotations
@@ -26,32 +26,34 @@ from autotune.search.samplers.surrogate import Expected, Floats, Surrogate
 from autotune.search.samplers.transfer import Neighbour, belief
 from autotune.search.samplers.untried import Untried
 
-#: Latencies that the model needs before it is asked, where no neighbour tells anything. With 8 or
-#: 14 of them a search took 5 and 8 trials more to within 2 % of the best (shipped recording).
+#: Latencies that the model needs before it is asked, unless it learns from a neighbour. With 8 or
+#: 14 a search took 5 or 8 trials more to come within 2 % of the best (shipped recording).
 _FEWEST = 4
 
-#: Candidates of which a space-filling pick takes the one farthest from what was asked for.
+#: A space-filling pick takes the farthest of this many random candidates.
 _DRAWN = 16
 
-#: Spreads below the mean by which the exploring picks rate a configuration. With 3 the mean
-#: regret after 100 trials was lower than with 1 or 2 one at a time, and no different in batches.
+#: An exploring pick rates a configuration by its mean less this many spreads. With 3
+#: the mean regret after 100 trials was lower than with 1 or 2 where one configuration at a time was
+#: under way, and the same where several were.
 _BOLDNESS = 3.0
 
-#: Logarithm over the fastest that is expected up to which configurations are explored: twice its
-#: latency. Squashed, all that is slow is alike, and one in three exploring picks took ten times it.
+#: Only configurations within twice the fastest expected latency (e^0.7) are explored. Without this
+#: limit one in three exploring picks took ten times the fastest latency, because squashed
+#: logarithms make all slow configurations alike.
 _EXPLORED = 0.7
 
-#: Of so many picks one explores and one polishes; the others take the expected improvement.
+#: Of this many picks one explores, one looks beside the best, and two go by expected improvement.
 _CYCLE = 4
 
-#: Of the largest spread, what a neighbour of the incumbent must have to be worth a look: below that
-#: it is a copy of something measured, such as another number of stages for a loop without any.
+#: A configuration beside the best is worth a look if its spread is above this share of the largest
+#: spread. Below, it is a copy of one measured: only the stages differ, say, of a loop without any.
 _UNKNOWN = 0.3
 
-#: Configurations that work or fail as if seen before anything was: nine in ten work.
+#: What a search begins with, as if it had seen one configuration: nine in ten work.
 _WORKING, _FAILING = 0.9, 0.1
 
-#: More than any difference of two squashed logarithms.
+#: Added to a score to put it first: more than any difference of two squashed logarithms.
 _FIRST = 1.0
 
 _erf = np.frompyfunc(math.erf, 1, 1)
@@ -59,13 +61,13 @@ _erf = np.frompyfunc(math.erf, 1, 1)
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What was asked for, in the order of asking.
+    """The configurations asked for so far, in the order of asking.
 
     Attributes:
-        rows: Places in the list of configurations.
-        logs: Logarithms of latencies; NaN for what failed or is under way.
-        failed: Whether the configuration cannot work.
-        done: Whether anything is known.
+        rows: The configurations' places in the list of all.
+        logs: Logarithms of their latencies; NaN where a configuration failed or is under way.
+        failed: Whether each configuration cannot work.
+        done: Whether each configuration's trial has ended.
     """
 
     rows: list[int]
@@ -75,13 +77,13 @@ class History:
 
 
 class Chooser:
-    """Picks the next of a list of configurations. Knows nothing of Optuna."""
+    """Picks the next configuration from a list. Knows nothing of Optuna."""
 
     def __init__(self, space: SearchSpace, neighbours: Sequence[Neighbour] = ()) -> None:
-        """Look at a space.
+        """Prepare the model of a space.
 
         Args:
-            space: What is chosen from.
+            space: The configurations to choose from.
             neighbours: Finished shapes that are near, the nearest first.
         """
         raw = features(space.shape, space.configs)
@@ -94,9 +96,9 @@ class Chooser:
         """The place of the configuration to try next.
 
         Args:
-            history: What was asked for so far.
-            free: Places that may be chosen, at least one.
-            rng: Draws the space-filling picks.
+            history: The configurations asked for so far.
+            free: The places that may be chosen, at least one.
+            rng: Draws the candidates of space-filling picks.
         """
         if np.isfinite(history.logs).sum() < _FEWEST and not self._is_informed:
             return self._far_away(history, free, rng)
@@ -106,7 +108,7 @@ class Chooser:
     def _far_away(
         self, history: History, free: npt.NDArray[np.int_], rng: np.random.Generator
     ) -> int:
-        """Of some drawn at random, the one farthest from all that was asked for."""
+        """Of some random candidates, the one farthest from everything asked for so far."""
         drawn = rng.choice(free, min(_DRAWN, len(free)), replace=False)
         if not history.rows:
             return int(drawn[0])
@@ -117,7 +119,7 @@ class Chooser:
     def _best(self, history: History, free: npt.NDArray[np.int_], expected: Expected) -> int:
         mean, spread, slowness = expected
         rows = np.array(history.rows, dtype=int)
-        # Where only some block_m may be chosen, the best of these is what must be improved upon.
+        # Where only some values of block_m may be chosen, only their latencies are to be beaten.
         known = rows[np.isfinite(history.logs)]
         known = known[np.isin(self._raw[known, 0], self._raw[free, 0])]
         cycle, turn = divmod(len(rows), _CYCLE)
@@ -127,7 +129,7 @@ class Chooser:
             score[slowness[free] > slowness[free].min() + _EXPLORED] = 0.0
         elif turn == 0:
             incumbent = known[np.argmin(mean[known])]
-            # Its neighbours come first; where none is left, whatever has the lowest mean.
+            # Its neighbours come first. Where none is left, the lowest mean wins.
             near = self._is_near(free, incumbent, changes=1 + cycle % 2)
             near &= spread[free] > _UNKNOWN * spread[free].max()
             score = ceiling - mean[free] + _FIRST * near
@@ -138,9 +140,10 @@ class Chooser:
     def _is_near(
         self, free: npt.NDArray[np.int_], row: int, *, changes: int
     ) -> npt.NDArray[np.bool_]:
-        """Whether a configuration differs from that of ``row`` by one step in so many parameters.
+        """Whether configurations differ from ``row`` by one step in exactly ``changes`` parameters.
 
-        Where one block is halved and another number doubled, each step alone may be slower.
+        Two changes together may be faster where each alone is slower: a block halved and another
+        doubled, for example.
         """
         steps = np.abs(self._raw[free] - self._raw[row])
         near: npt.NDArray[np.bool_] = (steps > 0).sum(axis=1) == changes
@@ -148,7 +151,7 @@ class Chooser:
         return near
 
     def _chance(self, history: History, free: npt.NDArray[np.int_]) -> Floats:
-        """How likely configurations are to work, by what became of those alike."""
+        """How likely configurations are to work, judged by similar ones that worked or failed."""
         if not history.failed.any():
             return np.ones(len(free))
         works = history.done & ~history.failed
@@ -166,12 +169,12 @@ def _improvement(best: float, mean: Floats, spread: Floats) -> Floats:
     density = np.exp(-0.5 * z**2) / math.sqrt(2.0 * math.pi)
     below = 0.5 * (1.0 + np.asarray(_erf(z / math.sqrt(2.0)), dtype=float))
     improvement: Floats = spread * (z * below + density)
-    # Far below anything that floats tell apart, the order is that of z.
+    # Where all improvements are too small for floats to tell apart, z decides the order.
     return np.maximum(improvement, 0.0) + 1e-12 / (1.0 + np.exp(np.clip(-z, -50.0, 50.0)))
 
 
 class AdaptiveSampler(UntriedSampler):
-    """Learns from all trials of a study, and from finished shapes that are near."""
+    """The sampler that learns from all trials, and from finished shapes that are near."""
 
     def __init__(
         self,
@@ -182,10 +185,10 @@ class AdaptiveSampler(UntriedSampler):
         seed: str,
         neighbours: Sequence[Neighbour] = (),
     ) -> None:
-        """Learn about one space.
+        """Prepare to search one space.
 
         Args:
-            untried: What is left of the space.
+            untried: The configurations that are left.
             positions: The encoding of trial parameters.
             space: The space.
             seed: Any text; the same text makes the same choices.
@@ -200,7 +203,7 @@ class AdaptiveSampler(UntriedSampler):
         self._chooser = Chooser(space, neighbours)
 
     def choose(self, study: Study, trial: FrozenTrial, seed: int) -> KernelConfig:
-        """The configuration with the best prospects."""
+        """The untried configuration with the highest score."""
         free, rng = self._untried.candidates, np.random.default_rng(seed)
         return self._configs[self._chooser.choose(self._history(study, trial), free, rng)]
 
@@ -209,7 +212,7 @@ class AdaptiveSampler(UntriedSampler):
         for other in study.get_trials(deepcopy=False):
             key = tuple(other.params[name] for name in self._positions.axes if name in other.params)
             place = self._places.get(key)
-            # FAIL is a fault of the tool or the machine: it says nothing of the configuration.
+            # FAIL is a fault of the tool or the machine: it says nothing about the configuration.
             if place is None or other.number == trial.number or other.state is TrialState.FAIL:
                 continue
             seen[place] = other
@@ -225,7 +228,7 @@ def _has_failed(trial: FrozenTrial) -> bool:
 
 
 def _log_latency(trial: FrozenTrial) -> float:
-    """Logarithm of the median in full, or of the running one where it was cut short."""
+    """Logarithm of a trial's median latency, or of its latest median if it was cut short."""
     if not trial.state.is_finished() or _has_failed(trial):
         return math.nan
     latency = trial.value if trial.state is TrialState.COMPLETE else None

@@ -1,8 +1,7 @@
-"""Which configuration is tried next.
+"""The samplers by their names on the command line.
 
-Every sampler here hands out each configuration of a space once: a space is a list, so nothing needs
-to be asked twice. Whatever Optuna's own samplers propose is moved to the nearest configuration that
-is valid and untried.
+Every sampler hands out each configuration of a space once. What Optuna's own samplers propose is
+moved to the nearest configuration that is valid and untried.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from autotune.search.samplers.encoding import Positions
 from autotune.search.samplers.transfer import Neighbour
 from autotune.search.samplers.untried import Untried
 
-#: Trials drawn at random before a model is asked: Optuna's own default for TPE and GP.
+#: Trials drawn at random before a model is asked: Optuna's default for TPE and GP.
 _STARTUP_TRIALS = 10
 
 
@@ -35,7 +34,7 @@ class ExhaustiveSampler(UntriedSampler):
     """Every configuration in the space's order."""
 
     def choose(self, study: Study, trial: FrozenTrial, seed: int) -> KernelConfig:
-        """The first one left."""
+        """The first configuration left."""
         return self._untried.first()
 
 
@@ -43,12 +42,12 @@ class RandomSampler(UntriedSampler):
     """Every untried configuration is equally likely."""
 
     def choose(self, study: Study, trial: FrozenTrial, seed: int) -> KernelConfig:
-        """Any one left."""
+        """A random configuration of those left."""
         return self._untried.any(np.random.default_rng(seed))
 
 
 class ModelSampler(UntriedSampler):
-    """One of Optuna's samplers, moved to the nearest untried configuration."""
+    """One of Optuna's samplers, with its proposals moved to untried configurations."""
 
     def __init__(
         self,
@@ -58,27 +57,30 @@ class ModelSampler(UntriedSampler):
         seed: str,
         model: Callable[[int], BaseSampler],
     ) -> None:
-        """Ask a model where to go.
+        """Choose what an Optuna sampler proposes.
 
         Args:
-            untried: What is left of the space.
+            untried: The configurations that are left.
             positions: The encoding of trial parameters.
             seed: Any text; the same text makes the same choices.
-            model: Makes an Optuna sampler from a seed. It is made anew for every trial, since a
+            model: Makes an Optuna sampler from a seed. A new one is made for every trial, because a
                 sampler cannot be told where in its random sequence to go on.
         """
         super().__init__(untried, positions, seed=seed)
         self._model = model
 
     def choose(self, study: Study, trial: FrozenTrial, seed: int) -> KernelConfig:
-        """What the model proposes, or the nearest to it; anything while it has too few trials."""
+        """The untried configuration nearest to what the model proposes.
+
+        A random one while the model has too few trials to propose anything.
+        """
         rng = np.random.default_rng(seed)
         proposed = self._model(seed).sample_relative(study, trial, self._positions.distributions)
         return self._untried.nearest(proposed, rng) if proposed else self._untried.any(rng)
 
 
 def _tpe(seed: int) -> BaseSampler:
-    # constant_liar: trials that are being compiled count as poor ones, so that a batch spreads out.
+    # constant_liar: trials under way count as slow, so that the next ones are tried elsewhere.
     return _quietly(
         optuna.samplers.TPESampler,
         seed=seed,
@@ -111,7 +113,7 @@ _PLAIN: Mapping[str, type[UntriedSampler]] = {
 }
 
 
-#: Makes a sampler from what ``make_sampler`` is given besides the name.
+#: Makes a sampler; called with the arguments of ``make_sampler`` without the name.
 SamplerMaker = Callable[..., UntriedSampler]
 
 
@@ -127,12 +129,12 @@ def make_sampler(
     """The sampler of that name, one of ``SAMPLERS``.
 
     Args:
-        name: Its name.
-        space: What is searched.
-        untried: What is left of the space.
+        name: The sampler's name.
+        space: The configurations to choose from.
+        untried: The configurations that are left.
         positions: The encoding of trial parameters.
         seed: Any text; the same text makes the same choices.
-        neighbours: Finished shapes that are near, the nearest first; only ``adaptive`` listens.
+        neighbours: Finished shapes that are near, the nearest first; only ``adaptive`` uses them.
     """
     if name == ADAPTIVE:
         return AdaptiveSampler(untried, positions, space, seed=seed, neighbours=neighbours)

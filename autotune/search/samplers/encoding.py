@@ -1,8 +1,8 @@
 """How a KernelConfig becomes the parameters of a trial, and back.
 
-Two encodings, one concept. The search wants ordinals, so it sees the *position* of a value on its
-axis. The database is read by people, dashboards and later versions, so it keeps the *value*: its
-meaning does not change when an axis gains a value.
+There are two encodings. A search works on ordinals, so its parameters are the *positions* of values
+on their axes. The database is read by people, dashboards and later versions, so it keeps the
+*values*: their meaning does not change when an axis gains a value.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from autotune.launch.space import SearchSpace
 
 
 class Positions:
-    """Configurations as positions on the axes of a space; an axis of one value is left out."""
+    """Configurations as positions on the axes of a space. Axes of one value are left out."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.axes = {name: values for name, values in space.axes.items() if len(values) > 1}
@@ -41,7 +41,8 @@ class Positions:
 def value_distributions(op: LoraOp) -> dict[str, BaseDistribution]:
     """Distributions over the values themselves.
 
-    Logarithmic, so that dashboards draw powers of two evenly, and always the same, because Optuna
-    computes importances only for parameters with one distribution throughout a study.
+    They are logarithmic, so that dashboards draw powers of two evenly. They are the same for every
+    space, because Optuna computes the importance of a parameter only where its distribution is the
+    same throughout a study.
     """
     return {name: IntDistribution(1, LARGEST_VALUE, log=True) for name in op.parameters}

@@ -1,8 +1,8 @@
-"""What a configuration means to the device: figures by which configurations of any shape compare.
+"""Figures that say what a configuration means to the device, comparable between shapes.
 
-Raw parameters do not carry over from shape to shape: 16 parts of k are few for a long k and many
-for a short one. How many waves of thread blocks there are, how long each block loops and how much
-memory it keeps in flight mean the same everywhere. The surrogate sees both.
+Raw parameters do not mean the same for every shape: 16 parts of k are few for a long k and many for
+a short one. The number of waves of thread blocks, the steps of each block's loop and the memory
+that it keeps in flight do mean the same. The surrogate sees both kinds.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from autotune.launch.sizes import assigns_naively, launched_rows, matmul_sizes
 
 Floats = npt.NDArray[np.float64]
 
-# Of an H100 SXM (CUDA C++ Programming Guide 13, table "Technical Specifications per Compute
-# Capability", 9.0; 132 multiprocessors by the H100 whitepaper). Other devices differ by a factor
-# that is nearly the same for every configuration, so that the order of the figures stays.
+# Limits of an H100 SXM (CUDA C++ Programming Guide 13, table "Technical Specifications per Compute
+# Capability", 9.0; 132 multiprocessors by the H100 whitepaper). On other devices the figures change
+# by nearly the same factor for every configuration, so their order stays.
 _MULTIPROCESSORS = 132
 _WARPS_PER_MULTIPROCESSOR = 64
 _BLOCKS_PER_MULTIPROCESSOR = 32
 _SHARED_BYTES_PER_MULTIPROCESSOR = 228 * 1024
 _REGISTERS_PER_MULTIPROCESSOR = 65536
 
-#: Registers of a thread besides its accumulators: the median over the shipped recording (H100).
+#: Registers of a thread beside its accumulators: the median over the shipped recording (H100).
 _OTHER_REGISTERS = 48
 
-#: A sum whose parts do not divide k is masked, and Triton 3.6 does not pipeline a masked loop: all
-#: ``num_stages`` of such a configuration gave the same binary (177 of 177 recorded on an H100 with
-#: vLLM's ``shrink``). That is another kernel, and farther away than a doubling.
+#: The figure ``masked``, in units of one axis step. Where block_k times split_k does not divide k,
+#: the loop is masked, and Triton 3.6 does not pipeline it: all values of ``num_stages`` then gave
+#: the same binary (177 of 177 recorded on an H100 with vLLM's ``shrink``). A masked loop counts as
+#: farther away than a doubled block.
 _MASKED = 2.4
 
-#: The raw parameters, all but the stages as powers of two, then what follows from them.
+#: The names of all figures: first the raw parameters, then the figures derived from them.
 NAMES = (
     "block_m",
     "block_n",
@@ -61,15 +62,15 @@ NAMES = (
     "masked",
 )
 
-#: How many of them are raw parameters.
+#: How many of the figures are raw parameters.
 RAW = 7
 
-#: Weight of the figures that are derived, beside 1 for raw parameters (0.35 and 1 did as well).
+#: Weight of the derived figures; raw parameters weigh 1. Weights of 0.35 and 1 did as well.
 _DERIVED_WEIGHT = 0.6
 
-#: Accumulators of a thread, as a logarithm to base 2, from which on registers are short, and how
-#: much each doubling beyond weighs. A fit to 57 recorded shapes (by marginal likelihood)
-#: gave it the largest weight by far. Its weights for the others gained nothing over equal ones.
+#: Registers run short above 2 to the power of the first number accumulators per thread. The second
+#: is the weight of each doubling beyond. A fit to 57 recorded shapes (by marginal likelihood) gave
+#: this figure the largest weight by far; its weights for the others were no better than equal ones.
 _REGISTERS_SHORT, _EXCESS_WEIGHT = 5.5, 2.0
 
 _WEIGHTS = np.array(
@@ -77,20 +78,20 @@ _WEIGHTS = np.array(
     + [_EXCESS_WEIGHT if name == "register_excess" else _DERIVED_WEIGHT for name in NAMES[RAW:]]
 )
 
-#: Weight of a shape's sizes between shapes: what k, slices and the like do to a launch is in the
-#: derived figures, so that little is left to them, but for slices by the same fit.
+#: Weights of k and of the number of slices where shapes are compared. The derived figures already
+#: contain most of what sizes do to a launch, so k weighs little; the same fit gave slices more.
 _DEPTH_WEIGHT, _SLICES_WEIGHT = 0.2, 2.5
 
 
 def features(shape: KernelShape, configs: Sequence[KernelConfig]) -> Floats:
     """Figures of every configuration, (len(configs), len(NAMES)).
 
-    All are logarithms to base 2 but ``num_stages``, so that one step of an axis is about one unit,
-    and ``masked``. Stages that the compiler makes nothing of count as 1.
+    All but ``num_stages`` and ``masked`` are logarithms to base 2, so that one step of an axis is
+    about one unit. Stages that the compiler does not use count as 1.
 
     Args:
         shape: The shape that is launched.
-        configs: Its configurations; a parameter that the op does not have counts as 1.
+        configs: The shape's configurations; a parameter that the op does not have counts as 1.
     """
     m, n, k, split, group, warps, stages = (_values(configs, name) for name in NAMES[:RAW])
     problems, rows, columns, depth = _products(shape)
@@ -131,13 +132,13 @@ def features(shape: KernelShape, configs: Sequence[KernelConfig]) -> Floats:
 
 
 def scaled(raw: Floats) -> Floats:
-    """``features`` as points for a surrogate: what follows from the parameters weighs less."""
+    """``features`` as points for a surrogate, each figure times its weight."""
     points: Floats = raw * _WEIGHTS
     return points
 
 
 def between_shapes(shape: KernelShape, configs: Sequence[KernelConfig]) -> Floats:
-    """Configurations as points that compare with those of other shapes, the sizes among them."""
+    """Configurations as points that can be compared between shapes, which also hold sizes."""
     depth = matmul_sizes(shape)[2]
     sizes = (_DEPTH_WEIGHT * np.log2(depth), _SLICES_WEIGHT * np.log2(shape.num_slices))
     return np.hstack((scaled(features(shape, configs)), np.tile(sizes, (len(configs), 1))))
@@ -148,13 +149,13 @@ def _values(configs: Sequence[KernelConfig], name: str) -> Floats:
 
 
 def _products(shape: KernelShape) -> tuple[float, float, int, int]:
-    """How many matrix products a launch makes, and (m, n, k) of each; tokens are spread evenly."""
+    """How many matrix products a launch makes, and (m, n, k) of each with tokens spread evenly."""
     m, n, k = matmul_sizes(shape)
     if not shape.op.is_moe:
         slices = sum(shape.slice_sizes) / n if shape.slice_sizes else shape.num_slices
         adapters = shape.loras_with_tokens
         return slices * adapters, m / adapters, n, k
-    here = shape.num_experts / shape.global_experts  # the share of all devices' experts
+    here = shape.num_experts / shape.global_experts  # the share of experts on this device
     pairs = max(1.0, shape.num_tokens * shape.top_k * here)
     experts = int(shape.routing[4:]) if shape.routing.startswith("hit=") else shape.num_experts
     products = pairs if assigns_naively(shape) else min(pairs, experts * shape.loras_with_tokens)

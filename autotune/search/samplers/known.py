@@ -1,4 +1,4 @@
-"""Finished shapes of an older database, to begin a search with."""
+"""Shapes that were searched before: of an older database, and of the shipped recordings."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from autotune.store import Store, shown
 
 
 def finished_earlier(url: str, environment: Environment) -> list[Neighbour]:
-    """The shapes that a database has a selection of, on the same GPU with the same provider.
+    """The shapes of a database that have a selection, on the same GPU with the same provider.
 
-    Drivers and versions may differ: what was fast there is asked for first, and measured anew.
+    Drivers and versions may differ: what was fast there is tried first, and measured again.
 
     Args:
         url: The older database.
-        environment: Where shapes are to be searched now.
+        environment: Where shapes will be searched now.
 
     Raises:
-        StorageError: It cannot be read, or is not there.
-        InputError: It has no such shape.
+        StorageError: The database is missing or cannot be read.
+        InputError: The database has no such shape.
     """
     store = Store(url, must_exist=True)
     try:
@@ -46,14 +46,14 @@ def finished_earlier(url: str, environment: Environment) -> list[Neighbour]:
 
 
 def experience(runner: Runner) -> list[Neighbour]:
-    """The shapes of the shipped recordings, to learn from like finished ones.
+    """The shapes of the shipped recordings, to learn from like shapes of an earlier run.
 
-    They were measured on an H100, some with other kernels: they say where to look first, and what
-    is measured here outvotes them. Of what a replay answers for nothing is told, nor of the same
-    shapes measured elsewhere: the answers would be known.
+    They were measured on an H100, some of them with other kernels. They say where to look first;
+    measurements of the present search outvote them. A replay's own shapes are left out, wherever
+    they were measured, so that a search cannot know its answer.
 
     Args:
-        runner: What shapes are to be searched with.
+        runner: The runner that shapes will be searched with.
     """
     return [
         Neighbour(shape, measurements, is_elsewhere=not measured_in.is_like(runner.environment))

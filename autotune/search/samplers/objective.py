@@ -12,22 +12,23 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotune.measure import Measurement, Outcome
 
-#: Name of the constraint that a configuration violates when it cannot work.
+#: The name of the constraint that a configuration violates if it cannot work.
 CONSTRAINT = "runs"
 
-#: Outcomes of configurations that do work.
+#: The outcomes of configurations that work.
 _WORKS = {Outcome.OK, Outcome.TOO_SLOW}
 
 
 def constraint(measurement: Measurement) -> float:
-    """Above 0 where the configuration cannot work: samplers then keep away from it."""
+    """The constraint's value: above 0 if the configuration cannot work, so samplers avoid it."""
     return 0.0 if measurement.outcome in _WORKS else 1.0
 
 
 def verdict(measurement: Measurement) -> tuple[TrialState, float | None]:
-    """The trial's final state and objective value, the median latency in microseconds.
+    """The trial's final state, and its value: the median latency in microseconds.
 
-    Everything but ``ok`` is PRUNED. FAILED would teach nothing: TPE and GP never read such trials.
+    Every outcome but ``ok`` becomes PRUNED. TPE and GP never read trials that are FAILED, and so
+    would learn nothing from them.
     """
     if measurement.outcome is Outcome.OK:
         return TrialState.COMPLETE, measurement.latency_us
@@ -40,7 +41,7 @@ def frozen_trial(
     params: Mapping[str, Any],
     distributions: Mapping[str, BaseDistribution],
 ) -> FrozenTrial:
-    """The finished trial of a measurement, with parameters in the encoding given."""
+    """The finished trial of a measurement, its parameters encoded by ``distributions``."""
     state, value = verdict(measurement)
     attributes: dict[str, Any] = {"outcome": measurement.outcome.value}
     if measurement.reason:
@@ -54,8 +55,8 @@ def frozen_trial(
         params=dict(params),
         distributions=dict(distributions),
         user_attrs=attributes,
-        # The step is the one that a running trial would have reported last: TPE ranks pruned trials
-        # by it, so that a search that goes on makes the choices of one that was never interrupted.
+        # The step that a running trial would have reported last. TPE ranks pruned trials by it: so
+        # a search that goes on makes the same choices as one that was never interrupted.
         intermediate_values={len(samples): statistics.median(samples)} if samples else {},
         constraints={CONSTRAINT: constraint(measurement)},
     )

@@ -1,7 +1,7 @@
-"""What is to be expected of configurations that were not measured: a Gaussian process over a list.
+"""Predicts latencies of configurations that were not measured: a Gaussian process over a list.
 
-The points are known from the start, so a new observation costs one row of the kernel and one of its
-Cholesky factor, O(observations x points), and every point has its mean and spread at any time.
+All points are known from the start. So a new observation costs one row of the kernel and one row of
+its Cholesky factor, O(observations x points), and every point has a mean and a spread at any time.
 Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, chapters 2, 4.2 and 5.4.
 """
 
@@ -15,49 +15,52 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-#: Logarithm of the latency over the best one at which differences fade: of a configuration that is
-#: 65 % slower (e^0.5) it matters little by how much. Of 0.2, 0.3, 0.5 and 0.8, with the
-#: shipped recording known, 0.5 came soonest to within 2 %; with nothing known 0.8 did, then 0.5
-#: (``studies/recordings``, six seeds; most other differences are within those of seeds).
+#: The logarithm of latency over best latency at which differences fade: beyond 65 % slower (e^0.5)
+#: it matters little how slow a configuration is. Of 0.2, 0.3, 0.5 and 0.8, searches that knew the
+#: shipped recording came within 2 % soonest with 0.5; searches that knew nothing did with 0.8, then
+#: 0.5 (``studies/recordings``, six seeds; most other differences are smaller than between seeds).
 SOFT_LIMIT = 0.5
 
-#: Logarithm of the latency over the lowest beyond which nothing is told apart: 20 times.
+#: Latencies above 20 times the lowest (e^3) all count as 20 times.
 _SLOWEST = 3.0
 
-#: What the squashed logarithms vary by, before any are known, and for how many of them that counts.
+#: The standard deviation that squashed logarithms are expected to have, and how many observations
+#: this expectation weighs as much as.
 _AMPLITUDE, _AMPLITUDE_WEIGHT = 0.15, 2.0
 
-#: Standard deviation of the unknown level of all latencies, in amplitudes.
+#: Standard deviation of the unknown mean of all latencies, in amplitudes.
 _LEVEL = 2.0
 
-#: Standard deviation of the weight of what is believed beforehand, around 1. So wide that a handful
-#: of measurements decide whether it is.
+#: Standard deviation of the weight of the belief, around 1: so wide that a handful of measurements
+#: decide whether the belief holds.
 _BELIEF = 0.4
 
-#: Lengths over which configurations resemble each other, in units of the points, and how much of
-#: the variance is noise. The likeliest pair of these is taken, under a wide prior for the length.
+#: Choices for the distance over which configurations resemble each other, in units of the points,
+#: and for the share of the variance that is noise. The likeliest pair is taken, with a wide prior
+#: for the length.
 _LENGTHS = (0.7, 1.0, 1.5, 2.2, 3.3, 5.0, 8.0)
 _NOISES = (1e-3, 1e-2, 5e-2)
 _USUAL_LENGTH, _LENGTH_SPREAD = 2.5, 0.7
 
-#: Of the variance, where many shapes are one process.
+#: The share of the variance that is noise in ``interpolated``, over many shapes.
 _INTERPOLATED_NOISE = 5e-3
 
-#: How much faster than likeness the votes fade: failing is more local than being slow.
+#: Votes fade as this power of likeness: failing is more local than being slow.
 _LOCAL = 4
 
-#: Length and noise are chosen anew each time the observations have grown by a quarter, and from the
-#: first 160 of them: the choice does not change much after that, and its cost grows by the cube.
+#: Length and noise are chosen again each time the observations have grown by a quarter, from the
+#: first 160 at most: later the choice changes little, and its cost grows with the cube.
 _GROWTH, _MOST_FITTED = 1.25, 160
 
 
 class Expected(NamedTuple):
-    """What is expected of every point.
+    """The prediction for every point.
 
     Attributes:
-        mean: As ``squash`` has it.
-        spread: Standard deviation, likewise.
-        slowness: The logarithm of the latency over the lowest, not squashed: tells bad from worse.
+        mean: The expected logarithm of the latency, squashed as by ``squash``.
+        spread: The standard deviation of ``mean``.
+        slowness: The expected logarithm of the latency over the lowest one, not squashed: it tells
+            slow configurations from even slower ones.
     """
 
     mean: Floats
@@ -66,18 +69,19 @@ class Expected(NamedTuple):
 
 
 def squash(logs: Floats) -> Floats:
-    """Logarithms of latencies as the model sees them: over the lowest one, up to ``SOFT_LIMIT``."""
+    """Logarithms of latencies, less the lowest one, bent so that none exceeds ``SOFT_LIMIT``."""
     squashed: Floats = SOFT_LIMIT * np.tanh((logs - logs.min(initial=np.inf)) / SOFT_LIMIT)
     return squashed
 
 
 def interpolated(points: Floats, targets: Floats, wanted: Floats) -> Floats:
-    """What measured points say of others: the mean of a process with the usual length.
+    """Predict values at other points with the mean of a process that has the usual length.
 
     Args:
-        points: (count, features), scaled so that one unit is a step that matters.
-        targets: (count,)
-        wanted: (others, features)
+        points: The measured points, (count, features), scaled so that one unit is a step that
+            matters.
+        targets: The values at these points, (count,).
+        wanted: The points to predict, (others, features).
     """
     usual = targets.mean()
     kernel = _matern(_distances(points, points) / _USUAL_LENGTH)
@@ -95,7 +99,7 @@ class Surrogate:
 
         Args:
             points: (count, features), scaled so that one unit is a step that matters.
-            belief: (count,), what is expected beforehand, as ``squash`` has it.
+            belief: Squashed logarithms expected before any measurement, (count,); None for zeros.
         """
         self._points = points
         self._prior = np.zeros(len(points)) if belief is None else belief
@@ -106,13 +110,13 @@ class Surrogate:
         self._forget()
 
     def predict(self, rows: Sequence[int], logs: Floats) -> Expected:
-        """What is expected of every point.
+        """The prediction for every point.
 
         Args:
-            rows: Distinct points in the order in which they were asked for. Those asked for later
-                are added at the end, which is cheap; anything else starts afresh.
-            logs: Logarithms of their latencies; NaN where not known (yet), which lowers the spread
-                there and leaves the mean.
+            rows: Distinct points in the order in which they were asked for. A call that only adds
+                points at the end is cheap; any other change starts from nothing.
+            logs: Logarithms of the points' latencies; NaN where the latency is unknown, which
+                lowers the spread around the point and leaves the mean.
         """
         known = np.isfinite(logs)
         seen = np.asarray(rows, dtype=int)[known]
@@ -132,11 +136,11 @@ class Surrogate:
         return Expected(self._prior + found[0], spread, usual + found[1])
 
     def votes(self, rows: Sequence[int], weights: Floats) -> Floats:
-        """Sum of the weights of ``rows`` at every point, each fading with distance.
+        """The sum of the weights of ``rows`` at every point, each weight fading with distance.
 
         Args:
             rows: As for ``predict``.
-            weights: (len(rows),)
+            weights: One weight for each row, (len(rows),).
         """
         self._extend(rows)
         found: Floats = weights @ self._nearness[: len(rows)]
@@ -155,7 +159,7 @@ class Surrogate:
         self._variance = 1.0 + (self._trend**2).sum(axis=1)
 
     def _extend(self, rows: Sequence[int]) -> None:
-        """Add the rows that are new to the kernel and to the factor L⁻¹K."""
+        """Add new rows to the kernel and to the factor L⁻¹K."""
         if list(rows[: len(self._rows)]) != self._rows:
             self._forget()
         done, new = len(self._rows), np.asarray(rows[len(self._rows) :], dtype=int)
@@ -176,10 +180,10 @@ class Surrogate:
     # ----------------------------------------------------------------- length and noise
 
     def _fit(self, seen: npt.NDArray[np.int_], logs: Floats) -> None:
-        """Choose length and noise by the likelihood of the first observations.
+        """Choose the length and the noise that make the first observations likeliest.
 
-        How many these are depends on how many there are, and on nothing else: a search that goes on
-        after an interruption comes to the same choice.
+        How many observations are used depends only on how many there are. So a search that goes on
+        after an interruption makes the same choice.
         """
         count = _fitted_of(len(seen))
         if count == self._fitted:
@@ -204,21 +208,21 @@ class Surrogate:
 
 
 def _distances(ones: Floats, others: Floats) -> Floats:
-    """Euclidean, (ones, others)."""
+    """Euclidean distances, (ones, others)."""
     squares = (ones**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2.0 * ones @ others.T
     distances: Floats = np.sqrt(np.maximum(squares, 0.0))
     return distances
 
 
 def _matern(distance: Floats) -> Floats:
-    """Matérn's covariance with smoothness 3/2, of distances in lengths."""
+    """Matérn's covariance with smoothness 3/2; distances are in lengths."""
     scaled = np.sqrt(3.0) * distance
     likeness: Floats = (1.0 + scaled) * np.exp(-scaled)
     return likeness
 
 
 def _surprise(kernel: Floats, targets: Floats) -> float:
-    """Minus the logarithm of the likelihood, the amplitude integrated out."""
+    """Minus the logarithm of the likelihood, with the amplitude integrated out."""
     factor = np.linalg.cholesky(kernel)
     white = np.linalg.solve(factor, targets)
     energy = white @ white + _AMPLITUDE_WEIGHT * _AMPLITUDE**2
@@ -227,7 +231,7 @@ def _surprise(kernel: Floats, targets: Floats) -> float:
 
 
 def _fitted_of(count: int) -> int:
-    """How many of so many observations length and noise are chosen from."""
+    """How many of ``count`` observations are used to choose length and noise."""
     fitted = 0
     step = 6.0
     while step <= min(count, _MOST_FITTED):

@@ -1,8 +1,9 @@
-"""What finished shapes tell of the next one: how fast each of its configurations should be.
+"""Predicts, from finished shapes, how fast each configuration of the next shape should be.
 
-The measurements of the nearest ones, each over its shape's best, are one process over figures that
-mean the same for every shape, and over the sizes. What it expects of the new space is a belief
-whose weight the new shape's first measurements decide: one that misleads is outvoted.
+One Gaussian process is fitted to the measurements of the nearest shapes, each over its shape's best
+latency. It sees figures that mean the same for every shape, and the sizes. Its prediction for the
+new space is a belief. The new shape's first measurements decide how much it weighs, so that a
+belief that misleads is outvoted.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from autotune.measure import Measurement, Outcome
 from autotune.search.samplers.features import between_shapes
 from autotune.search.samplers.surrogate import Floats, interpolated, squash
 
-#: Neighbours that are listened to. Of 3, 8 and 12 the most were best on shapes that none of them
-#: is like; the time that a belief takes grows by the cube (12 take 0.2 s).
+#: Neighbours to learn from. Of 3, 8 and 12, 12 was best on shapes unlike all neighbours. The time
+#: of a belief grows with the cube of the number (0.2 s for 12).
 _MOST_NEIGHBOURS = 12
 
-#: Measurements of a neighbour that are learned from, and how many of these are its fastest.
+#: How many measurements of a neighbour are used, and how many of these are its fastest.
 _MOST_LEARNED, _FASTEST = 200, 100
 
-#: Distance, in powers of two over all sizes, beyond which a shape tells nothing of another.
+#: Shapes farther apart than this, in powers of two over all sizes, do not learn from each other.
 _FARTHEST = 12.0
 
-#: How much farther away a shape counts that was measured elsewhere: one that was measured here, and
-#: has one size doubled, is as good.
+#: Distance added for a shape that was measured elsewhere: it is worth as much as a shape that was
+#: measured here and differs by the doubling of one size.
 _ELSEWHERE = 1.0
 
-#: What another op of the same kind is away: the two shrinks of a mixture of experts do alike work.
+#: Distance added for another op of the same kind, such as the two shrinks of a MoE layer.
 _OTHER_OP = 1.0
 
 
@@ -45,8 +46,8 @@ class Neighbour:
 
     Attributes:
         shape: The shape.
-        measurements: What was measured of it.
-        is_elsewhere: Whether that was on another GPU or with other kernels than are searched now.
+        measurements: The shape's measurements.
+        is_elsewhere: Whether they come from another GPU or other kernels than are searched now.
     """
 
     shape: KernelShape
@@ -55,7 +56,10 @@ class Neighbour:
 
     @property
     def timed(self) -> dict[KernelConfig, float]:
-        """Latencies of what works, cut short or not, microseconds per launch, fastest first."""
+        """The latency of every configuration that works, microseconds per launch, fastest first.
+
+        Configurations that were cut short count, with the samples that they have.
+        """
         those = [
             (m.latency_us, m.config)
             for m in self.measurements
@@ -67,7 +71,7 @@ class Neighbour:
 def distance(one: KernelShape, other: KernelShape) -> float:
     """How far apart two shapes are: the sum of the logarithms to base 2 of their sizes' ratios.
 
-    Infinite between kinds of ops that have nothing to tell each other.
+    Infinite between a dense op and a MoE op, and between a shrink and an expand.
     """
     if one.op.is_moe != other.op.is_moe or is_shrink(one.op) != is_shrink(other.op):
         return math.inf
@@ -83,9 +87,10 @@ def _sizes(shape: KernelShape) -> tuple[float, ...]:
 
 
 def nearest(shape: KernelShape, finished: Iterable[Neighbour]) -> list[Neighbour]:
-    """The finished shapes to learn from, the nearest first; those with nothing timed are none.
+    """The finished shapes to learn from, the nearest first.
 
-    The shape itself may be among them, as an older database knows it.
+    Shapes without a single timed configuration are skipped. The shape itself may be among the
+    finished ones if it was searched before.
     """
     near = [
         (distance(shape, each.shape) + each.is_elsewhere * _ELSEWHERE, each) for each in finished
@@ -96,14 +101,15 @@ def nearest(shape: KernelShape, finished: Iterable[Neighbour]) -> list[Neighbour
 
 
 def in_order(shapes: Sequence[KernelShape], known: Iterable[KernelShape] = ()) -> list[KernelShape]:
-    """The shapes, each after one that is near it.
+    """Order shapes so that each comes after one that is near it.
 
-    The first is the one that is nearest to all others; then always the one that is nearest to any
-    before it (Prim's algorithm). A kind of op that none before it belongs to starts likewise.
+    The next shape is always the one nearest to any shape before it (Prim's algorithm). The first
+    shape is the one nearest to all others; so is the first of each kind of op that no shape before
+    it can teach.
 
     Args:
-        shapes: What is ordered.
-        known: Shapes that are there before the first.
+        shapes: The shapes to order.
+        known: Shapes that were searched before.
     """
     left, there = list(shapes), list(known)
     ordered: list[KernelShape] = []
@@ -121,16 +127,19 @@ def in_order(shapes: Sequence[KernelShape], known: Iterable[KernelShape] = ()) -
 
 
 def _remoteness(shape: KernelShape, others: Sequence[KernelShape]) -> float:
-    """Sum of the distances to others; a kind of op that has none counts as far away."""
+    """Sum of the distances to others, each counting at most 100."""
     return sum(min(distance(shape, other), 100.0) for other in others)
 
 
 def belief(space: SearchSpace, neighbours: Sequence[Neighbour]) -> Floats | None:
-    """What finished shapes expect of every configuration, as ``squash`` has it.
+    """The squashed logarithm of latency that finished shapes predict for every configuration.
 
     Args:
         space: The new space.
-        neighbours: With something timed; for none there is no belief.
+        neighbours: Finished shapes, each with at least one timed configuration.
+
+    Returns:
+        The predictions, (len(space.configs),); None without neighbours.
     """
     if not neighbours:
         return None
@@ -144,10 +153,10 @@ def belief(space: SearchSpace, neighbours: Sequence[Neighbour]) -> Floats | None
 
 
 def instructive(timed: Mapping[KernelConfig, float]) -> dict[KernelConfig, float]:
-    """Those of a shape that are worth learning from: the fastest, and of the others every so many.
+    """The configurations worth learning from: the fastest, and an even sample of the others.
 
     Args:
-        timed: The fastest first, as ``Neighbour`` has them.
+        timed: Latencies by configuration, the fastest first, as in ``Neighbour.timed``.
     """
     ranked = list(timed.items())
     others = ranked[_FASTEST:]

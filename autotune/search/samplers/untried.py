@@ -13,7 +13,7 @@ from autotune.search.samplers.encoding import Positions
 
 
 class Untried:
-    """Keeps count of what is left of a space, and finds configurations in it."""
+    """Knows which configurations of a space are left, and finds one of them."""
 
     def __init__(self, space: SearchSpace, positions: Positions) -> None:
         self._configs = space.configs
@@ -39,33 +39,33 @@ class Untried:
 
     @property
     def block_ms_left(self) -> set[int]:
-        """Every ``block_m`` of which something is left."""
+        """Every ``block_m`` with configurations left."""
         return set(self._block_m[self._left].tolist())
 
     def look_among(self, block_m: int | None) -> None:
-        """Find only configurations of this ``block_m`` from now on; of any where it is None."""
+        """From now on find only configurations with this ``block_m``; None for any."""
         self._among = (
             np.full(len(self._left), True) if block_m is None else self._block_m == block_m
         )
 
     @property
     def candidates(self) -> npt.NDArray[np.intp]:
-        """Positions in the space's ``configs`` of those left to choose from, ascending."""
+        """Places, in the space's ``configs``, of the configurations to choose from, ascending."""
         return np.flatnonzero(self._left & self._among)
 
     def first(self) -> KernelConfig:
-        """The first one left, in the space's order."""
+        """The first configuration left, in the space's order."""
         return self._configs[int(self.candidates[0])]
 
     def any(self, rng: np.random.Generator) -> KernelConfig:
-        """One of those left, all equally likely."""
+        """One of the configurations left, all equally likely."""
         return self._configs[int(rng.choice(self.candidates))]
 
     def nearest(self, params: Mapping[str, float], rng: np.random.Generator) -> KernelConfig:
-        """The one left that is the fewest axis steps away; ties are broken at random.
+        """The configuration left that is the fewest axis steps away; ties are broken at random.
 
         Args:
-            params: Positions on the axes.
+            params: The wanted position on every axis.
             rng: Breaks ties.
         """
         wanted = np.array([params[name] for name in self._names])

@@ -36,7 +36,7 @@ def test_regret_after_more_trials_than_there_are_is_that_at_the_end():
     assert curve(1.0, 0.5, 0.1).after(100) == 0.1
 
 
-def test_trials_to_a_nearness_are_counted_from_one():
+def test_the_trials_to_a_regret_are_counted_from_one():
     assert curve(1.0, 0.5, 0.01).trials_to(0.02) == 3
     assert math.isinf(curve(1.0, 0.5, 0.1).trials_to(0.02))
 
@@ -104,7 +104,7 @@ def test_an_unknown_sampler_is_named_with_those_that_there_are():
         sampler_names("random, tp")
 
 
-def test_the_samplers_compared_by_default_take_no_second_a_trial():
+def test_the_samplers_compared_by_default_are_quick():
     names = sampler_names(None)
     assert names[:3] == ["random", "tpe", "adaptive"]
     assert names[3:] == installed_peers()

@@ -50,8 +50,8 @@ def test_a_space_where_everything_fails_is_gone_through():
     assert len(set(measured)) == 67
 
 
-def test_what_is_like_that_which_failed_is_left_for_later():
-    """Whatever has block_k 256 fails, and is the fastest by what is known: half as fast again."""
+def test_configurations_like_failed_ones_are_left_for_later():
+    """All of block_k 256 fails, though the model would expect it to be the fastest."""
     runner = Landscape()
     space = runner.space(SHAPE, {})
     deep = np.array([config.block_k == 256 for config in space.configs])
@@ -87,7 +87,7 @@ def test_it_beats_random_search_by_far(lookahead):
     assert max(ours) < statistics.median(theirs)
 
 
-def test_a_space_of_one_is_that_one():
+def test_a_space_of_one_configuration_is_searched():
     config = configs()[0]
     space = SearchSpace(SHAPE, [config], default=config)
     positions = Positions(space)
@@ -120,7 +120,7 @@ def test_a_search_that_goes_on_makes_the_choices_of_one_never_interrupted():
     assert [t.params for t in resumed.trials] == [t.params for t in whole.trials]
 
 
-def test_only_what_may_be_found_is_chosen():
+def test_only_configurations_of_the_wanted_block_m_are_chosen():
     listed = configs()[::17]
     space = SearchSpace(SHAPE, listed, default=listed[0])
     positions = Positions(space)

@@ -24,7 +24,7 @@ def _folder(tmp_path, monkeypatch) -> None:
 
 @pytest.fixture
 def runner(tmp_path) -> CountingRunner:
-    """What is left behind: a database of two shapes, of 80 configurations each."""
+    """Fill a database with two searched shapes, of 80 configurations each."""
     path = write_recording(tmp_path / "r.jsonl.gz")
     tune(plan_of(CountingRunner(path), trials=80, storage=OLD), CountingRunner(path))
     return CountingRunner(path)
@@ -40,7 +40,7 @@ def test_a_warm_start_asks_for_the_old_winners_first(runner):
         assert any(BEST.items() <= config.as_dict().items() for config in first)
 
 
-def test_all_that_was_measured_on_the_gpu_with_the_provider_is_found(runner):
+def test_every_shape_of_the_same_gpu_and_provider_is_found(runner):
     found = finished_earlier(OLD, replace(runner.environment, driver="999", triton="9"))
     assert {each.shape for each in found} == {
         KernelShape.from_mapping(table) for table in (SHRINK, EXPAND)

@@ -33,7 +33,7 @@ def test_a_replay_is_not_told_of_the_shapes_that_it_answers_for():
     assert not told & set(SHIPPED.shapes)
 
 
-def test_what_the_same_gpu_and_kernels_measured_is_not_from_elsewhere():
+def test_measurements_of_the_same_gpu_and_kernels_are_not_from_elsewhere():
     measured_in = read_recording(LEARNED).environment
     runner = Landscape(environment=replace(measured_in, driver="another"))
     near = {each.is_elsewhere for each in experience(runner)}
@@ -41,7 +41,7 @@ def test_what_the_same_gpu_and_kernels_measured_is_not_from_elsewhere():
     assert all(each.is_elsewhere for each in experience(Landscape()))
 
 
-def test_what_was_measured_here_comes_before_the_same_measured_elsewhere():
+def test_a_shape_measured_here_comes_before_the_same_shape_from_elsewhere():
     (own, *_) = experience(Landscape())
     here = Neighbour(own.shape, own.measurements)
     near = replace(own, shape=shrink(num_tokens=512, rank=16))

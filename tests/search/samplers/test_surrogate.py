@@ -17,7 +17,7 @@ def test_squashed_logarithms_keep_their_order_and_end_at_the_limit():
     assert squash(np.array([])).shape == (0,)
 
 
-def test_what_was_not_measured_is_ranked_by_what_was(rng):
+def test_unmeasured_points_are_ranked_by_measured_ones(rng):
     rows = rng.permutation(64)
     mean, *_ = Surrogate(GRID).predict(rows[:30].tolist(), LOGS[rows[:30]])
     left = rows[30:]
@@ -50,7 +50,7 @@ def test_rows_that_are_not_those_from_before_start_afresh():
     assert np.allclose(again, Surrogate(GRID).predict([6, 9], LOGS[[6, 9]]))
 
 
-def test_nothing_known_is_no_error():
+def test_a_model_without_observations_predicts():
     mean, spread, _ = Surrogate(GRID).predict([], np.array([]))
     assert np.isfinite(mean).all()
     assert (spread > 0).all()
@@ -66,7 +66,7 @@ def test_a_belief_is_followed_until_measurements_say_otherwise(rng):
     assert np.corrcoef(outvoted, LOGS)[0, 1] > 0.5
 
 
-def test_what_lies_between_measured_points_is_interpolated(rng):
+def test_points_between_measured_ones_are_interpolated(rng):
     rows = rng.permutation(64)
     known, left = rows[:40], rows[40:]
     found = interpolated(GRID[known], LOGS[known], GRID[left])
@@ -78,7 +78,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_what_is_slow_by_far_is_told_from_what_is_slow():
+def test_very_slow_is_told_from_slow():
     """Squashed, both are alike."""
     logs = 6.0 * LOGS
     rows = np.random.default_rng(3).permutation(64)[:40]

@@ -45,7 +45,7 @@ def test_every_shape_comes_after_one_that_is_near_it():
     assert in_order([]) == []
 
 
-def test_the_nearest_are_asked_first_and_none_that_timed_nothing():
+def test_the_nearest_shapes_come_first_and_shapes_without_timings_are_skipped():
     runner = Landscape(stride=61)
     finished = [tuned(runner, shrink(num_tokens=m), 20) for m in (1024, 512, 2048, 4096)]
     broken = [
@@ -62,7 +62,7 @@ def test_no_more_than_a_dozen_neighbours_are_listened_to():
     assert len(nearest(shrink(), [one] * 20)) == 12
 
 
-def test_what_is_learned_from_are_the_fastest_and_some_of_all_others():
+def test_a_search_learns_from_the_fastest_and_from_a_sample_of_the_others():
     timed = {config: 10.0 + place for place, config in enumerate(configs()[:900])}
     learned = instructive(timed)
     places = [int(us - 10) for us in learned.values()]
