@@ -195,7 +195,15 @@ def record_spaces(  # noqa: PLR0913 - one parameter a flag
             max_loras=max_loras, rank=rank, tokens=tokens, ops=op, kernels=kernels, seed=seed
         )
         with gpu_runner(plan.kernels, err.print) as runner:
-            record(plan, runner, file, sample=sample, progress=say_recorded)
+            record(
+                runner,
+                file,
+                shapes=plan.shapes,
+                axes=plan.axes,
+                sample=sample,
+                seed=plan.seed,
+                progress=say_recorded,
+            )
         out.print(f"Recorded {len(plan.shapes)} shapes in {file}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -76,3 +78,15 @@ def test_without_a_gpu_nothing_is_started(said, monkeypatch):
 
     with pytest.raises(GpuMissing, match="no CUDA GPU here"):
         gpu_runner("auto", said.append)
+
+
+def test_runners_are_there_to_choose_from_before_torch_and_triton_are_imported():
+    script = (
+        "import sys, autotune.measure.runners, autotune.measure.sweep\n"
+        "print({'torch', 'triton'} & set(sys.modules))"
+    )
+    run = subprocess.run(  # noqa: S603 - the script above
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
+
+    assert run.stdout.strip() == "set()"

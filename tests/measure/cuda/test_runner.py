@@ -9,7 +9,8 @@ import pytest
 from autotune.errors import WorkerDied
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.measure import Outcome, cuda, never_stop
+from autotune.measure import Outcome, never_stop
+from autotune.measure.cuda import runner as runner_module
 from autotune.measure.cuda.runner import MOST_TURNS, TURNS_AT_ONCE, CudaRunner
 from tests.measure.cuda.handlers import (
     CRASHES,
@@ -103,7 +104,7 @@ def test_a_comparison_goes_on_until_it_is_enough_or_has_all_its_turns(runner):
 
 
 def test_a_comparison_that_takes_long_ends_without_all_its_rounds(runner, monkeypatch):
-    monkeypatch.setattr(cuda, "COMPARE_S", -1.0)
+    monkeypatch.setattr(runner_module, "COMPARE_S", -1.0)
     samples = runner.compare(SHAPE, [config()], lambda samples: False).samples_us
     assert len(samples[config()]) == TURNS_AT_ONCE
 
@@ -113,8 +114,8 @@ def test_a_comparison_under_throttling_is_repeated_or_else_marked(
     tmp_path, monkeypatch, retries, is_throttled
 ):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(cuda, "THROTTLED_RETRIES", retries)
-    monkeypatch.setattr(cuda, "COOL_DOWN_S", 0.0)
+    monkeypatch.setattr(runner_module, "THROTTLED_RETRIES", retries)
+    monkeypatch.setattr(runner_module, "COOL_DOWN_S", 0.0)
     with CudaRunner("builtin", compile_workers=1, device_server=HotDevice) as hot:
         comparison = hot.compare(SHAPE, [config()], lambda samples: True)
     assert comparison.is_throttled is is_throttled
