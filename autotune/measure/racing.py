@@ -119,7 +119,7 @@ def race(
     return tuple(samples), False
 
 
-def chunks(samples_us: Sequence[float]) -> Callable[[int], Sequence[float]]:
+def take_from(samples_us: Sequence[float]) -> Callable[[int], Sequence[float]]:
     """A ``take`` for ``race`` that deals out samples taken earlier."""
     left = iter(samples_us)
 

@@ -12,7 +12,7 @@ from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.measure._base import EnoughRule, Runner, StopRule
 from autotune.measure.measurement import Ceilings, Comparison, Measurement, Outcome
-from autotune.measure.racing import TOO_SLOW_REASON, chunks, race
+from autotune.measure.racing import TOO_SLOW_REASON, race, take_from
 from autotune.measure.recording import read_recording
 
 
@@ -93,7 +93,7 @@ class ReplayRunner(Runner):
             )
         if recorded.outcome is not Outcome.OK:
             return recorded
-        samples, cut = race(chunks(recorded.samples_us), lambda so_far: stop(config, so_far))
+        samples, cut = race(take_from(recorded.samples_us), lambda so_far: stop(config, so_far))
         if not cut:
             return recorded
         reason = TOO_SLOW_REASON

@@ -15,11 +15,11 @@ from autotune.measure.racing import (
     FULL_SAMPLES,
     ROUND_SAMPLES,
     ROUNDS,
-    chunks,
     figure_spread,
     is_told_apart,
     race,
     run_spread,
+    take_from,
 )
 from autotune.measure.recording import read_recording
 from autotune.measure.replay import shipped_recording
@@ -42,7 +42,7 @@ def asked_at() -> list[int]:
         asked.append(len(so_far))
         return False
 
-    race(chunks([1.0] * 100), stop)
+    race(take_from([1.0] * 100), stop)
     return asked
 
 
@@ -50,7 +50,7 @@ def asked_at() -> list[int]:
 
 
 def test_a_configuration_that_is_never_stopped_gets_every_round():
-    taken, cut = race(chunks([1.0] * 100), never)
+    taken, cut = race(take_from([1.0] * 100), never)
     assert (len(taken), cut) == (FULL_SAMPLES, False)
 
 
@@ -59,7 +59,7 @@ def test_a_full_timing_has_enough_samples_for_its_median_and_no_more():
 
 
 def test_a_configuration_stopped_after_its_first_round_keeps_that_round():
-    taken, cut = race(chunks([1.0] * 100), lambda _so_far: True)
+    taken, cut = race(take_from([1.0] * 100), lambda _so_far: True)
     assert (len(taken), cut) == (ROUND_SAMPLES, True)
 
 
@@ -69,13 +69,13 @@ def test_every_round_doubles_the_samples_and_the_last_is_not_asked_about():
 
 @pytest.mark.parametrize("recorded", [0, 1, 5, 15, FULL_SAMPLES, 40])
 def test_a_race_ends_when_the_samples_of_a_recording_do(recorded):
-    taken, cut = race(chunks([1.0] * recorded), never)
+    taken, cut = race(take_from([1.0] * recorded), never)
     assert (len(taken), cut) == (min(recorded, FULL_SAMPLES), False)
 
 
 @given(st.lists(st.floats(1, 1000), max_size=40))
 def test_samples_taken_earlier_are_dealt_out_once_and_in_order(earlier):
-    taken, cut = race(chunks(earlier), never)
+    taken, cut = race(take_from(earlier), never)
     assert list(taken) == earlier[:FULL_SAMPLES]
     assert not cut
 

@@ -21,7 +21,7 @@ from autotune.measure.kernels.vllm_parts import (
     known_parameters,
     part,
     triton_kernel,
-    unknown,
+    unusable,
 )
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class MoeOp:
         self._function = attribute(self.module, name)
         self._takes = known_parameters(self._function, (*_COMMON, *own))
         if "use_tma" not in self._takes:
-            raise unknown(
+            raise unusable(
                 f"{name} is that of a release before 0.22, which cannot be driven for MoE"
             )
         self._tables = attribute(self.module, "_LORA_PTR_DICT")

@@ -61,7 +61,7 @@ def part(name: str) -> ModuleType:
     try:
         module = importlib.import_module(f"{PACKAGE}.{name}")
     except ImportError as error:
-        raise unknown(str(error)) from error
+        raise unusable(str(error)) from error
     _tell_of_device(module)
     return module
 
@@ -85,7 +85,7 @@ def attribute(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - whatever 
         KernelsUnusable: There is nothing.
     """
     if not hasattr(module, name):
-        raise unknown(f"{module.__name__} has no {name}")
+        raise unusable(f"{module.__name__} has no {name}")
     return getattr(module, name)
 
 
@@ -97,7 +97,7 @@ def triton_kernel(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - trito
     """
     kernel = attribute(module, name)
     if not isinstance(kernel, KernelInterface):
-        raise unknown(f"it has turned Triton off, {name} is no Triton kernel")
+        raise unusable(f"it has turned Triton off, {name} is no Triton kernel")
     return kernel
 
 
@@ -110,11 +110,11 @@ def known_parameters(function: Callable[..., object], known: Sequence[str]) -> t
     taken = tuple(inspect.signature(function).parameters)
     strange = [name for name in taken if name not in known]
     if strange:
-        raise unknown(f"{function.__name__} takes {', '.join(strange)}")
+        raise unusable(f"{function.__name__} takes {', '.join(strange)}")
     return taken
 
 
-def unknown(what: str) -> KernelsUnusable:
+def unusable(what: str) -> KernelsUnusable:
     """The error for a release that is not as those that are known."""
     version = importlib.import_module("vllm").__version__
     return KernelsUnusable(
