@@ -39,7 +39,7 @@ _SAMPLE_SPREAD = 0.005
 #: Spread of a median of normal samples, in units of the spread of their mean: sqrt(pi / 2).
 _MEDIAN_FACTOR = 1.2533
 
-#: By how many spreads the best figure so far may be too low: it is the lowest of many noisy figures.
+#: By how many spreads the best figure so far may be too low, being the lowest of many noisy ones.
 #: If 100 configurations were equally fast, the lowest figure would lie 2.5 standard deviations
 #: below the truth (expected minimum of 100 standard normals).
 _LUCK = 2.5

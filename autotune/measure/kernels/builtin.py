@@ -1,4 +1,4 @@
-"""The builtin kernel provider: our own kernels, which do what vLLM's do."""
+"""The builtin kernel provider: our own kernels, modelled on vLLM's."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from autotune.launch.shape import KernelShape
     from autotune.measure.kernels.inputs import Inputs
 
-#: Hopper, the one target on which ptxas miscompiles a pipelined wgmma whose left side was cast in
-#: registers, as expand's x is (triton-lang/triton#9433); vLLM 0.33.0 turns the pipeline off there.
+#: Hopper. On this target only, ptxas miscompiles a pipelined wgmma whose left operand was cast in
+#: registers, as expand's x is (triton-lang/triton#9433). vLLM 0.33.0 has no pipeline there either.
 _HOPPER = (9, 0)
 
 
 class BuiltinProvider(KernelProvider):
-    """Our own kernels. ``version`` must change whenever what they do or how fast changes."""
+    """Our own kernels. Change ``version`` whenever their results or their speed change."""
 
     name = "builtin"
     version = "1"
@@ -41,31 +41,13 @@ class BuiltinProvider(KernelProvider):
         return _forced(shape, target.capability)
 
     def compile(self, shape: KernelShape, config: KernelConfig, target: Target) -> CompiledKernel:
-        """Compile into Triton's cache; leaves the process unable to launch.
-
-        Args:
-            shape: The shape.
-            config: The configuration.
-            target: The GPU to compile for.
-
-        Raises:
-            Exception: Whatever the compiler raises.
-        """
+        """Compile into Triton's cache; the process cannot launch afterwards."""
         ahead.compile_for(target.capability)
         kernel, grid, arguments = _call(shape, replace(config, **self.forced(shape, target)))
         return ahead.describe(kernel.warmup(grid=grid, **arguments), grid)
 
     def launch(self, inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
-        """Enqueue the op once on the current stream.
-
-        Args:
-            inputs: The tensors of the shape.
-            config: The configuration.
-            weight_set: Which of the rotating weight sets is read.
-
-        Raises:
-            Exception: Whatever the launcher raises, such as ``OutOfResources``.
-        """
+        """Enqueue the op once on the current stream."""
         shape = inputs.shape
         config = replace(config, **_forced(shape, inputs.capability))
         if shape.op.is_moe:
@@ -87,14 +69,14 @@ def _forced(shape: KernelShape, capability: tuple[int, int]) -> dict[str, int]:
 def _call(
     shape: KernelShape, config: KernelConfig
 ) -> tuple[Any, tuple[int, int, int], dict[str, Any]]:
-    """Kernel, grid and arguments to compile a shape's configuration with."""
+    """The kernel, the grid and the arguments that a configuration is compiled with."""
     if shape.op.is_moe:
         stand_ins = moe_operands_without_tensors(shape)
         arguments = fused_moe.arguments(shape, config, *stand_ins)
         return fused_moe.fused_moe_kernel, fused_moe.grid(shape, config), arguments
     operands = operands_without_tensors(shape)
     if shape.op is LoraOp.SHRINK:
-        # Triton compiles a float for any value, so the scaling does not matter here.
+        # Triton compiles one kernel for all floats, so the value of the scaling does not matter.
         arguments = shrink.arguments(shape, config, operands, scaling=1.0)
         return shrink.shrink_kernel, shrink.grid(shape, config), arguments
     arguments = expand.arguments(shape, config, operands)
