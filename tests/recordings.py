@@ -1,4 +1,4 @@
-"""Small recordings with a known best, for tests that need a Runner and no GPU."""
+"""Small recordings with a known best configuration, for tests that need a Runner without a GPU."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _AXES = {
     "num_stages": (2, 3),
 }
 
-#: The fastest configuration of every shape here, by ``latency_us``.
+#: The fastest configuration of every shape here, as ``latency_us`` says.
 BEST = {"block_m": 32, "block_n": 16, "block_k": 64, "num_warps": 4, "num_stages": 3}
 
 
@@ -50,7 +50,7 @@ def latency_us(config: dict[str, int]) -> float:
 
 
 def lines(shape: dict[str, Any]) -> list[dict[str, Any]]:
-    """One line a configuration, the slowest of the first hundred marked as the default."""
+    """One line a configuration; the slowest is the default, and the fourth fails to launch."""
     found: list[dict[str, Any]] = []
     for values in itertools.product(*_AXES.values()):
         config = dict(zip(_AXES, values, strict=True))
@@ -68,7 +68,7 @@ def lines(shape: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def write_recording(path: Path, *shapes: dict[str, Any], **environment: str) -> Path:
-    """Write a recording of these shapes; ``SHRINK`` and ``EXPAND`` if none are given."""
+    """Write a recording of these shapes; of ``SHRINK`` and ``EXPAND`` by default."""
     header = {"schema": "autotune-recording/1", "environment": ENVIRONMENT | environment}
     with gzip.open(path, "wt") as file:
         for line in (header, *itertools.chain(*map(lines, shapes or (SHRINK, EXPAND)))):

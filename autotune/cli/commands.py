@@ -159,7 +159,15 @@ def record_spaces(
     with errors_in_one_line():
         plan = flags.plan().override(kernels=kernels, seed=seed)
         with gpu_runner(plan.kernels, err.print) as runner:
-            record(plan, runner, file, sample=sample, progress=say_recorded)
+            record(
+                runner,
+                file,
+                shapes=plan.shapes,
+                axes=plan.axes,
+                sample=sample,
+                seed=plan.seed,
+                progress=say_recorded,
+            )
         out.print(f"Recorded {len(plan.shapes)} shapes in {file}")
 
 

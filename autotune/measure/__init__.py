@@ -1,4 +1,4 @@
-"""Turning (shape, configuration) into measurements, on a GPU or from a recording."""
+"""Measuring configurations of a shape, on a GPU or from a recording."""
 
 from autotune.measure._base import EnoughRule, Runner, StopRule, never_stop
 from autotune.measure.measurement import Comparison, DeviceState, Measurement, Outcome, RunnerStatus

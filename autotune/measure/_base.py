@@ -1,4 +1,4 @@
-"""What every Runner takes and answers. Knows nothing of Optuna, torch or Triton."""
+"""Runner: what measures configurations. Knows nothing of Optuna, torch or Triton."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from autotune.measure.measurement import Ceilings
 
 
-#: Asked now and then while configurations are compared: are these samples enough?
+#: Called now and then during a comparison: whether the samples so far are enough.
 EnoughRule = Callable[[Mapping[KernelConfig, Sequence[float]]], bool]
 
-#: Asked after every timing round with all samples so far: is this one plainly too slow?
+#: Called after every timing round with all samples so far, in microseconds: whether the
+#: configuration is plainly too slow.
 StopRule = Callable[[KernelConfig, Sequence[float]], bool]
 
 
@@ -34,13 +35,13 @@ def never_stop(_config: KernelConfig, _samples_us: Sequence[float]) -> bool:
 class Runner(ABC):
     """Turns configurations of a shape into measurements.
 
-    A runner is used from one thread, but for ``status``. Its owner closes it; it is a context
-    manager.
+    A runner is used from one thread; only ``status`` may be read from others. Its owner closes it,
+    as a context manager or by ``close``.
 
     Attributes:
-        environment: Where it measures.
-        lookahead: How many configurations ``measure`` should be given to choose from, so that
-            the next are made ready while one is timed.
+        environment: The GPU, kernels and versions that it measures with.
+        lookahead: How many configurations ``measure`` should be given at once, so that the next
+            are compiled while one is timed.
     """
 
     environment: Environment
@@ -49,16 +50,16 @@ class Runner(ABC):
     def space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
         """The configurations of ``shape`` that are worth measuring.
 
-        A parameter that vLLM does not read for this shape keeps the default's value: two
-        configurations that differ only there are the same launch.
+        A parameter that vLLM does not read for this shape keeps the default's value, since
+        configurations that differ only in such a parameter are the same launch.
 
         Args:
             shape: The shape.
             axes: Values that replace the usual ones, per parameter.
 
         Raises:
-            SpaceError: Nothing is left to measure.
-            ReplayMiss: The shape was not recorded.
+            SpaceError: The space has no valid configuration.
+            ReplayMiss: The runner is a replay, and the shape was not recorded.
         """
         space = self.kernel_space(shape, axes)
         read = parameters_read(shape, release_of(self.environment))
@@ -82,15 +83,15 @@ class Runner(ABC):
     def measure(
         self, shape: KernelShape, pending: Sequence[KernelConfig], stop: StopRule
     ) -> Measurement:
-        """Measure one of ``pending``: whichever is ready first.
+        """Measure whichever of ``pending`` is ready first.
 
         A configuration that cannot be measured is an ``Outcome``, never an exception.
 
         Args:
             shape: The shape.
-            pending: Distinct configurations of the shape's space, oldest first, at least one. Those
-                left over are given again in the next call, or never.
-            stop: Asked after every timing round; true ends the configuration as ``too_slow``.
+            pending: Distinct configurations of the shape's space, oldest first, at least one. The
+                others may be given again in the next call.
+            stop: Called after every timing round; true ends the configuration as ``too_slow``.
         """
 
     @abstractmethod
@@ -102,7 +103,7 @@ class Runner(ABC):
         Args:
             shape: The shape.
             configs: Distinct configurations of the shape.
-            enough: Asked now and then whether to stop; there is a limit besides.
+            enough: Called now and then; true ends the comparison. The runner may end it sooner.
 
         Returns:
             The samples. A configuration that does not run is left out.
@@ -110,23 +111,23 @@ class Runner(ABC):
 
     @property
     def status(self) -> RunnerStatus | None:
-        """What it is busy with; None of a runner that only looks figures up. From any thread."""
+        """What the runner is doing now; None for a replay. May be read from any thread."""
         return None
 
     @property
     def answered(self) -> Collection[KernelShape]:
-        """Shapes whose measurements it holds already; none of a runner that measures."""
+        """Shapes whose measurements the runner holds already: those of a replay, else none."""
         return ()
 
     def recall(self, measurements: Iterable[Measurement]) -> None:  # noqa: B027 - most need not know
-        """Be told what earlier runs measured of a shape whose space was asked for."""
+        """Take in measurements of earlier runs; the space of their shape was asked for before."""
 
     def ceilings(self) -> Ceilings | None:
-        """What the device reaches at best, for rooflines; None where nothing says."""
+        """What the device reaches at best, for rooflines; None where that is not known."""
         return None
 
-    def close(self) -> None:  # noqa: B027 - many a runner holds nothing
-        """Give back processes and memory."""
+    def close(self) -> None:  # noqa: B027 - some runners hold nothing
+        """End processes and free memory."""
 
     def __enter__(self) -> Self:
         return self

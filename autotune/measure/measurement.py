@@ -1,4 +1,4 @@
-"""What measuring gives: outcomes, measurements, comparisons, and the state of the device."""
+"""Results of measuring: outcomes, measurements, comparisons, and the state of the device."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ class Outcome(str, Enum):
     """How measuring one configuration ended."""
 
     OK = "ok"
-    INVALID = "invalid"  # a static rule threw it out
+    INVALID = "invalid"  # it breaks a static rule
     COMPILE_FAILED = "compile_failed"
     COMPILE_TIMEOUT = "compile_timeout"
     LAUNCH_FAILED = "launch_failed"
     WRONG_RESULT = "wrong_result"
-    TOO_SLOW = "too_slow"  # cut short: it cannot win
+    TOO_SLOW = "too_slow"  # cut short, since it cannot win
     TIMED_OUT = "timed_out"
     WORKER_DIED = "worker_died"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """Everything that is known of one configuration of one shape.
+    """Everything that was measured of one configuration of one shape.
 
     Attributes:
         shape: The shape.
         config: The configuration.
-        outcome: How it ended.
-        reason: What went wrong, for every outcome but ``ok``.
+        outcome: How measuring ended.
+        reason: What went wrong; empty if the outcome is ``ok``.
         samples_us: All timed figures, microseconds per launch, in the order in which they were
-            taken; warm-ups are none of them.
+            taken, without warm-ups.
         relative_error: ‖out − ref‖ / ‖ref‖ against float64; None where nothing was launched.
-        shared_memory_bytes: What the compiled kernel uses per block; None where not known.
+        shared_memory_bytes: Shared memory of the compiled kernel per block; None where not known.
         registers: Registers per thread; None where not known.
         spills: Registers spilled to local memory, per thread; None where not known.
     """
@@ -54,19 +54,24 @@ class Measurement:
 
     @property
     def latency_us(self) -> float:
-        """The median of the samples, microseconds per launch; raises where there is none."""
+        """The median of the samples, microseconds per launch.
+
+        Raises:
+            StatisticsError: There are no samples.
+        """
         return statistics.median(self.samples_us)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceState:
-    """What NVML says of the device at one moment.
+    """The device at one moment, as NVML reads it.
 
     Attributes:
         sm_clock_mhz: Clock of the multiprocessors.
         memory_clock_mhz: Clock of the memory.
-        temperature_c: Of the chip.
-        throttle_reasons: Why the clocks are held down, heat or power; empty where they are not.
+        temperature_c: Temperature of the chip.
+        throttle_reasons: Why the clocks are held down, such as heat or power; empty if they are
+            not.
     """
 
     sm_clock_mhz: int
@@ -77,12 +82,12 @@ class DeviceState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerStatus:
-    """What a runner is busy with at one moment.
+    """What a runner is doing at one moment.
 
     Attributes:
         compiling: Configurations that are being compiled.
         waiting: Configurations that wait for a compile worker.
-        device: What the device's driver says; None where nothing does.
+        device: State of the device; None where it cannot be read.
     """
 
     compiling: int
@@ -95,9 +100,9 @@ class Comparison:
     """Configurations timed side by side.
 
     Attributes:
-        samples_us: Per configuration its samples, microseconds per launch, equally many for all:
-            the i-th of one was taken beside the i-th of the others.
-        states: The device before, during and after; empty where nothing says.
+        samples_us: The samples of each configuration, microseconds per launch. All have equally
+            many; the i-th samples of all were taken side by side.
+        states: The device at several moments of the comparison; empty where it cannot be read.
     """
 
     samples_us: Mapping[KernelConfig, tuple[float, ...]]
@@ -105,7 +110,7 @@ class Comparison:
 
     @property
     def is_throttled(self) -> bool:
-        """Whether the device held its clocks down meanwhile."""
+        """Whether the device held its clocks down during the comparison."""
         return any(state.throttle_reasons for state in self.states)
 
 
@@ -114,8 +119,8 @@ class Ceilings:
     """What the device reaches at best.
 
     Attributes:
-        copy_bytes_per_s: Of a copy within the device's memory, bytes read and bytes written.
-        matmul_flops_per_s: Of a large bfloat16 matrix product.
+        copy_bytes_per_s: Bytes read and written per second in a copy within the device's memory.
+        matmul_flops_per_s: Floating-point operations per second of a large bfloat16 matrix product.
     """
 
     copy_bytes_per_s: float
@@ -123,7 +128,11 @@ class Ceilings:
 
 
 def outcome_counts(outcomes: Mapping[str, int]) -> tuple[int, int, int]:
-    """How many trials were invalid, how many failed, and how many were cut short."""
+    """Count outcomes: how many were invalid, how many failed, and how many were cut short.
+
+    Args:
+        outcomes: How often each outcome occurred, by its value.
+    """
     known = {outcome: outcomes.get(outcome.value, 0) for outcome in Outcome}
     invalid, cut = known[Outcome.INVALID], known[Outcome.TOO_SLOW]
     return invalid, sum(known.values()) - known[Outcome.OK] - invalid - cut, cut

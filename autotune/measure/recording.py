@@ -1,8 +1,8 @@
 """Recordings: measurements in a file, one JSON object a line, gzipped.
 
-The first line is a header with the schema, the environment and, where they were measured, the
-device's ceilings; every other line is a measurement.
-Keys that a line leaves out take their defaults, and unknown ones are passed over.
+The first line is a header with the schema, the environment and, if they were measured, the device's
+ceilings. Every other line is a measurement. A key that a line leaves out takes its default; unknown
+keys are ignored.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ SCHEMA = "autotune-recording/1"
 #: What to do where a recording cannot be written.
 _ADVICE = "free the place, or name another file"
 
-#: Decimals of a sample in microseconds: a GPU's timer does not resolve a nanosecond.
+#: Decimals of a sample in microseconds: CUDA events do not resolve a nanosecond.
 _DECIMALS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """What a file holds.
+    """The contents of a recording.
 
     Attributes:
-        environment: Where it was measured.
-        shapes: Per shape its measurements by configuration.
-        defaults: Per shape vLLM's default configuration.
-        ceilings: What the device reaches at best; None where the recording does not say.
+        environment: Where everything in it was measured.
+        shapes: The measurements, by shape and configuration.
+        defaults: vLLM's default configuration of each shape.
+        ceilings: What the device reaches at best; None if that was not recorded.
     """
 
     environment: Environment
@@ -54,7 +54,7 @@ class Recording:
 def read_recording(path: Path) -> Recording:
     """Read a recording.
 
-    A configuration that was measured ``ok`` more than once keeps the samples of all its lines.
+    Where a configuration was measured ``ok`` more than once, the samples are joined.
 
     Raises:
         RecordingError: The file cannot be read, is cut off, or is no recording.
@@ -69,15 +69,11 @@ def read_recording(path: Path) -> Recording:
     environment = Environment.from_mapping(header.get("environment") or {})
     shapes: dict[KernelShape, dict[KernelConfig, Measurement]] = {}
     defaults: dict[KernelShape, KernelConfig] = {}
-    for number, line in enumerate(lines, start=2):
-        try:
-            measurement = _measurement(line)
-        except (InputError, KeyError, TypeError, ValueError) as error:
-            raise RecordingError(f"{path} line {number} is no measurement: {error}") from None
+    for measurement, is_default in _measurements(path, lines):
         by_config = shapes.setdefault(measurement.shape, {})
         earlier = by_config.get(measurement.config)
         by_config[measurement.config] = _joined(earlier, measurement)
-        if line.get("is_default"):
+        if is_default:
             defaults[measurement.shape] = measurement.config
     return Recording(
         environment=environment,
@@ -93,7 +89,7 @@ def _ceilings(path: Path, table: Any) -> Ceilings | None:  # noqa: ANN401 - from
     try:
         return Ceilings(float(table["copy_bytes_per_s"]), float(table["matmul_flops_per_s"]))
     except (KeyError, TypeError, ValueError):
-        raise RecordingError(f"{path} line 1 has ceilings that are none: got {table!r}") from None
+        raise RecordingError(f"{path} line 1 has no usable ceilings: got {table!r}") from None
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -109,6 +105,17 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     except (OSError, zlib.error, UnicodeDecodeError, json.JSONDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise RecordingError(f"cannot read the recording {path}: {reason}") from None
+
+
+def _measurements(
+    path: Path, lines: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[Measurement, bool]]:
+    """The measurement of every line below the header, and whether it is the default's."""
+    for number, line in enumerate(lines, start=2):
+        try:
+            yield _measurement(line), bool(line.get("is_default"))
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            raise RecordingError(f"{path} line {number} is no measurement: {error}") from None
 
 
 def _measurement(line: Mapping[str, Any]) -> Measurement:
@@ -133,9 +140,9 @@ def _joined(earlier: Measurement | None, later: Measurement) -> Measurement:
 
 
 class RecordingWriter:
-    """Writes a recording line by line; the file appears under its name when it is whole.
+    """Writes a recording line by line; the file gets its name when the writer is closed.
 
-    A context manager: on an error what was written so far is kept as well, since measuring it took
+    A context manager. After an error it keeps what was written until then, since measuring it took
     time on a GPU.
     """
 
@@ -146,8 +153,8 @@ class RecordingWriter:
 
         Args:
             path: The file.
-            environment: Where it is measured.
-            ceilings: What the device reaches at best, if that is known.
+            environment: Where everything in it is measured.
+            ceilings: What the device reaches at best; None if that is not known.
 
         Raises:
             RecordingError: The file cannot be written.
@@ -155,7 +162,7 @@ class RecordingWriter:
         self._path = path
         self._partial = path.with_name(path.name + ".partial")
         with write_errors(self._partial, RecordingError, advice=_ADVICE):
-            # mtime 0: the same measurements make the same bytes.
+            # Without the time of writing, the same measurements make the same bytes.
             self._gzip = gzip.GzipFile(self._partial, "wb", mtime=0)
         known = {} if ceilings is None else {"ceilings": asdict(ceilings)}
         self._write({"schema": SCHEMA, "environment": environment.as_dict(), **known})
@@ -207,7 +214,7 @@ class RecordingWriter:
 
 
 class RecordingRunner(Runner):
-    """Writes down everything that another runner measures."""
+    """Records everything that another runner measures."""
 
     def __init__(self, inner: Runner, writer: RecordingWriter) -> None:
         self._inner, self._writer = inner, writer
@@ -215,7 +222,7 @@ class RecordingRunner(Runner):
         self._defaults: dict[KernelShape, KernelConfig] = {}
 
     def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
-        """The inner runner's."""
+        """The search space of the inner runner."""
         space = self._inner.kernel_space(shape, axes)
         self._defaults[shape] = space.default
         return space
@@ -223,13 +230,13 @@ class RecordingRunner(Runner):
     def measure(
         self, shape: KernelShape, pending: Sequence[KernelConfig], stop: StopRule
     ) -> Measurement:
-        """Measure as the inner runner does, and write it down."""
+        """Measure as the inner runner does, and record the measurement."""
         measurement = self._inner.measure(shape, pending, stop)
         self.recall([measurement])
         return measurement
 
     def recall(self, measurements: Iterable[Measurement]) -> None:
-        """Write down what earlier runs measured, so that the recording is whole."""
+        """Record what earlier runs measured too, so that the recording is complete."""
         for measurement in measurements:
             is_default = measurement.config == self._defaults.get(measurement.shape)
             self._writer.write(measurement, is_default=is_default)
@@ -237,23 +244,23 @@ class RecordingRunner(Runner):
     def compare(
         self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule
     ) -> Comparison:
-        """Compare as the inner runner does; its samples are no measurement of their own."""
+        """Compare as the inner runner does; comparisons are not recorded."""
         return self._inner.compare(shape, configs, enough)
 
     @property
     def status(self) -> RunnerStatus | None:
-        """The inner runner's."""
+        """The status of the inner runner."""
         return self._inner.status
 
     @property
     def answered(self) -> Collection[KernelShape]:
-        """Those that the inner runner holds."""
+        """The shapes that the inner runner holds measurements of."""
         return self._inner.answered
 
     def ceilings(self) -> Ceilings | None:
-        """What the inner runner's device reaches."""
+        """The ceilings of the inner runner's device."""
         return self._inner.ceilings()
 
     def close(self) -> None:
-        """Close the inner runner; the writer is its owner's."""
+        """Close the inner runner; the writer is closed by its owner."""
         self._inner.close()

@@ -12,21 +12,22 @@ from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.measure._base import EnoughRule, Runner, StopRule
 from autotune.measure.measurement import Ceilings, Comparison, Measurement, Outcome
-from autotune.measure.racing import TOO_SLOW_REASON, chunks, race
+from autotune.measure.racing import TOO_SLOW_REASON, race, take_from
 from autotune.measure.recording import read_recording
 
 
 class ReplayRunner(Runner):
     """Answers from recordings of one environment.
 
-    The search space of a shape is what was recorded of it; anything else is a ``ReplayMiss``.
+    The search space of a shape is its recorded configurations; any other is a ``ReplayMiss``.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """Read recordings.
 
         Raises:
-            RecordingError: One cannot be read, or they come from different environments.
+            RecordingError: A recording cannot be read, two have the same shape, or they come from
+                different environments.
         """
         recordings = [read_recording(path) for path in paths]
         self.environment = recordings[0].environment
@@ -59,11 +60,11 @@ class ReplayRunner(Runner):
         return self._shapes.keys()
 
     def recorded(self, shape: KernelShape) -> Collection[Measurement]:
-        """All that was recorded of one of the shapes."""
+        """All recorded measurements of one of ``shapes``."""
         return self._shapes[shape].values()
 
     def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
-        """What was recorded of the shape, within ``axes``."""
+        """The recorded configurations of the shape whose values are in ``axes``."""
         recorded = self._recorded(shape)
         if shape not in self._defaults:
             raise RecordingError(
@@ -83,7 +84,7 @@ class ReplayRunner(Runner):
         """Answer the oldest pending configuration from the recording.
 
         Raises:
-            ReplayMiss: It was not recorded.
+            ReplayMiss: The configuration was not recorded.
         """
         config = pending[0]
         recorded = self._recorded(shape).get(config)
@@ -93,7 +94,7 @@ class ReplayRunner(Runner):
             )
         if recorded.outcome is not Outcome.OK:
             return recorded
-        samples, cut = race(chunks(recorded.samples_us), lambda so_far: stop(config, so_far))
+        samples, cut = race(take_from(recorded.samples_us), lambda so_far: stop(config, so_far))
         if not cut:
             return recorded
         reason = TOO_SLOW_REASON
@@ -105,7 +106,7 @@ class ReplayRunner(Runner):
         configs: Sequence[KernelConfig],
         enough: EnoughRule,
     ) -> Comparison:
-        """The recorded samples, equally many for all."""
+        """Answer with the recorded samples, equally many for each configuration."""
         recorded = self._recorded(shape)
         known = {
             config: recorded[config].samples_us
@@ -116,7 +117,7 @@ class ReplayRunner(Runner):
         return Comparison(samples_us={config: samples[:count] for config, samples in known.items()})
 
     def ceilings(self) -> Ceilings | None:
-        """What the recorded device was measured to reach, if the recording says."""
+        """The recorded ceilings; None where the recordings have none."""
         return self._ceilings
 
     def _recorded(self, shape: KernelShape) -> Mapping[KernelConfig, Measurement]:
@@ -131,5 +132,5 @@ class ReplayRunner(Runner):
 
 
 def shipped_recording() -> Path:
-    """The recording that comes with autotune: the quick-start study's spaces on an H100."""
+    """The recording that autotune ships: the quick start's search spaces on an H100."""
     return Path(__file__).parents[1] / "recordings" / "llama-3.1-8b_h100.jsonl.gz"

@@ -1,4 +1,4 @@
-"""Which Runner a command gets: the GPU's, or a replay's."""
+"""Choosing a Runner: that of the GPU, or a replay."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from autotune.measure.replay import ReplayRunner, shipped_recording
 
 
 def gpu_runner(kernels: str, say: Callable[[str], None]) -> CudaRunner:
-    """The runner of the GPU that is here.
+    """The runner of this machine's GPU.
 
     Args:
-        kernels: Name of the kernel provider, or ``auto``: vLLM's kernels where they can be had.
-        say: Told in one line whose kernels it is that are launched.
+        kernels: Name of the kernel provider, or ``auto``: vLLM's kernels if they can be used here,
+            else autotune's own.
+        say: With ``auto``, called with one line that says whose kernels are launched.
 
     Raises:
-        GpuMissing: There is none.
-        KernelsUnusable: The kernels asked for cannot be had.
+        GpuMissing: This machine has no CUDA GPU.
+        KernelsUnusable: The kernels asked for cannot be used here.
     """
     if not has_gpu():
         raise GpuMissing("no CUDA GPU here: run this where there is one")
@@ -42,18 +43,18 @@ def gpu_runner(kernels: str, say: Callable[[str], None]) -> CudaRunner:
 
 
 def _has_vllm() -> bool:
-    """Whether a vLLM can be imported; it is not, since that takes seconds."""
+    """Whether a vLLM is installed. It is not imported, since that takes seconds."""
     found = importlib.util.find_spec("vllm")
     return found is not None and found.origin is not None
 
 
 def replay_runner(paths: Sequence[Path]) -> ReplayRunner:
-    """The runner that answers from recordings; from the one that comes with autotune for none."""
+    """The runner that replays recordings; without any, the recording that autotune ships."""
     return ReplayRunner(paths or [shipped_recording()])
 
 
 def replay_runners(paths: Sequence[Path]) -> list[ReplayRunner]:
-    """Runners that answer from recordings, one for each environment, as for ``replay_runner``."""
+    """Runners that replay recordings, one for each environment; see ``replay_runner``."""
     groups: list[list[Path]] = []
     environments: list[Environment] = []
     for path in paths:

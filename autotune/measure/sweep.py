@@ -4,43 +4,51 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from autotune.launch.config import KernelConfig
+from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.measure import Runner, never_stop
 from autotune.measure.recording import RecordingRunner, RecordingWriter
-from autotune.plan.study import StudyPlan
 
-#: Told of every shape when it is done: the outcomes, its number from 1, and how many there are.
+#: Called with a finished shape, its outcomes, its number from 1, and the number of shapes.
 Progress = Callable[[KernelShape, Counter[str], int, int], None]
 
 
-def record(
-    plan: StudyPlan, runner: Runner, path: Path, *, sample: int | None, progress: Progress
+def record(  # noqa: PLR0913 - each by its name
+    runner: Runner,
+    path: Path,
+    *,
+    shapes: Sequence[KernelShape],
+    axes: Mapping[LoraOp, Mapping[str, Sequence[int]]],
+    sample: int | None,
+    seed: int,
+    progress: Progress,
 ) -> None:
-    """Measure every configuration of every shape of a plan, each in full.
+    """Measure every configuration of every shape in full.
 
-    An interruption leaves a recording of what was measured until then.
+    After an interruption the recording holds what was measured until then.
 
     Args:
-        plan: The shapes and their axes; its seed draws the sample.
         runner: Measures.
         path: The recording to write.
-        sample: Measure only so many configurations of each shape, the default among them.
+        shapes: What to measure.
+        axes: Per op the values that replace the usual ones, per parameter.
+        sample: Measure only this many configurations of each shape, among them the default.
+        seed: Decides which configurations are in the sample.
         progress: Called after every shape.
 
     Raises:
-        AutotuneError: The file cannot be written, or something cannot be measured at all.
+        AutotuneError: The file cannot be written, or the runner cannot measure at all.
     """
-    shapes = plan.shapes
     with RecordingWriter(path, runner.environment, runner.ceilings()) as writer:
         recorder = RecordingRunner(runner, writer)
         for number, shape in enumerate(shapes, start=1):
-            space = recorder.space(shape, plan.axes[shape.op])
-            outcomes = _measure_all(recorder, space, _sample(space, sample, plan.seed))
+            space = recorder.space(shape, axes[shape.op])
+            outcomes = _measure_all(recorder, space, _sample(space, sample, seed))
             progress(shape, outcomes, number, len(shapes))
 
 

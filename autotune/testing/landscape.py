@@ -13,7 +13,7 @@ from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.measure import Comparison, EnoughRule, Measurement, Outcome, Runner, StopRule
-from autotune.measure.racing import TOO_SLOW_REASON, chunks, race
+from autotune.measure.racing import TOO_SLOW_REASON, race, take_from
 
 #: Where the figures are from, as far as anybody asks.
 ENVIRONMENT = Environment(
@@ -102,7 +102,7 @@ class Landscape(Runner):
             )
         rng = random.Random(f"{shape}{config}")  # noqa: S311 - no secret
         us *= 1 + self.noise * max(-2.5, min(2.5, rng.gauss(0, 1)))
-        taken = chunks([us * (1 + 0.003 * rng.gauss(0, 1)) for _ in range(24)])
+        taken = take_from([us * (1 + 0.003 * rng.gauss(0, 1)) for _ in range(24)])
         samples, cut = race(taken, lambda so_far: stop(config, so_far))
         outcome = Outcome.TOO_SLOW if cut else Outcome.OK
         reason = TOO_SLOW_REASON if cut else ""

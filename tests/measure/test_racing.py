@@ -15,11 +15,11 @@ from autotune.measure.racing import (
     FULL_SAMPLES,
     ROUND_SAMPLES,
     ROUNDS,
-    chunks,
     figure_spread,
     is_told_apart,
     race,
     run_spread,
+    take_from,
 )
 from autotune.measure.recording import read_recording
 from autotune.measure.replay import shipped_recording
@@ -35,14 +35,14 @@ def never(_so_far: Sequence[float]) -> bool:
 
 
 def asked_at() -> list[int]:
-    """After how many samples the rule is asked whether to go on."""
+    """The numbers of samples after which the rule is asked."""
     asked: list[int] = []
 
     def stop(so_far: Sequence[float]) -> bool:
         asked.append(len(so_far))
         return False
 
-    race(chunks([1.0] * 100), stop)
+    race(take_from([1.0] * 100), stop)
     return asked
 
 
@@ -50,7 +50,7 @@ def asked_at() -> list[int]:
 
 
 def test_a_configuration_that_is_never_stopped_gets_every_round():
-    taken, cut = race(chunks([1.0] * 100), never)
+    taken, cut = race(take_from([1.0] * 100), never)
     assert (len(taken), cut) == (FULL_SAMPLES, False)
 
 
@@ -59,23 +59,23 @@ def test_a_full_timing_has_enough_samples_for_its_median_and_no_more():
 
 
 def test_a_configuration_stopped_after_its_first_round_keeps_that_round():
-    taken, cut = race(chunks([1.0] * 100), lambda _so_far: True)
+    taken, cut = race(take_from([1.0] * 100), lambda _so_far: True)
     assert (len(taken), cut) == (ROUND_SAMPLES, True)
 
 
-def test_every_round_doubles_the_samples_and_the_last_is_not_asked_about():
+def test_every_round_doubles_the_samples_and_after_the_last_the_rule_is_not_asked():
     assert asked_at() == [ROUND_SAMPLES * 2**round_ for round_ in range(ROUNDS - 1)]
 
 
 @pytest.mark.parametrize("recorded", [0, 1, 5, 15, FULL_SAMPLES, 40])
 def test_a_race_ends_when_the_samples_of_a_recording_do(recorded):
-    taken, cut = race(chunks([1.0] * recorded), never)
+    taken, cut = race(take_from([1.0] * recorded), never)
     assert (len(taken), cut) == (min(recorded, FULL_SAMPLES), False)
 
 
 @given(st.lists(st.floats(1, 1000), max_size=40))
-def test_samples_taken_earlier_are_dealt_out_once_and_in_order(earlier):
-    taken, cut = race(chunks(earlier), never)
+def test_samples_taken_earlier_are_handed_out_once_and_in_order(earlier):
+    taken, cut = race(take_from(earlier), never)
     assert list(taken) == earlier[:FULL_SAMPLES]
     assert not cut
 
@@ -89,18 +89,18 @@ def test_the_spread_from_run_to_run_is_what_was_measured():
 
 
 @given(latencies_us, counts)
-def test_more_samples_never_reach_below_the_spread_from_run_to_run(latency, samples):
+def test_more_samples_narrow_the_spread_but_never_below_that_from_run_to_run(latency, samples):
     assert figure_spread(latency, samples) > figure_spread(latency, samples + 1)
     assert figure_spread(latency, samples) > run_spread(latency)
 
 
 @given(latencies_us, counts, st.floats(0, 1))
-def test_one_as_fast_as_the_best_or_faster_is_never_told_apart(best, samples, share):
+def test_a_configuration_at_least_as_fast_as_the_best_is_never_told_apart(best, samples, share):
     assert not is_told_apart(best * share, samples, best_us=best)
 
 
 @given(latencies_us, latencies_us, counts, st.floats(1, 10))
-def test_a_slower_one_is_never_less_told_apart(best, median, samples, factor):
+def test_what_is_told_apart_stays_so_when_it_is_slower(best, median, samples, factor):
     told_apart = is_told_apart(median, samples, best_us=best)
     assert is_told_apart(median * factor, samples, best_us=best) >= told_apart
 
@@ -114,27 +114,28 @@ def test_more_samples_never_make_the_threshold_wider(best, ratio, samples, more)
 @pytest.mark.parametrize(
     ("best", "close", "slow"), [(4.0, 4.39, 4.42), (10.0, 10.59, 10.65), (1000.0, 1050.0, 1055.0)]
 )
-def test_what_is_plainly_slow_after_one_round_depends_on_how_long_the_kernel_is(best, close, slow):
+def test_the_threshold_after_one_round_is_wider_for_short_kernels(best, close, slow):
     assert not is_told_apart(close, ROUND_SAMPLES, best_us=best)
     assert is_told_apart(slow, ROUND_SAMPLES, best_us=best)
 
 
 # ------------------------------------------------------------------- searches
 #
-# The truth of a configuration is its recorded median; the noise is synthetic: every configuration's
-# run is off by run_spread, its samples by SAMPLE_NOISE, and one sample in a hundred is a spike.
+# The true latency of a configuration is its recorded median. The noise is synthetic: a run is off
+# by run_spread, its samples scatter by SAMPLE_NOISE, and one sample in a hundred is a spike.
 
 SEARCHES = 400
 SAMPLE_NOISE = 0.005
 SPIKE_SHARE, SPIKE = 0.01, 1.5
 
-#: As good as the best: within a thousandth of it.
+#: Latency in units of the best up to which a configuration counts as good as the best.
 AS_GOOD = 1.001
 
 told_apart = np.vectorize(is_told_apart, otypes=[bool])
 
-#: Shapes of the shipped recording, (op, tokens, slices, columns of x): best latencies from 3 to
-#: 103 µs, 26 to 1,000 configurations, among them those with the most configurations near the best.
+#: Shapes of the shipped recording: (op, tokens, slices, hidden size). Their best latencies are from
+#: 3 to 103 µs; they have 26 to 1,000 configurations. The shapes with the most configurations near
+#: the best are among them.
 SHAPES = [
     ("expand", 1, 1, 4096),
     ("expand", 16, 1, 4096),
@@ -149,13 +150,13 @@ SHAPES = [
 
 @dataclass
 class Searches:
-    """What happened in many searches of one shape.
+    """What many searches of one shape did.
 
     Attributes:
         dropped: Share of searches in which any configuration as good as the best was cut short.
-        lost: Share of searches in which every one of them was.
-        taken: Samples taken, all searches together.
-        full: Samples that timing everything in full takes.
+        lost: Share of searches in which all of these configurations were cut short.
+        taken: Samples taken in all searches together.
+        full: Samples that timing everything in full would take.
     """
 
     dropped: float
@@ -199,7 +200,7 @@ def noisy_samples(truth_us: Latencies, noise: float, rng: np.random.Generator) -
 
 
 def race_side_by_side(samples_us: Latencies, best_us: Latencies) -> npt.NDArray[np.int_]:
-    """How many samples each search takes; a search with no best so far takes all."""
+    """How many samples each search takes; a search without a best so far takes all."""
     stopped_at = np.full(SEARCHES, FULL_SAMPLES)
     going = np.flatnonzero(np.isfinite(best_us))
     for samples in asked_at():
@@ -235,12 +236,12 @@ def test_racing_takes_at_most_a_third_of_the_samples_of_timing_everything_in_ful
     assert sum(f.taken for f in found) < sum(f.full for f in found) / 3
 
 
-def test_with_twice_the_noise_the_best_is_lost_seldom_and_the_samples_stay_as_few():
+def test_twice_the_noise_seldom_loses_the_best_and_takes_no_more_samples():
     found = [searches_of(shape, 2.0) for shape in SHAPES]
     assert sum(f.taken for f in found) < sum(f.full for f in found) / 3
     assert float(np.mean([f.lost for f in found])) < 0.05
 
 
-def test_on_a_plateau_one_as_good_as_the_best_always_stays():
+def test_on_a_plateau_a_configuration_as_good_as_the_best_always_stays():
     found = simulate(np.full(100, 10.0))
     assert found.lost == 0

@@ -55,7 +55,7 @@ def test_what_is_written_is_read_back(tmp_path_factory, written):
     assert recording.defaults == {m.shape: m.config for m in written[:1]}
 
 
-def test_what_the_device_reaches_is_read_back_where_it_was_written(tmp_path):
+def test_ceilings_are_read_back_if_they_were_written(tmp_path):
     for name, ceilings in (("with", Ceilings(3e12, 7e14)), ("without", None)):
         path = tmp_path / f"{name}.jsonl.gz"
         with RecordingWriter(path, ENV, ceilings):
@@ -64,11 +64,11 @@ def test_what_the_device_reaches_is_read_back_where_it_was_written(tmp_path):
 
 
 @pytest.mark.parametrize("ceilings", [5, {"copy_bytes_per_s": 1}, {"copy_bytes_per_s": "fast"}])
-def test_ceilings_that_are_none_are_refused(tmp_path, ceilings):
+def test_ceilings_without_their_numbers_are_refused(tmp_path, ceilings):
     path = tmp_path / "r.jsonl.gz"
     header = {"schema": "autotune-recording/1", "environment": ENVIRONMENT, "ceilings": ceilings}
     path.write_bytes(gzip.compress(json.dumps(header).encode() + b"\n"))
-    with pytest.raises(RecordingError, match="line 1 has ceilings that are none: got"):
+    with pytest.raises(RecordingError, match="line 1 has no usable ceilings: got"):
         read_recording(path)
 
 
@@ -126,7 +126,7 @@ def test_a_broken_recording_is_refused_in_one_line(tmp_path, change, message):
         ("samples_us", "fast", "line 2"),
     ],
 )
-def test_a_wrong_line_is_named(tmp_path: Path, key, value, message):
+def test_the_number_of_a_wrong_line_is_in_the_message(tmp_path: Path, key, value, message):
     path = tmp_path / "r.jsonl.gz"
     header = {"schema": "autotune-recording/1", "environment": ENVIRONMENT}
     bad = lines(SHRINK)[0] | {key: value}

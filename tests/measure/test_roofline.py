@@ -1,4 +1,4 @@
-"""The roofline's time of a launch, against figures worked out by hand."""
+"""The roofline's time of a launch, compared with figures worked out by hand."""
 
 import pytest
 
@@ -43,11 +43,11 @@ def test_every_slice_multiplies_and_adds_m_n_k_times(table, count):
 @pytest.mark.parametrize(
     ("ceilings", "expected_us"), [(SLOW_MEMORY, 3.279872), (SLOW_MATMUL, 6.291456)]
 )
-def test_the_floor_is_what_takes_longer_of_moving_and_multiplying(ceilings, expected_us):
+def test_the_floor_is_the_longer_of_moving_and_multiplying(ceilings, expected_us):
     assert floor_us(shape(SHRINK), ceilings) == pytest.approx(expected_us)
 
 
-def test_a_moe_op_counts_the_experts_that_are_hit_and_a_row_for_each_of_a_token():
+def test_a_moe_op_counts_the_experts_that_get_tokens_and_top_k_rows_a_token():
     w13 = {"op": "fused_moe_lora_w13_shrink", "num_tokens": 4, "hidden_size": 64, "rank": 16}
     w13 |= {"max_loras": 1, "num_experts": 8, "top_k": 2, "intermediate_size": 96}
     table = w13 | {"routing": "hit=2"}

@@ -1,7 +1,9 @@
-"""Whose kernels a run on a GPU launches."""
+"""Which runner a run on a GPU gets."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,7 +17,7 @@ from tests.recordings import ENVIRONMENT
 
 
 class FakeRunner:
-    """Starts for the providers that are there, and for others does not."""
+    """Can be made only for the providers in ``there``."""
 
     there: tuple[str, ...] = ("builtin", "vllm")
 
@@ -30,32 +32,32 @@ class FakeRunner:
 
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
-    """With a GPU and an installed vLLM, as far as anybody can tell; what is said."""
+    """The lines said, on a machine that seems to have a GPU and an installed vLLM."""
     monkeypatch.setattr(runners, "has_gpu", lambda: True)
     monkeypatch.setattr(runners, "CudaRunner", FakeRunner)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=name))
     return []
 
 
-def test_vllms_kernels_are_taken_where_they_can_be_had(said):
+def test_vllms_kernels_are_taken_if_they_can_be_used(said):
     assert gpu_runner("auto", said.append).environment.provider == "vllm"
     assert said == ["The kernels are those of vLLM 0.33.0."]
 
 
-def test_without_vllm_our_own_are_taken_and_it_is_said(said, monkeypatch):
+def test_without_vllm_our_own_kernels_are_taken_and_a_line_says_so(said, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
 
     assert gpu_runner("auto", said.append).environment.provider == "builtin"
     assert said == ["The kernels are autotune's own: vLLM is not installed here."]
 
 
-def test_a_folder_that_happens_to_be_called_vllm_is_no_vllm(said, monkeypatch):
+def test_a_folder_called_vllm_does_not_count_as_vllm(said, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: SimpleNamespace(origin=None))
 
     assert gpu_runner("auto", said.append).environment.provider == "builtin"
 
 
-def test_a_vllm_that_cannot_be_driven_is_told_with_its_reason(said, monkeypatch):
+def test_if_vllm_cannot_be_driven_a_line_gives_the_reason(said, monkeypatch):
     monkeypatch.setattr(FakeRunner, "there", ("builtin",))
 
     assert gpu_runner("auto", said.append).environment.provider == "builtin"
@@ -76,3 +78,15 @@ def test_without_a_gpu_nothing_is_started(said, monkeypatch):
 
     with pytest.raises(GpuMissing, match="no CUDA GPU here"):
         gpu_runner("auto", said.append)
+
+
+def test_choosing_a_runner_imports_neither_torch_nor_triton():
+    script = (
+        "import sys, autotune.measure.runners, autotune.measure.sweep\n"
+        "print({'torch', 'triton'} & set(sys.modules))"
+    )
+    run = subprocess.run(  # noqa: S603 - the script above
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
+
+    assert run.stdout.strip() == "set()"

@@ -338,8 +338,15 @@ def test_where_vllm_reads_nothing_the_default_is_all_that_is_timed(tmp_path):
 
 def test_what_is_recorded_is_what_a_run_would_search(tmp_path):
     runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz", rank=16, num_tokens=64))
+    plan = plan_of(runner)
     record(
-        plan_of(runner), runner, tmp_path / "again.jsonl.gz", sample=None, progress=lambda *_: None
+        runner,
+        tmp_path / "again.jsonl.gz",
+        shapes=plan.shapes,
+        axes=plan.axes,
+        sample=None,
+        seed=plan.seed,
+        progress=lambda *_: None,
     )
 
     assert len(runner.measured) == 4 * 4

@@ -1,1 +1,1 @@
-"""Measuring on a GPU: compile processes ahead, one process that owns the GPU."""
+"""Measuring on a GPU: processes that compile ahead, and processes that own the GPU."""

@@ -1,7 +1,8 @@
 """Compiles kernels in processes of their own, ahead of the process that launches them.
 
-Triton needs no GPU to compile for one, and keeps its results in a cache on disk, where the
-launching process finds them. Threads would not do: Triton's compiler holds the interpreter.
+Triton can compile for a GPU that is not there. It keeps the compiled kernels in a cache on disk,
+where the launching process finds them. Threads would not do: Triton's compiler holds the
+interpreter's lock.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ if TYPE_CHECKING:
 
     from autotune.measure.kernels import CompiledKernel
 
-#: The process that launches has the right of way: it needs little of a core, but at once.
+#: Compiling yields to the process that launches, which needs little of a core, but at once.
 _NICENESS = 10
 
-#: One kernel takes about 0.5 s; with too many accumulators ptxas did not end within a minute.
+#: Limit for compiling one kernel. That takes about 0.5 s; with too many accumulators ptxas did not
+#: end within a minute.
 COMPILE_TIMEOUT_S = 30.0
 
 
-class Job(NamedTuple):
+class CompileJob(NamedTuple):
     """What to compile: a configuration of a shape, and for which GPU."""
 
     shape: KernelShape
@@ -44,7 +46,7 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CompileFailure:
-    """Why there is no kernel."""
+    """Why a job gave no kernel."""
 
     outcome: Outcome
     reason: str
@@ -55,19 +57,19 @@ class _Slot:
     """One worker process and what it is doing."""
 
     worker: Worker
-    job: Job | None = None
+    job: CompileJob | None = None
     deadline: float = 0.0
 
 
 class CompilePool:
     """Compiles jobs in the order in which they are submitted.
 
-    Nothing runs behind the owner's back: jobs are handed out and results taken in ``pump``, which
-    the owner calls while it waits for something else.
+    The pool has no thread of its own: only ``pump`` hands out jobs and takes results, and the owner
+    calls it while waiting for something else.
 
     Attributes:
-        wanted_s: Worker-seconds that there were while a job was waiting.
-        busy_s: How many of them were worked.
+        wanted_s: Seconds in which a job was waiting, times the number of workers.
+        busy_s: The part of ``wanted_s`` in which workers were compiling.
     """
 
     def __init__(
@@ -86,9 +88,9 @@ class CompilePool:
         """
         self._provider, self._timeout_s = provider, timeout_s
         self._slots = [_Slot(self._start()) for _ in range(workers)]
-        self._waiting: deque[Job] = deque()
-        self._submitted: set[Job] = set()
-        self._results: dict[Job, CompiledKernel | CompileFailure] = {}
+        self._waiting: deque[CompileJob] = deque()
+        self._submitted: set[CompileJob] = set()
+        self._results: dict[CompileJob, CompiledKernel | CompileFailure] = {}
         self.wanted_s = 0.0
         self.busy_s = 0.0
         self._looked_at = time.monotonic()
@@ -100,27 +102,29 @@ class CompilePool:
 
     @property
     def compiling(self) -> int:
-        """How many of them are at work."""
+        """How many processes are compiling now."""
         return sum(slot.job is not None for slot in self._slots)
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait for one of them."""
+        """How many jobs wait for a process."""
         return len(self._waiting)
 
     @property
     def connections(self) -> list[Connection]:
-        """What becomes readable when a job is done: for ``multiprocessing.connection.wait``."""
+        """Become readable when a job is done: for ``multiprocessing.connection.wait``."""
         return [slot.worker.connection for slot in self._slots if slot.job is not None]
 
-    def submit(self, job: Job) -> None:
-        """Have a job done, unless it is already."""
+    def submit(self, job: CompileJob) -> None:
+        """Queue a job, unless it was submitted before."""
         if job not in self._submitted:
             self._submitted.add(job)
             self._waiting.append(job)
 
-    def first_done(self, jobs: Sequence[Job]) -> tuple[Job, CompiledKernel | CompileFailure]:
-        """Wait until one of the jobs is done; the first in the sequence where several are."""
+    def first_done(
+        self, jobs: Sequence[CompileJob]
+    ) -> tuple[CompileJob, CompiledKernel | CompileFailure]:
+        """Wait until a job is done; where several are, the first in the sequence is answered."""
         for job in jobs:
             self.submit(job)
         while True:
@@ -139,7 +143,7 @@ class CompilePool:
             self._results.pop(job, None)
 
     def pump(self) -> None:
-        """Take in results, end what takes too long, hand out jobs. Returns at once."""
+        """Take results, end jobs that take too long, hand out the next. Returns at once."""
         self._account()
         for slot in self._slots:
             if slot.job is not None:
@@ -153,7 +157,7 @@ class CompilePool:
             slot.worker.kill()
 
     def _account(self) -> None:
-        """How busy the workers were since the last look, while a job was waiting for one."""
+        """Add the time since the last call to ``wanted_s`` and ``busy_s`` if a job was waiting."""
         now = time.monotonic()
         if self._waiting:
             elapsed = now - self._looked_at
@@ -164,10 +168,10 @@ class CompilePool:
     def _start(self) -> Worker:
         return Worker(make_compiler, (self._provider,))
 
-    def _hand_out(self, slot: _Slot, job: Job) -> None:
+    def _hand_out(self, slot: _Slot, job: CompileJob) -> None:
         try:
             slot.worker.send(job)
-        except WorkerDied:  # between jobs: no job's fault
+        except WorkerDied:  # it died between two jobs, so neither is to blame
             self._replace(slot)
             slot.worker.send(job)
         slot.job = job
@@ -180,7 +184,7 @@ class CompilePool:
             return
         is_readable = slot.worker.connection.poll()
         if is_readable and not slot.worker.is_ready:
-            # A process that cannot even start is a fault of the set-up, not of the job.
+            # Raises if the process could not start: that is a fault of the set-up, not of the job.
             slot.worker.wait_until_ready()
             slot.deadline = time.monotonic() + self._timeout_s
             return
@@ -207,19 +211,19 @@ class CompilePool:
 
 
 def make_compiler(provider_name: str) -> Handler:
-    """In the worker: a function from a job to a compiled kernel or the reason why there is none."""
+    """In the worker: make the function that compiles a job, or says why it cannot."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a context here would take memory from the launcher
     os.environ.pop("TRITON_INTERPRET", None)  # the interpreter compiles nothing
-    os.environ["TRITON_STORE_BINARY_ONLY"] = "1"  # nobody reads the rest: 4 % of a compile
+    os.environ["TRITON_STORE_BINARY_ONLY"] = "1"  # to write what nobody reads took 4 % of a compile
     os.nice(_NICENESS)
     from autotune.measure.kernels import provider
 
     kernels = provider(provider_name)
-    # What is imported lives as long as the process; looking through it again and again for garbage
-    # took 7 % of a compile.
+    # Imported modules live as long as the process; searching them for garbage again and again took
+    # 7 % of a compile.
     gc.freeze()
 
-    def compile_job(job: Job) -> CompiledKernel | CompileFailure:
+    def compile_job(job: CompileJob) -> CompiledKernel | CompileFailure:
         try:
             return kernels.compile(*job)
         except Exception as error:  # noqa: BLE001 - whatever a compiler raises is a value here
@@ -229,6 +233,6 @@ def make_compiler(provider_name: str) -> Handler:
 
 
 def _reason(error: Exception) -> str:
-    """The line that says what is wrong: Triton puts ptxas's own below a general one."""
+    """The line that says what is wrong: Triton puts ptxas's message below a general line."""
     fatal = [line for line in str(error).splitlines() if line.startswith("ptxas fatal")]
     return f"{type(error).__name__}: {fatal[0]}" if fatal else one_line(error)

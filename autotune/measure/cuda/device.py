@@ -14,6 +14,7 @@ from triton.runtime.errors import OutOfResources
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Device, Environment
 from autotune.launch.shape import KernelShape
+from autotune.measure.cuda.clock import CacheFlush, LaunchClock
 from autotune.measure.cuda.gpu import DeviceMonitor, describe_device, driver_version
 from autotune.measure.cuda.protocol import (
     Advice,
@@ -30,7 +31,6 @@ from autotune.measure.cuda.protocol import (
     TakeTurns,
     Turns,
 )
-from autotune.measure.cuda.timer import CacheFlush, LaunchTimer
 from autotune.measure.cuda.worker import one_line
 from autotune.measure.kernels import KernelProvider, provider
 from autotune.measure.kernels.inputs import Inputs, make_inputs, weight_set_bytes
@@ -43,18 +43,18 @@ _WEIGHT_SETS = 16
 #: Share of the device's memory that weight sets may take.
 _WEIGHT_SHARE = 0.25
 
-#: The buffer that is copied to measure the memory, in multiples of the L2 cache's size: what is
-#: still in the cache from the copy before is then a small part of it.
+#: Size of the buffer that is copied to measure the memory, in multiples of the L2 cache: what the
+#: cache still holds from the copy before is then a small part of the buffer.
 _COPY_FACTOR = 16
 
-#: Side of the matrices whose product is measured: large enough to keep any device busy.
+#: Side of the square matrices whose product is measured: large enough to keep any device busy.
 _MATMUL_SIDE = 8192
 
-#: Runs of the copy and of the product: warm-ups, and those of which the median counts.
+#: How often the copy and the product are run to warm up, and how often for the median.
 _CEILING_WARM_UPS = 5
 _CEILING_RUNS = 15
 
-#: Seed of inputs: the same shape is always timed on the same numbers.
+#: Seed of the inputs: the same shape is always timed on the same numbers.
 _SEED = 2026
 
 
@@ -65,9 +65,9 @@ class DeviceServer:
         self._provider = provider(provider_name)
         self._device = describe_device()
         self._flush = CacheFlush(self._device.l2_bytes)
-        self._bench: _ShapeBench | None = None
-        self._timer: LaunchTimer | None = None
-        self._ready: dict[KernelConfig, LaunchTimer] = {}
+        self._open_shape: _OpenShape | None = None
+        self._clock: LaunchClock | None = None
+        self._ready: dict[KernelConfig, LaunchClock] = {}
         self._monitor = DeviceMonitor(self._device.uuid)
 
     def __call__(self, request: object) -> object:  # noqa: PLR0911 - one for each request
@@ -104,35 +104,30 @@ class DeviceServer:
         )
 
     def _open(self, shape: KernelShape) -> None:
-        self._timer = self._bench = None  # give the memory back first
+        self._clock = self._open_shape = None  # give the memory back first
         self._ready.clear()
-        self._bench = _ShapeBench(shape, self._provider, self._device, self._flush)
+        self._open_shape = _OpenShape(shape, self._provider, self._device, self._flush)
 
     def _start(self, config: KernelConfig, samples: int) -> Started | Failure:
-        self._timer = None  # its graph goes before the next is captured
-        try:
-            checked = self._bench_here().checked_timer(config)
-            if isinstance(checked, Failure):
-                return checked
-            relative_error, self._timer = checked
-            return Started(relative_error, tuple(self._timer.samples_us(samples)))
-        except _LAUNCH_ERRORS as error:
-            return _failure(error)
+        self._clock = None  # its graph goes before the next is captured
+        checked = self._checked_clock(config)
+        if isinstance(checked, Failure):
+            return checked
+        relative_error, self._clock = checked
+        taken = self._more(samples)
+        return taken if isinstance(taken, Failure) else Started(relative_error, taken)
 
     def _more(self, samples: int) -> tuple[float, ...] | Failure:
-        if self._timer is None:
+        if self._clock is None:
             raise ValueError("no configuration is started")
         try:
-            return tuple(self._timer.samples_us(samples))
+            return tuple(self._clock.samples_us(samples))
         except _LAUNCH_ERRORS as error:
             return _failure(error)
 
     def _prepare(self, config: KernelConfig) -> Failure | None:
-        self._timer = None
-        try:
-            checked = self._bench_here().checked_timer(config)
-        except _LAUNCH_ERRORS as error:
-            return _failure(error)
+        self._clock = None
+        checked = self._checked_clock(config)
         if isinstance(checked, Failure):
             return checked
         self._ready[config] = checked[1]
@@ -144,14 +139,18 @@ class DeviceServer:
             samples[config].append(self._ready[config].sample_us())
         return Turns({c: tuple(taken) for c, taken in samples.items()}, self._monitor.state())
 
-    def _bench_here(self) -> _ShapeBench:
-        if self._bench is None:
+    def _checked_clock(self, config: KernelConfig) -> tuple[float, LaunchClock] | Failure:
+        """Check a configuration of the open shape; see ``_OpenShape.checked_clock``."""
+        if self._open_shape is None:
             raise ValueError("no shape is open")
-        return self._bench
+        try:
+            return self._open_shape.checked_clock(config)
+        except _LAUNCH_ERRORS as error:
+            return _failure(error)
 
 
-class _ShapeBench:
-    """The inputs of a shape and what comes out of them."""
+class _OpenShape:
+    """The inputs of one shape, and what its launches must leave in the output."""
 
     def __init__(
         self, shape: KernelShape, kernels: KernelProvider, device: Device, flush: CacheFlush
@@ -161,23 +160,23 @@ class _ShapeBench:
         self._inputs = rotating_inputs(shape, device.memory_bytes, pair=pair)
         self._expected = expect(self._inputs)
 
-    def checked_timer(self, config: KernelConfig) -> tuple[float, LaunchTimer] | Failure:
-        """Launch once and compare with the reference; the error and a timer if it is right."""
+    def checked_clock(self, config: KernelConfig) -> tuple[float, LaunchClock] | Failure:
+        """Launch once and compare with the reference: the relative error and a clock if right."""
         check = check_result(partial(self._launch_whole, config), self._inputs, self._expected)
         if check.problem:
             return Failure(Outcome.WRONG_RESULT, check.problem, check.relative_error)
-        timer = LaunchTimer(
+        clock = LaunchClock(
             lambda number: self._launch(config, number),
             weight_sets=len(self._inputs.weight_sets),
             flush=self._flush,
         )
-        return check.relative_error, timer
+        return check.relative_error, clock
 
     def _launch(self, config: KernelConfig, weight_set: int) -> None:
         self._kernels.launch(self._inputs, config, weight_set)
 
     def _launch_whole(self, config: KernelConfig) -> None:
-        """Launch with the first weight set, and have all of the result in the output."""
+        """Launch with the first weight set, and bring the whole result into the output."""
         self._launch(config, 0)
         self._kernels.collect(self._inputs, config)
 
@@ -195,7 +194,7 @@ def rotating_inputs(shape: KernelShape, memory_bytes: int, *, pair: bool = False
 
 
 def _inputs_that_fit(shape: KernelShape, weight_sets: int, *, pair: bool) -> Inputs:
-    """Inputs with as many weight sets as the memory holds: others may be using the device."""
+    """Inputs with fewer weight sets where memory runs out: others may be using the device."""
     try:
         return make_inputs(shape, device="cuda", weight_sets=weight_sets, seed=_SEED, pair=pair)
     except torch.cuda.OutOfMemoryError:
@@ -206,7 +205,7 @@ def _inputs_that_fit(shape: KernelShape, weight_sets: int, *, pair: bool) -> Inp
 
 
 def _measure_ceilings(l2_bytes: int) -> Ceilings:
-    """What plain PyTorch reaches; the memory is given back afterwards."""
+    """What plain PyTorch reaches on the device; the memory is given back afterwards."""
     ceilings = Ceilings(_copy_bytes_per_s(_COPY_FACTOR * l2_bytes), _matmul_flops_per_s())
     torch.cuda.empty_cache()
     return ceilings
@@ -228,7 +227,7 @@ def _matmul_flops_per_s() -> float:
 
 
 def _median_s(enqueue: Callable[[], object]) -> float:
-    """Seconds that the device takes for what is enqueued, warmed up."""
+    """Median of the seconds that the device takes for what is enqueued, after warming up."""
     for _ in range(_CEILING_WARM_UPS):
         enqueue()
     events = []
@@ -246,7 +245,7 @@ def _median_s(enqueue: Callable[[], object]) -> float:
     return median_ms / 1000
 
 
-#: What a launch may raise: torch's CUDA errors, out of memory among them, are RuntimeErrors.
+#: What a launch may raise: all of torch's CUDA errors, such as out of memory, are RuntimeErrors.
 _LAUNCH_ERRORS = (RuntimeError, OutOfResources)
 
 
@@ -255,7 +254,7 @@ def _failure(error: Exception) -> Failure:
 
 
 def _context_is_lost() -> bool:
-    """Whether an error was of the kind that leaves the CUDA context unusable."""
+    """Whether the last error has left the CUDA context unusable."""
     try:
         torch.cuda.synchronize()
     except RuntimeError:

@@ -1,6 +1,6 @@
-"""The GPU that is here: what it is, and what its driver says of clocks and heat.
+"""The GPU of this machine: what it is, and its clocks and temperature as the driver reads them.
 
-This module reads. It never changes a setting of the GPU.
+This module only reads. It never changes a setting of the GPU.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from autotune.launch.environment import Device
 from autotune.measure.measurement import DeviceState
 
 #: NVML's reasons that hold clocks below what the device would choose (nvml.h, "clocks event
-#: reasons"). Idling and clocks that somebody set are none of them.
+#: reasons"). Idling is left out, and so are clocks that somebody set.
 _THROTTLES = {
     0x04: "power cap",
     0x08: "hardware slowdown",
@@ -26,7 +26,7 @@ _THROTTLES = {
 
 
 class DeviceMonitor:
-    """Reads one device's state; answers None where NVML is not to be had."""
+    """Reads one device's state; answers None where NVML is not available."""
 
     def __init__(self, uuid: str) -> None:
         """Find the device.
@@ -40,7 +40,7 @@ class DeviceMonitor:
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
 
     def state(self) -> DeviceState | None:
-        """Clocks, temperature and throttle reasons now."""
+        """Clocks, temperature and throttle reasons now; None where NVML cannot tell."""
         handle = self._handle
         if handle is None:
             return None
@@ -75,7 +75,7 @@ def describe_device() -> Device:
 
     number = torch.cuda.current_device()
     facts = torch.cuda.get_device_properties(number)
-    # What Triton holds a kernel's shared memory against before it launches it.
+    # Before a launch, Triton compares a kernel's shared memory with this limit.
     limits = triton.runtime.driver.active.utils.get_device_properties(number)
     return Device(
         name=facts.name,
@@ -90,7 +90,7 @@ def describe_device() -> Device:
 
 @functools.lru_cache
 def driver_version() -> str:
-    """The NVIDIA driver's version, as NVML says it; ``unknown`` where NVML is not to be had."""
+    """The NVIDIA driver's version, as NVML gives it; ``unknown`` where NVML is not available."""
     try:
         pynvml.nvmlInit()
         return str(pynvml.nvmlSystemGetDriverVersion())

@@ -1,4 +1,4 @@
-"""A process that owns the GPU, and how it is replaced when it is gone."""
+"""A process that owns the GPU, and its replacement by a fresh one."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from autotune.measure.cuda.compiler import CompilePool
 from autotune.measure.cuda.protocol import Open
 from autotune.measure.cuda.worker import Handler, Worker
 
-#: Limit for making a shape's inputs, or for taking some turns of a comparison, in seconds.
-SHAPE_TIMEOUT_S = 120.0
+#: Limit for a request that is not about a single configuration, such as making a shape's inputs or
+#: taking some turns of a comparison, in seconds.
+REQUEST_TIMEOUT_S = 120.0
 
 
 class DeviceProcess:
-    """Answers the requests of ``protocol``, in a process that can be replaced at any time."""
+    """Has the requests of ``protocol`` answered in a process that can be replaced at any time."""
 
     def __init__(
         self, make_server: Callable[[str], Handler], provider: str, compilers: CompilePool
     ) -> None:
-        """Nothing runs before ``start``.
+        """Note what to start; nothing runs before ``start``.
 
         Args:
-            make_server: Makes what answers, in the process, from the provider's name.
+            make_server: Called in the process with the provider's name; makes what answers there.
             provider: Name of the kernel provider.
-            compilers: Kept busy while an answer is waited for.
+            compilers: Pumped while an answer is waited for, so that compiling goes on.
         """
         self._make_worker = partial(Worker, make_server, (provider,))
         self._compilers = compilers
@@ -37,17 +38,17 @@ class DeviceProcess:
         self._shape: KernelShape | None = None
 
     def start(self) -> None:
-        """Start the process, if it has not been; the first request waits until it is ready."""
+        """Start the process unless it runs; the first request waits until it is ready."""
         if self._worker is None:
             self._worker = self._make_worker()
 
     def prepare_spare(self) -> None:
-        """Start another, if there is none, so that ``replace`` need not wait seconds for it."""
+        """Start a second process unless there is one, so that ``replace`` need not wait seconds."""
         if self._spare is None:
             self._spare = self._make_worker()
 
     def replace(self) -> None:
-        """Go on with a fresh process."""
+        """End the process and go on with a fresh one."""
         if self._worker is not None:
             self._worker.kill()
         self._worker, self._spare = self._spare or self._make_worker(), None
@@ -57,18 +58,18 @@ class DeviceProcess:
         """Have the process hold the inputs of ``shape``.
 
         Raises:
-            WorkerDied: They cannot be made.
+            WorkerDied: The inputs cannot be made.
         """
         if self._shape != shape:
             self._shape = None
-            self.ask(Open(shape), SHAPE_TIMEOUT_S)
+            self.ask(Open(shape), REQUEST_TIMEOUT_S)
             self._shape = shape
 
     def ask(self, request: object, timeout_s: float) -> Any:  # noqa: ANN401 - each request has its own answer
         """Have a request answered.
 
         Raises:
-            WorkerDied: The process ended, did not answer in time, or could not make sense of it.
+            WorkerDied: The process ended, did not answer in time, or could not handle the request.
         """
         self.start()
         worker = self._worker

@@ -1,4 +1,4 @@
-"""What the runner and the process that owns the GPU say to each other; plain values only."""
+"""Requests to the process that owns the GPU, and their answers; plain values only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autotune.measure.measurement import DeviceState, Outcome
 
 @dataclass(frozen=True, slots=True)
 class Describe:
-    """Asks where this is; answered by ``Description``."""
+    """Asks which device this is; answered by ``Description``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class Consult:
-    """Asks what the kernels' provider says of a shape; answered by ``Advice``."""
+    """Asks the kernel provider about a shape; answered by ``Advice``."""
 
     shape: KernelShape
 
@@ -41,7 +41,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Asks to make the inputs of a shape, in place of those of another; answered by None."""
+    """Asks to make the inputs of a shape and drop those of the last; answered by None."""
 
     shape: KernelShape
 
@@ -64,13 +64,13 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A configuration that did not get through.
+    """A configuration that could not be launched, or whose numbers are wrong.
 
     Attributes:
         outcome: How it ended.
         reason: Why.
-        relative_error: Where the kernel ran but its numbers are wrong.
-        is_lost: The process cannot go on: its CUDA context is gone.
+        relative_error: Of wrong numbers; None where the kernel did not run.
+        is_lost: Whether the CUDA context is gone, so that the process cannot go on.
     """
 
     outcome: Outcome
@@ -81,7 +81,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class More:
-    """Asks for further samples of the configuration started last; answered by a tuple."""
+    """Asks for further samples of the configuration started last.
+
+    Answered by a tuple of microseconds per launch, or ``Failure``.
+    """
 
     samples: int
 
@@ -98,7 +101,7 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class TakeTurns:
-    """Asks for one sample of each prepared configuration, in this order, round after round.
+    """Asks for samples of prepared configurations: turn by turn one of each, in the order given.
 
     Answered by ``Turns``.
     """
@@ -108,7 +111,7 @@ class TakeTurns:
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """Samples in microseconds per launch, and the device's state behind them if it is known."""
+    """Samples in microseconds per launch, and the device's state after them if it is known."""
 
     samples_us: Mapping[KernelConfig, tuple[float, ...]]
     state: DeviceState | None

@@ -1,6 +1,7 @@
 """A process that may hang or die without taking anything else along.
 
-Knows nothing of GPUs: a worker answers one request at a time with the value of a function.
+A worker calls a function for one request at a time and sends back the value. It knows nothing of
+GPUs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from autotune.errors import AutotuneError, WorkerDied
 
-#: A request goes in, a picklable answer comes out.
+#: Takes a request and returns its answer; both can be pickled.
 Handler = Callable[[Any], Any]
 
 #: How long a process may take to start and import what it needs, in seconds.
@@ -44,16 +45,16 @@ class _Fault:
 class Worker:
     """A spawned process with a handler in it.
 
-    The process leads a process group of its own, so that what it starts (``ptxas``) ends with it,
-    and takes no notice of Ctrl-C, which is its owner's to act on.
+    The process leads a process group of its own, so that programs it starts (``ptxas``) end with
+    it. It ignores Ctrl-C, which is for its owner to handle.
     """
 
     def __init__(self, make_handler: Callable[..., Handler], args: Sequence[object]) -> None:
-        """Start the process; ``wait_until_ready`` or the first answer says that it has started.
+        """Start the process, without waiting until it is ready.
 
         Args:
-            make_handler: Called once in the process; importable by name.
-            args: Its arguments, picklable.
+            make_handler: Called once in the process; must be importable by name.
+            args: The arguments of ``make_handler``, picklable.
         """
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
@@ -73,8 +74,9 @@ class Worker:
         """Wait until the handler is made.
 
         Raises:
-            AutotuneError: The handler could not be made for a reason of its own.
-            WorkerDied: The process ended before, or took too long.
+            AutotuneError: ``make_handler`` raised it.
+            WorkerDied: The process ended first, took too long, or ``make_handler`` raised another
+                exception.
         """
         if not self._is_ready:
             self._receive(time.monotonic() + START_TIMEOUT_S)
@@ -95,7 +97,8 @@ class Worker:
 
         Raises:
             AutotuneError: The handler raised it.
-            WorkerDied: The process ended, did not answer in time, or its handler raised another.
+            WorkerDied: The process ended, did not answer in time, or the handler raised another
+                exception.
         """
         self.wait_until_ready()
         return self._receive(time.monotonic() + timeout_s)
@@ -105,7 +108,7 @@ class Worker:
         if self._process.pid is not None and self._process.is_alive():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.kill()  # where it had not come to lead its group yet
+            self._process.kill()  # in case it had not yet become the leader of its group
         self._process.join()
         self.connection.close()
 
@@ -141,7 +144,7 @@ def one_line(error: BaseException) -> str:
 def _serve(
     connection: Connection, make_handler: Callable[..., Handler], args: tuple[object, ...]
 ) -> None:
-    """Body of the process."""
+    """Run in the process: make the handler, and answer requests until the owner is gone."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
@@ -149,26 +152,26 @@ def _serve(
     with contextlib.suppress(EOFError, BrokenPipeError):  # the owner is gone
         try:
             handler = make_handler(*args)
-        except AutotuneError as error:  # says all that there is to say
-            connection.send(error)
-            return
-        except Exception as error:  # noqa: BLE001 - told to the owner, whose process this is not
-            connection.send(_Fault(one_line(error)))
+        except Exception as error:  # noqa: BLE001 - sent to the owner
+            connection.send(_as_answer(error))
             return
         connection.send(_Ready())
         while True:
             request = connection.recv()
             try:
                 answer = handler(request)
-            except AutotuneError as error:
-                answer = error
-            except Exception as error:  # noqa: BLE001 - told to the owner
-                answer = _Fault(one_line(error))
+            except Exception as error:  # noqa: BLE001 - sent to the owner
+                answer = _as_answer(error)
             connection.send(answer)
 
 
+def _as_answer(error: Exception) -> AutotuneError | _Fault:
+    """What the owner is sent of an exception: our own as they are, of others one line."""
+    return error if isinstance(error, AutotuneError) else _Fault(one_line(error))
+
+
 def _be_silent() -> None:
-    """Compilers print pages about what they cannot compile; the reason is in the answer."""
+    """Discard all output: compilers print pages on what fails, and the answer has the reason."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # standard output and standard error, of child processes too
         os.dup2(nowhere, stream)

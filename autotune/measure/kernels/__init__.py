@@ -1,4 +1,4 @@
-"""Kernel providers: whose kernels are compiled, launched and compared."""
+"""Kernel providers: whose kernels are compiled, launched and checked."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PROVIDERS = ("builtin", "vllm")
 
 
 def provider(name: str) -> KernelProvider:
-    """The kernel provider of that name; torch and triton are imported only now.
+    """Make the kernel provider of that name. Torch and Triton are imported only here.
 
     Args:
-        name: One of ``PROVIDERS``, or ``module:Class`` of a provider of one's own.
+        name: One of ``PROVIDERS``, or ``module:Class`` of another provider.
 
     Raises:
         InputError: There is no such provider.
-        KernelsUnusable: It is vLLM's, and cannot be had here.
+        KernelsUnusable: The provider is vLLM's, and vLLM's kernels cannot be used here.
     """
     if name == "builtin":
         from autotune.measure.kernels.builtin import BuiltinProvider

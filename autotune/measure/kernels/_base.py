@@ -1,4 +1,4 @@
-"""What a kernel provider is: whose kernels are compiled and launched."""
+"""KernelProvider: compiles and launches the kernels of one origin."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledKernel:
-    """What the compiler says of a kernel.
+    """What the compiler reports of a kernel.
 
     Attributes:
         shared_memory_bytes: Shared memory per thread block.
-        registers: Registers per thread; None where the compiler does not say.
-        spills: Registers spilled to local memory, per thread; None where it does not say.
-        fingerprint: The same for two configurations whose launches cannot be told apart; None where
-            that is not known.
+        registers: Registers per thread; None where the compiler does not report it.
+        spills: Registers spilled to local memory, per thread; None where it does not report it.
+        fingerprint: Equal for two configurations if their launches are the same; None where that
+            is not known.
     """
 
     shared_memory_bytes: int
@@ -38,7 +38,7 @@ class KernelProvider(ABC):
 
     Attributes:
         name: ``builtin`` or ``vllm``.
-        version: Changes whenever the kernels do: figures of two versions are not compared.
+        version: Changes whenever the kernels do, since figures of two versions are not compared.
     """
 
     name: str
@@ -46,11 +46,11 @@ class KernelProvider(ABC):
 
     @abstractmethod
     def default(self, shape: KernelShape) -> KernelConfig:
-        """What vLLM launches for the shape when no tuned file is given."""
+        """The configuration that vLLM launches for the shape without a tuned file."""
 
     @abstractmethod
     def compile(self, shape: KernelShape, config: KernelConfig, target: Target) -> CompiledKernel:
-        """Compile into Triton's cache; needs no GPU, and must not be given one.
+        """Compile into Triton's cache, in a process without a GPU that will never launch.
 
         A later ``launch`` of the same shape and configuration in another process finds the compiled
         kernel there.
@@ -78,9 +78,9 @@ class KernelProvider(ABC):
         """
 
     def collect(self, inputs: Inputs, config: KernelConfig) -> None:  # noqa: B027 - most need not
-        """Put what the last launch wrote into ``inputs.out``, where the kernels write elsewhere.
+        """Copy the result of the last launch to ``inputs.out``, if the kernels write elsewhere.
 
-        It is no part of the op, and not timed.
+        This is not part of the op, and not timed.
 
         Args:
             inputs: The tensors that were launched with.
@@ -88,13 +88,13 @@ class KernelProvider(ABC):
         """
 
     def forced(self, shape: KernelShape, target: Target) -> Mapping[str, int]:
-        """Parameters that the kernels set themselves there, whatever a configuration says."""
+        """Parameters that the kernels set themselves, whatever the configuration says."""
         return {}
 
     def runs_pair(self, shape: KernelShape) -> bool:
-        """Whether one launch does the work of a MoE shape's shrink and of the expand after it.
+        """Whether one launch does a MoE shape's shrink and the expand after it.
 
-        Its inputs are then those of ``make_inputs(..., pair=True)``, and its latency is that of
-        both: the two shapes of the pair have the same.
+        The inputs of such a launch are those of ``make_inputs(..., pair=True)``. Its latency counts
+        for both shapes of the pair.
         """
         return False

@@ -1,6 +1,6 @@
-"""Compiling ahead in a process without a GPU: the driver it needs, and what the compiler says.
+"""Compiling in a process without a GPU: the driver for it, and what the compiler reports.
 
-Serves every provider whose kernels are Triton's.
+For every provider whose kernels are written in Triton.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from triton.backends.compiler import GPUTarget
 
 from autotune.measure.kernels._base import CompiledKernel
 
-#: As ``cuobjdump`` prints it: registers and bytes of local memory, both per thread. ptxas spills to
-#: the stack; Triton's own count of spills is local memory in words of 4 bytes, too.
+#: A line of ``cuobjdump``: registers, bytes of stack, bytes of local memory, all per thread. ptxas
+#: spills to the stack. Spills are counted as Triton counts them, in words of 4 bytes.
 _USAGE = re.compile(r"REG:(?P<registers>\d+) STACK:(?P<stack>\d+) .*?LOCAL:(?P<local>\d+)")
 
 
 class CompileOnlyDriver:
-    """An active Triton driver that knows its target and nothing else.
+    """A Triton driver that knows its target and nothing else.
 
     Attributes:
         capability: Compute capability of the target, such as ``(9, 0)``.
@@ -32,21 +32,21 @@ class CompileOnlyDriver:
         self.capability = capability
 
     def get_current_target(self) -> GPUTarget:
-        """The target, as the real driver of such a GPU gives it."""
+        """The target, as the driver of a real GPU gives it."""
         return GPUTarget("cuda", self.get_current_device(), 32)
 
     def get_current_device(self) -> int:
-        """The target's number for a device: Triton keeps what it compiled apart by device."""
+        """A device number for the target: Triton keeps compiled kernels apart by this number."""
         major, minor = self.capability
         return major * 10 + minor
 
     def get_current_stream(self, device: int) -> int:
-        """There are no streams; Triton asks before it sees that nothing is launched."""
+        """0: there are no streams, but Triton asks for one even if nothing is launched."""
         return 0
 
 
 def compile_for(capability: tuple[int, int]) -> None:
-    """Let this process compile for a target, and no longer launch.
+    """Make this process compile for a target; from then on it cannot launch.
 
     Args:
         capability: Compute capability of the target, such as ``(9, 0)``.
@@ -55,10 +55,10 @@ def compile_for(capability: tuple[int, int]) -> None:
 
 
 def describe(compiled: Any, grid: tuple[int, ...]) -> CompiledKernel:  # noqa: ANN401 - triton ships no types
-    """What the compiler says of a kernel that Triton has compiled.
+    """What the compiler reports of a kernel.
 
     Args:
-        compiled: What ``warmup`` returned.
+        compiled: The kernel, as ``warmup`` returns it.
         grid: The blocks that it will be launched with.
     """
     usage = _resource_usage(compiled)
@@ -78,7 +78,7 @@ def describe(compiled: Any, grid: tuple[int, ...]) -> CompiledKernel:  # noqa: A
 
 
 def _resource_usage(compiled: Any) -> re.Match[str] | None:  # noqa: ANN401 - triton ships no types
-    """Ask the ``cuobjdump`` that comes with Triton: 3 ms beside a compile's 200 and more."""
+    """Ask the ``cuobjdump`` that Triton ships. It takes 3 ms; a compile takes 200 ms or more."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     binaries = [path for name, path in compiled.metadata_group.items() if name.endswith(".cubin")]
     command = [str(tool), "--dump-resource-usage", *map(str, binaries)]

@@ -1,4 +1,4 @@
-"""The builtin kernel provider: our own kernels, which do what vLLM's do."""
+"""The builtin kernel provider: our own kernels, modelled on vLLM's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class BuiltinProvider(KernelProvider):
-    """Our own kernels. ``version`` must change whenever what they do or how fast changes."""
+    """Our own kernels. Change ``version`` whenever their results or their speed change."""
 
     name = "builtin"
     version = "1"
@@ -38,31 +38,13 @@ class BuiltinProvider(KernelProvider):
         return _forced(shape, target.capability)
 
     def compile(self, shape: KernelShape, config: KernelConfig, target: Target) -> CompiledKernel:
-        """Compile into Triton's cache; leaves the process unable to launch.
-
-        Args:
-            shape: The shape.
-            config: The configuration.
-            target: The GPU to compile for.
-
-        Raises:
-            Exception: Whatever the compiler raises.
-        """
+        """Compile into Triton's cache; the process cannot launch afterwards."""
         ahead.compile_for(target.capability)
         kernel, grid, arguments = _call(shape, replace(config, **self.forced(shape, target)))
         return ahead.describe(kernel.warmup(grid=grid, **arguments), grid)
 
     def launch(self, inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
-        """Enqueue the op once on the current stream.
-
-        Args:
-            inputs: The tensors of the shape.
-            config: The configuration.
-            weight_set: Which of the rotating weight sets is read.
-
-        Raises:
-            Exception: Whatever the launcher raises, such as ``OutOfResources``.
-        """
+        """Enqueue the op once on the current stream."""
         shape = inputs.shape
         config = replace(config, **_forced(shape, inputs.capability))
         if shape.op.is_moe:
@@ -84,14 +66,14 @@ def _forced(shape: KernelShape, capability: tuple[int, int]) -> dict[str, int]:
 def _call(
     shape: KernelShape, config: KernelConfig
 ) -> tuple[Any, tuple[int, int, int], dict[str, Any]]:
-    """Kernel, grid and arguments to compile a shape's configuration with."""
+    """The kernel, the grid and the arguments that a configuration is compiled with."""
     if shape.op.is_moe:
         stand_ins = moe_operands_without_tensors(shape)
         arguments = fused_moe.arguments(shape, config, *stand_ins)
         return fused_moe.fused_moe_kernel, fused_moe.grid(shape, config), arguments
     operands = operands_without_tensors(shape)
     if shape.op is LoraOp.SHRINK:
-        # Triton compiles a float for any value, so the scaling does not matter here.
+        # Triton compiles one kernel for all floats, so the value of the scaling does not matter.
         arguments = shrink.arguments(shape, config, operands, scaling=1.0)
         return shrink.shrink_kernel, shrink.grid(shape, config), arguments
     arguments = expand.arguments(shape, config, operands)

@@ -1,4 +1,4 @@
-"""What vLLM launches where no tuned file is given."""
+"""The configuration that vLLM launches without a tuned file."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def default_config(shape: KernelShape) -> KernelConfig:
 
 
 def _moe_default(shape: KernelShape) -> KernelConfig:
-    """What a MoE entry may leave out, with the tile no larger than the rank where it runs over it.
+    """What vLLM takes for an empty MoE entry, with tiles along the rank no larger than it.
 
-    It is what vLLM takes for the MoE ops where a folder is set that has no file for them; with no
-    folder at all they follow the base layer's own tuned file, which is not known here.
+    vLLM takes these where a folder of tuned files is set that has no file for the MoE ops. With no
+    folder set it takes the base layer's own tuned file, which is not known here.
     """
     block, rank = dict(MOE_DEFAULTS), next_power_of_two(shape.rank)
     if is_shrink(shape.op):

@@ -1,8 +1,7 @@
 """The expand kernel: ``out[token, slice] (+)= x[slice, token] @ B[slice, lora(token)].T``.
 
 Tiling, grid, masking and the tables of unequal slices are those of vLLM's ``lora_expand`` (0.33.0),
-so that what is measured here holds there. Knows nothing of timing or of who chose the
-configuration.
+so that figures measured here hold for vLLM.
 """
 
 from __future__ import annotations
@@ -85,8 +84,8 @@ def expand_kernel(  # noqa: PLR0913, PLR0917 - a kernel takes every pointer, siz
         stride_n = weights_stride_n
         stride_k = weights_stride_k
     else:
-        # Loaded even where it is always 1: vLLM's compiler does not know it either, and what it
-        # does not know decides how the weights are loaded.
+        # stride_k is loaded even though it is always 1: vLLM's kernel loads it too. A compiler that
+        # knew the value would load the weights in another way.
         stride_lora = tl.load(weights_stride_lora + slice_id)
         stride_n = tl.load(weights_stride_n + slice_id)
         stride_k = tl.load(weights_stride_k + slice_id)
@@ -115,7 +114,7 @@ def expand_kernel(  # noqa: PLR0913, PLR0917 - a kernel takes every pointer, siz
 
 
 def grid(shape: KernelShape, config: KernelConfig) -> tuple[int, int, int]:
-    """Thread blocks: (tiles of the largest slice, slices, LoRA slots with that for "no LoRA")."""
+    """Thread blocks: (tiles of the largest slice, slices, LoRA slots and one for "no LoRA")."""
     rows = triton.cdiv(shape.num_tokens, config.block_m)
     columns = triton.cdiv(shape.hidden_size, config.block_n)
     return (rows * columns, shape.num_slices, shape.max_loras + 1)
@@ -124,8 +123,8 @@ def grid(shape: KernelShape, config: KernelConfig) -> tuple[int, int, int]:
 def arguments(shape: KernelShape, config: KernelConfig, operands: Operands) -> dict[str, Any]:
     """The kernel's arguments, for a launch and for compiling alike.
 
-    Every number comes from the shape, as all tensors are contiguous; so a compile without tensors
-    gets the very specialisation of the later launch.
+    All tensors are contiguous, so every number follows from the shape. A compile with stand-ins for
+    the tensors therefore gives the same specialisation as the later launch.
 
     Args:
         shape: The shape.
@@ -133,39 +132,23 @@ def arguments(shape: KernelShape, config: KernelConfig, operands: Operands) -> d
         operands: Tensors, or stand-ins for them.
     """
     m, n, k = shape.num_tokens, shape.hidden_size, shape.rank
-    stride_lora, stride_n, stride_k = operands.weight_strides
-    return {
-        "x": operands.x,
-        "weights": operands.weights,
-        "out": operands.out,
+    own = {
         "m": m,
         "n": n,
         "k": k,
-        "token_indices": operands.token_indices,
-        "num_tokens_per_lora": operands.num_tokens_per_lora,
-        "lora_token_start_loc": operands.lora_token_start_loc,
-        "lora_ids": operands.lora_ids,
         "slice_starts": operands.slice_starts,
         "slice_sizes": operands.slice_sizes,
         "x_stride_slice": m * k,
         "x_stride_m": k,
         "x_stride_k": 1,
-        "weights_stride_lora": stride_lora,
-        "weights_stride_n": stride_n,
-        "weights_stride_k": stride_k,
         "out_stride_m": sum(shape.slice_sizes),
         "out_stride_n": 1,
-        "block_m": config.block_m,
-        "block_n": config.block_n,
-        "block_k": config.block_k,
         "even_k": k % config.block_k == 0,
         "add_inputs": shape.add_inputs,
         "num_slices": shape.num_slices,
         "equal_slices": len(set(shape.slice_sizes)) == 1,
-        "num_warps": config.num_warps,
-        "num_stages": config.num_stages,
-        "num_ctas": config.num_ctas,
     }
+    return operands.as_arguments() | own | config.as_dict()
 
 
 def launch(inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
@@ -174,7 +157,7 @@ def launch(inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
     Args:
         inputs: x (num_slices, m, rank) float32, B num_slices x (max_loras, n_slice, rank),
             out (m, sum of n_slice).
-        config: The configuration, with what the provider forces already in it.
+        config: The configuration, in which the forced parameters are set already.
         weight_set: Which of the rotating weight sets is read.
     """
     shape = inputs.shape

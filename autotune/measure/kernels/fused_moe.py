@@ -6,9 +6,8 @@
     w2_expand   out[row] += x[row] @ B[lora, expert].T * weight(row)
 
 A row is a (token, expert) pair. Tiling, grid, split-K, masking and the two ways to assign blocks to
-rows are those of vLLM's ``_fused_moe_lora_kernel`` (0.33.0), which serves all four, too; without
-its tensor memory accelerator and dependent launches. Knows nothing of timing or of who chose the
-configuration.
+rows are those of vLLM's ``_fused_moe_lora_kernel`` (0.33.0), which serves all four ops too. The
+tensor memory accelerator and dependent launches of vLLM's kernel are left out.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
     from autotune.measure.kernels.moe_inputs import MoeOperands
     from autotune.measure.kernels.routing import Alignment
 
-#: Arguments that change with every batch, and must not make a new kernel of each: as in vLLM, where
-#: the compiler therefore knows nothing of their alignment.
+#: Arguments that change with every batch, for which Triton must not compile a new kernel each time.
+#: As in vLLM, the compiler therefore knows nothing of their alignment.
 CHANGING = (
     "padded_rows",
     "num_rows",
@@ -50,7 +49,7 @@ def block_lora(
     top_k: tl.tensor,
     naive: tl.constexpr,
 ) -> tl.tensor:
-    """The adapter of a block of rows: that of its only row's token, or of the slot."""
+    """The adapter of a block: naively that of its only row's token, else that of the slot."""
     if naive:
         return tl.load(token_lora_mapping + block // top_k)
     else:  # noqa: RET505 - only then does Triton leave one of the two out
@@ -67,9 +66,9 @@ def block_rows(  # noqa: PLR0913, PLR0917 - Triton has no records to group opera
     block_m: tl.constexpr,
     naive: tl.constexpr,
 ) -> tl.tensor:
-    """The rows of a block, int32; ``num_rows`` stands for none.
+    """The rows of a block, int32; ``num_rows`` stands for no row.
 
-    Blocks are whole where there are rows, so nothing past the adapter's own is read.
+    An adapter's rows are padded to whole blocks, so a block never reads past them.
     """
     within = tl.arange(0, block_m)
     if naive:
@@ -87,7 +86,7 @@ def write_tile(
     split_k: tl.constexpr,
     add_inputs: tl.constexpr,
 ) -> None:
-    """Write a tile, or add it: atomically where others hold parts of the same sum."""
+    """Write a tile or add it to the output; with split-K atomically, as tiles share a sum."""
     if split_k > 1:
         tl.atomic_add(target, total, mask=mask, sem="relaxed")
     elif add_inputs:
@@ -140,8 +139,8 @@ def fused_moe_kernel(  # noqa: PLR0913, PLR0917 - a kernel takes every pointer, 
 ) -> None:
     """One tile (block_m rows of one expert, block_n of n) of one slice and LoRA, one part of k.
 
-    ``padded_rows`` are those that there are tiles for, ``num_rows`` those of the output, and
-    ``rows_per_x`` of them share a row of x.
+    ``padded_rows`` is the number of rows that have tiles, ``num_rows`` that of the output. Each row
+    of x serves ``rows_per_x`` rows of the output.
     """
     program = tl.program_id(axis=0)
     k_part = program % split_k
@@ -175,7 +174,8 @@ def fused_moe_kernel(  # noqa: PLR0913, PLR0917 - a kernel takes every pointer, 
 
     # Rows and experts times their strides outgrow int32 in long batches and large layers.
     depth = k_part * block_k + tl.arange(0, block_k)
-    # Strides of slices are of unknown alignment to the compiler, and so is what they are added to.
+    # The compiler does not know how strides of slices are aligned, so a pointer loses its alignment
+    # when they are added to it. They are added only where there is more than one slice.
     if x_slices > 1:
         x += slice_id.to(tl.int64) * x_stride_slice
     if out_slices > 1:
@@ -213,9 +213,9 @@ def fused_moe_kernel(  # noqa: PLR0913, PLR0917 - a kernel takes every pointer, 
 
 
 def grid(shape: KernelShape, config: KernelConfig) -> tuple[int, int, int]:
-    """Thread blocks: (parts of k x tiles, slices, LoRA slots with the one for "no LoRA").
+    """Thread blocks: (parts of k x tiles, slices, LoRA slots and one for "no LoRA").
 
-    Where blocks are assigned naively each knows its LoRA from its row, and there is one slot.
+    Where blocks are assigned naively, a block's row tells its LoRA, and there is one slot.
     """
     _, n, _ = matmul_sizes(shape)
     rows = launched_rows(shape, config.block_m)
@@ -229,8 +229,8 @@ def arguments(
 ) -> dict[str, Any]:
     """The kernel's arguments, for a launch and for compiling alike.
 
-    Every number comes from the shape, as all tensors are contiguous; so a compile without tensors
-    gets the very specialisation of the later launch.
+    All tensors are contiguous, so every number follows from the shape. A compile with stand-ins for
+    the tensors therefore gives the same specialisation as the later launch.
 
     Args:
         shape: The shape.
@@ -238,28 +238,31 @@ def arguments(
         operands: Tensors, or stand-ins for them.
         alignment: The rows of each block, made for the configuration's ``block_m``, or stand-ins.
     """
-    _, n, k = matmul_sizes(shape)
-    sizes, naive = layout(shape), assigns_naively(shape)
-    padded = launched_rows(shape, config.block_m)
-    shrink = is_shrink(shape.op)
-    num_rows = sizes.out[-2]
-    return {
-        "x": operands.x,
-        "weights": operands.weights,
-        "out": operands.out,
-        "topk_weights": operands.topk_weights,
+    own = {
         "sorted_token_ids": alignment.sorted_token_ids,
         "expert_ids": alignment.expert_ids,
         "num_tokens_post_padded": alignment.num_tokens_post_padded,
-        "token_lora_mapping": operands.token_lora_mapping,
-        "lora_ids": operands.lora_ids,
-        "adapter_enabled": operands.adapter_enabled,
-        "n": n,
-        "k": k,
-        "padded_rows": padded,
-        "num_rows": num_rows,
+        "padded_rows": launched_rows(shape, config.block_m),
         "top_k": shape.top_k,
         "max_loras": shape.max_loras,
+        "rows_per_x": shape.top_k if shape.op is LoraOp.W13_SHRINK else 1,
+        "x_slices": 1 if is_shrink(shape.op) else shape.num_slices,
+        "out_slices": shape.num_slices,
+        "naive": assigns_naively(shape),
+        "mul_routed_weight": shape.op is LoraOp.W2_EXPAND,
+        "add_inputs": adds_to_output(shape),
+    }
+    return operands._asdict() | own | _sizes_and_strides(shape, config) | config.as_dict()
+
+
+def _sizes_and_strides(shape: KernelShape, config: KernelConfig) -> dict[str, int]:
+    _, n, k = matmul_sizes(shape)
+    sizes, naive = layout(shape), assigns_naively(shape)
+    padded, num_rows = launched_rows(shape, config.block_m), sizes.out[-2]
+    return {
+        "n": n,
+        "k": k,
+        "num_rows": num_rows,
         "x_stride_slice": sizes.x[-2] * k,
         "x_stride_m": k,
         "x_stride_k": 1,
@@ -267,40 +270,27 @@ def arguments(
         "weights_stride_expert": n * k,
         "weights_stride_n": k,
         "weights_stride_k": 1,
-        "out_stride_slice": num_rows * n if shrink else n,
+        "out_stride_slice": num_rows * n if is_shrink(shape.op) else n,
         "out_stride_m": sizes.out[-1],
         "out_stride_n": 1,
         "sorted_stride_lora": 0 if naive else padded,
         "experts_stride_lora": 0 if naive else triton.cdiv(padded, config.block_m),
-        "block_m": config.block_m,
-        "block_n": config.block_n,
-        "block_k": config.block_k,
-        "split_k": config.split_k or 1,
-        "group_size_m": config.group_size_m or 1,
-        "rows_per_x": shape.top_k if shape.op is LoraOp.W13_SHRINK else 1,
-        "x_slices": 1 if shrink else shape.num_slices,
-        "out_slices": shape.num_slices,
-        "naive": naive,
-        "mul_routed_weight": shape.op is LoraOp.W2_EXPAND,
-        "add_inputs": adds_to_output(shape),
-        "num_warps": config.num_warps,
-        "num_stages": config.num_stages,
     }
 
 
 def launch(inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
-    """Enqueue the kernel; shrink's output is zeroed first, as vLLM's wrapper does on every call.
+    """Enqueue the kernel; a shrink's output is zeroed first, as vLLM does on every call.
 
     Args:
-        inputs: The tensors, as ``Layout`` gives them.
-        config: The configuration, with what the provider forces already in it.
+        inputs: The tensors; ``Layout`` has their sizes.
+        config: The configuration, in which the forced parameters are set already.
         weight_set: Which of the rotating weight sets is read.
     """
     shape, moe = inputs.shape, inputs.moe
     if moe is None:
         raise ValueError(f"inputs of {shape.op.value} have no experts")
     if is_shrink(shape.op):
-        inputs.out.zero_()  # split_k adds to it, and rows without a LoRA stay as they are
+        inputs.out.zero_()  # split_k adds to it, and rows without a LoRA are not written
     alignment = moe.alignment(config.block_m)
     fused_moe_kernel[grid(shape, config)](
         **arguments(shape, config, moe.operands[weight_set], alignment)

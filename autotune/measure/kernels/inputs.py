@@ -1,6 +1,6 @@
 """The tensors that a kernel is launched with: activations, rotating weights, slice tables.
 
-Knows the shapes that vLLM allocates, and nothing of configurations or timing.
+Their sizes are those that vLLM allocates, and do not depend on the configuration.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from autotune.errors import InputError
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import DTYPE_BYTES, KernelShape
 from autotune.measure.kernels.layout import Layout, layout
-from autotune.measure.kernels.moe_inputs import MoeInputs, moe_inputs
-from autotune.measure.kernels.routing import Routing, pairs_hit, rows_here
+from autotune.measure.kernels.moe_inputs import MoeInputs
+from autotune.measure.kernels.routing import Routing, pairs_hit, route, rows_here
 from autotune.measure.kernels.tokens import (
     TokenMetadata,
     metadata_without_memory,
@@ -29,30 +29,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-#: Elements before and after the output: a store that is off by a row or a tile lands in them. A
-#: multiple of 16 bytes, so that the output is aligned as an allocation is.
+#: Elements before and after the output, so that a store that is off by a row or a tile lands there.
+#: A multiple of 16 bytes, so that the output is aligned like an allocation.
 MARGIN = 4096
 
-#: What the margins hold: exact in every dtype, and nothing that a kernel here writes by chance.
+#: What the margins hold. It is exact in every dtype, and no kernel here writes it by chance.
 MARGIN_VALUE = -1024.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Operands:
-    """What a dense kernel is handed for one weight set: tensors, or stand-ins with their dtype.
+    """What a dense kernel gets for one weight set: tensors, or stand-ins that have only a dtype.
 
     Attributes:
         x: shrink: (m, hidden); expand: (num_slices, m, rank) float32.
-        weights: One slice: the weight itself. More: (num_slices,) uint64, their addresses.
+        weights: With one slice its weight; with more (num_slices,) uint64, the weights' addresses.
         out: shrink: (num_slices, m, rank) float32; expand: (m, sum of slice_sizes).
         token_indices: ``token_indices_sorted_by_lora_ids``.
         num_tokens_per_lora: See ``TokenMetadata``.
         lora_token_start_loc: See ``TokenMetadata``.
         lora_ids: See ``TokenMetadata``.
-        slice_starts: expand: (num_slices,) uint64, first output column of each slice; 0 for one.
-        slice_sizes: The n of all slices, or (num_slices,) int64 where they differ.
-        weight_strides: Of adapter, n and k; numbers, or (num_slices,) int64 each where slices
-            differ in size.
+        slice_starts: expand: (num_slices,) uint64, first output column of each slice; 0 if there is
+            one slice.
+        slice_sizes: The n of all slices, or (num_slices,) int64 where slices differ in size.
+        weight_strides: Strides of adapter, n and k: numbers, or (num_slices,) int64 each where
+            slices differ in size.
     """
 
     x: Any
@@ -66,6 +67,22 @@ class Operands:
     slice_sizes: Any
     weight_strides: tuple[Any, Any, Any]
 
+    def as_arguments(self) -> dict[str, Any]:
+        """The arguments that both dense kernels take, by name."""
+        stride_lora, stride_n, stride_k = self.weight_strides
+        return {
+            "x": self.x,
+            "weights": self.weights,
+            "out": self.out,
+            "token_indices": self.token_indices,
+            "num_tokens_per_lora": self.num_tokens_per_lora,
+            "lora_token_start_loc": self.lora_token_start_loc,
+            "lora_ids": self.lora_ids,
+            "weights_stride_lora": stride_lora,
+            "weights_stride_n": stride_n,
+            "weights_stride_k": stride_k,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Inputs:
@@ -73,17 +90,18 @@ class Inputs:
 
     Attributes:
         shape: The shape.
-        x: See ``Layout``, as for ``out``.
-        weight_sets: Per set and slice one contiguous tensor, (max_loras, n, k), in a mixture of
-            experts (max_loras, num_experts, n, k); of a pair the shrink's, then the expand's.
-        out: What the op writes.
-        margins: What lies in memory before and after ``out``, all ``MARGIN_VALUE``.
+        x: What the op reads; see ``Layout``.
+        weight_sets: Weight sets, each with one contiguous tensor per slice: (max_loras, n, k), in a
+            mixture of experts (max_loras, num_experts, n, k). A pair has the shrink's slices, then
+            the expand's.
+        out: What the op writes; see ``Layout``.
+        margins: The memory before and after ``out``, filled with ``MARGIN_VALUE``.
         tokens: Which token uses which adapter.
         scaling: Dense shrink: what the product is multiplied by.
-        operands: What a dense kernel is handed, ready for each weight set; empty for MoE ops.
+        operands: What a dense kernel gets for each weight set; empty for MoE ops.
         capability: Compute capability of the device; (0, 0) for the CPU, where Triton interprets.
-        moe: MoE ops: which token uses which expert, and what the kernel is handed.
-        pair: MoE ops: whether these are those of the shrink and of the expand that follows it.
+        moe: MoE ops: which token uses which expert, and what the kernel gets.
+        pair: MoE ops: whether the inputs are for a shrink and the expand that follows it.
     """
 
     shape: KernelShape
@@ -100,31 +118,26 @@ class Inputs:
 
     @property
     def row_loras(self) -> torch.Tensor:
-        """(rows,) adapter of each row of the output, -1 for none or an expert elsewhere."""
+        """(rows,) adapter of each row of the output; -1 for none, or an expert not here."""
         mapping = self.tokens.token_lora_mapping
         if self.moe is None:
             return mapping
         return rows_here(self.shape, mapping, self.moe.routing.topk_ids)
 
 
-def weight_sizes(shape: KernelShape) -> tuple[tuple[int, ...], ...]:
-    """Size of each slice's weight: (max_loras, n, k), MoE: (max_loras, num_experts, n, k)."""
-    return layout(shape).weights
-
-
 def weight_set_bytes(shape: KernelShape, *, pair: bool = False) -> int:
-    """Bytes that one weight set takes: all slices, experts and adapters that there is room for."""
+    """Bytes of one weight set: all slices, experts and adapters that there is room for."""
     sizes = layout(shape, pair=pair).weights
     return sum(math.prod(size) for size in sizes) * DTYPE_BYTES[shape.dtype]
 
 
 def weight_bytes_touched(shape: KernelShape, *, seed: int = 0, pair: bool = False) -> int:
-    """Bytes of weights that one launch reads: only those that a token needs.
+    """Bytes of the weights that one launch reads: only those that a token needs.
 
     Args:
         shape: The shape.
-        seed: As given to ``make_inputs``: MoE ops draw from it which experts get tokens. Another
-            one hits about as many.
+        seed: As given to ``make_inputs``. For MoE ops it decides which experts get tokens; their
+            number is about the same with any seed.
         pair: As given to ``make_inputs``.
     """
     if not shape.op.is_moe:
@@ -145,18 +158,18 @@ def make_inputs(  # noqa: PLR0913 - each by its name
     routing: Routing | None = None,
     pair: bool = False,
 ) -> Inputs:
-    """Allocate and fill what a shape's launches need. Values are such that outputs are near 1.
+    """Allocate and fill what a shape's launches need, with values that make outputs near 1.
 
     Args:
         shape: The shape.
         device: Where the tensors are made.
         weight_sets: Sets of weights to rotate over; ``weight_set_bytes`` says what each takes.
-        seed: Of every random value.
+        seed: Seed of every random value.
         token_lora_mapping: (m,) adapter of each token, -1 for none; ``spread_tokens`` by default.
         scaling: Dense shrink: what the product is multiplied by.
-        routing: MoE ops: experts of each token; as the shape's ``routing`` says by default.
-        pair: MoE ops: make what the shape's shrink reads, what its expand writes, and the weights
-            of both, for what runs them one behind the other.
+        routing: MoE ops: experts of each token; drawn as the shape's ``routing`` says by default.
+        pair: MoE ops: make inputs for the shape's shrink and the expand after it: what the shrink
+            reads, what the expand writes, and the weights of both.
 
     Raises:
         InputError: The mapping or the routing does not fit the shape.
@@ -164,25 +177,17 @@ def make_inputs(  # noqa: PLR0913 - each by its name
     device = torch.device(device)
     generator = torch.Generator(device).manual_seed(seed)
     mapping = spread_tokens(shape, seed) if token_lora_mapping is None else token_lora_mapping
-    if mapping.shape != (shape.num_tokens,):
-        raise InputError(
-            f"the mapping must name one adapter per token, {shape.num_tokens} of them: "
-            f"got a tensor of {tuple(mapping.shape)}"
-        )
-    tokens = token_metadata(mapping.to(device), shape.max_loras)
+    tokens = _tokens(shape, mapping.to(device))
     sizes = layout(shape, pair=pair)
     x = _empty_x(sizes, device).normal_(generator=generator)
     out, margins = _output(sizes, device)
     sets = tuple(_empty_weights(sizes, device) for _ in range(weight_sets))
-    for weight in itertools.chain(*sets):
-        # A deviation of 1/sqrt(k) keeps sums over k near 1.
-        weight.normal_(std=weight.shape[-1] ** -0.5, generator=generator)
+    _fill(sets, generator)
     operands: tuple[Operands, ...] = ()
     moe = None
     if shape.op.is_moe:
-        moe = moe_inputs(
-            shape, routing=routing, seed=seed, tokens=tokens, x=x, weight_sets=sets, out=out
-        )
+        routing = (routing or route(shape, seed)).to(x.device)
+        moe = MoeInputs(shape, routing=routing, tokens=tokens, x=x, weight_sets=sets, out=out)
     else:
         operands = tuple(_operands(shape, x, weights, out, tokens) for weights in sets)
     return Inputs(
@@ -201,10 +206,10 @@ def make_inputs(  # noqa: PLR0913 - each by its name
 
 
 def inputs_without_memory(shape: KernelShape, *, pair: bool = False) -> Inputs:
-    """A shape's tensors on PyTorch's ``meta`` device: sizes, strides and dtypes, and no numbers.
+    """A shape's tensors on PyTorch's ``meta`` device: sizes, strides and dtypes without numbers.
 
-    Their address is 0, which Triton takes for a multiple of 16, as every allocation's is. There is
-    one weight set, and no operands.
+    Their address is 0. Triton takes that for a multiple of 16, which the address of every
+    allocation is. There is one weight set, and there are no operands.
     """
     device, sizes = torch.device("meta"), layout(shape, pair=pair)
     out, margins = _output(sizes, device)
@@ -225,8 +230,8 @@ def inputs_without_memory(shape: KernelShape, *, pair: bool = False) -> Inputs:
 def operands_without_tensors(shape: KernelShape) -> Operands:
     """Stand-ins for a dense shape's tensors, to compile with.
 
-    Triton specialises on a tensor's dtype and on whether its address is a multiple of 16, which
-    every allocation of PyTorch's is and every stand-in claims to be.
+    Triton specialises on a tensor's dtype and on whether its address is a multiple of 16. The
+    address of every PyTorch allocation is; that of a stand-in counts as one.
     """
     from triton.runtime.jit import MockTensor
 
@@ -248,15 +253,24 @@ def operands_without_tensors(shape: KernelShape) -> Operands:
     )
 
 
+def _tokens(shape: KernelShape, mapping: torch.Tensor) -> TokenMetadata:
+    if mapping.shape != (shape.num_tokens,):
+        raise InputError(
+            f"the mapping must name one adapter per token, {shape.num_tokens} of them: "
+            f"got a tensor of {tuple(mapping.shape)}"
+        )
+    return token_metadata(mapping, shape.max_loras)
+
+
 def _empty_x(sizes: Layout, device: torch.device) -> torch.Tensor:
-    """x, not filled."""
+    """An x that is not filled."""
     return torch.empty(sizes.x, dtype=sizes.x_dtype, device=device)
 
 
 def _output(
     sizes: Layout, device: torch.device
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-    """out, all zeros, and the margins around it."""
+    """An out of zeros, and the margins around it."""
     end = MARGIN + math.prod(sizes.out)
     memory = torch.full(
         (end + MARGIN,), MARGIN_VALUE, dtype=sizes.out_dtype, device=device
@@ -266,8 +280,14 @@ def _output(
 
 
 def _empty_weights(sizes: Layout, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """One weight set, not filled: a tensor per slice."""
+    """A weight set that is not filled: one tensor per slice."""
     return tuple(torch.empty(size, dtype=sizes.dtype, device=device) for size in sizes.weights)
+
+
+def _fill(weight_sets: Sequence[Sequence[torch.Tensor]], generator: torch.Generator) -> None:
+    """Fill weights at random; a deviation of 1/sqrt(k) keeps sums over k near 1."""
+    for weight in itertools.chain(*weight_sets):
+        weight.normal_(std=weight.shape[-1] ** -0.5, generator=generator)
 
 
 def _operands(
@@ -304,15 +324,15 @@ def _slice_tables(
     addresses: Callable[[Sequence[int]], Any],
     numbers: Callable[[Sequence[int]], Any],
 ) -> tuple[Any, Any, tuple[Any, Any, Any]]:
-    """Starts, sizes and weight strides of the slices: tables only where one number will not do.
+    """Starts, sizes and weight strides of the slices; a table only where slices differ.
 
     Args:
         shape: The shape.
-        addresses: Makes a table of uint64.
-        numbers: Makes a table of int64.
+        addresses: Makes a table of uint64 from one value per slice.
+        numbers: Makes a table of int64 from one value per slice.
     """
-    sizes = [size[-2] for size in weight_sizes(shape)]
-    depth = weight_sizes(shape)[0][-1]
+    weights = layout(shape).weights
+    sizes, depth = [size[-2] for size in weights], weights[0][-1]
     several = shape.op is LoraOp.EXPAND and len(sizes) > 1
     starts = addresses(list(itertools.accumulate(sizes, initial=0))[:-1]) if several else 0
     if len(set(sizes)) == 1:

@@ -1,7 +1,7 @@
 """Sizes and types of the tensors that an op reads and writes, as vLLM allocates them.
 
-A *row* is what one row of the output stands for: a token, and in a mixture of experts a (token,
-expert) pair, ``top_k`` of them to a token, in the order of the tokens.
+A *row* is a row of the output. For dense ops it stands for a token. In a mixture of experts it
+stands for a (token, expert) pair: each token has ``top_k`` rows, in the order of the tokens.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Layout:
     Attributes:
         x: shrink: (m, hidden); w13's shrink: (m, hidden), w2's: (rows, intermediate);
             every expand: (num_slices, rows, rank).
-        x_dtype: float32 for the dense expand, the shape's elsewhere.
+        x_dtype: float32 for the dense expand, else the shape's dtype.
         weights: Per slice, dense: (max_loras, n, k); MoE: (max_loras, num_experts, n, k).
-        dtype: Of the weights.
+        dtype: Type of the weights.
         out: Every shrink: (num_slices, rows, rank); every expand: (rows, sum of the slices' n).
-        out_dtype: float32 for the dense shrink, the shape's elsewhere.
+        out_dtype: float32 for the dense shrink, else the shape's dtype.
     """
 
     x: tuple[int, ...]
@@ -45,35 +45,30 @@ def layout(shape: KernelShape, *, pair: bool = False) -> Layout:
 
     Args:
         shape: The shape.
-        pair: MoE ops: as for ``make_inputs``.
+        pair: MoE ops: whether the layout is for the shrink and the expand after it.
     """
     if pair:
-        shrink, expand = (layout(replace(shape, op=op)) for op in pair_of(shape.op))
-        weights = (*shrink.weights, *expand.weights)
-        return replace(shrink, weights=weights, out=expand.out, out_dtype=expand.out_dtype)
+        return _pair_layout(shape)
     dtype = getattr(torch, shape.dtype)
     assert isinstance(dtype, torch.dtype)  # noqa: S101 - for mypy; KernelShape checked the name
-    between_dtype = dtype if shape.op.is_moe else torch.float32
-    rows = num_rows(shape)
+    rows, weights = num_rows(shape), _weights(shape)
     depth = shape.rank if is_shrink(shape.op) else shape.server_rank
-    between = (shape.num_slices, rows, depth)
-    weights = _weights(shape)
+    between = (shape.num_slices, rows, depth), dtype if shape.op.is_moe else torch.float32
+    x: tuple[tuple[int, ...], torch.dtype]
+    out: tuple[tuple[int, ...], torch.dtype]
     if is_shrink(shape.op):
-        reads = rows if shape.op is LoraOp.W2_SHRINK else shape.num_tokens
-        x, x_dtype = (reads, weights[0][-1]), dtype
-        out, out_dtype = between, between_dtype
-        return Layout(
-            x=x, x_dtype=x_dtype, weights=weights, dtype=dtype, out=out, out_dtype=out_dtype
-        )
-    width = sum(size[-2] for size in weights)
-    return Layout(
-        x=between,
-        x_dtype=between_dtype,
-        weights=weights,
-        dtype=dtype,
-        out=(rows, width),
-        out_dtype=dtype,
-    )
+        rows_read = rows if shape.op is LoraOp.W2_SHRINK else shape.num_tokens
+        x, out = ((rows_read, weights[0][-1]), dtype), between
+    else:
+        x, out = between, ((rows, sum(size[-2] for size in weights)), dtype)
+    return Layout(x=x[0], x_dtype=x[1], weights=weights, dtype=dtype, out=out[0], out_dtype=out[1])
+
+
+def _pair_layout(shape: KernelShape) -> Layout:
+    """The x of the shrink, the weights of both ops, and the out of the expand."""
+    shrink, expand = (layout(replace(shape, op=op)) for op in pair_of(shape.op))
+    weights = (*shrink.weights, *expand.weights)
+    return replace(shrink, weights=weights, out=expand.out, out_dtype=expand.out_dtype)
 
 
 def pair_of(op: LoraOp) -> tuple[LoraOp, LoraOp]:
@@ -89,7 +84,7 @@ def num_rows(shape: KernelShape) -> int:
 
 
 def adds_to_output(shape: KernelShape) -> bool:
-    """Whether the op adds to its output; MoE's expands do in normal serving, as the dense one."""
+    """Whether the op adds to its output; the MoE expands always do, as vLLM calls them."""
     return shape.add_inputs or shape.op in {LoraOp.W13_EXPAND, LoraOp.W2_EXPAND}
 
 

@@ -1,4 +1,4 @@
-"""What a MoE op's kernel is handed beside activations and weights: experts and their blocks."""
+"""What a MoE op's kernel gets beside activations and weights: experts and their blocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from autotune.errors import InputError
 from autotune.launch.sizes import assigns_naively
 from autotune.measure.kernels.layout import layout
-from autotune.measure.kernels.routing import Alignment, Routing, align, route
+from autotune.measure.kernels.routing import Alignment, Routing, align
 
 if TYPE_CHECKING:
     from autotune.launch.shape import KernelShape
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class MoeOperands(NamedTuple):
-    """What the kernel is handed for one weight set: tensors, or stand-ins with their dtype alone.
+    """What the kernel gets for one weight set: tensors, or stand-ins that have only a dtype.
 
     Attributes:
         x: See ``Layout``.
-        weights: (num_slices,) uint64, the addresses of the slices' weights, of a single one too.
+        weights: (num_slices,) uint64, the addresses of the slices' weights, even if there is one.
         out: See ``Layout``.
         topk_weights: (m, top_k) float32.
         token_lora_mapping: (m,) int32.
@@ -39,12 +39,12 @@ class MoeOperands(NamedTuple):
 
 
 class MoeInputs:
-    """What all launches of a MoE shape share beside the tensors of ``Inputs``.
+    """What the launches of a MoE shape share, beside the tensors of ``Inputs``.
 
     Attributes:
         routing: The experts of every token, on the device.
-        adapter_enabled: (max_loras + 1,) int32, 1 for every adapter and 0 for the slot behind them.
-        operands: What the kernel is handed, ready for each weight set.
+        adapter_enabled: (max_loras + 1,) int32, 1 for every adapter and 0 for the slot after them.
+        operands: What the kernel gets for each weight set.
     """
 
     def __init__(
@@ -57,17 +57,12 @@ class MoeInputs:
         weight_sets: tuple[tuple[torch.Tensor, ...], ...],
         out: torch.Tensor,
     ) -> None:
-        """Make the tables; no alignment yet, as it depends on the configuration.
+        """Make the tables that do not depend on the configuration.
 
         Raises:
             InputError: The routing does not fit the shape.
         """
-        size = (shape.num_tokens, shape.top_k)
-        if routing.topk_ids.shape != size or routing.topk_weights.shape != size:
-            raise InputError(
-                f"the routing must name {shape.top_k} experts for each of {shape.num_tokens} "
-                f"tokens: got a tensor of {tuple(routing.topk_ids.shape)}"
-            )
+        _check_fits(routing, shape)
         self._shape, self._mapping = shape, tokens.token_lora_mapping
         self._alignments: dict[int, Alignment] = {}
         self.routing = routing
@@ -87,9 +82,10 @@ class MoeInputs:
         )
 
     def alignment(self, block_m: int) -> Alignment:
-        """The rows of every block; made on the first call for a ``block_m``, which waits for it.
+        """The rows of every block, made on the first call for a ``block_m``.
 
-        So the first launch of a ``block_m`` must not be in a graph that is being captured.
+        Making them waits for the device, so the first launch of a ``block_m`` must not be captured
+        in a graph.
         """
         if block_m not in self._alignments:
             made = align(self._shape, self.routing.topk_ids, self._mapping, block_m)
@@ -97,23 +93,13 @@ class MoeInputs:
         return self._alignments[block_m]
 
 
-def moe_inputs(  # noqa: PLR0913 - each by its name
-    shape: KernelShape,
-    *,
-    routing: Routing | None,
-    seed: int,
-    tokens: TokenMetadata,
-    x: torch.Tensor,
-    weight_sets: tuple[tuple[torch.Tensor, ...], ...],
-    out: torch.Tensor,
-) -> MoeInputs:
-    """The tables of a MoE shape, on the device of ``x``; routed by the seed if not told how.
-
-    Raises:
-        InputError: The routing does not fit the shape.
-    """
-    routing = (routing or route(shape, seed)).to(x.device)
-    return MoeInputs(shape, routing=routing, tokens=tokens, x=x, weight_sets=weight_sets, out=out)
+def _check_fits(routing: Routing, shape: KernelShape) -> None:
+    size = (shape.num_tokens, shape.top_k)
+    if routing.topk_ids.shape != size or routing.topk_weights.shape != size:
+        raise InputError(
+            f"the routing must name {shape.top_k} experts for each of {shape.num_tokens} "
+            f"tokens: got a tensor of {tuple(routing.topk_ids.shape)}"
+        )
 
 
 def moe_operands_without_tensors(shape: KernelShape) -> tuple[MoeOperands, Alignment]:

@@ -1,4 +1,4 @@
-"""Are a kernel's numbers right? A float64 reference, and the check that every launch must pass."""
+"""Checking a kernel's numbers against a float64 reference."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ if TYPE_CHECKING:
     from autotune.launch.shape import KernelShape
     from autotune.measure.kernels.inputs import Inputs
 
-#: Most elements of a float64 temporary: 512 MiB, so that a check fits beside the weights.
+#: Most elements of a float64 temporary. It takes 512 MiB, so that a check fits beside the weights.
 CHUNK_ELEMENTS = 1 << 26
 
-#: Bound on the dense ``shrink``: products of bfloat16 or float16 are exact in float32, and their
-#: float32 sum differs by 1e-6 to 1e-5; 1e-3 leaves room for every order of summing, and for nothing
-#: else.
+#: Bound on the relative error of the dense ``shrink``. Products of bfloat16 or float16 are exact in
+#: float32, and their float32 sum is off by 1e-6 to 1e-5. The bound of 1e-3 leaves room for any
+#: order of summing and is still far below the error of a wrong kernel.
 SHRINK_BOUND = 1e-3
 
-#: Bounds on what rounds to the dtype: ``expand`` its x and the result, the MoE ops the result.
-#: Measured with bfloat16: 1.7e-3; float16 has three more bits, so about 2e-4. The MoE shrinks add
-#: up their split_k parts in the dtype: roundings of partial sums, together
-#: sqrt((split_k + 1) / 2) times one, so 3 times with the largest split that is searched, 16.
+#: Bounds on the relative error of the other ops, by dtype. ``expand`` rounds its x and its result
+#: to the dtype, the MoE ops round their result. With bfloat16 the measured error is 1.7e-3; float16
+#: has three more bits, so there it is about 2e-4. The MoE shrinks add up their split_k parts in the
+#: dtype. That multiplies the error by sqrt((split_k + 1) / 2): by 3 with 16, the largest split that
+#: is searched.
 ROUNDED_BOUNDS = {"bfloat16": 1e-2, "float16": 2e-3}
 
-#: How far beyond the bound a single element may be off, in units of the result's root mean square.
-#: Rounding grows with the element: the largest of 1e8 normal values is 6 times the mean, and with
-#: rank 1, where an element is a product of two of them, 22 times. A tile that was not added to lies
-#: far beyond, though it may be too small a part of the output to be seen in its norm.
+#: How much a single element may be off: this, times the bound, times the root mean square of the
+#: result. Rounding grows with the element. The largest of 1e8 normal values is 6 times their root
+#: mean square; with rank 1, where an element is a product of two such values, it is 22 times. A
+#: tile that was not added to exceeds this limit, even where it is too small to be seen in the norm.
 WORST_ELEMENT = 20.0
 
 
 def error_bound(shape: KernelShape) -> float:
-    """The largest relative error that is still rounding."""
+    """The largest relative error that rounding explains."""
     return SHRINK_BOUND if shape.op is LoraOp.SHRINK else ROUNDED_BOUNDS[shape.dtype]
 
 
 def reference(inputs: Inputs, weight_set: int) -> torch.Tensor:
-    """What the kernel adds to each row, in float64 from the very tensors that it reads.
+    """The result of a launch in float64, computed from the tensors that the kernel reads.
 
-    Rows of tokens without a LoRA are zero. Memory beyond the result stays near 2 GiB whatever the
-    shape.
+    Rows of tokens without a LoRA are zero. Temporaries take at most about 2 GiB for any shape.
 
     Args:
-        inputs: The tensors; they are read only.
+        inputs: The tensors; they are not changed.
         weight_set: Which of the rotating weight sets.
 
     Returns:
-        Of the size of ``out``, without what it is added to: shrink: (num_slices, rows, rank);
-        expand: (rows, sum of the slices' n).
+        The result without the values that the kernel adds it to. It has the size of ``out``:
+        shrink: (num_slices, rows, rank); expand: (rows, sum of the slices' n).
     """
     result = torch.zeros_like(inputs.out, dtype=torch.float64)
     for matrix, rows in _rows_by_matrix(inputs):
@@ -67,9 +67,9 @@ def reference(inputs: Inputs, weight_set: int) -> torch.Tensor:
 
 
 def _rows_by_matrix(inputs: Inputs) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
-    """Where each matrix lies in the stacked weights, and the rows that it is multiplied with.
+    """The index of each matrix in the stacked weights, and the rows that it is multiplied with.
 
-    That is (adapter,), and in a mixture of experts (adapter, expert).
+    The index is (adapter,), and in a mixture of experts (adapter, expert).
     """
     loras = inputs.row_loras.long()  # (rows,)
     experts = 1
@@ -80,8 +80,8 @@ def _rows_by_matrix(inputs: Inputs) -> Iterator[tuple[tuple[int, ...], torch.Ten
     used = (loras != NO_LORA).nonzero().squeeze(1)  # (used rows,)
     ordered, order = keys[used].sort(stable=True)  # (used rows,) each
     found, counts = torch.unique_consecutive(ordered, return_counts=True)  # (matrices,) each
-    lots = torch.split(used[order], counts.tolist())
-    for key, rows in zip(found.tolist(), lots, strict=True):
+    groups = torch.split(used[order], counts.tolist())
+    for key, rows in zip(found.tolist(), groups, strict=True):
         lora, expert = divmod(key, experts)
         yield ((lora, expert) if inputs.moe else (lora,)), rows
 
@@ -93,7 +93,7 @@ def _multiply(
     rows: torch.Tensor,
     result: torch.Tensor,
 ) -> None:
-    """Write one matrix's rows of ``result``, a bounded number of them at a time."""
+    """Write the rows of ``result`` that one matrix gives, a bounded number at a time."""
     if inputs.pair:
         _multiply_pair(inputs, weights, matrix, rows, result)
         return
@@ -118,7 +118,7 @@ def _multiply_pair(
     rows: torch.Tensor,
     result: torch.Tensor,
 ) -> None:
-    """The same for a shrink and the expand that follows it."""
+    """As ``_multiply``, for a shrink and the expand that follows it."""
     half, start = len(weights) // 2, 0
     for lora_a, lora_b in zip(weights[:half], weights[half:], strict=True):
         a, b = lora_a[matrix].double(), lora_b[matrix].double()  # (rank, k), (n, rank)
@@ -130,13 +130,13 @@ def _multiply_pair(
 
 
 def _read_by_shrink(inputs: Inputs, rows: torch.Tensor) -> torch.Tensor:
-    """(rows, k) float64: the row of x that each row of the output is made from."""
+    """(rows, k) float64: for each row of the output the row of x that it is computed from."""
     is_w13 = inputs.shape.op in {LoraOp.W13_SHRINK, LoraOp.W13_EXPAND}
     return inputs.x[rows // inputs.shape.top_k if is_w13 else rows].double()
 
 
 def _routed_weights(inputs: Inputs, rows: torch.Tensor) -> torch.Tensor | float:
-    """What w2's expand multiplies each row by: (rows, 1); 1 for the other ops."""
+    """(rows, 1): what w2's expand multiplies each row by; 1 for the other ops."""
     weighs = {LoraOp.W2_EXPAND, LoraOp.W2_SHRINK} if inputs.pair else {LoraOp.W2_EXPAND}
     if inputs.moe is None or inputs.shape.op not in weighs:
         return 1.0
@@ -145,16 +145,16 @@ def _routed_weights(inputs: Inputs, rows: torch.Tensor) -> torch.Tensor | float:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Expected:
-    """What one launch must leave in the output, made once for a shape.
+    """What every launch of a shape must leave in the output.
 
     Attributes:
-        start: What the output holds before the launch, in its dtype. NaN wherever the kernel has to
+        start: What the output holds before the launch, in its dtype. NaN where the kernel must
             write without reading; random values where it adds, and where it must not write.
-        values: float64, what it must hold afterwards.
+        values: What the output must hold after the launch, float64.
         norm: Euclidean norm of ``values`` over rows of tokens with a LoRA.
-        root_mean_square: The same, per element.
+        root_mean_square: Root mean square of ``values`` over rows of tokens with a LoRA.
         idle_rows: Rows of tokens without a LoRA.
-        bound: The largest relative error that is still rounding.
+        bound: The largest relative error that rounding explains.
     """
 
     start: torch.Tensor
@@ -170,9 +170,9 @@ class Check:
     """The verdict on one launch.
 
     Attributes:
-        relative_error: ‖out - ref‖ / ‖ref‖ over tokens with a LoRA; NaN where an element is NaN or
-            was not written.
-        problem: What is wrong, empty where nothing is.
+        relative_error: ‖out - ref‖ / ‖ref‖ over tokens with a LoRA; NaN if an element is NaN or was
+            not written.
+        problem: What is wrong; empty if the numbers are right.
     """
 
     relative_error: float
@@ -180,12 +180,12 @@ class Check:
 
 
 def expect(inputs: Inputs, *, weight_set: int = 0, seed: int = 0) -> Expected:
-    """Work out once what every launch of a shape must leave behind.
+    """Compute what every launch of a shape must leave in the output.
 
     Args:
-        inputs: The tensors; they are read only.
+        inputs: The tensors; they are not changed.
         weight_set: The weight set that the launches will read.
-        seed: Of the values that the output holds before.
+        seed: Seed of the values that the output holds before a launch.
     """
     values = reference(inputs, weight_set)
     row_loras = inputs.row_loras
@@ -227,33 +227,33 @@ def _squared_norm(values: torch.Tensor) -> float:
 
 
 def check_result(launch: Callable[[], None], inputs: Inputs, expected: Expected) -> Check:
-    """Launch once over a poisoned output and compare what comes out.
+    """Launch once over a poisoned output and compare the result with what is expected.
 
-    Costs a handful of kernels and one wait for the device.
+    Takes a few kernels and one wait for the device.
 
     Args:
         launch: Enqueues the op once, with the weight set that ``expected`` was made for.
-        inputs: The tensors that it reads and writes.
-        expected: What it must leave behind.
+        inputs: The tensors that the launch reads and writes.
+        expected: What the launch must leave in the output.
     """
     inputs.out.copy_(expected.start)
     launch()
     figures = _differences(inputs, expected)
     if figures.outside != 0.0:
-        for margin in inputs.margins:  # the next launch must not answer for this one
+        for margin in inputs.margins:  # so that the next launch is not blamed
             margin.fill_(MARGIN_VALUE)
     error = _ratio(math.sqrt(figures.squares), expected.norm)
     return Check(error, _problem(error, figures, expected))
 
 
 class _Differences(NamedTuple):
-    """What an output differs by from what it must hold.
+    """How an output differs from what it must hold.
 
     Attributes:
         squares: Squared norm of the error.
-        worst: Its largest element.
+        worst: Largest element of the error.
         idle: The largest change in rows of tokens without a LoRA.
-        outside: Whether anything next to the output was written, 1 or 0.
+        outside: 1 if the margins of the output were written to, else 0.
     """
 
     squares: float
@@ -263,7 +263,7 @@ class _Differences(NamedTuple):
 
 
 def _differences(inputs: Inputs, expected: Expected) -> _Differences:
-    """Everything in one transfer from the device."""
+    """Compare the output with ``expected``, in one transfer from the device."""
     chunks = zip(_chunks(inputs.out), _chunks(expected.values), strict=True)
     parts = []
     for got, wanted in chunks:
@@ -280,12 +280,12 @@ def _differences(inputs: Inputs, expected: Expected) -> _Differences:
 
 
 def _chunks(values: torch.Tensor) -> Sequence[torch.Tensor]:
-    """The values in order, no more at a time than a temporary may hold."""
+    """The values in order, split so that each part fits into a temporary."""
     return torch.split(values.view(-1), CHUNK_ELEMENTS)
 
 
 def _problem(error: float, figures: _Differences, expected: Expected) -> str:
-    """What is wrong; comparisons are written so that NaN fails them."""
+    """What is wrong, or nothing. The comparisons are written so that NaN fails them."""
     if figures.outside != 0.0:
         return "memory outside the output was written"
     if figures.idle != 0.0:

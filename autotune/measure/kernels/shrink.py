@@ -1,7 +1,7 @@
 """The shrink kernel: ``out[slice, token] = x[token] @ A[slice, lora(token)].T * scaling``.
 
-Tiling, grid, split-K and masking are those of vLLM's ``lora_shrink`` (0.33.0), so that what is
-measured here holds there. Knows nothing of timing or of who chose the configuration.
+Tiling, grid, split-K and masking are those of vLLM's ``lora_shrink`` (0.33.0), so that figures
+measured here hold for vLLM.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def shrink_kernel(  # noqa: PLR0913, PLR0917 - a kernel takes every pointer, siz
 
 
 def grid(shape: KernelShape, config: KernelConfig) -> tuple[int, int, int]:
-    """Thread blocks: (parts of k x tiles, slices, LoRA slots with the one for "no LoRA")."""
+    """Thread blocks: (parts of k x tiles, slices, LoRA slots and one for "no LoRA")."""
     tiles = triton.cdiv(shape.num_tokens, config.block_m) * triton.cdiv(shape.rank, config.block_n)
     return (_split_k(config) * tiles, shape.num_slices, shape.max_loras + 1)
 
@@ -120,8 +120,8 @@ def arguments(
 ) -> dict[str, Any]:
     """The kernel's arguments, for a launch and for compiling alike.
 
-    Every number comes from the shape, as all tensors are contiguous; so a compile without tensors
-    gets the very specialisation of the later launch.
+    All tensors are contiguous, so every number follows from the shape. A compile with stand-ins for
+    the tensors therefore gives the same specialisation as the later launch.
 
     Args:
         shape: The shape.
@@ -130,38 +130,20 @@ def arguments(
         scaling: What the product is multiplied by.
     """
     m, n, k = shape.num_tokens, shape.rank, shape.hidden_size
-    stride_lora, stride_n, stride_k = operands.weight_strides
-    return {
-        "x": operands.x,
-        "weights": operands.weights,
-        "out": operands.out,
+    own = {
         "m": m,
         "n": n,
         "k": k,
-        "token_indices": operands.token_indices,
-        "num_tokens_per_lora": operands.num_tokens_per_lora,
-        "lora_token_start_loc": operands.lora_token_start_loc,
-        "lora_ids": operands.lora_ids,
         "scaling": scaling,
         "x_stride_m": k,
         "x_stride_k": 1,
-        "weights_stride_lora": stride_lora,
-        "weights_stride_n": stride_n,
-        "weights_stride_k": stride_k,
         "out_stride_slice": m * n,
         "out_stride_m": n,
         "out_stride_n": 1,
-        "block_m": config.block_m,
-        "block_n": config.block_n,
-        "block_k": config.block_k,
-        "split_k": _split_k(config),
-        "group_size_m": config.group_size_m or 1,
         "even_k": k % (config.block_k * _split_k(config)) == 0,
         "num_slices": shape.num_slices,
-        "num_warps": config.num_warps,
-        "num_stages": config.num_stages,
-        "num_ctas": config.num_ctas,
     }
+    return operands.as_arguments() | own | config.as_dict()
 
 
 def launch(inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
@@ -172,7 +154,7 @@ def launch(inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
         config: The configuration.
         weight_set: Which of the rotating weight sets is read.
     """
-    inputs.out.zero_()  # split_k adds to it
+    inputs.out.zero_()  # with split_k above 1 the kernel adds to it
     shape, operands = inputs.shape, inputs.operands[weight_set]
     shrink_kernel[grid(shape, config)](**arguments(shape, config, operands, inputs.scaling))
 

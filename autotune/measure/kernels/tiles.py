@@ -1,7 +1,7 @@
-"""What the Triton kernels do alike: order tiles, find their rows, and multiply along k.
+"""Parts that the Triton kernels share: order tiles, find their rows, and multiply along k.
 
-Functions of the kernels, not of the host. They touch no scheduling of their own, so that a
-configuration means the same work here as in vLLM's kernels.
+The functions run in kernels, not on the host. They leave scheduling as it is in vLLM's kernels, so
+that a configuration means the same work in both.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import triton.language as tl
 def tile_in_groups(
     tile: tl.tensor, m_tiles: tl.tensor, n_tiles: tl.tensor, group_size_m: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Row and column of a tile, the tiles in groups of ``group_size_m`` rows.
+    """Row and column of a tile, with tiles ordered in groups of ``group_size_m`` rows.
 
-    They run down the rows of a group before the next column: their weights stay in cache.
+    Tiles of one column of a group follow each other, so that their weights stay in cache.
     """
     tiles_in_group = group_size_m * n_tiles
     first_m_tile = tile // tiles_in_group * group_size_m
@@ -36,8 +36,8 @@ def tile_rows(
 ) -> tl.tensor:
     """The tokens that a tile works on, int32.
 
-    Offsets of rows as wide as the model outgrow int32 in long batches, so there the caller widens
-    them. Rows past ``rows_here`` wrap around, so they read valid memory; the store masks them.
+    In long batches a row times the model's width outgrows int32, so the caller widens it. Rows past
+    ``rows_here`` wrap around so that they read valid memory; the store masks them.
     """
     start = tl.load(lora_token_start_loc + lora_slot) + first_row
     within = tl.arange(0, block_m) % rows_here
@@ -46,7 +46,7 @@ def tile_rows(
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton ships no types
 def tile_columns(n_tile: tl.tensor, n: tl.tensor, block_n: tl.constexpr) -> tl.tensor:
-    """The weight rows that a tile reads; those past ``n`` wrap around, and the store masks them."""
+    """The weight rows that a tile reads; rows past ``n`` wrap around, and the store masks them."""
     columns = n_tile * block_n + tl.arange(0, block_n)
     return tl.max_contiguous(tl.multiple_of(columns % n, block_n), block_n)
 
@@ -68,8 +68,9 @@ def multiply_along_k(  # noqa: PLR0913, PLR0917 - Triton has no records to group
     """Every ``split_k``-th block of ``a @ b`` along k, from ``first_k`` on, summed in float32.
 
     ``a`` (block_m, block_k) and ``b`` (block_k, block_n) are pointers to the first block; ``a`` is
-    cast to the type of ``b``. With ``even_k`` no block reaches past ``k``; without it whole blocks
-    are still loaded unmasked, only the last one is masked, and those past ``k`` are skipped.
+    cast to the type of ``b``. With ``even_k`` no block reaches past ``k``. Without it, blocks that
+    end within ``k`` are loaded unmasked, one that reaches past ``k`` is masked, and blocks beyond
+    ``k`` are skipped.
     """
     accumulator = tl.zeros((block_m, block_n), dtype=tl.float32)
     step_k: tl.constexpr = block_k * split_k
@@ -108,10 +109,11 @@ def multiply_masked_along_k(  # noqa: PLR0913, PLR0917 - Triton has no records t
     block_k: tl.constexpr,
     split_k: tl.constexpr,
 ) -> tl.tensor:
-    """As ``multiply_along_k``, with every block masked in all directions, as vLLM's MoE ops do.
+    """As ``multiply_along_k``, with every block masked in all directions, as in vLLM's MoE kernel.
 
-    ``rows_inside`` (block_m,) and ``columns_inside`` (block_n,) say what of ``a`` and ``b`` may be
-    read; the rest counts as 0. The weights are cached at all levels. Both have one type.
+    ``rows_inside`` (block_m,) and ``columns_inside`` (block_n,) say which rows of ``a`` and columns
+    of ``b`` may be read; the rest counts as 0. ``b``, the weights, is cached at all levels. ``a``
+    and ``b`` have the same type.
     """
     accumulator = tl.zeros((block_m, block_n), dtype=tl.float32)
     step_k: tl.constexpr = block_k * split_k

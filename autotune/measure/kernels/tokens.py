@@ -1,4 +1,4 @@
-"""Which token uses which adapter, as the kernels are told."""
+"""Which token uses which adapter, in the tables that the kernels read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autotune.errors import InputError
 if TYPE_CHECKING:
     from autotune.launch.shape import KernelShape
 
-#: ``lora_ids`` and token mapping of a token that uses no LoRA.
+#: Stands for "no LoRA" in ``lora_ids`` and in the token mapping.
 NO_LORA = -1
 
 
@@ -22,11 +22,11 @@ class TokenMetadata:
 
     Attributes:
         token_lora_mapping: (m,) adapter of each token, -1 for none.
-        token_indices_sorted_by_lora_ids: (m,) tokens, those of one adapter side by side.
-        num_tokens_per_lora: (max_loras + 1,) tokens of each slot.
-        lora_token_start_loc: (max_loras + 2,) where a slot's tokens start in the sorted ones.
-        lora_ids: (max_loras + 1,) adapter of each slot in ascending order, -1 (no LoRA) first;
-            slots that are not in use follow and are -1 too.
+        token_indices_sorted_by_lora_ids: (m,) tokens, sorted by adapter.
+        num_tokens_per_lora: (max_loras + 1,) number of tokens of each slot.
+        lora_token_start_loc: (max_loras + 2,) where each slot's tokens start among the sorted ones.
+        lora_ids: (max_loras + 1,) adapter of each slot in ascending order. -1 (no LoRA) comes first
+            if any token has none; unused slots come last and are -1 too.
     """
 
     token_lora_mapping: torch.Tensor
@@ -52,10 +52,10 @@ def token_metadata(token_lora_mapping: torch.Tensor, max_loras: int) -> TokenMet
 
     Args:
         token_lora_mapping: (m,) adapter of each token, -1 for none.
-        max_loras: Adapters that there is room for.
+        max_loras: Number of adapters that the GPU has room for.
 
     Raises:
-        InputError: A token has an adapter that there is no room for.
+        InputError: A token's adapter is not among -1 to ``max_loras - 1``.
     """
     mapping = token_lora_mapping.to(torch.int32)  # (m,)
     low, high = int(mapping.min()), int(mapping.max())
@@ -81,7 +81,7 @@ def token_metadata(token_lora_mapping: torch.Tensor, max_loras: int) -> TokenMet
 
 
 def metadata_without_memory(num_tokens: int, max_loras: int) -> TokenMetadata:
-    """The tensors of ``token_metadata`` on PyTorch's ``meta`` device: sizes, and no numbers."""
+    """The tensors of ``token_metadata`` on PyTorch's ``meta`` device: sizes without numbers."""
 
     def empty(size: int) -> torch.Tensor:
         return torch.empty(size, dtype=torch.int32, device="meta")

@@ -1,7 +1,7 @@
 """The vllm kernel provider: the installed vLLM's own kernels, launched by its own wrappers.
 
-Of what differs between releases nothing is written down here: signatures are read, and what becomes
-of a configuration is seen by trying.
+Differences between releases are not listed here. Signatures are read from the installed vLLM, and
+trial calls show what its wrappers make of a configuration.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from autotune.launch.shape import KernelShape
     from autotune.measure.kernels.inputs import Inputs
 
-#: Two configurations that differ in every parameter: what a kernel is launched with in spite of
-#: that, vLLM has set itself.
+#: Two configurations that differ in every parameter. A parameter that a kernel gets the same value
+#: of with both is set by vLLM itself.
 _PROBES = (
     {"block_m": 16, "block_n": 16, "block_k": 16, "split_k": 2, "group_size_m": 4}
     | {"num_warps": 2, "num_stages": 2, "num_ctas": 1},
@@ -47,7 +47,7 @@ _PROBES = (
 
 
 class VllmProvider(KernelProvider):
-    """The kernels of the vLLM that is installed; ``version`` is its release."""
+    """The kernels of the installed vLLM; ``version`` is its release."""
 
     name = "vllm"
 
@@ -55,11 +55,11 @@ class VllmProvider(KernelProvider):
         """Import vLLM's kernels.
 
         Raises:
-            KernelsUnusable: There is no vLLM, or this release's kernels cannot be driven.
+            KernelsUnusable: vLLM is not installed, or the kernels of its release cannot be driven.
         """
         self.version = import_vllm()
         self._lookup = part("utils")
-        # Both now, since they are in every release; those of MoE when they are asked for.
+        # The dense ops are in every release. Those of MoE are not, so they are made when needed.
         self._ops: dict[LoraOp, DenseOp | MoeOp] = {
             op: DenseOp(op) for op in (LoraOp.SHRINK, LoraOp.EXPAND)
         }
@@ -70,7 +70,7 @@ class VllmProvider(KernelProvider):
         self._adopted: Inputs | None = None
 
     def default(self, shape: KernelShape) -> KernelConfig:
-        """What this vLLM answers where no folder is set."""
+        """The configuration that this vLLM takes when no folder of tuned files is set."""
         op = shape.op
         ask: Callable[..., dict[str, Any]] = inspect.unwrap(self._lookup.get_lora_op_configs)
         with replaced(self._lookup, load_lora_op_config=lambda *_: None):
@@ -88,12 +88,12 @@ class VllmProvider(KernelProvider):
         return KernelConfig.from_mapping(op, known)
 
     def forced(self, shape: KernelShape, target: Target) -> Mapping[str, int]:
-        """What the kernel is launched with, whatever a configuration says.
+        """Parameters that vLLM sets itself, whatever a configuration says.
 
-        What it is not launched with at all is as in the default.
+        Parameters that one kernel for shrink and expand does not read have the default's value.
 
         Raises:
-            KernelsUnusable: A parameter is neither taken over nor always the same.
+            KernelsUnusable: vLLM changes a parameter, and not always to the same value.
         """
         if self.runs_pair(shape):
             read = parameters_read(shape, self.version)
@@ -117,16 +117,7 @@ class VllmProvider(KernelProvider):
         return forced
 
     def compile(self, shape: KernelShape, config: KernelConfig, target: Target) -> CompiledKernel:
-        """Compile into Triton's cache; leaves the process unable to launch.
-
-        Args:
-            shape: The shape.
-            config: The configuration.
-            target: The GPU to compile for.
-
-        Raises:
-            Exception: Whatever the compiler raises.
-        """
+        """Compile into Triton's cache; the process cannot launch afterwards."""
         ahead.compile_for(target.capability)
         described = []
 
@@ -143,16 +134,7 @@ class VllmProvider(KernelProvider):
         return described[0]
 
     def launch(self, inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
-        """Enqueue the op once on the current stream, by vLLM's wrapper.
-
-        Args:
-            inputs: The tensors of the shape.
-            config: The configuration.
-            weight_set: Which of the rotating weight sets is read.
-
-        Raises:
-            Exception: Whatever the launcher raises, such as ``OutOfResources``.
-        """
+        """Enqueue the op once on the current stream, by vLLM's wrapper."""
         op = self._op_for(inputs)
         self._adopt(op, inputs)
         op.call(inputs, config, weight_set)
@@ -160,12 +142,12 @@ class VllmProvider(KernelProvider):
     def launch_pair(
         self, inputs: Inputs, shrink: KernelConfig, expand: KernelConfig, weight_set: int
     ) -> None:
-        """Enqueue a MoE shrink and the expand after it, as vLLM does, on the current stream.
+        """Enqueue a MoE shrink and the expand after it on the current stream, as vLLM does.
 
         Args:
-            inputs: Of either of the two shapes, made with ``pair=True``.
+            inputs: Inputs of either of the two shapes, made with ``pair=True``.
             shrink: The shrink's configuration.
-            expand: The expand's, with the same ``block_m``.
+            expand: The expand's configuration, with the same ``block_m``.
             weight_set: Which of the rotating weight sets is read.
 
         Raises:
@@ -176,11 +158,11 @@ class VllmProvider(KernelProvider):
         pair.call_both(inputs, shrink, expand, weight_set)
 
     def collect(self, inputs: Inputs, config: KernelConfig) -> None:
-        """Put the result of the last launch into ``inputs.out``, in the order of the rows."""
+        """Copy the result of the last launch to ``inputs.out``, in the order of the rows."""
         self._op_for(inputs).collect(inputs, config)
 
     def runs_pair(self, shape: KernelShape) -> bool:
-        """Whether this vLLM has one kernel for the shape's shrink and expand."""
+        """Whether this vLLM launches one kernel for the shape's shrink and expand."""
         return reads_only_block_m(shape, self.version)
 
     # ----------------------------------------------------------------- inside
@@ -198,7 +180,7 @@ class VllmProvider(KernelProvider):
         return MoePair()
 
     def _adopt(self, op: DenseOp | MoeOp | MoePair, inputs: Inputs) -> None:
-        """Have what vLLM keeps of an op's tensors made for these, unless it is."""
+        """Make vLLM's tables for these inputs, unless the present tables are theirs."""
         if self._adopted is not inputs:
             op.adopt(inputs)
             self._adopted = inputs
@@ -207,7 +189,7 @@ class VllmProvider(KernelProvider):
         return inputs_without_memory(shape, pair=self.runs_pair(shape))
 
     def _launched(self, shape: KernelShape, config: KernelConfig, target: Target) -> KernelConfig:
-        """What vLLM's wrapper makes of a configuration."""
+        """The configuration that vLLM's wrapper launches for ``config``."""
         op = self._op(shape.op)
         launches: list[dict[str, Any]] = []
         self._call_as_on(
@@ -229,12 +211,12 @@ class VllmProvider(KernelProvider):
         config: KernelConfig,
         launcher: Launcher,
     ) -> None:
-        """Run vLLM's wrapper as if on such a device, up to the launch, which ``launcher`` gets."""
+        """Run vLLM's wrapper as if on ``target``; ``launcher`` is called in place of the launch."""
         op = self._op_for(inputs)
         stand_ins = answers_for(target) | {
             name: KernelStandIn(kernel, launcher) for name, kernel in op.kernels.items()
         }
-        op.forget()  # the tensors without memory all lie at address 0
+        op.forget()  # tensors without memory all have address 0, so tables would be mixed up
         self._adopted = None
         self._forget_platform()
         with ExitStack() as stack:
@@ -246,7 +228,7 @@ class VllmProvider(KernelProvider):
         op.forget()
 
     def _forget_platform(self) -> None:
-        """Drop what vLLM remembers of the device."""
+        """Drop what vLLM has cached about the device."""
         for name in ("supports_pdl", "supports_tma"):
             if hasattr(self._lookup, name):
                 getattr(self._lookup, name).cache_clear()

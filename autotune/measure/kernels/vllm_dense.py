@@ -1,8 +1,8 @@
 """vLLM's wrappers of the dense ops, ``lora_shrink`` and ``lora_expand``.
 
-A candidate configuration reaches them in place of the answer of ``get_lora_op_configs``, which they
-ask for one; nothing else of the way to the kernel is changed. That has held from vLLM 0.11.1 to
-0.33.0 (``lora_shrink_op.py`` and ``lora_expand_op.py``).
+The wrappers call ``get_lora_op_configs`` for their configuration. That function is replaced by one
+that answers with a candidate; nothing else is changed on the way to the kernel. This works from
+vLLM 0.11.1 to 0.33.0 (``lora_shrink_op.py`` and ``lora_expand_op.py``).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class _Names(NamedTuple):
         module: Where the wrapper is.
         wrapper: The function that launches the kernel.
         kernel: The Triton kernel, as the wrapper finds it in its module.
-        weights: The wrapper's parameter for them.
-        table: The function that makes the weights' table of addresses.
-        tables: The dictionary in which these are kept, by address.
-        own: Parameters of this op's wrapper that the other has not.
+        weights: The wrapper's parameter for the weights.
+        table: The function that makes the table of the weights' addresses.
+        tables: The dictionary in which vLLM keeps these tables, by address.
+        own: Parameters that only this op's wrapper has.
     """
 
     module: str
@@ -62,7 +62,7 @@ _OPS = {
     ),
 }
 
-#: Parameters that both wrappers have, the last one from 0.15 on.
+#: Parameters that both wrappers have; they have the last one from 0.15 on.
 _COMMON = (
     "inputs",
     "output_tensor",
@@ -80,9 +80,9 @@ class DenseOp:
     """One of vLLM's wrappers, made to take its configuration from us.
 
     Attributes:
-        module: Where the wrapper is.
-        kernels: Its kernel, by what it is called there.
-        parameter_names: What the kernel calls the parameters that it calls otherwise than we do.
+        module: The module of the wrapper.
+        kernels: The wrapper's kernel, by its name in the module.
+        parameter_names: The kernel's names of parameters that differ from ours, by our names.
     """
 
     parameter_names = {  # noqa: RUF012 - nobody changes it
@@ -90,10 +90,10 @@ class DenseOp:
     }
 
     def __init__(self, op: LoraOp) -> None:
-        """Find the wrapper and its kernel, and take the place of the look-up.
+        """Find the wrapper and its kernel, and replace its look-up of configurations.
 
         Raises:
-            KernelsUnusable: They are not there, or take what we do not know.
+            KernelsUnusable: The wrapper or the kernel is missing, or has an unknown parameter.
         """
         self._names = names = _OPS[op]
         self.module = part(names.module)
@@ -107,10 +107,11 @@ class DenseOp:
         vars(self.module)["get_lora_op_configs"] = lambda *_, **__: self._config
 
     def adopt(self, inputs: Inputs) -> None:
-        """Make the tables of weight addresses now: while a graph is captured is too late.
+        """Make the tables of weight addresses now, since they cannot be made during a capture.
 
-        vLLM keeps them by address for good, as its weights stay where they are. Ours do not: an
-        entry of an earlier shape would be found for the weights that lie there now.
+        vLLM keeps the tables by address forever, because its weights never move. Ours do: a table
+        of an earlier shape would be found for other weights at the same address. So old tables are
+        dropped first.
         """
         self.forget()
         between = (0,) if "offset_start" in self._names.own else ()
@@ -118,7 +119,7 @@ class DenseOp:
             self._make_table(list(weights), *between, weights[0].device)
 
     def forget(self) -> None:
-        """Drop all tables of weights that vLLM keeps."""
+        """Drop all tables of weight addresses that vLLM keeps."""
         self._tables.clear()
 
     def call(self, inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
@@ -144,4 +145,4 @@ class DenseOp:
         self._wrapper(**{name: arguments[name] for name in self._takes})
 
     def collect(self, inputs: Inputs, config: KernelConfig) -> None:
-        """The result is in ``inputs.out`` already."""
+        """Do nothing: the result is in ``inputs.out`` already."""

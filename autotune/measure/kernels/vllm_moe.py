@@ -1,14 +1,14 @@
 """vLLM's two kernels of a fused-MoE LoRA layer, ``_fused_moe_lora_shrink`` and ``_expand``.
 
-They take their configuration as arguments, so it is we who call them, with what ``_fused_moe_lora``
-passes (``fused_moe_lora_op.py``, 0.22.1 to 0.33.0): on Hopper and later with its tensor memory
-accelerator and dependent launches. There the values between the two kernels lie in the order of the
-sorted rows, and here as well.
+The functions take their configuration as arguments. They are called here with the arguments that
+``_fused_moe_lora`` passes (``fused_moe_lora_op.py``, 0.22.1 to 0.33.0). On Hopper and later these
+turn on the tensor memory accelerator and dependent launches; the values between the two kernels
+then lie in the order of the sorted rows.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import triton.tools.tensor_descriptor  # noqa: F401 - vLLM's functions use it unimported
@@ -22,13 +22,24 @@ from autotune.measure.kernels.vllm_parts import (
     known_parameters,
     part,
     triton_kernel,
-    unknown,
+    unusable,
 )
 
 if TYPE_CHECKING:
     from autotune.launch.config import KernelConfig
     from autotune.launch.shape import KernelShape
     from autotune.measure.kernels.inputs import Inputs
+
+#: vLLM's names of a configuration's parameters, and ours.
+CONFIG = {
+    "block_size_m": "block_m",
+    "block_size_n": "block_n",
+    "block_size_k": "block_k",
+    "group_size_m": "group_size_m",
+    "num_warps": "num_warps",
+    "num_stages": "num_stages",
+    "split_k": "split_k",
+}
 
 #: Parameters of both functions.
 _COMMON = (
@@ -49,20 +60,14 @@ _COMMON = (
     "num_tokens",
     "num_experts",
     "num_slices",
-    "block_size_m",
-    "block_size_n",
-    "block_size_k",
-    "group_size_m",
-    "num_warps",
-    "num_stages",
-    "split_k",
+    *CONFIG,
     "num_active_loras",
     "mul_routed_weight",
     "use_gdc",
     "use_tma",
 )
 
-#: Parameters of one of them only.
+#: Parameters that only one of the functions has.
 _OF_SHRINK = ("qcurr_hidden_states", "lora_a_stacked")
 _OF_EXPAND = (
     "output",
@@ -78,9 +83,9 @@ class _Between(NamedTuple):
     """The values between the two kernels, for one ``block_m``.
 
     Attributes:
-        cache: (num_slices, m, top_k, rank), or (num_slices, max_loras, padded, rank) where they
-            are kept in the order of the sorted rows.
-        is_sorted: Whether they are.
+        cache: (num_slices, m, top_k, rank), or (num_slices, max_loras, padded, rank) in the order
+            of the sorted rows.
+        is_sorted: Whether ``cache`` is in the order of the sorted rows.
     """
 
     cache: torch.Tensor
@@ -91,9 +96,9 @@ class MoeOp:
     """One of vLLM's two functions, called for w13 or for w2.
 
     Attributes:
-        module: Where the functions are.
-        kernels: Their kernel, by what it is called there.
-        parameter_names: What the kernel calls the parameters that it calls otherwise than we do.
+        module: The module of the functions.
+        kernels: The kernel of both functions, by its name in the module.
+        parameter_names: The kernel's names of parameters that differ from ours, by our names.
     """
 
     parameter_names = {  # noqa: RUF012 - nobody changes it
@@ -108,7 +113,8 @@ class MoeOp:
         """Find the function and its kernel.
 
         Raises:
-            KernelsUnusable: They are not there, or take what we do not know.
+            KernelsUnusable: The function or the kernel is missing, or has an unknown parameter, or
+                the release is older than 0.22.
         """
         self._op, self.module = op, part("fused_moe_lora_op")
         kernel = "_fused_moe_lora_kernel"
@@ -121,7 +127,7 @@ class MoeOp:
         self._function = attribute(self.module, name)
         self._takes = known_parameters(self._function, (*_COMMON, *own))
         if "use_tma" not in self._takes:
-            raise unknown(
+            raise unusable(
                 f"{name} is that of a release before {FIRST_ONE_SHOT_RELEASE}, which cannot be "
                 "driven for MoE"
             )
@@ -129,41 +135,31 @@ class MoeOp:
         self._between: dict[int, _Between] = {}
 
     def adopt(self, inputs: Inputs) -> None:
-        """Make the tables of weight addresses, which vLLM keeps by address; see ``DenseOp``."""
+        """Make the tables of weight addresses anew; see ``DenseOp.adopt``."""
         self.forget()
         make = attribute(self.module, "_get_ptr")
         for weights in inputs.weight_sets:
             make(list(weights), weights[0].device)
-        if self._uses_tma(inputs):  # descriptors that are made in the kernel need memory
+        if self._uses_tma(inputs):  # the kernel makes descriptors, which need memory
             attribute(self.module, "set_triton_allocator")(inputs.x.device)
 
     def forget(self) -> None:
-        """Drop the tables that vLLM keeps, and what lies between the kernels."""
+        """Drop all tables of weight addresses, and the values between the kernels."""
         self._tables.clear()
         self._between.clear()
 
     def call(self, inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
         """Run the function with a configuration and one of the weight sets."""
-        shape, tokens = inputs.shape, inputs.tokens
+        shape = inputs.shape
         alignment = alignment_of(inputs, config.block_m)
         between = self._made_between(inputs, alignment, config.block_m)
         _, n, k = matmul_sizes(shape)
         weights = list(inputs.weight_sets[weight_set])
-        topk_weights, enabled = routing_tables(inputs)
-        arguments = {
+        arguments = shared_arguments(inputs, alignment) | {
             "a_intermediate_cache1": between.cache,
             "qcurr_hidden_states": inputs.x,
             "lora_a_stacked": weights,
             "lora_b_stacked": weights,
-            "output": inputs.out.view(shape.num_tokens, shape.top_k, -1),
-            "topk_weights": topk_weights,
-            "sorted_token_ids": alignment.sorted_token_ids,
-            "expert_ids": alignment.expert_ids,
-            "num_tokens_post_padded": alignment.num_tokens_post_padded,
-            "token_lora_mapping": tokens.token_lora_mapping,
-            "top_k_num": shape.top_k,
-            "lora_ids": tokens.lora_ids,
-            "adapter_enabled": enabled,
             "device": inputs.x.device,
             "N": n,
             "M": shape.num_tokens,
@@ -174,27 +170,16 @@ class MoeOp:
             "num_slices": shape.num_slices,
             "max_lora_rank": shape.server_rank,
             "w1_output_dim_size": n,
-            "block_size_m": config.block_m,
-            "block_size_n": config.block_n,
-            "block_size_k": config.block_k,
-            "group_size_m": config.group_size_m,
-            "num_warps": config.num_warps,
-            "num_stages": config.num_stages,
-            "split_k": config.split_k,
-            # vLLM reads it on the host.
-            "num_active_loras": torch.tensor([shape.max_loras + 1], dtype=torch.int32),  # (1,)
-            "mul_routed_weight": shape.op in {LoraOp.W2_SHRINK, LoraOp.W2_EXPAND},
-            "offset": 0,
-            "add_inputs": True,
             "use_gdc": self._asks("supports_pdl", inputs),
             "use_tma": self._uses_tma(inputs),
         }
+        arguments |= {its: getattr(config, ours) for its, ours in CONFIG.items()}
         if is_shrink(shape.op):
-            between.cache.zero_()  # vLLM makes a new one of zeros for every layer
+            between.cache.zero_()  # vLLM makes a new cache of zeros for every layer
         self._function(**{name: arguments[name] for name in self._takes})
 
     def collect(self, inputs: Inputs, config: KernelConfig) -> None:
-        """Put what a shrink has left in the order of the sorted rows into ``inputs.out``."""
+        """Copy a shrink's result to ``inputs.out`` if it lies in the order of the sorted rows."""
         between = self._between.get(config.block_m)
         if between is None or not between.is_sorted or not is_shrink(self._op):
             return
@@ -208,12 +193,12 @@ class MoeOp:
         return self._asks("supports_tma", inputs)
 
     def _asks(self, question: str, inputs: Inputs) -> bool:
-        """What vLLM would use on this device: nothing of the kind with fully sharded LoRAs."""
+        """Whether vLLM uses a feature on this device; with fully sharded LoRAs it uses none."""
         answer = attribute(self.module, question)(inputs.x.device)
         return bool(answer) and not inputs.shape.fully_sharded
 
     def _made_between(self, inputs: Inputs, alignment: Alignment, block_m: int) -> _Between:
-        """What lies between the kernels; made on the first call for a ``block_m``."""
+        """The values between the kernels, made on the first call for a ``block_m``."""
         if block_m not in self._between:
             self._between[block_m] = self._make_between(inputs, alignment, block_m)
         return self._between[block_m]
@@ -232,14 +217,41 @@ class MoeOp:
         return _Between(cache, is_sorted=True)
 
 
+def shared_arguments(inputs: Inputs, alignment: Alignment) -> dict[str, Any]:
+    """The arguments that ``_fused_moe_lora`` and the functions of its two kernels all take.
+
+    Args:
+        inputs: The tensors.
+        alignment: The rows of every block.
+    """
+    shape, tokens = inputs.shape, inputs.tokens
+    topk_weights, enabled = _routing_tables(inputs)
+    return {
+        "output": inputs.out.view(shape.num_tokens, shape.top_k, -1),
+        "topk_weights": topk_weights,
+        "sorted_token_ids": alignment.sorted_token_ids,
+        "expert_ids": alignment.expert_ids,
+        "num_tokens_post_padded": alignment.num_tokens_post_padded,
+        "token_lora_mapping": tokens.token_lora_mapping,
+        "top_k_num": shape.top_k,
+        "lora_ids": tokens.lora_ids,
+        # vLLM reads this one on the host.
+        "num_active_loras": torch.tensor([shape.max_loras + 1], dtype=torch.int32),  # (1,)
+        "adapter_enabled": enabled,
+        "mul_routed_weight": shape.op in {LoraOp.W2_SHRINK, LoraOp.W2_EXPAND},
+        "offset": 0,
+        "add_inputs": True,
+    }
+
+
 def alignment_of(inputs: Inputs, block_m: int) -> Alignment:
-    """The rows of every block, on the device of the inputs."""
+    """The rows of every block; for inputs without memory, tensors without memory."""
     if inputs.moe is not None:
         return inputs.moe.alignment(block_m)
     return _alignment_without_memory(inputs.shape, block_m)
 
 
-def routing_tables(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+def _routing_tables(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     """topk_weights (m, top_k) float32 and adapter_enabled (max_loras + 1,) int32."""
     if inputs.moe is not None:
         return inputs.moe.routing.topk_weights, inputs.moe.adapter_enabled
@@ -251,7 +263,7 @@ def routing_tables(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _places(inputs: Inputs, block_m: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(used rows,) each: rows of the output, and where they lie among the sorted ones."""
+    """(used rows,) each: rows of the output, and their places among the sorted rows."""
     assert inputs.moe is not None  # noqa: S101 - for mypy: these are real inputs
     ids = inputs.moe.alignment(block_m).sorted_token_ids
     assert ids is not None  # noqa: S101 - for mypy: these are sorted

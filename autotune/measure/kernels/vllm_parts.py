@@ -1,4 +1,4 @@
-"""How vLLM's modules are reached, and made to run up to a launch where there is no device."""
+"""Finding vLLM's modules, and running them up to a launch on a machine without a device."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ from autotune.measure.cuda.gpu import describe_device
 #: Where vLLM's LoRA kernels are.
 PACKAGE = "vllm.lora.ops.triton_ops"
 
-#: Stands in for kernels: is given the kernel, the grid, and the positional and the named arguments
-#: of a launch.
+#: Called in place of a launch, with the kernel, the grid, and the positional and named arguments.
 Launcher = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]], None]
 
 
 def import_vllm() -> str:
-    """Import the installed vLLM; its release.
+    """Import the installed vLLM and return its release.
 
     Raises:
-        KernelsUnusable: There is none, or it cannot be imported.
+        KernelsUnusable: vLLM is not installed, or cannot be imported.
     """
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it tells of every default it takes
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it logs every default that it takes
     try:
         vllm = importlib.import_module("vllm")
         version: str = vllm.__version__
@@ -46,29 +45,29 @@ def import_vllm() -> str:
 
 
 def _settle_platform(platforms: ModuleType) -> None:
-    """Leave vLLM without a platform where it has one that needs compiled parts that are missing."""
+    """Leave vLLM without a platform if its platform needs compiled parts that are missing."""
     try:
-        getattr(platforms, "current_platform")  # noqa: B009 - it is worked out when asked for
+        getattr(platforms, "current_platform")  # noqa: B009 - vLLM computes it when it is read
     except ImportError:
         vars(platforms)["_current_platform"] = platforms.interface.UnspecifiedPlatform()
 
 
 def part(name: str) -> ModuleType:
-    """A module of vLLM's kernels.
+    """Import a module of vLLM's kernels.
 
     Raises:
-        KernelsUnusable: It cannot be imported.
+        KernelsUnusable: The module cannot be imported.
     """
     try:
         module = importlib.import_module(f"{PACKAGE}.{name}")
     except ImportError as error:
-        raise unknown(str(error)) from error
+        raise unusable(str(error)) from error
     _tell_of_device(module)
     return module
 
 
 def _tell_of_device(module: ModuleType) -> None:
-    """Give a module what it asks of the device where vLLM, without compiled parts, cannot tell."""
+    """Answer what a module asks about the device, if vLLM lacks the compiled parts to do so."""
     if torch.version.cuda is None or not torch.cuda.is_available():
         return
     target = describe_device().target
@@ -80,13 +79,13 @@ def _tell_of_device(module: ModuleType) -> None:
 
 
 def attribute(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - whatever vLLM has there
-    """What a module of vLLM's has under a name.
+    """An attribute of a module of vLLM's.
 
     Raises:
-        KernelsUnusable: There is nothing.
+        KernelsUnusable: The module has no such attribute.
     """
     if not hasattr(module, name):
-        raise unknown(f"{module.__name__} has no {name}")
+        raise unusable(f"{module.__name__} has no {name}")
     return getattr(module, name)
 
 
@@ -94,11 +93,12 @@ def triton_kernel(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - trito
     """A Triton kernel of vLLM's.
 
     Raises:
-        KernelsUnusable: There is none, or vLLM has replaced it since it takes Triton for absent.
+        KernelsUnusable: There is no such kernel, or vLLM has replaced it, as it does where it finds
+            no Triton.
     """
     kernel = attribute(module, name)
     if not isinstance(kernel, KernelInterface):
-        raise unknown(f"it has turned Triton off, {name} is no Triton kernel")
+        raise unusable(f"it has turned Triton off, {name} is no Triton kernel")
     return kernel
 
 
@@ -106,17 +106,17 @@ def known_parameters(function: Callable[..., object], known: Sequence[str]) -> t
     """The names of a function's parameters.
 
     Raises:
-        KernelsUnusable: One of them is not among the known ones.
+        KernelsUnusable: A parameter is not among the known ones.
     """
     taken = tuple(inspect.signature(function).parameters)
-    strange = [name for name in taken if name not in known]
-    if strange:
-        raise unknown(f"{function.__name__} takes {', '.join(strange)}")
+    unknown = [name for name in taken if name not in known]
+    if unknown:
+        raise unusable(f"{function.__name__} takes {', '.join(unknown)}")
     return taken
 
 
-def unknown(what: str) -> KernelsUnusable:
-    """The error for a release that is not as those that are known."""
+def unusable(what: str) -> KernelsUnusable:
+    """The error for a release that differs from the known ones."""
     version = importlib.import_module("vllm").__version__
     return KernelsUnusable(
         f"cannot drive the kernels of vLLM {version}: {what}; {OLDEST_RELEASE} to "
@@ -126,7 +126,7 @@ def unknown(what: str) -> KernelsUnusable:
 
 @contextmanager
 def replaced(module: ModuleType, **stand_ins: object) -> Iterator[None]:
-    """Attributes of a module, replaced for a while."""
+    """Replace attributes of a module within a ``with`` block."""
     kept = {name: getattr(module, name) for name in stand_ins}
     vars(module).update(stand_ins)
     try:
@@ -136,7 +136,7 @@ def replaced(module: ModuleType, **stand_ins: object) -> Iterator[None]:
 
 
 class KernelStandIn:
-    """Stands where a wrapper finds its kernel: ``kernel[grid](...)`` goes to the launcher."""
+    """Stands in for a kernel in its module: ``kernel[grid](...)`` calls the launcher."""
 
     def __init__(self, kernel: Any, launcher: Launcher) -> None:  # noqa: ANN401 - as above
         self._launcher = partial(launcher, kernel)
@@ -150,33 +150,33 @@ class KernelStandIn:
 
 
 class TargetPlatform:
-    """What vLLM's wrappers ask the platform, answered for a device that need not be here."""
+    """Answers what vLLM's wrappers ask the platform, for a device that need not be present."""
 
     def __init__(self, target: Target) -> None:
         self._number, self._target = _as_number(target.capability), target
 
     def is_cuda(self) -> bool:
-        """It is."""
+        """True: the target is a CUDA device."""
         return True
 
     def is_cuda_alike(self) -> bool:
-        """It is that too."""
+        """True: the target is a CUDA device."""
         return True
 
     def is_xpu(self) -> bool:
-        """It is not."""
+        """False: the target is a CUDA device."""
         return False
 
     def num_compute_units(self, _device: int | None = None) -> int:
-        """How many multiprocessors it has."""
+        """The target's number of multiprocessors."""
         return self._target.multiprocessors
 
     def is_device_capability(self, capability: int | tuple[int, int]) -> bool:
-        """Whether it has exactly this compute capability, such as 90 or ``(9, 0)``."""
+        """Whether the target has exactly this compute capability, such as 90 or ``(9, 0)``."""
         return self._number == _as_number(capability)
 
     def has_device_capability(self, capability: int | tuple[int, int]) -> bool:
-        """Whether it has at least this compute capability."""
+        """Whether the target has at least this compute capability."""
         return self._number >= _as_number(capability)
 
 
@@ -185,7 +185,7 @@ def _as_number(capability: int | tuple[int, int]) -> int:
 
 
 def answers_for(target: Target) -> dict[str, object]:
-    """Stands in, by name, for what vLLM's modules find of a device."""
+    """Stand-ins, by name, for what vLLM's modules use to learn about a device."""
     return {
         "current_platform": TargetPlatform(target),
         "get_max_shared_memory_bytes": partial(_shared_memory_bytes, target),
@@ -198,5 +198,5 @@ def _shared_memory_bytes(target: Target, _device: int | None = None) -> int:
 
 
 def table_without_memory(data: Sequence[int], dtype: torch.dtype, **_: object) -> torch.Tensor:
-    """In place of vLLM's copy of a list to the device."""
+    """Called in place of vLLM's copy of a list to the device."""
     return torch.empty(len(data), dtype=dtype, device="meta")  # (num_slices,)

@@ -1,4 +1,4 @@
-"""What tests run in worker processes; importable there by name."""
+"""Handlers that tests run in worker processes, which import them by name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from autotune.measure.cuda.worker import Handler
 from autotune.measure.measurement import Ceilings
 from tests.recordings import ENVIRONMENT
 
-#: num_warps of a configuration that makes the fake device misbehave, and how.
+#: What the fake device does wrong, as the ``num_warps`` that makes it do so.
 CRASHES, HANGS, LIES, LOSES_CONTEXT, FAILS = 1, 2, 8, 16, 32
 
 
@@ -68,7 +68,7 @@ def obedient() -> Handler:
 
 
 def unusable() -> Handler:
-    """Cannot be made for a reason of its own."""
+    """Raises an error of our own, so that there is no handler."""
     raise KernelsUnusable("no kernels today")
 
 
@@ -77,7 +77,7 @@ def never_made() -> Handler:
 
 
 class FakeDevice:
-    """Answers like the device's process, with latencies from the configuration alone."""
+    """Answers like the device's process; a latency is the configuration's ``block_k``."""
 
     def __init__(self, _provider: str) -> None:
         self._config: KernelConfig | None = None

@@ -1,4 +1,4 @@
-"""The compile pool with the real compiler, for GPUs that are not here."""
+"""The compile pool with the real compiler, for GPUs that this machine does not have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import Grid, SearchSpace, complete_axes
 from autotune.measure import Outcome
-from autotune.measure.cuda.compiler import CompileFailure, CompilePool, Job
+from autotune.measure.cuda.compiler import CompileFailure, CompileJob, CompilePool
 from autotune.measure.kernels import CompiledKernel, provider
 from tests.measure.kernels.cases import A100, H100
 from tests.recordings import EXPAND, SHRINK
@@ -38,7 +38,7 @@ def own_cache(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize("target", [A100, H100])
 def test_every_configuration_of_a_small_space_compiles_with_no_gpu(target, own_cache):
     shapes = [KernelShape.from_mapping(table) for table in (SHRINK, EXPAND)]
-    jobs = [Job(shape, c, target) for shape in shapes for c in space(shape).configs]
+    jobs = [CompileJob(shape, c, target) for shape in shapes for c in space(shape).configs]
     pool = CompilePool("builtin", workers=2)
     try:
         left = dict.fromkeys(jobs)
@@ -63,19 +63,19 @@ def test_a_compile_that_never_ends_is_killed_with_its_children_and_the_next_one_
     easy = KernelConfig.from_mapping(shape.op, table | {"num_warps": 4, "block_m": 16})
     pool = CompilePool("builtin", workers=1, timeout_s=8.0)
     try:
-        _, compiled = pool.first_done([Job(shape, endless, A100)])
+        _, compiled = pool.first_done([CompileJob(shape, endless, A100)])
         assert isinstance(compiled, CompileFailure)
         assert compiled.outcome is Outcome.COMPILE_TIMEOUT
         assert "within 8 s" in compiled.reason
         assert not running("ptxas", own_cache)
-        _, compiled = pool.first_done([Job(shape, easy, A100)])
+        _, compiled = pool.first_done([CompileJob(shape, easy, A100)])
         assert isinstance(compiled, CompiledKernel), compiled
     finally:
         pool.close()
 
 
 def running(program: str, cache: Path) -> bool:
-    """Whether a process of that name works for this cache: its parent may be gone."""
+    """Whether any process of that name uses this cache, even one whose parent is gone."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             name = (folder / "comm").read_text().strip()
@@ -92,7 +92,7 @@ def test_a_kernel_that_cannot_be_compiled_says_why():
     broken = KernelConfig.from_mapping(shape.op, table | {"block_m": 24, "num_stages": 2})
     pool = CompilePool("builtin", workers=1)
     try:
-        _, compiled = pool.first_done([Job(shape, broken, H100)])
+        _, compiled = pool.first_done([CompileJob(shape, broken, H100)])
     finally:
         pool.close()
     assert isinstance(compiled, CompileFailure)
@@ -100,9 +100,9 @@ def test_a_kernel_that_cannot_be_compiled_says_why():
     assert "power of 2" in compiled.reason or "CompilationError" in compiled.reason
 
 
-def test_results_of_a_finished_shape_are_dropped_and_can_be_asked_for_again():
+def test_results_of_a_finished_shape_are_dropped_and_its_jobs_can_be_submitted_again():
     shape = KernelShape.from_mapping(SHRINK)
-    job = Job(shape, space(shape).configs[0], H100)
+    job = CompileJob(shape, space(shape).configs[0], H100)
     pool = CompilePool("builtin", workers=1)
     try:
         first = pool.first_done([job])

@@ -1,4 +1,4 @@
-"""The directing side of the CUDA runner, with real compilers and a fake device."""
+"""The CUDA runner with real compilers and a fake device."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 from autotune.errors import WorkerDied
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.measure import Outcome, cuda, never_stop
-from autotune.measure.cuda.runner import MOST_TURNS, TURNS_AT_ONCE, CudaRunner
+from autotune.measure import Outcome, never_stop
+from autotune.measure.cuda import referee
+from autotune.measure.cuda.referee import MOST_TURNS, TURNS_AT_ONCE
+from autotune.measure.cuda.runner import CudaRunner
 from tests.measure.cuda.handlers import (
     CRASHES,
     HANGS,
@@ -58,7 +60,7 @@ def test_a_fault_costs_one_configuration_and_the_next_one_runs(runner, num_warps
 
 
 def test_a_kernel_that_needs_more_shared_memory_than_there_is_is_never_launched(runner):
-    # The fake device would crash on one warp; so it was not asked.
+    # The fake device crashes on one warp, so this shows that it was not asked.
     big = config(block_m=256, block_k=256, num_stages=5, num_warps=CRASHES)
     measurement = runner.measure(SHAPE, [big], never_stop)
     assert measurement.outcome in (Outcome.INVALID, Outcome.COMPILE_FAILED)
@@ -67,13 +69,13 @@ def test_a_kernel_that_needs_more_shared_memory_than_there_is_is_never_launched(
     assert measurement.shared_memory_bytes > 232448
 
 
-def test_a_measurement_says_what_the_compiler_said(runner):
+def test_a_measurement_has_the_shared_memory_that_the_compiler_reports(runner):
     measurement = runner.measure(SHAPE, [config()], never_stop)
     assert measurement.shared_memory_bytes is not None
     assert measurement.shared_memory_bytes > 0
 
 
-def test_the_space_holds_the_default_and_the_device_s_limits(runner):
+def test_the_space_has_the_default_and_keeps_to_the_device_s_limits(runner):
     space = runner.space(SHAPE, {})
     assert space.default in space.configs
     rejection = space.rejection(config(block_k=256, num_stages=5, block_n=256))
@@ -102,8 +104,8 @@ def test_a_comparison_goes_on_until_it_is_enough_or_has_all_its_turns(runner):
     assert len(samples[configs[0]]) == MOST_TURNS
 
 
-def test_a_comparison_that_takes_long_ends_without_all_its_rounds(runner, monkeypatch):
-    monkeypatch.setattr(cuda, "COMPARE_S", -1.0)
+def test_a_comparison_that_takes_long_ends_before_its_last_turn(runner, monkeypatch):
+    monkeypatch.setattr(referee, "COMPARE_S", -1.0)
     samples = runner.compare(SHAPE, [config()], lambda samples: False).samples_us
     assert len(samples[config()]) == TURNS_AT_ONCE
 
@@ -113,8 +115,8 @@ def test_a_comparison_under_throttling_is_repeated_or_else_marked(
     tmp_path, monkeypatch, retries, is_throttled
 ):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(cuda, "THROTTLED_RETRIES", retries)
-    monkeypatch.setattr(cuda, "COOL_DOWN_S", 0.0)
+    monkeypatch.setattr(referee, "THROTTLED_RETRIES", retries)
+    monkeypatch.setattr(referee, "COOL_DOWN_S", 0.0)
     with CudaRunner("builtin", compile_workers=1, device_server=HotDevice) as hot:
         comparison = hot.compare(SHAPE, [config()], lambda samples: True)
     assert comparison.is_throttled is is_throttled
@@ -122,7 +124,7 @@ def test_a_comparison_under_throttling_is_repeated_or_else_marked(
 
 
 def test_configurations_that_compile_to_one_binary_are_launched_once(runner):
-    # On Hopper the expand kernel has one stage, whatever it is asked for.
+    # On Hopper the expand kernel always has one stage, whatever the configuration says.
     shape = KernelShape.from_mapping(EXPAND)
     table = {"block_m": 16, "block_n": 16, "block_k": 16, "num_warps": 4}
     twins = [

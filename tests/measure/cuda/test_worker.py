@@ -28,7 +28,7 @@ def test_a_worker_answers_requests_in_order(worker):
         assert worker.receive(PATIENCE_S) == value
 
 
-def test_an_exception_in_the_handler_is_told_apart_and_the_worker_goes_on(worker):
+def test_an_exception_in_the_handler_is_reported_in_one_line_and_the_worker_goes_on(worker):
     worker.send(("raise", "bad\ntrace"))
     with pytest.raises(WorkerDied, match=r"^ValueError: bad$"):
         worker.receive(PATIENCE_S)
@@ -69,14 +69,14 @@ def test_a_handler_that_cannot_be_made_says_why():
     worker.kill()
 
 
-def test_an_error_of_our_own_reaches_the_owner_as_it_is():
+def test_an_error_of_our_own_in_making_the_handler_reaches_the_owner_as_it_is():
     worker = Worker(unusable, ())
     with pytest.raises(KernelsUnusable, match=r"^no kernels today$"):
         worker.wait_until_ready()
     worker.kill()
 
 
-def test_so_does_one_that_a_request_ends_with(worker):
+def test_an_error_of_our_own_that_a_request_raises_reaches_the_owner_too(worker):
     worker.send(("refuse", "too wide"))
     with pytest.raises(InputError, match=r"^too wide$"):
         worker.receive(PATIENCE_S)
@@ -85,7 +85,7 @@ def test_so_does_one_that_a_request_ends_with(worker):
 
 
 def ends(pid: int) -> bool:
-    """Whether the process is gone, or a zombie that nobody has waited for, before long."""
+    """Whether the process ends within ``PATIENCE_S``; a zombie counts as ended."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         try:

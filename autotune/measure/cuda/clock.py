@@ -6,22 +6,22 @@ from collections.abc import Callable
 
 import torch
 
-#: A sample need not last longer, microseconds: the timer resolves half a microsecond.
+#: A sample needs to last no longer than this, microseconds: CUDA events resolve 0.5 µs.
 _LONG_SAMPLE_US = 500.0
 
-#: Launches of a sample, at the least.
+#: A sample times at least this many launches, if there are enough weight sets.
 _FEWEST_LAUNCHES = 4
 
-#: What takes so long outside a graph is not launched 15 times to see how long it takes inside one.
-#: Far beyond what the host adds to a launch, some 300 µs at most.
+#: A launch that takes longer than this outside a graph gets a small graph at once, microseconds.
+#: The host adds some 300 µs to a launch at most, so this one is slow on the device.
 _SLOW_US = 1000.0
 
-#: The buffer that is read to empty the L2 cache, in multiples of its size.
+#: Size of the buffer that is read to empty the L2 cache, in multiples of the cache.
 _FLUSH_FACTOR = 2
 
 
 class CacheFlush:
-    """Empties the L2 cache by reading something else.
+    """Empties the L2 cache by reading a buffer.
 
     Reading, not writing: written lines would be carried to memory while the kernel is timed.
     """
@@ -36,14 +36,14 @@ class CacheFlush:
         torch.sum(self._buffer, dim=0, out=self._sum)
 
 
-class LaunchTimer:
+class LaunchClock:
     """Times one launch by replaying a CUDA graph of many.
 
-    Each launch of the graph reads its own weight set, and the cache is emptied before every replay,
-    so weights come from device memory, as they do when a stack of layers is run. The events lie in
-    the graph as well: what the host takes to start it is no part of a sample. One launch lies ahead
-    of them and fetches the kernel's code; without it, samples of few launches read up to 0.9 µs
-    higher than long ones (H100).
+    Each launch of the graph reads its own weight set, and the cache is emptied before every replay.
+    So weights come from device memory, as they do when a stack of layers is run. The events that
+    time the launches are part of the graph: a sample leaves out what the host takes to start the
+    graph. One more launch comes before the first event, to fetch the kernel's code. Without it,
+    samples of few launches were up to 0.9 µs higher than long ones (H100).
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class LaunchTimer:
 
         Args:
             launch: Enqueues the op with the weight set of that number on the current stream. It
-                has been launched before, so that nothing is left to load.
-            weight_sets: How many sets there are to rotate over; the last is not timed, if there
-                are others.
+                has been launched before, so that the kernel is loaded.
+            weight_sets: How many sets there are to rotate over. The last one is not timed, unless
+                it is the only one.
             flush: Empties the cache.
 
         Raises:
@@ -72,7 +72,7 @@ class LaunchTimer:
             self.sample_us()
 
     def _capture(self, launches: int) -> None:
-        """Make a graph that times so many launches."""
+        """Make a graph that times this many launches."""
         self._launches = launches
         self._graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -101,14 +101,14 @@ class LaunchTimer:
 
 
 def _event(*, external: bool = False) -> torch.cuda.Event:
-    """An event with a time; an external one keeps it when it is captured in a graph."""
+    """An event with a time; an external one keeps its time when it is captured in a graph."""
     return torch.cuda.Event(  # type: ignore[no-untyped-call]  # torch leaves it untyped
         enable_timing=True, external=external
     )
 
 
 def _eager_us(launch: Callable[[int], None]) -> float:
-    """What one launch takes outside a graph, microseconds; for a short one that is the host's."""
+    """Time of one launch outside a graph, microseconds; for a short kernel it is the host's."""
     start, end = _event(), _event()
     start.record()
     launch(0)
