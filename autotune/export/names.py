@@ -1,4 +1,4 @@
-"""Which files of a folder are meant for vLLM, and whether vLLM can find them by their names."""
+"""The names of a folder's files: those that vLLM looks for, and those that only look like it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from autotune.launch.op import LoraOp, gpu_file_prefix
 
 PROVENANCE_SUFFIX = "_provenance.json"
 
-#: The longest first: a MoE file's name ends like a dense one's.
+#: The longest suffix first, since the name of a MoE file ends like that of a dense one.
 _OPS = sorted(
     ((suffix, op) for op in LoraOp for suffix in op.file_suffixes),
     key=lambda pair: -len(pair[0]),
 )
 
-#: Whatever a person may have meant as a tuned file's name.
+#: Names that a person may have meant for a tuned file.
 _MEANT = re.compile(
     r"(?P<prefix>.+)[_ -](?P<op>(?:FUSED.MOE.LORA.W(?:13|2).)?(?:SHRINK|EXPAND))"
     r"(?:[_ -](?P<add_inputs>TRUE|FALSE))?\.json",
@@ -42,7 +42,7 @@ def parse_name(text: str) -> Name | None:
 
 
 def meant_name(text: str) -> str | None:
-    """What a name that vLLM never looks for should have been; None for files of another kind."""
+    """What a name that vLLM never looks for should have been; None for any other file."""
     match = _MEANT.fullmatch(text)
     if match is None or parse_name(text):
         return None

@@ -1,1 +1,1 @@
-"""One launch: op, shape, configuration, space, and what a release of vLLM reads of it."""
+"""One launch: op, shape, configuration, space, and what a release of vLLM reads."""

@@ -9,13 +9,13 @@ from typing import Any, TypeGuard
 from autotune.errors import SpaceError
 from autotune.launch.op import MOE_DEFAULTS, PARAMETER_DEFAULTS, LoraOp
 
-#: No launch parameter of a GPU kernel is larger: a block of 4,096 rows alone would be.
+#: No useful launch parameter is larger: a tile of 4,096 rows fits no GPU.
 LARGEST_VALUE = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelConfig:
-    """One launch configuration; the parameters that its op does not have are None."""
+    """One launch configuration. A parameter that its op does not have is None."""
 
     block_m: int
     block_n: int
@@ -42,7 +42,7 @@ class KernelConfig:
         defaults = MOE_DEFAULTS if op.is_moe else PARAMETER_DEFAULTS
         for name in op.parameters:
             value = table.get(name, defaults.get(name))
-            if not _is_value(value):
+            if not is_value(value):
                 raise SpaceError(f"{name} must be 1 to {LARGEST_VALUE}: got {value!r}")
             values[name] = value
         return cls(**values)
@@ -53,5 +53,6 @@ class KernelConfig:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def _is_value(value: object) -> TypeGuard[int]:
+def is_value(value: object) -> TypeGuard[int]:
+    """Whether a launch parameter may have this value."""
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_VALUE

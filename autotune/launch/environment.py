@@ -1,4 +1,4 @@
-"""Where figures were measured: GPU, versions and kernel provider."""
+"""Where something was measured: the GPU, the versions, and whose kernels were launched."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What must be the same for two measurements to be comparable.
+    """What two measurements must share to be comparable.
 
     Attributes:
-        gpu: As ``torch.cuda.get_device_name()`` gives it.
+        gpu: The GPU's name as ``torch.cuda.get_device_name()`` gives it.
         provider: Whose kernels were launched: ``builtin`` or ``vllm``.
         provider_version: Version of those kernels.
         torch: PyTorch's version.
@@ -36,7 +36,7 @@ class Environment:
         """Read an environment from a recording or the store; unknown keys are passed over.
 
         Raises:
-            RecordingError: A key is missing or is no string.
+            RecordingError: A key is missing, or its value is no string.
         """
         names = [field.name for field in fields(cls)]
         for name in names:
@@ -46,11 +46,11 @@ class Environment:
 
     @property
     def kernels(self) -> str:
-        """Whose kernels, as a study's name says it: ``vllm-0.33.0``, or ``builtin``."""
+        """The kernels, as a study's name has them: ``vllm-0.33.0``, or ``builtin``."""
         return f"vllm-{self.provider_version}" if self.provider == "vllm" else self.provider
 
     def is_like(self, other: Environment) -> bool:
-        """Whether it is the same GPU with the same kernels; versions and driver may differ."""
+        """Whether the GPU and the kernel provider are the same; the versions may differ."""
         return (self.gpu, self.provider) == (other.gpu, other.provider)
 
     def as_dict(self) -> dict[str, str]:
@@ -58,7 +58,7 @@ class Environment:
         return asdict(self)
 
     def difference(self, other: Environment) -> str:
-        """What differs, as ``triton 3.6.0, here 3.7.0``; empty where nothing does."""
+        """What differs, as ``triton 3.6.0, here 3.7.0``; empty if nothing does."""
         theirs = other.as_dict()
         return "; ".join(
             f"{name} {value}, here {theirs[name]}"
@@ -79,11 +79,11 @@ def by_environment(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What of a GPU decides which kernel is compiled for a launch.
+    """The properties of a GPU that decide which kernel is compiled for a launch.
 
     Attributes:
         capability: Compute capability, such as ``(9, 0)``.
-        multiprocessors: How many there are: vLLM's MoE kernels split their work by it.
+        multiprocessors: Number of multiprocessors, by which vLLM's MoE kernels split their work.
         shared_memory_bytes: What one thread block may use, opt-in included.
     """
 
@@ -99,11 +99,11 @@ class Device:
     Attributes:
         name: As ``torch.cuda.get_device_name()`` gives it.
         capability: Compute capability, such as ``(9, 0)``.
-        multiprocessors: How many it has.
+        multiprocessors: Number of multiprocessors.
         shared_memory_bytes: What one thread block may use, opt-in included.
         l2_bytes: Size of the L2 cache.
         memory_bytes: Size of the device's memory.
-        uuid: Tells it from others of its kind.
+        uuid: Tells it from other GPUs of the same name.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Device:
 
     @property
     def target(self) -> Target:
-        """What is compiled for."""
+        """The properties that compiling depends on."""
         return Target(
             capability=self.capability,
             multiprocessors=self.multiprocessors,

@@ -16,12 +16,12 @@ _T = TypeVar("_T")
 class MoeLayer:
     """What the four ops of one MoE layer have in common, for one batch.
 
-    ``intermediate_size`` and ``num_slices`` are not among it: where a model fuses gate and up, w13
-    has one slice of twice the size that w2 has. So two models that differ in nothing else are one
-    layer here, and get one ``block_m``: right, if not the best for each.
+    The fields are those of ``KernelShape``, but ``rank`` is the server's: with fully-sharded LoRAs
+    vLLM looks up w13 by a part of the rank, and w2 by the whole.
 
-    The fields are ``KernelShape``'s, and ``rank`` is the server's: with fully-sharded LoRAs w13 is
-    looked up by a part of it, and w2 by the whole.
+    ``intermediate_size`` and ``num_slices`` are left out, since w13 and w2 may differ in them: if a
+    model fuses gate and up, w13 has one slice of twice the size. So the layers of two models that
+    differ in nothing else get one ``block_m``, which is right for both, if not the best for each.
     """
 
     max_loras: int
@@ -47,7 +47,7 @@ class MoeLayer:
     def label(self) -> str:
         """The layer in messages: ``m=16,rank=256,hidden=2048,experts=128,top_k=8,max_loras=8``.
 
-        What is not at its default is added, as in a shape's label.
+        Values other than the default are added, as in a shape's label.
         """
         parts = [f"m={self.num_tokens}", f"rank={self.rank}", f"hidden={self.hidden_size}"]
         parts += [f"experts={self.num_experts}", f"top_k={self.top_k}"]
@@ -66,7 +66,7 @@ class MoeLayer:
 def by_layer(
     items: Iterable[_T], shape_of: Callable[[_T], KernelShape]
 ) -> dict[MoeLayer, list[_T]]:
-    """What belongs to MoE ops, by layer; everything else is left out."""
+    """The items of MoE ops, by layer; those of other ops are left out."""
     layers: dict[MoeLayer, list[_T]] = {}
     for item in items:
         shape = shape_of(item)
@@ -76,7 +76,7 @@ def by_layer(
 
 
 def missing_ops(shapes: Iterable[KernelShape]) -> tuple[LoraOp, ...]:
-    """Those of the four MoE ops that none of a layer's shapes has."""
+    """The MoE ops, of the four, for which a layer has no shape."""
     there = {shape.op for shape in shapes}
     return tuple(op for op in MOE_OPS if op not in there)
 

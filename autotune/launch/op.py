@@ -1,4 +1,4 @@
-"""The LoRA ops that are tuned, and what vLLM calls them.
+"""The LoRA ops, and where vLLM finds their tuned entries.
 
 It states vLLM's contract: which parameters an op's entry must have, which file the entry is in, and
 under which key vLLM looks it up. The source is

@@ -21,7 +21,7 @@ _MOE_SIZES = ("num_experts", "top_k", "intermediate_size")
 #: Fields that only the ops of a mixture of experts have.
 _MOE_FIELDS = (*_MOE_SIZES, "routing", "fully_sharded", "shards", "global_experts")
 
-#: How tokens choose their experts: all alike, a few of them much more than others, only N of them.
+#: How tokens choose their experts: all experts alike, some far more often, or N of them only.
 _ROUTING = re.compile(r"uniform|zipf|hit=([1-9][0-9]{0,5})", re.ASCII)
 
 
@@ -35,14 +35,14 @@ class KernelShape:
         hidden_size: ``shrink``: size of the input (k). ``expand``: size of the largest slice (n).
             MoE ops: the model's hidden size, for all four, though w2's expand writes only a part
             of it where LoRAs are fully sharded.
-        rank: The server's ``--max-lora-rank``; every adapter is padded to it. Of ``shrink`` and the
-            two w13 ops with fully-sharded LoRAs the part of it that a GPU has, by which vLLM looks
-            both w13 ops up, though the expand runs on the whole rank.
+        rank: The server's ``--max-lora-rank``; every adapter is padded to it. With fully-sharded
+            LoRAs, ``shrink`` and the two w13 ops have the part of it that one GPU holds: vLLM looks
+            up both w13 ops by that part, though w13's expand runs on the whole rank.
         num_slices: Packed projections: 3 for qkv, 2 for gate and up, 1 otherwise. w13 has 2, or 1
             in models whose experts are one fused tensor; w2 has 1.
         slice_sizes: Output size of each slice; ``expand`` only, empty for ``shrink``.
         max_loras: As given to vLLM, without the slot for "no LoRA".
-        active_loras: Adapters that the tokens are spread over, at most ``max_loras``.
+        active_loras: Number of adapters that the tokens are spread over, at most ``max_loras``.
         dtype: Of the weights: ``bfloat16`` or ``float16``.
         add_inputs: ``expand`` only: whether the result is added to the output, as vLLM does
             in normal serving.
@@ -52,7 +52,8 @@ class KernelShape:
             per tensor-parallel rank, as vLLM allocates the weights.
         routing: MoE ops only: ``uniform``, ``zipf``, or ``hit=N`` where only N experts get tokens.
         fully_sharded: MoE ops only: whether the server runs with ``--fully-sharded-loras``.
-        shards: MoE ops only: among how many GPUs those divide the rank of w13 and the output of w2.
+        shards: MoE ops only: number of GPUs that fully-sharded LoRAs divide the rank of w13 and the
+            output of w2 among.
         global_experts: MoE ops only: experts of the layer on all devices; more than
             ``num_experts`` where the server runs with ``--enable-expert-parallel``.
     """
@@ -79,10 +80,10 @@ class KernelShape:
     def from_mapping(cls, table: Mapping[str, Any]) -> KernelShape:
         """Read a shape from a study file's or a recording's table.
 
-        ``slice_sizes`` gives ``hidden_size`` and ``num_slices`` of an ``expand``; absent keys take
-        ``active_loras = max_loras``, ``dtype = "bfloat16"``, ``num_slices = 1`` (w13: 2),
-        ``add_inputs = true``, ``routing = "uniform"``, ``fully_sharded = false``, ``shards = 1``
-        and ``global_experts = num_experts``.
+        The ``slice_sizes`` of an ``expand`` give its ``hidden_size`` and ``num_slices``. The
+        defaults of other absent keys are ``active_loras = max_loras``, ``dtype = "bfloat16"``,
+        ``num_slices = 1`` (w13: 2), ``add_inputs = true``, ``routing = "uniform"``,
+        ``fully_sharded = false``, ``shards = 1`` and ``global_experts = num_experts``.
 
         Raises:
             ShapeError: A key is unknown, missing, of the wrong type or out of range.
@@ -147,29 +148,29 @@ class KernelShape:
 
     @property
     def without_batch(self) -> KernelShape:
-        """What shapes have in common that differ in their number of tokens only."""
+        """The shape with one token: the same for shapes that differ in ``num_tokens`` only."""
         return replace(self, num_tokens=1)
 
     @property
     def server_rank(self) -> int:
-        """The server's ``--max-lora-rank``, of MoE ops; of a dense ``shrink`` the rank itself."""
+        """The server's ``--max-lora-rank`` for a MoE op; for a dense op the same as ``rank``."""
         return self.rank * self.shards if self.op in _W13 else self.rank
 
     @property
     def written_size(self) -> int:
-        """MoE ops: how much of the hidden size w2's expand writes on this device."""
+        """MoE ops: size of the part of the hidden size that w2's expand writes on this device."""
         return self.hidden_size // self.shards
 
     @property
     def loras_with_tokens(self) -> int:
-        """Adapters that really get a token: a batch cannot use more of them than it has tokens."""
+        """Number of adapters that get a token: a batch uses at most one adapter per token."""
         return min(self.active_loras, self.num_tokens)
 
     @property
     def label(self) -> str:
         """The shape's part of a study's name, such as ``m=16,k=4096,n=16,slices=3,max_loras=8``.
 
-        What is not at its default is added, so that different shapes have different labels.
+        Values other than the default are added, so that different shapes have different labels.
         """
         key = self.lookup_key
         parts = [f"m={key.m}", f"k={key.k}", f"n={key.n}", f"slices={key.num_slices}"]
@@ -195,7 +196,7 @@ class KernelShape:
 
 _W13 = (LoraOp.W13_SHRINK, LoraOp.W13_EXPAND)
 
-#: Ranks that a GPU may have of a rank that fully-sharded LoRAs divide.
+#: Every part of a rank that one GPU may hold if fully-sharded LoRAs divide it.
 _PARTS_OF_RANKS = {part for rank in VLLM_RANKS for part in range(1, rank + 1) if rank % part == 0}
 
 
@@ -208,7 +209,11 @@ def _op(value: object) -> LoraOp:
 
 
 def _slice_sizes(op: LoraOp, values: Mapping[str, Any]) -> tuple[int, ...]:
-    """The output size of every slice; checks that the two ways to give them agree."""
+    """The output size of every slice; empty for ops other than ``expand``.
+
+    Raises:
+        ShapeError: The sizes are wrong, or contradict ``hidden_size`` or ``num_slices``.
+    """
     given = values.get("slice_sizes")
     absent = given is None or given == ()
     if op is not LoraOp.EXPAND:
@@ -263,7 +268,7 @@ def _check(values: Mapping[str, Any]) -> None:
 
 
 def _is_rank(values: Mapping[str, Any]) -> bool:
-    """Whether it is a rank of vLLM's, or a part of one where fully-sharded LoRAs divide it."""
+    """Whether vLLM allows the rank, or a multiple of it that fully-sharded LoRAs divide."""
     rank, shards = values["rank"], values.get("shards", 1)
     if values["op"] is LoraOp.SHRINK:
         return rank in _PARTS_OF_RANKS
@@ -302,7 +307,7 @@ def _check_moe(values: Mapping[str, Any]) -> None:
 
 
 def _check_parallel(values: Mapping[str, Any]) -> None:
-    """What several GPUs have of a layer must be possible; vLLM refuses to divide it both ways."""
+    """Check how GPUs share the layer; vLLM cannot divide both its ranks and its experts."""
     shards = _size("shards", values.get("shards", 1))
     everywhere = _size("global_experts", values["global_experts"])
     if everywhere < values["num_experts"]:

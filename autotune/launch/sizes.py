@@ -6,11 +6,11 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import DTYPE_BYTES, KernelShape
 
-#: ``tl.dot`` takes no tile side below 16, so 16 is what a smaller dimension is padded to.
+#: ``tl.dot`` takes no tile side below 16, so a smaller dimension is padded to 16.
 SMALLEST_BLOCK = 16
 
-
-#: Experts times adapters that vLLM wants for each (token, expert) pair before it sorts none.
+#: vLLM assigns blocks naively if there are this many experts, times adapters, per (token, expert)
+#: pair.
 _NAIVE_SPARSITY = 8
 
 
@@ -20,15 +20,16 @@ def next_power_of_two(value: int) -> int:
 
 
 def is_shrink(op: LoraOp) -> bool:
-    """Whether an op goes from the model's size to the rank; the others go back."""
+    """Whether an op projects down to the rank; the others project up from it."""
     return op in {LoraOp.SHRINK, LoraOp.W13_SHRINK, LoraOp.W2_SHRINK}
 
 
 def matmul_sizes(shape: KernelShape) -> tuple[int, int, int]:
     """(m, n, k) of the largest matrix product that one slice of the shape makes.
 
-    In a mixture of experts that is the product of one adapter's expert: a token goes to an expert
-    once, so it has ``num_tokens`` rows at most, and a single one where blocks are assigned naively.
+    In a mixture of experts that is the product of one expert and one adapter. A token goes to an
+    expert once, so there are ``num_tokens`` rows at most, and one row where blocks are assigned
+    naively.
     """
     m = 1 if assigns_naively(shape) else shape.num_tokens
     outer = shape.hidden_size
@@ -42,8 +43,8 @@ def matmul_sizes(shape: KernelShape) -> tuple[int, int, int]:
 def assigns_naively(shape: KernelShape) -> bool:
     """Whether vLLM gives each (token, expert) pair a row of tiles of its own, and sorts nothing.
 
-    So it does where the pairs are few beside the experts (``add_lora_w13`` in
-    ``vllm/lora/punica_wrapper/punica_gpu.py``, 0.33.0), and never with fully sharded LoRAs or
+    vLLM does this if there are few pairs for the number of experts (``add_lora_w13`` in
+    ``vllm/lora/punica_wrapper/punica_gpu.py``, 0.33.0), but never with fully sharded LoRAs or
     expert parallelism.
     """
     if not shape.op.is_moe or shape.fully_sharded or shape.global_experts > shape.num_experts:
@@ -53,12 +54,12 @@ def assigns_naively(shape: KernelShape) -> bool:
 
 
 def launched_rows(shape: KernelShape, block_m: int) -> int:
-    """Rows that the tiles of one LoRA slot are launched for; most of a MoE op's are left at once.
+    """Number of rows that the tiles of one LoRA slot are launched for.
 
-    A dense op's are the tokens. A MoE op's are those that vLLM allocates: room for every (token,
-    expert) pair to be in one adapter, with each expert's rows padded to whole blocks, those of
-    experts on other devices too
-    (``moe_lora_align_block_size`` in ``vllm/lora/punica_wrapper/punica_gpu.py``, 0.33.0).
+    For a dense op these are the tokens. For a MoE op these are the rows that vLLM allocates: enough
+    for one adapter to have every (token, expert) pair, with each expert's rows padded to whole
+    blocks, experts on other devices included (``moe_lora_align_block_size`` in
+    ``vllm/lora/punica_wrapper/punica_gpu.py``, 0.33.0). Most of a MoE op's tiles find no work.
 
     Args:
         shape: The shape.
@@ -73,7 +74,7 @@ def launched_rows(shape: KernelShape, block_m: int) -> int:
 
 
 def block_limits(shape: KernelShape) -> dict[str, int]:
-    """The largest block that each dimension of the shape can fill."""
+    """By ``block_m``, ``block_n`` and ``block_k``, the largest that the shape can fill."""
     sizes = zip(("block_m", "block_n", "block_k"), matmul_sizes(shape), strict=True)
     return {name: max(SMALLEST_BLOCK, next_power_of_two(size)) for name, size in sizes}
 
@@ -81,9 +82,9 @@ def block_limits(shape: KernelShape) -> dict[str, int]:
 def least_shared_memory_bytes(shape: KernelShape, config: KernelConfig) -> int:
     """Shared memory that the kernel needs at the least, bytes a block.
 
-    A pipeline of ``num_stages`` keeps at least ``num_stages - 1`` tiles in flight. The MoE ops load
-    their weights by addresses that the compiler knows nothing of, two bytes at a time, which it
-    cannot pipeline, nor always x: there one tile of each is all that is certain.
+    A pipeline of ``num_stages`` keeps at least ``num_stages - 1`` tiles in flight. In a MoE op the
+    compiler knows nothing of the weights' addresses: it loads two bytes at a time, which it cannot
+    pipeline, and cannot always pipeline x. So only one tile of each is certain.
     """
     bytes_each = DTYPE_BYTES[shape.dtype]
     if shape.op.is_moe:
@@ -93,7 +94,7 @@ def least_shared_memory_bytes(shape: KernelShape, config: KernelConfig) -> int:
 
 
 def tile_values(op: LoraOp, block_m: int, block_n: int, block_k: int) -> int:
-    """How many values one step of a dense op's pipeline brings into shared memory at the least.
+    """The least number of values that a step of a dense op's pipeline puts into shared memory.
 
     ``expand`` may hold its activations in registers, so only its weights are counted.
     """
@@ -102,9 +103,9 @@ def tile_values(op: LoraOp, block_m: int, block_n: int, block_k: int) -> int:
 
 
 def sizes_text(shape: KernelShape) -> str:
-    """What goes in and what comes out, such as ``4096>16 x3`` or ``16>4096+1024+1024``.
+    """Input and output size, and the slices: ``4096>16 x3`` or ``16>4096+1024+1024``.
 
-    A MoE op's are those of one expert, and how many of them a token goes to: ``768>16, 8 of 128``.
+    For a MoE op these are the sizes of one expert, with ``top_k``: ``768>16, 8 of 128``.
     """
     if len(set(shape.slice_sizes)) > 1:
         return f"{shape.rank}>" + "+".join(map(str, shape.slice_sizes))

@@ -1,4 +1,4 @@
-"""KernelConfig and SearchSpace: which launch configurations of a shape are worth a trial."""
+"""SearchSpace: which launch configurations of a shape are worth a trial."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from autotune.errors import SpaceError
-from autotune.launch.config import LARGEST_VALUE, KernelConfig, _is_value
+from autotune.launch.config import LARGEST_VALUE, KernelConfig, is_value
 from autotune.launch.op import PARAMETER_DEFAULTS, LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.launch.sizes import (
@@ -20,17 +20,15 @@ from autotune.launch.sizes import (
     next_power_of_two,
 )
 
-#: What a kernel can be launched with: vLLM's default for rank 8 has a ``block_n`` of 8.
+#: The smallest blocks that a kernel runs with: vLLM's default for rank 8 has a ``block_n`` of 8.
 _SMALLEST = {"block_m": SMALLEST_BLOCK, "block_n": 8, "block_k": SMALLEST_BLOCK}
 
 #: float32 accumulators a thread may hold. A thread has 255 registers; with 1,024 accumulators
 #: ptxas did not end within a minute, and everything up to 256 compiled (H100, Triton 3.6).
 MOST_ACCUMULATORS = 256
 
-
 #: A thread block has 1,024 threads at most, 32 to a warp.
 MOST_WARPS = 32
-
 
 _BLOCKS = {"block_m", "block_n", "block_k"}
 _POWERS_OF_TWO = _BLOCKS | {"num_warps"}
@@ -48,7 +46,7 @@ class Rejection:
 
 
 # --------------------------------------------------------------------------- static rules
-# Each answers None, or the reason why the configuration is thrown out before it is compiled.
+# Each rule gives the reason why a configuration is thrown out before it is compiled, or None.
 
 
 def value_fault(name: str, value: int) -> str | None:
@@ -101,15 +99,15 @@ _RULES: tuple[tuple[str, Callable[[KernelShape, KernelConfig], str | None]], ...
 def as_launched(
     shape: KernelShape, config: KernelConfig, forced: Mapping[str, int]
 ) -> KernelConfig:
-    """What the kernel makes of a configuration: equal results are the same launch.
+    """The configuration that is really launched; two with the same result are the same launch.
 
-    ``group_size_m`` orders the tiles, so it changes nothing with one row or one column of them,
-    nor beyond the number of rows.
+    ``group_size_m`` orders the tiles. It makes no difference if there is one row or one column of
+    tiles, and values above the number of rows are the same.
 
     Args:
         shape: The shape that is launched.
-        config: What was asked for.
-        forced: Parameters that the kernel provider sets itself, whatever is asked for.
+        config: The configuration that was asked for.
+        forced: Parameters that the kernel provider sets itself, whatever the configuration says.
     """
     config = replace(config, **forced) if forced else config
     if config.group_size_m is None:
@@ -124,11 +122,11 @@ def as_launched(
 
 
 def default_axes(op: LoraOp) -> dict[str, tuple[int, ...]]:
-    """The values that are searched for each parameter of an op where nothing else is said.
+    """The values to search for each parameter of an op, unless the user gives others.
 
     They hold the example space of vLLM's tuning guide (``README_TUNING.md``), vLLM's own defaults
-    (``block_n`` 16, among others) and the values next to both. What runs over the rank, which may
-    be 16, has a ``block_k`` that starts there.
+    (``block_n`` 16, among others) and the values next to both. Ops that sum over the rank have a
+    ``block_k`` from 16 on, since the rank may be 16.
     """
     deep = (32, 64, 128, 256)
     axes: dict[str, tuple[int, ...]] = {
@@ -142,19 +140,19 @@ def default_axes(op: LoraOp) -> dict[str, tuple[int, ...]]:
         "num_ctas": (1,),
     }
     if op.is_moe:
-        # Every expert's rows are padded to whole blocks, and a block of weights serves one expert:
-        # larger ones are mostly padding. The parts of a split are added up in the dtype, so more
-        # of them cost digits; expand has none, whatever it is told.
+        # Every expert's rows are padded to whole blocks, and larger blocks are mostly padding. The
+        # parts of a split are added up in the dtype, so a larger split loses digits; expand never
+        # splits, whatever its configuration says.
         axes["block_m"] = (16, 32, 64, 128)
         axes["split_k"] = (1, 2, 4, 8, 16) if is_shrink(op) else (1,)
     return {name: axes[name] for name in op.parameters}
 
 
 def complete_axes(op: LoraOp, given: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """The op's axes, with those that the user gave in place of the usual ones.
+    """The op's axes: the default ones, replaced by those that the user gave.
 
     Raises:
-        SpaceError: An axis is unknown, empty, or holds something else than positive integers.
+        SpaceError: An axis is unknown or empty, or a value is no integer in the allowed range.
     """
     axes = default_axes(op)
     for name, values in given.items():
@@ -163,7 +161,7 @@ def complete_axes(op: LoraOp, given: Mapping[str, Sequence[int]]) -> dict[str, t
         if not isinstance(values, list | tuple) or not values:
             raise SpaceError(f"axis {name} must be a list of values: got {values!r}")
         for value in values:
-            if not _is_value(value):
+            if not is_value(value):
                 raise SpaceError(f"axis {name} takes 1 to {LARGEST_VALUE}: got {value!r}")
         axes[name] = tuple(sorted(set(values)))
     return axes
@@ -171,13 +169,13 @@ def complete_axes(op: LoraOp, given: Mapping[str, Sequence[int]]) -> dict[str, t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """A full grid of one shape and the static rules that thin it out.
+    """A full grid of one shape, which the static rules thin out.
 
     Attributes:
         shape: The shape to search for.
         axes: The values of every parameter of the shape's op, as ``complete_axes`` gives them.
-        shared_memory_bytes: What a thread block may use on the device; None where not known.
-        forced: Parameters that the kernel provider sets itself, whatever is asked for.
+        shared_memory_bytes: What a thread block may use on the device; None if not known.
+        forced: Parameters that the kernel provider sets itself, whatever the configuration says.
     """
 
     shape: KernelShape
@@ -195,7 +193,7 @@ class Grid:
                 yield config
 
     def launch(self, config: KernelConfig) -> KernelConfig:
-        """What the kernel makes of a configuration; equal results are aliases."""
+        """The configuration that is really launched; two with the same result are aliases."""
         return as_launched(self.shape, config, self.forced)
 
     def rejection(self, config: KernelConfig) -> Rejection | None:
@@ -206,7 +204,10 @@ class Grid:
         return self._broken_rule(config)
 
     def _in_order(self, name: str, limit: int | None) -> list[int]:
-        """The values of one axis that can be valid, vLLM's default first: it names the aliases."""
+        """The values of one axis within its limit, vLLM's default first.
+
+        Of configurations that launch alike the first stays, so aliases keep vLLM's value.
+        """
         usual = PARAMETER_DEFAULTS.get(name)
         values = [value for value in self.axes[name] if limit is None or value <= limit]
         return sorted(values, key=lambda value: (value != usual, value))
@@ -228,9 +229,9 @@ class SearchSpace:
 
     Attributes:
         shape: The shape.
-        default: vLLM's own configuration: always one of them, even where a rule objects.
+        default: vLLM's own configuration, which is always in the space, whatever the rules say.
         configs: The configurations, without aliases, the default first, in a fixed order.
-        axes: Per parameter the values in use, ascending.
+        axes: The values of each parameter that occur, ascending.
     """
 
     def __init__(
@@ -242,16 +243,16 @@ class SearchSpace:
         grid: Grid | None = None,
         unread: Mapping[str, int] | None = None,
     ) -> None:
-        """Collect configurations; of those that launch alike the first stays.
+        """Collect configurations; of those that launch alike the first one stays.
 
         Args:
             shape: The shape.
             configs: The valid configurations.
             default: vLLM's configuration for the shape.
-            grid: Knows aliases and the reasons of rejections; None for a recording, which holds
-                each launch once and whose space is what was recorded.
-            unread: Parameters that vLLM does not read for the shape, each with the default's value:
-                configurations that differ only in them are the same launch.
+            grid: Finds aliases and reasons for rejections. None for a recording: it holds each
+                launch once, and only what was recorded can be searched.
+            unread: Parameters that vLLM does not read for the shape, with the default's values.
+                Configurations that differ only in these are the same launch.
 
         Raises:
             SpaceError: No configuration is left.
@@ -291,7 +292,7 @@ class SearchSpace:
         return self._canonical.get(self._launch(config), config)
 
     def rejection(self, config: KernelConfig) -> Rejection | None:
-        """Why a configuration is not worth a trial, or None where it is."""
+        """Why a configuration is not worth a trial; None if it is."""
         if self._launch(config) in self._canonical:
             return None
         if self._grid is None:

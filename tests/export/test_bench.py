@@ -132,7 +132,7 @@ def test_json_says_all_of_a_shape_in_plain_values(replay, tmp_path):
     assert shrink["tuned_roofline_share"] > shrink["default_roofline_share"] > 0
 
 
-def test_an_entry_with_the_default_s_own_values_is_timed_once_and_the_same(replay, tmp_path):
+def test_an_entry_with_the_default_s_values_is_timed_once_and_its_verdict_is_same(replay, tmp_path):
     defaults = {each: replay.space(each, {}).default for each in replay.shapes}
     entries = [(each, default.as_dict()) for each, default in defaults.items()]
     rows = replayed(replay, exported(tmp_path / "f", replay, *entries))
@@ -216,7 +216,7 @@ def test_an_entry_that_vllm_cannot_use_is_named_before_anything_is_timed(
     assert replay.compared == []
 
 
-def test_what_vllm_passes_over_or_does_without_is_no_error(replay, tmp_path):
+def test_unknown_and_optional_parameters_of_an_entry_are_no_error(replay, tmp_path):
     folder = exported(tmp_path / "f", replay, *[(each, best(each)) for each in replay.shapes])
     changed(
         file_of(folder, replay.shapes[0]), lambda below: shrink_entry(below).pop("group_size_m")

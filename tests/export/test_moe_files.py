@@ -202,7 +202,7 @@ def test_a_folder_that_disagrees_elsewhere_is_not_added_to(tmp_path):
 # ------------------------------------------------------------------ the check by layers
 
 
-def test_a_fused_models_w13_and_w2_that_differ_are_told_of_by_their_shapes(tmp_path):
+def test_a_fused_models_w13_and_w2_that_differ_are_found_if_their_shapes_are_given(tmp_path):
     selections = layer_selections(UNLIKE, fused=True)
     export(tmp_path, selections)
     for one in selections[2:]:  # both of w2, so that they agree with each other
@@ -214,7 +214,7 @@ def test_a_fused_models_w13_and_w2_that_differ_are_told_of_by_their_shapes(tmp_p
     assert "m=16,rank=256,hidden=2048" in error
 
 
-def test_a_layer_that_the_files_tell_of_is_told_of_once(tmp_path):
+def test_a_layer_that_disagrees_is_reported_once(tmp_path):
     selections = layer_selections(UNLIKE)
     export(tmp_path, selections)
     change_block_m(tmp_path, selections[1].shape)

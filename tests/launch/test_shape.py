@@ -43,7 +43,7 @@ def test_slice_sizes_say_how_many_slices_there_are_and_which_is_largest():
     assert shape.slice_sizes == (1024, 4096, 1024)
 
 
-def test_slice_sizes_may_agree_with_what_they_say_already():
+def test_slice_sizes_may_stand_beside_a_hidden_size_and_num_slices_that_agree():
     table = {"slice_sizes": [4096, 1024], "num_slices": 2}
 
     assert KernelShape.from_mapping(EXPAND | table).slice_sizes == (4096, 1024)
@@ -97,7 +97,7 @@ def test_every_shape_reads_back_what_it_writes(shape):
 
 
 @given(shapes(), shapes())
-def test_two_shapes_have_one_label_only_where_they_are_one(one, other):
+def test_different_shapes_have_different_labels(one, other):
     same = one.op == other.op and one.label == other.label
     assert same == (one == other)
 
@@ -206,7 +206,7 @@ def test_a_shrink_may_have_a_part_of_a_rank_that_fully_sharded_loras_divide(rank
             KernelShape.from_mapping(EXPAND | {"rank": rank})
 
 
-def test_the_part_of_w13s_rank_times_the_gpus_is_the_servers():
+def test_the_servers_rank_is_w13s_part_times_the_number_of_gpus():
     sharded = {"fully_sharded": True, "shards": 4, "hidden_size": 2048}
     w13 = moe_shape(LoraOp.W13_EXPAND, **sharded, rank=4)
     w2 = moe_shape(LoraOp.W2_EXPAND, **sharded, rank=16)
@@ -217,7 +217,7 @@ def test_the_part_of_w13s_rank_times_the_gpus_is_the_servers():
     assert w2.written_size == 512
 
 
-def test_what_is_as_on_one_gpu_is_not_written_down():
+def test_a_shape_on_one_gpu_writes_no_field_of_parallelism():
     shape = moe_shape(LoraOp.W2_SHRINK)
 
     assert not {"shards", "global_experts"} & set(shape.as_dict())
@@ -228,7 +228,7 @@ def test_what_is_as_on_one_gpu_is_not_written_down():
     "changes",
     [{"fully_sharded": True, "shards": 2, "rank": 8}, {"num_experts": 4, "global_experts": 128}],
 )
-def test_what_several_gpus_have_of_a_layer_survives_a_round_trip(changes):
+def test_a_layer_that_gpus_share_reads_back_what_it_writes(changes):
     shape = moe_shape(LoraOp.W13_SHRINK, **changes)
 
     assert KernelShape.from_mapping(shape.as_dict()) == shape
@@ -247,6 +247,6 @@ def test_what_several_gpus_have_of_a_layer_survives_a_round_trip(changes):
         ({"global_experts": 256, "top_k": 257}, "top_k cannot exceed num_experts: got 257 of 256"),
     ],
 )
-def test_what_several_gpus_cannot_have_is_refused(changes, message):
+def test_an_impossible_way_to_share_a_layer_is_refused(changes, message):
     with pytest.raises(ShapeError, match=message):
         moe_shape(LoraOp.W13_SHRINK, **changes)

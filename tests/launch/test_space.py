@@ -107,7 +107,7 @@ def test_the_usual_axes_hold_the_example_space_of_vllms_tuning_guide(op):
         assert README_AXES[name] <= set(axes[name])
 
 
-def test_the_usual_axes_order_the_tiles_in_several_ways_and_go_down_to_the_smallest_rank():
+def test_the_usual_axes_have_several_tile_orders_and_go_down_to_the_smallest_rank():
     assert 8 in default_axes(LoraOp.SHRINK)["group_size_m"]
     assert len(default_axes(LoraOp.SHRINK)["group_size_m"]) > 1
     assert SMALLEST_BLOCK in default_axes(LoraOp.EXPAND)["block_k"]
@@ -187,7 +187,7 @@ def test_shared_memory_is_not_counted_where_the_device_is_not_known():
     assert space(shape, shared_memory_bytes=None).rejection(deep) is None
 
 
-def test_stages_that_the_kernel_forces_are_what_shared_memory_is_counted_for():
+def test_shared_memory_is_counted_for_the_stages_that_the_kernel_forces():
     shape = qkv_expand(num_tokens=128, rank=256)
     deep = config(LoraOp.EXPAND, block_n=256, block_k=256, num_stages=3)
 
@@ -248,13 +248,13 @@ def test_configurations_that_differ_only_in_a_forced_parameter_are_one():
     assert found.rejection(other) is None
 
 
-def test_the_order_of_the_tiles_is_one_where_there_is_one_column_of_them():
+def test_group_size_m_changes_nothing_with_one_column_of_tiles():
     found = space(qkv_shrink(num_tokens=1024, rank=16))
 
     assert {one.group_size_m for one in found.configs} == {8}
 
 
-def test_the_order_of_the_tiles_is_one_beyond_their_number_of_rows():
+def test_group_size_m_changes_nothing_beyond_the_rows_of_tiles():
     found = space(qkv_shrink(num_tokens=64, rank=64))
     groups = {one.group_size_m for one in found.configs if (one.block_m, one.block_n) == (16, 16)}
 
@@ -335,7 +335,7 @@ def test_only_moe_shrinks_are_split():
         (LoraOp.W2_EXPAND, (64, 2048, 16)),
     ],
 )
-def test_each_moe_op_multiplies_what_its_weights_say(op, sizes):
+def test_each_moe_op_multiplies_by_the_sizes_of_its_weights(op, sizes):
     assert matmul_sizes(moe(op)) == sizes
 
 
@@ -376,14 +376,14 @@ def test_a_moe_shrink_is_split_within_the_depth_of_its_own_weights(op, split_k, 
     assert str(rejection).endswith(f"k has {steps} steps")
 
 
-def test_the_order_of_a_moe_ops_tiles_is_one_where_there_is_one_column_of_them():
+def test_group_size_m_of_a_moe_op_changes_nothing_with_one_column_of_tiles():
     shrink, expand = space(moe(LoraOp.W13_SHRINK)), space(moe(LoraOp.W13_EXPAND), {"block_k": [16]})
 
     assert {one.group_size_m for one in shrink.configs} == {8}
     assert {one.group_size_m for one in expand.configs} == {1, 4, 8, 16}
 
 
-def test_an_expand_that_is_told_to_split_is_the_one_that_does_not():
+def test_a_moe_expand_launches_alike_with_and_without_split_k():
     shape = moe(LoraOp.W2_EXPAND)
     found = space(shape, {"split_k": [1, 4], "block_k": [16]}, forced={"split_k": 1})
     told = config(shape.op, block_k=16, split_k=4)

@@ -3,7 +3,7 @@
 A process of its own, because two releases cannot be imported into one. It reads a request and
 writes its answers, each a line of JSON, until its input ends. The first line says which vLLM it is.
 
-Nothing of vLLM is replaced. What is, is the name of the GPU, which is not there.
+Nothing of vLLM is replaced but the name of the GPU, which is not there.
 """
 
 from __future__ import annotations

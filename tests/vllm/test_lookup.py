@@ -130,7 +130,7 @@ def test_the_keys_of_a_look_up_are_those_above_the_entry_that_it_finds(case):
 
 
 def test_the_contents_reach_every_end_of_a_look_up():
-    """Were one of them out of reach, the comparison with vLLM would say nothing of it."""
+    """An end that no content reaches would not be compared with vLLM."""
     ends: Counter[str] = Counter()
 
     @settings(max_examples=800, derandomize=True, database=None)

@@ -132,7 +132,7 @@ def test_a_shape_without_a_file_gets_vllms_default(tmp_path):
     assert [f.file for f in report.findings if f.kind == "no_file"] == [SHRINK]
 
 
-def test_a_folder_of_another_gpu_only_is_told_though_no_shape_is_asked_for(tmp_path):
+def test_a_folder_for_another_gpu_is_reported_even_if_no_shape_is_asked_for(tmp_path):
     shrink_file(tmp_path)
     (tmp_path / f"{GPU}_provenance.json").write_text("{}")
     report = check(tmp_path, gpu="NVIDIA H200")
@@ -167,7 +167,7 @@ def test_a_value_that_no_kernel_runs_with_is_an_error(tmp_path, name, value, rea
 # ------------------------------------------------------------------ shared memory
 
 
-def test_shared_memory_is_held_against_the_gpu_of_the_files_name(tmp_path):
+def test_shared_memory_is_checked_for_the_gpu_in_the_files_name(tmp_path):
     assert kinds(check(shrink_file(tmp_path, **HUGE))) == ["shared_memory"]
 
 
@@ -178,7 +178,7 @@ def test_shared_memory_of_a_gpu_that_is_not_known_is_not_checked(tmp_path):
     assert kinds(check(tmp_path, gpu="NVIDIA X")) == []
 
 
-def test_the_gpu_that_is_here_says_itself_how_much_it_has(tmp_path):
+def test_the_gpu_that_is_here_gives_its_own_limits(tmp_path):
     device = Device(
         name=H100.gpu,
         capability=(9, 0),
@@ -308,7 +308,7 @@ def test_moe_values_are_bypassed_up_to_rank_128_since_0_22(tmp_path, release, ra
         (moe_file("W2_EXPAND"), LoraOp.W2_EXPAND),
     ],
 )
-def test_a_name_is_taken_apart_with_moe_and_dense_told_apart(name, op):
+def test_a_name_gives_its_gpu_and_its_op_moe_or_dense(name, op):
     parsed = parse_name(name)
     assert parsed is not None
     assert (parsed.prefix, parsed.op) == (GPU, op)
@@ -327,7 +327,7 @@ def test_a_name_is_taken_apart_with_moe_and_dense_told_apart(name, op):
         ("config.json", None),
     ],
 )
-def test_a_name_that_vllm_never_looks_for_is_told_with_what_was_meant(name, meant):
+def test_a_wrong_name_is_corrected_to_the_one_that_was_meant(name, meant):
     assert meant_name(name) == meant
 
 
@@ -350,6 +350,6 @@ def test_with_dual_stream_the_missing_file_is_the_one_that_vllm_opens(tmp_path):
 
 
 @pytest.mark.parametrize(("value", "told"), [("1", True), ("0", False), ("", False)])
-def test_batch_invariance_is_told_where_it_is_on(tmp_path, value, told):
+def test_batch_invariance_is_reported_if_it_is_on(tmp_path, value, told):
     report = check(shrink_file(tmp_path), VLLM_BATCH_INVARIANT=value)
     assert ("batch_invariant" in kinds(report, "warning")) is told

@@ -70,7 +70,7 @@ def test_vllm_finds_every_shape_of_a_model_and_asks_for_every_entry(model, serve
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.stem)
-def test_what_was_tuned_for_one_gpu_is_said_not_to_be_for_two(model, tmp_path):
+def test_files_tuned_for_one_gpu_do_not_match_the_shapes_of_two(model, tmp_path):
     plan = StudyPlan.of_model(str(model)).override(max_loras=8, rank=16, tokens=[16])
     VllmExporter().export(map(default, plan.shapes), H100, tmp_path, merge=False)
 
