@@ -28,12 +28,12 @@ ROOMS: Mapping[str, set[str]] = {
     "search": {"store", "choose", "measure", "plan", "launch", "errors"},
     "export": {"choose", "measure", "plan", "launch", "files", "version", "errors"},
     "report": {"search", "store", "choose", "measure", "launch", "files", "version", "errors"},
-    "api": {"report", "search", "export", "store", "choose", "measure", "plan", "launch", "errors"},
+    "api": {"report", "search", "export", "store", "measure", "plan", "launch", "errors"},
     "cli": {
         *("report", "search", "export", "store", "choose", "measure", "plan", "launch"),
         *("version", "errors"),
     },
-    "testing": {"search", "store", "choose", "measure", "plan", "launch", "errors"},
+    "testing": {"search", "store", "choose", "measure", "launch", "errors"},
     "__init__": {"version"},
     "__main__": {"cli"},
 }
