@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,37 +33,7 @@ _ADVICE = (
 )
 
 
-class Exporter(ABC):
-    """Writes the chosen configurations in one engine's format."""
-
-    @abstractmethod
-    def export(
-        self,
-        selections: Iterable[Selection],
-        environment: Environment,
-        folder: Path,
-        *,
-        merge: bool,
-    ) -> tuple[Path, ...]:
-        """Write the selections, keeping the entries of other shapes that are there already.
-
-        Exporting the same selections twice gives the same bytes.
-
-        Args:
-            selections: The chosen configurations; if a shape comes twice, the later one counts.
-            environment: Where they were measured; its GPU names the files.
-            folder: Where to write; made if it is not there.
-            merge: Whether to add to files that autotune did not write.
-
-        Returns:
-            The files written.
-
-        Raises:
-            ExportError: The folder cannot be written, or a file there would be lost.
-        """
-
-
-class VllmExporter(Exporter):
+class VllmExporter:
     """Writes one file per op, and a provenance file that says where each entry comes from.
 
     New entries are added to a file that the provenance lists. autotune did not write the other
@@ -84,10 +53,23 @@ class VllmExporter(Exporter):
     ) -> tuple[Path, ...]:
         """Write the selections, then look every one of them up again the way vLLM will.
 
+        Entries of other shapes that are there already stay. The same selections twice give the
+        same bytes.
+
+        Args:
+            selections: The chosen configurations; if a shape comes twice, the later one counts.
+            environment: Where they were measured; its GPU names the files.
+            folder: Where to write; made if it is not there.
+            merge: Whether to add to files that autotune did not write.
+
+        Returns:
+            The files written.
+
         Raises:
-            ExportError: The folder cannot be written; a file there is broken, or autotune did not
-                write it and ``merge`` is false; or a MoE layer would have two ``block_m``. Nothing
-                is written then. Also if the look-up does not find what was written.
+            ExportError: The folder cannot be written, or holds a file that autotune did not write
+                and ``merge`` is false, or one that is broken, or a MoE layer would have two
+                ``block_m``; nothing is written then. Or the look-up finds something else than
+                was written.
         """
         plan = _by_place(selections, environment.gpu)
         if not plan:
