@@ -1,27 +1,31 @@
-"""Figures of the measuring engine on the GPU that is here; ``studies/LOG.md`` has ours.
+"""Figures of the measuring engine on this machine's GPU; ``studies/LOG.md`` has ours.
 
     python studies/engine.py
 
-It searches one space of ``shrink`` exhaustively from a cold and from a warm cache, repeats a search
-ten times and compares what was chosen, and times one configuration while the processor is busy and
-while it is not.
+It searches one space of ``shrink`` exhaustively, with a cold and with a warm cache. It repeats a
+search ten times and compares the chosen configurations. It times one configuration while the
+processor is busy and while it is idle.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from autotune.choose.selection import Selection
+from autotune.errors import AutotuneError
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.measure.cuda.runner import CudaRunner
+from autotune.measure.runners import gpu_runner
 from autotune.search import Budget, ShapeTuner, TrialMirror
 from autotune.store import Store
 
@@ -38,13 +42,14 @@ AXES = {
     "num_warps": (2, 4, 8),
     "num_stages": (2, 3, 4),
 }
+#: Searches whose chosen configurations are compared.
 REPEATS = 10
 
 
 def search(
     runner: CudaRunner, space: SearchSpace, sampler: str, *, trials: int, seed: int
 ) -> Selection:
-    """One whole search in a database of its own."""
+    """Run one whole search in a database of its own."""
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder) / 'engine.db'}"
         store, mirror = Store(url), TrialMirror(url)
@@ -58,14 +63,14 @@ def search(
 
 
 def snapshot(runner: CudaRunner) -> tuple[float, ...]:
-    """What the engine has done until now."""
+    """Counters of the engine, then busy and wanted seconds of its compile pool."""
     figures, pool = runner.figures, runner.compilers
     counts = (figures.measured, figures.reused, figures.device_s, figures.compare_s)
     return (*counts, pool.busy_s, pool.wanted_s)
 
 
 def throughput(runner: CudaRunner, space: SearchSpace, name: str, sampler: str) -> None:
-    """Search the whole space and print what the engine did."""
+    """Search the whole space and print the engine's throughput."""
     before = snapshot(runner)
     started = time.monotonic()
     search(runner, space, sampler, trials=len(space.configs), seed=0)
@@ -84,7 +89,7 @@ def throughput(runner: CudaRunner, space: SearchSpace, name: str, sampler: str) 
 
 
 def repeated(runner: CudaRunner, space: SearchSpace, sampler: str, *, trials: int) -> None:
-    """Ten searches with ten seeds; what they chose, in one comparison."""
+    """Search ten times with ten seeds, and compare the chosen configurations side by side."""
     chosen = []
     for seed in range(REPEATS):
         runner.forget()  # measure everything anew
@@ -102,7 +107,7 @@ def repeated(runner: CudaRunner, space: SearchSpace, sampler: str, *, trials: in
 
 
 def busy_processor(runner: CudaRunner, config: KernelConfig) -> None:
-    """One configuration's latency while every core works, and while none does."""
+    """Print a configuration's latency while every core is busy, and while none is."""
     cores = len(os.sched_getaffinity(0))
     for name in ("idle", "busy", "idle", "busy"):
         burners = [multiprocessing.Process(target=_burn, daemon=True) for _ in range(cores)]
@@ -126,15 +131,19 @@ def _burn() -> None:
 
 def main() -> None:
     """Print all figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
         started = time.monotonic()
-        with CudaRunner("builtin") as runner:
+        with gpu_runner("builtin", print) as runner:
             space = runner.space(SHAPE, AXES)
             print(runner.environment)
             print(f"start {time.monotonic() - started:.1f} s, {runner.compilers.workers} compilers")
             throughput(runner, space, "cold, exhaustive", "exhaustive")
-        with CudaRunner("builtin") as runner:
+        with gpu_runner("builtin", print) as runner:
             space = runner.space(SHAPE, AXES)
             throughput(runner, space, "warm cache, exhaustive", "exhaustive")
             runner.forget()
@@ -144,4 +153,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AutotuneError as error:
+        sys.exit(f"error: {error}")

@@ -1,14 +1,15 @@
-"""How near a tuned folder comes to an exhaustive search, on the kernels of the vLLM that is here.
+"""Compare a tuned folder with an exhaustive search, on the installed vLLM's kernels.
 
     python studies/exhaustive.py tuned STUDY [RECORDING...]
 
-The study's shapes are searched whole here; of a recording the fastest few stand for the whole
-search, as far as the folder has entries for its shapes. The best of all is then timed beside the
-folder's entry.
+The search spaces of the study's shapes are searched whole. Of a recorded shape, the fastest few
+configurations stand for such a search. The best ones are then timed side by side with the folder's
+entry. Shapes without an entry are skipped.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,20 +17,23 @@ from pathlib import Path
 
 from engine import search
 
+from autotune.errors import AutotuneError
 from autotune.export import look_up, read_table
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
 from autotune.measure.cuda.runner import CudaRunner
 from autotune.measure.replay import ReplayRunner
+from autotune.measure.runners import gpu_runner
 from autotune.plan.study import StudyPlan
 
-#: Of a recording so many stand for all: which of two is faster may differ from machine to machine.
+#: How many configurations stand for a recorded search. More than one, since the fastest may differ
+#: from machine to machine.
 FASTEST = 5
 
 
 def searched(runner: CudaRunner, study: Path) -> Iterator[tuple[KernelShape, list[KernelConfig]]]:
-    """Every shape of a study, and the best configuration of its whole space."""
+    """Every shape of a study, with the best configuration of its whole space."""
     plan = StudyPlan.read(study)
     for shape in plan.shapes:
         space = runner.space(shape, plan.axes[shape.op])
@@ -38,7 +42,7 @@ def searched(runner: CudaRunner, study: Path) -> Iterator[tuple[KernelShape, lis
 
 
 def recorded(paths: Sequence[Path]) -> Iterator[tuple[KernelShape, list[KernelConfig]]]:
-    """Every recorded shape, and the fastest of its configurations."""
+    """Every recorded shape, with the fastest of its configurations."""
     for path in paths:
         replay = ReplayRunner([path])
         for shape in replay.shapes:
@@ -48,13 +52,19 @@ def recorded(paths: Sequence[Path]) -> Iterator[tuple[KernelShape, list[KernelCo
 
 
 def main() -> None:
-    """Search, compare, and print one line a shape."""
-    folder, study, *recordings = map(Path, sys.argv[1:])
+    """Search, compare, and print one line per shape."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="folder that autotune run wrote")
+    parser.add_argument("study", type=Path, help="study file")
+    parser.add_argument("recordings", type=Path, nargs="*", help="recordings of whole searches")
+    given = parser.parse_args()
     shares = []
-    with CudaRunner("vllm") as runner:
+    with gpu_runner("vllm", print) as runner:
         print(runner.environment)
-        for shape, best in (*recorded(recordings), *searched(runner, study)):
-            table = read_table(folder / shape.file_name(runner.environment.gpu)) or {}
+        for shape, best in (*recorded(given.recordings), *searched(runner, given.study)):
+            table = read_table(given.folder / shape.file_name(runner.environment.gpu)) or {}
             found = look_up(table, shape.lookup_key)
             if found.path != shape.lookup_key:
                 continue
@@ -75,4 +85,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AutotuneError as error:
+        sys.exit(f"error: {error}")

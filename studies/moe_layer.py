@@ -1,10 +1,10 @@
-"""One MoE layer on vLLM's kernels: vLLM's default beside a tuned folder, op by op and together.
+"""Time a MoE layer on vLLM's kernels: vLLM's default beside a tuned folder.
 
     python studies/moe_layer.py FOLDER STUDY [--rank N] [--tokens 1,16] [--seconds 40]
 
-Every op is timed alone, and w13's and w2's shrink and expand are timed back to back, as vLLM runs
-them. Where vLLM has one kernel for the two, no op runs alone. All numbers are checked. What the
-time does not suffice for is left out of the table; the pairs come first.
+Each op is timed alone, except where vLLM has one kernel for shrink and expand. The pairs of shrink
+and expand, of w13 and of w2, are timed as vLLM runs them, one after the other. All numbers are
+checked. The pairs come first; what there is no time for is left out of the table.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ from autotune.plan.study import StudyPlan
 if TYPE_CHECKING:
     from autotune.measure.kernels.inputs import Inputs
 
-#: Rounds, in which the default and the tuned configuration take turns.
+#: Rounds, in each of which the default and the tuned configuration are timed once.
 ROUNDS = 40
 
-#: Rows of the table that are sums of others: their name, and the rows.
+#: Rows of the table for pairs: the name of the row, and the two ops.
 PAIRS = {"w13 shrink + expand": MOE_OPS[:2], "w2 shrink + expand": MOE_OPS[2:]}
+
+#: Row of the table for the sum of both pairs.
 LAYER = "layer, both pairs"
 
 #: Enqueues the work once, with inputs and the number of a weight set.
@@ -42,7 +44,7 @@ Launch = Callable[["Inputs", int], None]
 
 
 class Figure(NamedTuple):
-    """Default's and tuned latency, microseconds; ``problem`` is what is wrong, mostly nothing."""
+    """Default and tuned latency, microseconds; ``problem`` says what is wrong with the numbers."""
 
     default_us: float
     tuned_us: float
@@ -55,7 +57,7 @@ class Figure(NamedTuple):
         return f"{self.default_us:.1f} → {self.tuned_us:.1f} ({ratio:.2f})"
 
 
-#: Per token count and row of the table.
+#: Figures by token count and row of the table.
 Figures = dict[tuple[int, str], Figure]
 
 
@@ -63,7 +65,8 @@ def layers_of(plan: StudyPlan) -> dict[int, dict[LoraOp, KernelShape]]:
     """The four shapes of the study's MoE layer, by token count.
 
     Raises:
-        InputError: There is none, or another, or it lacks ops, or its LoRAs are fully sharded.
+        InputError: The study has no MoE layer or several, the layer lacks ops, or its LoRAs are
+            fully sharded.
     """
     layers: dict[int, dict[LoraOp, KernelShape]] = {}
     for layer, shapes in by_layer(plan.shapes, lambda shape: shape).items():
@@ -83,10 +86,10 @@ def layers_of(plan: StudyPlan) -> dict[int, dict[LoraOp, KernelShape]]:
 def tuned_configs(
     folder: Path, shapes: Mapping[LoraOp, KernelShape], gpu: str
 ) -> dict[LoraOp, KernelConfig]:
-    """What vLLM finds in the folder for the ops of a layer.
+    """The configurations that vLLM finds in the folder for the ops of a layer.
 
     Raises:
-        InputError: An entry is missing, or they do not fit each other.
+        InputError: An entry is missing, or the entries differ in ``block_m``.
     """
     configs = {op: find_entry(folder, shape, gpu).config for op, shape in shapes.items()}
     if len({config.block_m for config in configs.values()}) > 1:
@@ -95,7 +98,7 @@ def tuned_configs(
 
 
 def with_sums(figures: Figures) -> Figures:
-    """The figures, and the layer's where both of its pairs have one."""
+    """The figures, with the sum of both pairs where both were timed."""
     found = dict(figures)
     for tokens in {tokens for tokens, _ in figures}:
         pairs = [figures[tokens, name] for name in PAIRS if (tokens, name) in figures]
@@ -107,7 +110,7 @@ def with_sums(figures: Figures) -> Figures:
 
 
 def table(figures: Figures) -> Iterator[str]:
-    """Lines of a Markdown table: a row for each op, pair and the layer, a column a token count."""
+    """Lines of a Markdown table: rows for ops, pairs and the layer; a column per token count."""
     counts = sorted({tokens for tokens, _ in figures})
     yield "| µs, default → tuned | " + " | ".join(f"{count:,} tokens" for count in counts) + " |"
     yield "|---" * (len(counts) + 1) + "|"
@@ -117,11 +120,11 @@ def table(figures: Figures) -> Iterator[str]:
             yield f"| {row} | " + " | ".join(cells) + " |"
 
 
-class LayerTimer:
+class LayerClock:
     """Times the ops of a layer on vLLM's kernels."""
 
     def __init__(self, folder: Path) -> None:
-        from autotune.measure.cuda.timer import CacheFlush
+        from autotune.measure.cuda.clock import CacheFlush
         from autotune.measure.kernels.vllm import VllmProvider
 
         self._folder, self._device = folder, describe_device()
@@ -132,7 +135,7 @@ class LayerTimer:
     def jobs(
         self, layers: Mapping[int, Mapping[LoraOp, KernelShape]]
     ) -> list[tuple[int, str, Callable[[], Figure]]]:
-        """Token count, row and measurement of everything there is to time, the pairs first."""
+        """All there is to time, the pairs first: token count, row and a function that times it."""
         pairs, alone = [], []
         for tokens, shapes in layers.items():
             tuned = tuned_configs(self._folder, shapes, self._device.name)
@@ -164,12 +167,12 @@ class LayerTimer:
     def _time(
         self, shape: KernelShape, launches: Sequence[tuple[Launch, KernelConfig]], pair: bool
     ) -> Figure:
+        from autotune.measure.cuda.clock import LaunchClock
         from autotune.measure.cuda.device import rotating_inputs
-        from autotune.measure.cuda.timer import LaunchTimer
         from autotune.measure.kernels.reference import check_result, expect
 
         inputs = rotating_inputs(shape, self._device.memory_bytes, pair=pair)
-        expected, timers, problems = expect(inputs), [], []
+        expected, clocks, problems = expect(inputs), [], []
         for launch, config in launches:
 
             def once(launch: Launch = launch, config: KernelConfig = config) -> None:
@@ -177,14 +180,11 @@ class LayerTimer:
                 self._kernels.collect(inputs, config)
 
             problems.append(check_result(once, inputs, expected).problem)
-            timers.append(
-                LaunchTimer(
-                    partial(launch, inputs),
-                    weight_sets=len(inputs.weight_sets),
-                    flush=self._flush,
-                )
+            weight_sets = len(inputs.weight_sets)
+            clocks.append(
+                LaunchClock(partial(launch, inputs), weight_sets=weight_sets, flush=self._flush)
             )
-        rounds = [[timer.sample_us() for timer in timers] for _ in range(ROUNDS)]
+        rounds = [[clock.sample_us() for clock in clocks] for _ in range(ROUNDS)]
         medians = [statistics.median(each) for each in zip(*rounds, strict=True)]
         return Figure(*medians, problem="; ".join(filter(None, problems)))
 
@@ -192,7 +192,7 @@ class LayerTimer:
 def measured(
     jobs: Iterable[tuple[int, str, Callable[[], Figure]]], deadline: float
 ) -> tuple[Figures, int]:
-    """The figures of all jobs that are started in time, and how many are not."""
+    """The figures of all jobs that start before the deadline, and the number of other jobs."""
     figures: Figures = {}
     left = 0
     for tokens, row, job in jobs:
@@ -205,21 +205,23 @@ def measured(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Time a study's layer; 1 where something is wrong."""
+    """Time a study's layer; the exit code is 1 after an error or wrong numbers."""
     started = time.monotonic()
     parser = argparse.ArgumentParser(description="One MoE layer: default beside tuned.")
     parser.add_argument("folder", type=Path, help="folder that autotune run wrote")
     parser.add_argument("study", type=Path, help="study file of a MoE model")
     parser.add_argument("--rank", type=int)
     parser.add_argument("--tokens", type=lambda text: [int(count) for count in text.split(",")])
-    parser.add_argument("--seconds", type=float, default=40, help="begin nothing after so many")
+    parser.add_argument(
+        "--seconds", type=float, default=40, help="start nothing after this many seconds"
+    )
     given = parser.parse_args(arguments)
     try:
         plan = StudyPlan.read(given.study).override(rank=given.rank, tokens=given.tokens)
         layers = layers_of(plan)
         if not has_gpu():
             raise GpuMissing("no CUDA GPU here: run this where there is one")
-        figures, left = measured(LayerTimer(given.folder).jobs(layers), started + given.seconds)
+        figures, left = measured(LayerClock(given.folder).jobs(layers), started + given.seconds)
     except AutotuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

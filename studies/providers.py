@@ -1,22 +1,28 @@
-"""How far autotune's own kernels are from vLLM's: the same configurations on both.
+"""Compare autotune's own kernels with vLLM's: the same configurations on both.
 
     python studies/providers.py
 
-Per shape it prints the rank correlation (Spearman's) of their latencies, and how much slower than
-the best the configuration is, on vLLM's kernels, that autotune's own would have chosen.
+For each shape it prints the rank correlation (Spearman's) of the latencies on both. It also prints
+what autotune's own kernels would lose as a guide: how much slower than the best their fastest
+configuration is on vLLM's kernels.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 import statistics
+import sys
 from collections.abc import Mapping
 
+from autotune.errors import AutotuneError
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.measure import Outcome, never_stop
-from autotune.measure.cuda.runner import CudaRunner
+from autotune.measure import Outcome
+from autotune.measure.runners import gpu_runner
+from autotune.measure.sweep import measure_all
 
+#: Configurations of each shape that are measured.
 CONFIGS = 200
 
 _COMMON = {"max_loras": 8}
@@ -39,22 +45,21 @@ Latencies = dict[KernelShape, dict[KernelConfig, float]]
 def measure(provider: str, configs: Mapping[KernelShape, list[KernelConfig]]) -> Latencies:
     """Median latency of every configuration that runs, microseconds."""
     found: Latencies = {}
-    with CudaRunner(provider) as runner:
+    with gpu_runner(provider, print) as runner:
         for shape, wanted in configs.items():
-            pending, found[shape] = dict.fromkeys(wanted), {}
-            while pending:
-                measurement = runner.measure(shape, list(pending)[: runner.lookahead], never_stop)
-                del pending[measurement.config]
-                if measurement.outcome is Outcome.OK:
-                    found[shape][measurement.config] = measurement.latency_us
+            found[shape] = {
+                measurement.config: measurement.latency_us
+                for measurement in measure_all(runner, shape, wanted)
+                if measurement.outcome is Outcome.OK
+            }
     return found
 
 
 def sample() -> dict[KernelShape, list[KernelConfig]]:
-    """The default and others of each shape's space as it is with vLLM's kernels."""
+    """For each shape the default and other configurations of its space with vLLM's kernels."""
     draw = random.Random(0)  # noqa: S311 - not for secrets
     chosen = {}
-    with CudaRunner("vllm") as runner:
+    with gpu_runner("vllm", print) as runner:
         print(runner.environment)
         for shape in SHAPES:
             space = runner.space(shape, {})
@@ -71,7 +76,11 @@ def ranks(values: list[float]) -> list[int]:
 
 
 def main() -> None:
-    """Measure on both, and print one line a shape."""
+    """Measure on both, and print one line per shape."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     configs = sample()
     ours, theirs = measure("builtin", configs), measure("vllm", configs)
     losses = []
@@ -92,4 +101,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AutotuneError as error:
+        sys.exit(f"error: {error}")

@@ -1,72 +1,83 @@
-"""What the vLLM installed here makes of a tuned folder: its own loader, wrappers and kernels.
+"""Time a tuned folder as the installed vLLM uses it, with vLLM's own loader, wrappers and kernels.
 
     VLLM_TUNED_CONFIG_FOLDER=tuned python studies/served.py STUDY [RANK]
 
-For every shape it times vLLM's wrapper as vLLM calls it, nothing replaced, beside the same wrapper
-with vLLM's default configuration, and compares the tuned one's numbers with a float64 reference.
+For every shape it times vLLM's wrapper with vLLM's own look-up in the folder, side by side with the
+same wrapper and vLLM's default configuration. It checks the numbers of the tuned launch against a
+float64 reference.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 from functools import partial
 from pathlib import Path
 
 import torch
-from vllm.lora.ops.triton_ops import lora_expand_op, lora_shrink_op
 
+from autotune.errors import AutotuneError, GpuMissing
 from autotune.launch.shape import KernelShape
-from autotune.measure.cuda.gpu import describe_device
-from autotune.measure.cuda.timer import CacheFlush, LaunchTimer
+from autotune.measure.cuda.clock import CacheFlush, LaunchClock
+from autotune.measure.cuda.gpu import describe_device, has_gpu
 from autotune.measure.kernels.inputs import make_inputs
 from autotune.measure.kernels.reference import check_result, expect
 from autotune.measure.kernels.vllm import VllmProvider
+from autotune.measure.kernels.vllm_parts import import_vllm, part
 from autotune.plan.study import StudyPlan
 
+#: Rounds, in each of which the default and the tuned configuration are timed once.
 ROUNDS = 60
+
+#: Weight sets that the launches rotate over.
 WEIGHT_SETS = 32
-
-MODULES = (lora_shrink_op, lora_expand_op)
-
-#: vLLM's look-up, taken before a provider takes its place.
-LOOK_UP = lora_shrink_op.get_lora_op_configs
 
 
 class Served:
-    """vLLM's wrappers, with vLLM's look-up or with its default."""
+    """The wrappers of the installed vLLM, with its own look-up or with its default."""
 
     def __init__(self) -> None:
+        import_vllm()
+        self._modules = (part("lora_shrink_op"), part("lora_expand_op"))
+        # The provider replaces vLLM's look-up in both modules, so it is kept first.
+        self._look_up = self._modules[0].get_lora_op_configs
         self.provider = VllmProvider()
-        self._stand_ins = [module.get_lora_op_configs for module in MODULES]
+        self._stand_ins = [module.get_lora_op_configs for module in self._modules]
         self._flush = CacheFlush(describe_device().l2_bytes)
 
     def time(self, shape: KernelShape) -> tuple[float, float, str]:
-        """Default's and tuned latency in microseconds, and what is wrong with the tuned numbers."""
+        """Default and tuned latency, microseconds, and what is wrong with the tuned numbers."""
         inputs = make_inputs(shape, device="cuda", weight_sets=WEIGHT_SETS, seed=1)
         default = self.provider.default(shape)
 
         def launch(number: int, *, tuned: bool) -> None:
-            for module, stand_in in zip(MODULES, self._stand_ins, strict=True):
-                module.get_lora_op_configs = LOOK_UP if tuned else stand_in
+            for module, stand_in in zip(self._modules, self._stand_ins, strict=True):
+                vars(module)["get_lora_op_configs"] = self._look_up if tuned else stand_in
             self.provider.launch(inputs, default, number)
 
         check = check_result(partial(launch, 0, tuned=True), inputs, expect(inputs))
         launch(0, tuned=False)
-        timers = [
-            LaunchTimer(partial(launch, tuned=tuned), weight_sets=WEIGHT_SETS, flush=self._flush)
+        clocks = [
+            LaunchClock(partial(launch, tuned=tuned), weight_sets=WEIGHT_SETS, flush=self._flush)
             for tuned in (False, True)
         ]
-        rounds = [[timer.sample_us() for timer in timers] for _ in range(ROUNDS)]
+        rounds = [[clock.sample_us() for clock in clocks] for _ in range(ROUNDS)]
         default_us, tuned_us = (statistics.median(each) for each in zip(*rounds, strict=True))
         return default_us, tuned_us, check.problem
 
 
 def main() -> int:
-    """Time all shapes of a study; 1 where numbers are wrong."""
-    plan = StudyPlan.read(Path(sys.argv[1]))
-    if len(sys.argv) > 2:
-        plan = plan.override(rank=int(sys.argv[2]))
+    """Time all shapes of a study; the exit code is 1 if any numbers are wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", type=Path, help="study file")
+    parser.add_argument("rank", type=int, nargs="?", help="the server's rank; else the study's")
+    given = parser.parse_args()
+    plan = StudyPlan.read(given.study).override(rank=given.rank)
+    if not has_gpu():
+        raise GpuMissing("no CUDA GPU here: run this where there is one")
     served = Served()
     print(f"vLLM {served.provider.version}, torch {torch.__version__}")
     ratios, wrong = [], 0
@@ -87,4 +98,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except AutotuneError as error:
+        sys.exit(f"error: {error}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
-from autotune.measure import Runner, never_stop
+from autotune.measure import Measurement, Runner, never_stop
 from autotune.measure.recording import RecordingRunner, RecordingWriter
 
 #: Called with a finished shape, its outcomes, its number from 1, and the number of shapes.
@@ -48,8 +48,21 @@ def record(  # noqa: PLR0913 - each by its name
         recorder = RecordingRunner(runner, writer)
         for number, shape in enumerate(shapes, start=1):
             space = recorder.space(shape, axes[shape.op])
-            outcomes = _measure_all(recorder, space, _sample(space, sample, seed))
+            measurements = measure_all(recorder, shape, _sample(space, sample, seed))
+            outcomes = Counter(measurement.outcome.value for measurement in measurements)
             progress(shape, outcomes, number, len(shapes))
+
+
+def measure_all(
+    runner: Runner, shape: KernelShape, configs: Iterable[KernelConfig]
+) -> Iterator[Measurement]:
+    """Measure distinct configurations of a shape in full, in the order in which they are ready."""
+    pending = dict.fromkeys(configs)
+    while pending:
+        ahead = list(pending)[: runner.lookahead]
+        measurement = runner.measure(shape, ahead, never_stop)
+        del pending[measurement.config]
+        yield measurement
 
 
 def _sample(space: SearchSpace, size: int | None, seed: int) -> list[KernelConfig]:
@@ -58,14 +71,3 @@ def _sample(space: SearchSpace, size: int | None, seed: int) -> list[KernelConfi
         # Not for secrets: the same seed must draw the same sample.
         others = random.Random(seed).sample(others, size - 1)  # noqa: S311
     return [space.default, *others]
-
-
-def _measure_all(runner: Runner, space: SearchSpace, configs: list[KernelConfig]) -> Counter[str]:
-    pending = dict.fromkeys(configs)
-    outcomes: Counter[str] = Counter()
-    while pending:
-        ahead = list(pending)[: runner.lookahead]
-        measurement = runner.measure(space.shape, ahead, never_stop)
-        del pending[measurement.config]
-        outcomes[measurement.outcome.value] += 1
-    return outcomes

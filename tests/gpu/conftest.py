@@ -1,4 +1,4 @@
-"""What the tests on a GPU share."""
+"""Fixtures of the tests on a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autotune.measure.kernels import PROVIDERS, KernelProvider, provider
 
 @pytest.fixture(params=PROVIDERS)
 def kernels(request: pytest.FixtureRequest) -> KernelProvider:
-    """Each provider that can be had."""
+    """Each provider whose kernels are installed."""
     if request.param == "vllm" and importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed")
     return provider(request.param)

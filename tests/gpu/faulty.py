@@ -1,4 +1,4 @@
-"""A kernel provider some of whose configurations do everything that a kernel must not do."""
+"""A kernel provider with faults: some of its configurations do what a kernel must not do."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class FaultyProvider(BuiltinProvider):
     def compile(self, shape: KernelShape, config: KernelConfig, target: Target) -> CompiledKernel:
         if config.group_size_m == Fault.ENDLESS_COMPILE:
             time.sleep(3600)
-        # No fingerprint: a faulty launch is that of a good one, and something else besides.
+        # No fingerprint: a faulty launch has the binary of a good one, but is not the same launch.
         return replace(super().compile(shape, _mended(config), target), fingerprint=None)
 
     def launch(self, inputs: Inputs, config: KernelConfig, weight_set: int) -> None:

@@ -1,4 +1,4 @@
-"""Kernels that do everything wrong cost themselves and nothing else."""
+"""A faulty kernel costs its own configuration and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernels of each provider on a real GPU, and compiling them ahead of it."""
+"""The kernels of each provider on a real GPU, and compiling them in a process without one."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 #: Runs in a process that sees no GPU: compiles the jobs on standard input for a target.
 COMPILE = """
 import json, sys
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Target
-from autotune.measure.kernels import provider
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
+from autotune.measure.kernels import provider
 
 name, jobs, (capability, *others) = json.load(sys.stdin)
 target = Target(
@@ -72,14 +72,14 @@ for shape, config in jobs:
     kernels.compile(shape, config, target)
 """
 
-#: Runs in another one, with the GPU: launches the same jobs and checks their numbers.
+#: Runs in a process with the GPU: launches the same jobs and checks their numbers.
 LAUNCH = """
 import json, sys
+from autotune.launch.config import KernelConfig
+from autotune.launch.shape import KernelShape
 from autotune.measure.kernels import provider
 from autotune.measure.kernels.inputs import make_inputs
 from autotune.measure.kernels.reference import check_result, expect
-from autotune.launch.shape import KernelShape
-from autotune.launch.space import KernelConfig
 
 name, jobs, _ = json.load(sys.stdin)
 kernels = provider(name)

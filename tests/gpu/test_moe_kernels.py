@@ -18,16 +18,24 @@ from autotune.measure.kernels.inputs import make_inputs
 from autotune.measure.kernels.reference import Check, check_result, error_bound, expect
 from autotune.measure.kernels.vllm import VllmProvider
 from autotune.measure.kernels.vllm_parts import part
-from tests.gpu.test_kernels import COMPILE, LAUNCH, cached_kernels, run_script, target_facts
+from tests.gpu.test_kernels import (
+    COMPILE,
+    LAUNCH,
+    cached_kernels,
+    each_dtype,
+    run_script,
+    target_facts,
+    with_idle_tokens,
+)
 
 pytestmark = pytest.mark.gpu
 
 OPS = tuple(op for op in LoraOp if op.is_moe)
 
-#: What the layers have in common, where a case says nothing else.
+#: Sizes of a layer where a case gives no others.
 USUAL = {"num_experts": 16, "top_k": 2, "max_loras": 3, "hidden_size": 1024}
 
-#: Per case: what the layer has, and what the configuration has beside vLLM's default.
+#: Per case: sizes of the layer, and changes to vLLM's default configuration.
 LAYERS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "one token": ({"num_tokens": 1, "rank": 16}, {}),
     "one token, many experts": ({"num_tokens": 1, "num_experts": 64, "top_k": 8}, {"block_m": 16}),
@@ -49,7 +57,6 @@ LAYERS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
 
 each_op = pytest.mark.parametrize("op", OPS, ids=lambda op: op.value)
 each_layer = pytest.mark.parametrize("name", LAYERS)
-each_dtype = pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 
 
 def shape_of(op: LoraOp, name: str = "prefill", **changes: Any) -> KernelShape:
@@ -59,12 +66,6 @@ def shape_of(op: LoraOp, name: str = "prefill", **changes: Any) -> KernelShape:
 
 def config_of(shape: KernelShape, changes: dict[str, int]) -> KernelConfig:
     return KernelConfig.from_mapping(shape.op, default_config(shape).as_dict() | changes)
-
-
-def with_idle_tokens(shape: KernelShape) -> torch.Tensor:
-    """Adapters in turn, every fifth token without one, and one adapter without a token."""
-    tokens = torch.arange(shape.num_tokens)
-    return torch.where(tokens % 5 == 4, -1, tokens % (shape.max_loras - 1))
 
 
 def check(
@@ -107,9 +108,9 @@ def test_every_op_of_a_layer_is_right(op, name, dtype, kernels):
 
 @pytest.mark.parametrize("op", [LoraOp.W13_SHRINK, LoraOp.W2_SHRINK])
 @pytest.mark.parametrize("name", ["rank 256", "naive rank 256", "rank 128", "one token"])
-def test_vllms_shrink_and_expand_are_right_one_behind_the_other(op, name, kernels):
+def test_vllms_shrink_and_expand_are_right_one_after_the_other(op, name, kernels):
     if not isinstance(kernels, VllmProvider):
-        pytest.skip("of vLLM's kernels alone")
+        pytest.skip("only for vLLM's kernels")
     shape, changes = shape_of(op, name), {"block_m": 32}
     inputs = make_inputs(shape, device="cuda", weight_sets=1, seed=11, pair=True)
     shrink = config_of(shape, changes)
@@ -120,9 +121,9 @@ def test_vllms_shrink_and_expand_are_right_one_behind_the_other(op, name, kernel
     assert check.problem == ""
 
 
-def test_vllm_uses_what_a_hopper_has(kernels):
+def test_vllm_uses_the_features_of_a_hopper_gpu(kernels):
     if not isinstance(kernels, VllmProvider) or torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("of vLLM's kernels on a Hopper GPU")
+        pytest.skip("only for vLLM's kernels on a Hopper GPU")
     utils = part("utils")
 
     assert utils.supports_tma(torch.device("cuda"))
@@ -130,7 +131,7 @@ def test_vllm_uses_what_a_hopper_has(kernels):
 
 
 @each_layer
-def test_the_cases_are_what_they_are_called(name):
+def test_only_cases_with_few_rows_assign_blocks_naively(name):
     assert assigns_naively(shape_of(LoraOp.W2_SHRINK, name)) == (
         name in {"one token, many experts", "naive decode", "naive rank 256", "one token"}
     )
@@ -215,6 +216,6 @@ def test_a_launch_finds_what_a_process_without_a_gpu_has_compiled(tmp_path, kern
     compiled = cached_kernels(tmp_path)
     run_script(LAUNCH, message, tmp_path)
 
-    # Some shapes share a kernel: those of a pair, and builtin ones that differ in sizes alone.
+    # Shapes of a pair share a kernel, and so do builtin ones that differ only in sizes.
     assert compiled
     assert cached_kernels(tmp_path) == compiled

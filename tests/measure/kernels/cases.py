@@ -1,4 +1,4 @@
-"""Shapes and configurations that kernel tests are written with."""
+"""Shapes and configurations for tests of kernels."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from autotune.launch.environment import Target
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 
-#: An A100 and an H100, as far as kernels are compiled for them.
+#: An A100 and an H100, as targets to compile for.
 A100 = Target(capability=(8, 0), multiprocessors=108, shared_memory_bytes=166_912)
 H100 = Target(capability=(9, 0), multiprocessors=132, shared_memory_bytes=232_448)
 
-#: For tests that launch on the CPU. Triton decides when a kernel is defined, so at import.
+#: For tests that launch on the CPU. Triton reads the variable when a kernel is defined, at import.
 interpreted = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1",
     reason="needs Triton's interpreter (TRITON_INTERPRET=1); tests/gpu runs the compiled kernels",

@@ -140,7 +140,7 @@ def test_moe_ops_are_specialised_alike_with_tensors_and_without(op, changes):
 
 
 def test_a_moe_kernel_is_the_same_for_batches_of_any_size():
-    """As vLLM's is: what changes with the batch is none of the compiler's business."""
+    """As in vLLM, the compiler does not see what changes with the batch."""
     keys = []
     for num_tokens in (24, 25, 160):
         shape = moe_shape(LoraOp.W13_EXPAND, num_tokens=num_tokens)
@@ -243,7 +243,7 @@ def test_an_unknown_provider_is_refused_with_the_choices():
 
 
 def run_without_a_gpu(script: str, cache: Path) -> Any:
-    """What a script answers that compiles in a process of its own."""
+    """The answer of a script that compiles in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(cache), "CUDA_VISIBLE_DEVICES": ""}
     run = subprocess.run(  # noqa: S603 - one of the scripts above
@@ -261,7 +261,7 @@ def run_without_a_gpu(script: str, cache: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """What compiling without a GPU answers, and how many kernels it left in the cache."""
+    """The answer of compiling without a GPU, and how many kernels it left in the cache."""
     cache = tmp_path_factory.mktemp("triton")
     answers = run_without_a_gpu(COMPILE, cache)
     return answers, len(list(cache.rglob("*.cubin")))
@@ -286,7 +286,7 @@ def test_a_process_without_a_gpu_compiles_for_ampere_and_hopper(compiled):
         assert spills == 0
 
 
-def test_a_deeper_pipeline_takes_more_shared_memory_but_where_it_is_forced_off(compiled):
+def test_a_deeper_pipeline_takes_more_shared_memory_unless_it_is_forced_off(compiled):
     answers, _ = compiled
 
     for first, second in zip(answers[::2], answers[1::2], strict=True):

@@ -1,4 +1,4 @@
-"""vLLM 0.33.0's defaults, as VLLM_CONTRACT.md gives them."""
+"""The default configurations of vLLM 0.33.0."""
 
 from __future__ import annotations
 

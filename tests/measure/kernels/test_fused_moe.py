@@ -57,7 +57,7 @@ def inputs_of(
 
 
 def check(inputs: Inputs, config: KernelConfig) -> Check:
-    """Launch twice, with the other weight set first: nothing may be left over from it."""
+    """Launch twice, with the other weight set first, of which nothing may be left over."""
     provider = BuiltinProvider()
     expected = expect(inputs, weight_set=1)
     provider.launch(inputs, config, 0)
@@ -170,7 +170,7 @@ def test_shrink_adds_up_the_parts_of_a_split(op, split_k):
 
 
 @pytest.mark.parametrize("op", [LoraOp.W13_EXPAND, LoraOp.W2_EXPAND])
-def test_expand_is_never_split_whatever_it_is_told(op):
+def test_expand_is_never_split_whatever_the_configuration_says(op):
     assert BuiltinProvider().forced(moe_shape(op), H100) == {"split_k": 1}
     assert check(inputs_of(moe_shape(op)), make_config(op, split_k=4)).problem == ""
 
@@ -199,7 +199,7 @@ def test_only_w2_expand_multiplies_by_the_routed_weights():
 
 
 def test_the_four_kernels_in_a_row_are_the_layers_lora():
-    """Each reads what the one before wrote; what is not LoRA's in between is the identity."""
+    """Each kernel reads what the one before wrote; the base layers in between are the identity."""
     layer = {"num_tokens": 20, "rank": 16, "num_slices": 1, "routing": "zipf"}
     mapping = [0, 1, -1, 1] * 5
     w13_shrink, w13_expand, w2_shrink, w2_expand = (

@@ -36,7 +36,7 @@ def check(
     mapping: list[int] | None = None,
     scaling: float = 1.0,
 ) -> Check:
-    """Launch twice, with the other weight set first: nothing may be left over from it."""
+    """Launch twice, with the other weight set first, of which nothing may be left over."""
     inputs = make_inputs(
         shape,
         device="cpu",
@@ -153,7 +153,7 @@ def test_a_batch_without_any_lora_writes_nothing():
         assert check(shape, make_config(shape.op), [-1] * 5).problem == ""
 
 
-def test_expand_adds_anew_with_every_launch():
+def test_every_launch_of_expand_adds_to_the_output_again():
     shape = expand_shape()
     inputs = make_inputs(shape, device="cpu", weight_sets=1, seed=0)
     provider, config = BuiltinProvider(), make_config(LoraOp.EXPAND)

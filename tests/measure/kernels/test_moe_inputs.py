@@ -37,7 +37,7 @@ def test_tensors_have_the_sizes_that_vllm_allocates(op):
 
 
 @each_op
-def test_weights_are_passed_by_address_a_single_one_too(op):
+def test_weights_are_passed_by_address_even_if_there_is_one(op):
     inputs = make_inputs(moe_shape(op), device="cpu", weight_sets=2, seed=0)
 
     assert inputs.moe is not None

@@ -1,4 +1,4 @@
-"""A shrink and the expand after it as one piece of work: its inputs and its reference."""
+"""A shrink and the expand after it in one launch: its inputs and its reference."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pair_inputs(op: LoraOp, **changes: int):
 
 
 @each_op
-def test_it_reads_what_the_shrink_reads_and_writes_what_the_expand_writes(op):
+def test_a_pair_reads_what_the_shrink_reads_and_writes_what_the_expand_writes(op):
     inputs = pair_inputs(op)
     shrink, expand = (
         make_inputs(moe_shape(each), device="cpu", weight_sets=1, seed=3) for each in pair_of(op)

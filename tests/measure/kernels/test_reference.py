@@ -59,7 +59,7 @@ def leave(_: torch.Tensor) -> None:
 
 
 def check_after(inputs: Inputs, spoil: Callable[[torch.Tensor], None]) -> Check:
-    """Check a launch that is right but for what ``spoil`` does to the output afterwards."""
+    """Check a right launch whose output ``spoil`` changes afterwards."""
 
     def launch() -> None:
         launch_right(inputs)
@@ -173,7 +173,7 @@ def test_a_tile_that_was_not_written_is_wrong(name):
 
 
 def test_a_tile_that_was_not_added_to_is_wrong_however_large_the_output():
-    """One tile of 16 by 16 of them is too little of this output to be seen in its norm."""
+    """A single tile of 16 by 16 is too small a part of this output to be seen in its norm."""
     shape = expand_shape(num_tokens=256, slice_sizes=[28672], rank=8, dtype="bfloat16")
     inputs = make_inputs(shape, device="cpu", weight_sets=1, seed=0)
     expected = expect(inputs)
@@ -245,7 +245,7 @@ def test_a_batch_without_any_lora_leaves_only_what_it_must(shape):
     assert check.relative_error == 0.0
 
 
-def test_expecting_reads_the_inputs_only():
+def test_expect_does_not_change_the_inputs():
     inputs = inputs_of(SHAPES["expand that adds"])
     before = [each.clone() for each in (inputs.x, inputs.out, *inputs.weight_sets[0])]
 

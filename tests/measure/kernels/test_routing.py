@@ -79,7 +79,7 @@ def test_zipf_routing_does_not_always_prefer_the_same_expert():
 
 
 @pytest.mark.parametrize(("num_tokens", "hit"), [(100, 7), (1, 7), (3, 2), (100, 16)])
-def test_only_so_many_experts_are_hit_and_all_of_those_if_there_are_rows(num_tokens, hit):
+def test_hit_routing_uses_that_many_experts_if_there_are_enough_rows(num_tokens, hit):
     shape = shape_of(num_tokens=num_tokens, num_experts=16, routing=f"hit={hit}")
     counts = experts_hit(shape)
 
@@ -177,7 +177,7 @@ def test_experts_follow_each_other_and_only_their_last_block_is_padded(batch):
 
 
 @given(batches())
-def test_what_is_not_in_use_holds_no_row_and_no_expert(batch):
+def test_unused_places_hold_no_row_and_no_expert(batch):
     shape, topk_ids, mapping, block_m = batch
     made = align(shape, topk_ids, mapping, block_m)
     assert made.sorted_token_ids is not None

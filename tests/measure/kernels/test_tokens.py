@@ -1,4 +1,4 @@
-"""Which token uses which adapter, as vLLM tells its kernels."""
+"""Which token uses which adapter, in the tables that vLLM's kernels read."""
 
 from __future__ import annotations
 
