@@ -31,7 +31,7 @@ def running(autotune):
 
 @pytest.mark.usefixtures("running")
 def test_a_run_under_way_is_told_from_another_process(autotune):
-    ended = autotune("status")
+    ended = autotune.in_a_process("status")
     assert (ended.code, ended.err) == (0, "")
     run, studies, ratios, _, environment, header, row = ended.out.splitlines()
     assert run.startswith("A run is under way for 0:0")
