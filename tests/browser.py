@@ -21,8 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: A safety net only: pages here are there within a second or two.
-TIMEOUT_S = 60.0
+from tests.patience import PATIENCE_S
 
 #: Between two looks at whether a page is as it should be, seconds.
 _LOOK_EVERY_S = 0.1
@@ -144,10 +143,10 @@ class Browser:
         what: str,
         take: Callable[[dict[str, Any]], None] = lambda _message: None,
     ) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + PATIENCE_S
         while not is_done():
             left_s = deadline - time.monotonic()
-            assert left_s > 0, f"waited {TIMEOUT_S:g} s, and not yet: {what}"
+            assert left_s > 0, f"waited {PATIENCE_S:g} s, and not yet: {what}"
             for message in self._messages(left_s):
                 take(message)
                 if message.get("sessionId") in self._pages:
@@ -194,7 +193,7 @@ class Page:
 
     def wait_for(self, expression: str) -> Any:
         """The value of a JavaScript expression as soon as it is a true one."""
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + PATIENCE_S
         while not (value := self.evaluate(expression)):
             assert time.monotonic() < deadline, f"never true: {expression}\n{self.text}"
             time.sleep(_LOOK_EVERY_S)

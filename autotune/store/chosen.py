@@ -9,7 +9,6 @@ from autotune.choose.couple import couple
 from autotune.choose.selection import Selection
 from autotune.launch.environment import Environment
 from autotune.launch.moe_layer import MoeLayer, by_layer, missing_ops
-from autotune.search.events import Tuned
 from autotune.store import Store
 
 

@@ -16,7 +16,7 @@ from autotune.launch.moe_layer import by_layer
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, never_stop
 from autotune.measure.replay import ReplayRunner
-from autotune.search import study_name
+from autotune.store.store import study_name
 from autotune.store import Store, StudyRecord, facts
 
 

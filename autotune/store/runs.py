@@ -17,7 +17,6 @@ import sqlalchemy as sa
 from autotune.errors import StorageError
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
-from autotune.search.events import Event, Opened, Planned, ShapeDone
 from autotune.store import schema
 from autotune.store.store import Store
 
@@ -85,6 +84,7 @@ class RunLog:
         Raises:
             StorageError: It cannot be written.
         """
+        from autotune.search.events import Opened, Planned, ShapeDone
         match event:
             case Planned():
                 self._plan(event)

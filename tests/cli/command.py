@@ -22,11 +22,9 @@ from pathlib import Path
 from unittest import mock
 
 from autotune.cli import console, main
+from tests.patience import PATIENCE_S
 
 AUTOTUNE = (sys.executable, "-m", "autotune")
-
-#: A safety net only: no command here takes more than seconds.
-TIMEOUT_S = 300
 
 
 def environment() -> dict[str, str]:
@@ -97,7 +95,7 @@ class Command:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=PATIENCE_S,
             check=False,
             preexec_fn=before,
         )
@@ -135,7 +133,7 @@ class Command:
             while some := os.read(ours, 65_536):
                 text += some
         os.close(ours)
-        return Ended(process.wait(TIMEOUT_S), text.decode(), "")
+        return Ended(process.wait(PATIENCE_S), text.decode(), "")
 
     def files(self, folder: str = "tuned") -> Mapping[str, bytes]:
         """The content of every file of a folder."""

@@ -11,6 +11,7 @@ import torch
 import typer
 
 from autotune import cli
+from tests.patience import PATIENCE_S
 from tests.recordings import BEST
 
 FILES = [
@@ -174,6 +175,10 @@ def test_nothing_heavy_is_imported_before_it_is_needed(arguments):
         "print('heavy:', sorted(heavy))\n"
     )
     result = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=True,
     )
     assert result.stdout.splitlines()[-1] == "heavy: []"

@@ -26,6 +26,8 @@ from autotune.search.objective import CONSTRAINT
 from autotune.search.samplers.encoding import value_distributions
 from autotune.store import Store, StudyRecord
 from tests.contracts.examples import HERE, SHAPE, config, finished, selection, trials
+from tests.patience import PATIENCE_S
+from tests.profiles import examples
 from tests.recordings import EXPAND
 
 # ------------------------------------------------------------------ measurements and selections
@@ -59,7 +61,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 @settings(
-    max_examples=25,
+    max_examples=examples(25),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
@@ -143,7 +145,7 @@ def test_readers_see_whole_batches_while_a_writer_writes(store, url):
         store.add(study, [finished(5 * batch + number) for number in range(5)])
     done.set()
     for thread in readers:
-        thread.join(timeout=60)
+        thread.join(PATIENCE_S)
     for counts in seen:
         assert counts[-1] == 100
         assert all(count % 5 == 0 for count in counts)
