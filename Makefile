@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv-dev
 BIN := $(VENV)/bin
 
-.PHONY: setup test lint gpu vllm docs
+NEWEST := .venv-newest
+
+.PHONY: setup test quick test-thorough newest lint gpu vllm docs
 
 setup: $(VENV)/ready
 
@@ -14,6 +16,25 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 test: setup
 	$(BIN)/pytest -n auto
+
+# What breaks most often, in under a minute and a half on two idle cores.
+quick: setup
+	$(BIN)/pytest -n auto -q -m "not slow and not browser and not postgres and not vllm"
+
+# More examples, other ones each time, and every size.
+test-thorough: setup
+	$(BIN)/pytest -n auto --hypothesis-profile=thorough
+
+# The stack that the newest vLLM installs, in an environment of its own (several GB).
+newest: $(NEWEST)/ready
+	$(NEWEST)/bin/pytest -n auto tests/launch tests/measure tests/contracts tests/search
+
+$(NEWEST)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(NEWEST)
+	grep -vE '^(torch|triton|numpy)==' constraints.txt > $(NEWEST)/constraints.txt
+	printf 'torch==2.14.0\ntriton==3.8.0\nnumpy==2.4.*\n' >> $(NEWEST)/constraints.txt
+	$(NEWEST)/bin/pip install --quiet --constraint $(NEWEST)/constraints.txt --editable '.[dev]'
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check .

@@ -21,8 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: A safety net only: the pages of these tests load within a second or two.
-TIMEOUT_S = 60.0
+from tests.patience import PATIENCE_S
 
 #: Seconds between two evaluations of the expression that a test waits for.
 _LOOK_EVERY_S = 0.1
@@ -144,10 +143,10 @@ class Browser:
         what: str,
         take: Callable[[dict[str, Any]], None] = lambda _message: None,
     ) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + PATIENCE_S
         while not is_done():
             left_s = deadline - time.monotonic()
-            assert left_s > 0, f"waited {TIMEOUT_S:g} s in vain until {what}"
+            assert left_s > 0, f"waited {PATIENCE_S:g} s in vain until {what}"
             for message in self._messages(left_s):
                 take(message)
                 if message.get("sessionId") in self._pages:
@@ -194,7 +193,7 @@ class Page:
 
     def wait_for(self, expression: str) -> Any:
         """The value of a JavaScript expression as soon as the value is truthy."""
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + PATIENCE_S
         while not (value := self.evaluate(expression)):
             assert time.monotonic() < deadline, f"never true: {expression}\n{self.text}"
             time.sleep(_LOOK_EVERY_S)

@@ -7,13 +7,18 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import hypothesis
 import pytest
 import torch
 
+from tests import profiles
 from tests.browser import Browser, chromium, chromium_program
+from tests.patience import be_patient
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler.protocol import Scheduling
 
 # Before any test imports a kernel: Triton decides how a function runs when it is defined.
 if not torch.cuda.is_available():
@@ -29,11 +34,7 @@ def postgres_programs() -> Path | None:
     return folders[-1].parent if folders else None
 
 
-# How long an example takes says nothing about the code here, only about the machine.
-hypothesis.settings.register_profile(
-    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("untimed")
+profiles.register()
 
 
 #: Per mark: is what it needs here, and what to say where it is not.
@@ -54,6 +55,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """How ``-n`` shares the tests out, unless ``--dist`` says another way."""
+    if config.getoption("dist") != "load":
+        return None
+    from tests.sharing import ByFixture
+
+    return ByFixture(config, log)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark, (is_here, what) in _NEEDS.items():
         if item.get_closest_marker(mark) and not is_here():
@@ -71,6 +82,14 @@ def absent(config: pytest.Config, mark: str, what: str) -> NoReturn:
     if mark in config.getoption("--require"):
         pytest.fail(f"{what}, and --require {mark} was given")
     pytest.skip(what)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient() -> Iterator[None]:
+    """A busy machine fails no test."""
+    with pytest.MonkeyPatch.context() as patch:
+        be_patient(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from autotune.plan.study import StudyPlan
 from autotune.search.events import Tuned
 from autotune.store import Store
 from tests.moe import moe_lines, moe_shape
+from tests.patience import PATIENCE_S
 from tests.recordings import BEST, EXPAND, SHRINK, write_recording
 from tests.search.cases import write_lines
 
@@ -67,7 +68,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
 

@@ -11,11 +11,10 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from tests.patience import PATIENCE_S
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-
-#: A limit for each cell, as a safety net only.
-TIMEOUT_S = 300
 
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
@@ -43,7 +42,7 @@ def test_a_notebook_runs_from_top_to_bottom_without_warnings(path):
     notebook = read(path)
     resources = {"metadata": {"path": str(FOLDER)}}
     NotebookClient(
-        notebook, kernel_name="python3", timeout=TIMEOUT_S, resources=resources
+        notebook, kernel_name="python3", timeout=int(PATIENCE_S), resources=resources
     ).execute()
 
     outputs = [output for cell in code(notebook) for output in cell.outputs]

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from autotune.choose.couple import couple, couple_layer
 from autotune.choose.selection import SAME, Ratio, Selection
@@ -124,7 +124,6 @@ def test_only_the_block_m_that_are_allowed_are_chosen_from():
     assert {one.config.block_m for one in coupled} == {128}
 
 
-@settings(deadline=None)
 @given(sets_of_studies(whole=False))
 def test_every_layer_ends_with_one_block_m_and_choosing_again_changes_nothing(selections):
     coupled = couple(selections)
@@ -135,7 +134,6 @@ def test_every_layer_ends_with_one_block_m_and_choosing_again_changes_nothing(se
     assert [one.shape for one in coupled] == [one.shape for one in selections]
 
 
-@settings(deadline=None)
 @given(sets_of_studies(whole=True))
 def test_a_whole_layer_is_never_slower_than_its_defaults(selections):
     for one in couple(selections):
@@ -144,7 +142,6 @@ def test_a_whole_layer_is_never_slower_than_its_defaults(selections):
         assert one.layer.ratio.value >= 0.999
 
 
-@settings(deadline=None)
 @given(sets_of_studies(whole=True))
 def test_the_order_of_the_studies_does_not_matter(selections):
     there = {one.shape: one for one in couple(selections)}

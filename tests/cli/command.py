@@ -1,9 +1,14 @@
-"""The installed command, run as a user runs it: in a process of its own, in an empty folder."""
+"""The command as a user types it, in an empty folder: called in this process, or in its own.
+
+A process of its own takes one or two seconds to import what a command needs. Only what has to do
+with processes needs one: signals, terminals, limits of the system and what is imported when.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import pty
 import signal
@@ -14,11 +19,12 @@ import termios
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
+
+from autotune.cli import console, main
+from tests.patience import PATIENCE_S
 
 AUTOTUNE = (sys.executable, "-m", "autotune")
-
-#: A safety net only: no command here takes more than seconds.
-TIMEOUT_S = 300
 
 
 def environment() -> dict[str, str]:
@@ -57,8 +63,26 @@ class Command:
 
     folder: Path
 
-    def __call__(self, *arguments: object, before: Callable[[], None] | None = None) -> Ended:
-        """Run it to its end.
+    def __call__(self, *arguments: object) -> Ended:
+        """Run it to its end, in this process."""
+        out, err = io.StringIO(), io.StringIO()
+        console.out.quiet = False  # as in a new process, whatever the last command was told
+        before = Path.cwd()
+        os.chdir(self.folder)
+        try:
+            with (
+                mock.patch.dict(os.environ, environment(), clear=True),
+                mock.patch.object(sys, "argv", ["autotune", *map(str, arguments)]),
+                contextlib.redirect_stdout(out),
+                contextlib.redirect_stderr(err),
+            ):
+                code = _exit_code_of(main)
+        finally:
+            os.chdir(before)
+        return Ended(code, out.getvalue(), err.getvalue())
+
+    def in_a_process(self, *arguments: object, before: Callable[[], None] | None = None) -> Ended:
+        """Run it to its end, in a process of its own.
 
         Args:
             arguments: What follows ``autotune``.
@@ -71,7 +95,7 @@ class Command:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=PATIENCE_S,
             check=False,
             preexec_fn=before,
         )
@@ -109,11 +133,20 @@ class Command:
             while some := os.read(ours, 65_536):
                 text += some
         os.close(ours)
-        return Ended(process.wait(TIMEOUT_S), text.decode(), "")
+        return Ended(process.wait(PATIENCE_S), text.decode(), "")
 
     def files(self, folder: str = "tuned") -> Mapping[str, bytes]:
         """The content of every file of a folder."""
         return {path.name: path.read_bytes() for path in sorted((self.folder / folder).iterdir())}
+
+
+def _exit_code_of(command: Callable[[], None]) -> int:
+    """What the process would end with."""
+    try:
+        command()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
 
 def _take_notice_of_ctrl_c() -> None:

@@ -59,7 +59,7 @@ def test_a_study_file_with(autotune, text, message):
 
 
 def test_a_study_file_that_is_not_there_is_named(autotune):
-    line = autotune("run", "study.toml").has_failed_in_one_line()
+    line = autotune.in_a_process("run", "study.toml").has_failed_in_one_line()
     assert "cannot read the study file study.toml: No such file or directory" in line
     assert list(autotune.folder.iterdir()) == []
 
@@ -102,7 +102,7 @@ def test_a_flag_with_a_bad_value_is_a_usage_error(autotune, flag, value, message
 
 
 def test_an_unknown_flag_is_a_usage_error(autotune):
-    assert "--nonsense" in autotune("run", "--nonsense").has_refused_its_usage()
+    assert "--nonsense" in autotune.in_a_process("run", "--nonsense").has_refused_its_usage()
 
 
 def test_kernels_contradict_a_replay(autotune, recording):
@@ -229,7 +229,7 @@ def test_a_full_disk_while_measuring_keeps_what_was_measured(autotune, recording
     assert autotune("run", "--replay", recording, "--trials", 5).code == 0
     size = (autotune.folder / "autotune.db").stat().st_size
     flags = ("run", "--replay", recording, "--trials", 150)
-    line = autotune(*flags, before=limit_files(size + 65_536)).has_failed_in_one_line()
+    line = autotune.in_a_process(*flags, before=limit_files(size + 65_536)).has_failed_in_one_line()
     assert "cannot use the database sqlite:///autotune.db" in line
     ended = autotune("run", "--replay", recording, "--trials", 6)
     assert ended.code == 0, ended.err
@@ -252,7 +252,8 @@ def test_a_full_disk_at_export_leaves_the_folder_as_it_was_and_loses_nothing(aut
     theirs.parent.mkdir()
     theirs.write_text(vllms_own(1_000))  # more than the limit, which must let SQLite work
     before = autotune.files()
-    line = autotune("export", "--merge", before=limit_files(65_536)).has_failed_in_one_line()
+    limit = limit_files(65_536)
+    line = autotune.in_a_process("export", "--merge", before=limit).has_failed_in_one_line()
     assert re.search(r"cannot write .*SHRINK\.json: File too large; .* `autotune export`", line)
     assert autotune.files() == before
     assert autotune("export", "--merge").code == 0

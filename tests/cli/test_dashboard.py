@@ -20,7 +20,8 @@ import pytest
 from autotune.errors import InputError
 from autotune.measure.replay import shipped_recording
 from autotune.search.dashboard.serve import serve_dashboard
-from tests.cli.command import TIMEOUT_S, Command
+from tests.cli.command import Command
+from tests.patience import PATIENCE_S
 from tests.store.old import write_old_database
 
 #: The quick-start's first shapes, on its own recording.
@@ -41,7 +42,8 @@ class Served:
 
     def ask(self, path: str) -> Any:
         """The answer of its API."""
-        with urllib.request.urlopen(self.url.replace("/dashboard", path), timeout=60) as answer:  # noqa: S310 - our own server
+        url = self.url.replace("/dashboard", path)
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:  # noqa: S310 - our server
             return json.load(answer)
 
 
@@ -56,7 +58,7 @@ def served(command: Command, *flags: object) -> Iterator[Served]:
         yield Served(line.split()[4], command, process)
     finally:
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=TIMEOUT_S)
+        _, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (0, "")
 
 

@@ -8,7 +8,8 @@ import signal
 import pytest
 
 from autotune.measure.replay import shipped_recording
-from tests.cli.command import TIMEOUT_S, Command
+from tests.cli.command import Command
+from tests.patience import PATIENCE_S
 
 #: A run on the shipped recording that takes long enough to be interrupted after its first shape.
 RUN = (
@@ -34,7 +35,7 @@ def stopped_after_the_first_shape(autotune: Command, number: signal.Signals) -> 
         if line.startswith("[1/"):
             break
     process.send_signal(number)
-    _, err = process.communicate(timeout=TIMEOUT_S)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert not (autotune.folder / "tuned").exists(), "it was done before the signal came"
     return process.returncode, err
 

@@ -315,7 +315,8 @@ def test_a_model_that_the_hub_refuses_is_one_line_with_the_hubs_reason(
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
         monkeypatch.setenv("HF_HOME", str(autotune.folder))
-        ended = autotune("shapes", "--model", model, "--max-loras", 2, "--rank", 16)
+        # huggingface_hub reads these when it is imported.
+        ended = autotune.in_a_process("shapes", "--model", model, "--max-loras", 2, "--rank", 16)
         hub.shutdown()
 
     line = ended.has_failed_in_one_line()

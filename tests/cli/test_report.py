@@ -7,7 +7,7 @@ from tests.report.examples import odd_database
 
 def test_a_run_s_database_becomes_a_page(autotune):
     odd_database(autotune.folder / "autotune.db")
-    ended = autotune("report")
+    ended = autotune.in_a_process("report")
     assert (ended.code, ended.out, ended.err) == (0, "Wrote report.html\n", "")
     page = (autotune.folder / "report.html").read_text(encoding="utf-8")
     assert "NVIDIA Test-GPU, builtin kernels" in page

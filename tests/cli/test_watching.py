@@ -33,7 +33,7 @@ def test_on_a_terminal_no_line_is_broken(autotune, recording, columns):
 
 
 def test_a_quiet_run_says_nothing_and_writes_its_files(autotune, recording):
-    ended = autotune("run", "-q", "--replay", recording, "--trials", 5)
+    ended = autotune.in_a_process("run", "-q", "--replay", recording, "--trials", 5)
     assert (ended.code, ended.out, ended.err) == (0, "", "")
     assert len(autotune.files()) == 3
 

@@ -17,6 +17,7 @@ from optuna.storages import RDBStorage
 from autotune.search import TrialMirror
 from autotune.store import Store
 from tests.conftest import postgres_programs
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(scope="session")
@@ -48,18 +49,19 @@ def postgres_server(tmp_path_factory) -> Iterator[str]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # pg_ctl's child would keep a pipe open
             stderr=subprocess.DEVNULL,
-            timeout=120,
+            timeout=PATIENCE_S,
             check=False,
         )
         assert result.returncode == 0, (program, log.read_text() if log.exists() else "")
 
     call("initdb", "-D", str(cluster), "-U", "postgres", "-A", "trust", "--no-sync")
+    wait_s = f"{PATIENCE_S:.0f}"
     options = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
-    call("pg_ctl", "-D", str(cluster), "-l", str(log), "-w", "-o", options, "start")
+    call("pg_ctl", "-D", str(cluster), "-l", str(log), "-w", "-t", wait_s, "-o", options, "start")
     try:
         yield f"postgresql+psycopg://postgres@127.0.0.1:{port}"
     finally:
-        call("pg_ctl", "-D", str(cluster), "-m", "immediate", "-w", "-t", "100", "stop")
+        call("pg_ctl", "-D", str(cluster), "-m", "immediate", "-w", "-t", wait_s, "stop")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])

@@ -16,6 +16,7 @@ from autotune.store import Overview, RunLog, Store, overview
 from autotune.store.overview import DONE, RUNNING, TO_DO
 from autotune.store.runs import SILENT_S
 from tests.contracts.examples import HERE, SHAPE, config, finished, selection
+from tests.patience import PATIENCE_S
 
 OTHER = replace(SHAPE, num_tokens=32)
 LAST = replace(SHAPE, num_tokens=64)
@@ -173,7 +174,7 @@ def test_a_database_is_looked_at_while_it_is_written(store, other_store):
         for batch in range(20):
             store.add(study_of(store, SHAPE), [finished(5 * batch + n) for n in range(5)])
         ended.set()
-        thread.join(timeout=60)
+        thread.join(PATIENCE_S)
     assert counts
     assert counts == sorted(counts)
     assert overview(other_store).trials == 100

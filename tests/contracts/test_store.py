@@ -23,6 +23,7 @@ from autotune.search.samplers.objective import CONSTRAINT
 from autotune.store import Store, StudyRecord
 from autotune.testing import StoreSuite
 from tests.contracts.examples import HERE, SHAPE, finished, trials
+from tests.profiles import examples
 from tests.recordings import EXPAND
 
 
@@ -49,7 +50,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 @settings(
-    max_examples=25,
+    max_examples=examples(25),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(

@@ -22,6 +22,7 @@ from autotune.launch.shape import KernelShape
 from tests.choose.test_couple import UNLIKE
 from tests.export.examples import H100, qkv_shrink, selection
 from tests.moe import layer_selections, moe_config, sets_of_studies
+from tests.profiles import examples
 
 W13_SHRINK, W13_EXPAND, W2_SHRINK, W2_EXPAND = MOE_OPS
 
@@ -62,7 +63,7 @@ def change_block_m(folder: Path, shape: KernelShape) -> None:
 # ------------------------------------------------------------------ any set of studies
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(sets_of_studies(whole=True))
 def test_every_folder_of_whole_layers_passes_the_check_and_each_entry_is_found(selections):
     with tempfile.TemporaryDirectory() as name:
@@ -76,7 +77,7 @@ def test_every_folder_of_whole_layers_passes_the_check_and_each_entry_is_found(s
         assert all(len(block_ms) == 1 for block_ms in taken.values())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(sets_of_studies(whole=True), st.data())
 def test_a_folder_with_one_block_m_changed_fails_the_check(selections, data):
     with tempfile.TemporaryDirectory() as name:
@@ -86,7 +87,7 @@ def test_a_folder_with_one_block_m_changed_fails_the_check(selections, data):
         assert "moe_block_m" in {finding.kind for finding in found if finding.is_error}
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(sets_of_studies(whole=False), min_size=1, max_size=3))
 def test_any_studies_in_any_number_of_exports_leave_a_folder_that_passes_or_are_refused(runs):
     with tempfile.TemporaryDirectory() as name:
@@ -100,7 +101,7 @@ def test_any_studies_in_any_number_of_exports_leave_a_folder_that_passes_or_are_
                 assert errors(check(Path(name))) == []
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 @given(sets_of_studies(whole=True))
 def test_neither_the_order_nor_a_second_export_changes_a_byte(selections):
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from autotune.choose.selection import Selection
 from autotune.errors import ExportError
@@ -79,7 +79,6 @@ def test_the_text_is_indented_in_the_order_of_the_integers_and_of_the_ops_parame
     assert list(look_up(json.loads(text), key_of((9, 3, 9, 16, 4096))).leaf) == list(EXPAND_CONFIG)
 
 
-@settings(deadline=None)
 @given(selection_lists())
 def test_whatever_is_exported_is_found_by_the_look_up(chosen):
     with tempfile.TemporaryDirectory() as name:
@@ -90,7 +89,6 @@ def test_whatever_is_exported_is_found_by_the_look_up(chosen):
             assert found == (one.config.as_dict(), one.shape.lookup_key)
 
 
-@settings(deadline=None)
 @given(selection_lists())
 def test_neither_the_order_nor_a_second_export_changes_a_byte(chosen):
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import SpaceError
@@ -214,7 +214,6 @@ FEW: dict[LoraOp, dict[str, list[int]]] = {
 }
 
 
-@settings(deadline=None)
 @given(shapes(), st.sampled_from([{}, {"num_stages": 1}]))
 def test_no_configuration_of_a_space_but_the_default_breaks_a_rule(shape, forced):
     everything = grid(shape, FEW[shape.op], forced=forced)
@@ -226,7 +225,6 @@ def test_no_configuration_of_a_space_but_the_default_breaks_a_rule(shape, forced
         assert one.block_m * one.block_n <= MOST_ACCUMULATORS * 32 * one.num_warps
 
 
-@settings(deadline=None)
 @given(shapes(), st.sampled_from([{}, {"num_stages": 1}]))
 def test_every_launch_is_in_a_space_once_and_every_alias_leads_to_it(shape, forced):
     everything = grid(shape, FEW[shape.op], forced=forced)

@@ -14,6 +14,7 @@ from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.search import TrialMirror
 from autotune.store import Store, store
+from tests.patience import PATIENCE_S
 from tests.recordings import ENVIRONMENT, SHRINK
 
 SHAPE = KernelShape.from_mapping(SHRINK)
@@ -154,6 +155,6 @@ def test_two_threads_keep_measurements_of_their_studies_at_once(tmp_path):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(PATIENCE_S)
     assert len({opened.study(name, SHAPE, HERE).id for name in names}) == len(names)
     opened.close()

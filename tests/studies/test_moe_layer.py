@@ -16,6 +16,7 @@ from autotune.errors import InputError
 from autotune.launch.op import MOE_OPS, LoraOp
 from autotune.plan.study import StudyPlan
 from tests.moe import DEFAULT, moe_table
+from tests.patience import PATIENCE_S
 
 STUDIES = Path(__file__).parents[2] / "studies"
 SCRIPT = STUDIES / "moe_layer.py"
@@ -138,7 +139,7 @@ def test_what_is_wrong_is_said_in_one_line(study, message, monkeypatch):
         [sys.executable, str(SCRIPT), "tuned", str(STUDIES / study), "--tokens", "1"],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert run.returncode == 1

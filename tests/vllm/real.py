@@ -14,10 +14,8 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from autotune.launch.op import LoraOp
+from tests.patience import PATIENCE_S
 from tests.vllm.releases import ROOT, releases_folder
-
-#: A safety net only: importing vLLM takes seconds, an answer less than a millisecond.
-_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +96,7 @@ class RealVllm:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.communicate(timeout=_TIMEOUT_S)
+        self._process.communicate(timeout=PATIENCE_S)
 
     def ask(self, questions: Iterable[Question], *, folder: Path | None, gpu: str) -> list[Answer]:
         """What vLLM answers.
@@ -127,7 +125,7 @@ class RealVllm:
 
     def _read(self) -> Any:
         assert self._process.stdout is not None
-        guard = threading.Timer(_TIMEOUT_S, self._process.kill)
+        guard = threading.Timer(PATIENCE_S, self._process.kill)
         guard.start()
         try:
             line = self._process.stdout.readline()

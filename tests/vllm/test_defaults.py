@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from autotune.measure.kernels.defaults import default_config
 from tests.export.examples import qkv_expand, qkv_shrink, shapes
+from tests.profiles import examples
 from tests.vllm.test_lookup import question_of
 
 pytestmark = pytest.mark.vllm
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.vllm
 token_counts = st.integers(1, 300) | st.integers(1, 100_000)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(shapes(), token_counts)
 @example(qkv_shrink(), 127)
 @example(qkv_shrink(), 128)

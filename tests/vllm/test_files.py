@@ -18,6 +18,7 @@ from autotune.launch.shape import KernelShape
 from autotune.plan.study import StudyPlan
 from tests.export.examples import H100
 from tests.moe import moe_selection, sets_of_studies
+from tests.profiles import examples
 from tests.vllm.real import Question, RealVllm
 from tests.vllm.releases import ROOT
 
@@ -54,7 +55,7 @@ def config(vllm: RealVllm, asked: Question, *, folder: Path | None, gpu: str) ->
 
 
 @pytest.mark.parametrize("op", LoraOp)
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(gpu=gpu_names, add_inputs=st.booleans())
 @example(gpu="NVIDIA A100-SXM4-80GB", add_inputs=True)
 @example(gpu="Quadro T1000/PCIe", add_inputs=False)
@@ -111,7 +112,7 @@ def moe_question(shape: KernelShape) -> Question:
     )
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(sets_of_studies(whole=True))
 def test_vllm_finds_every_exported_moe_entry_and_one_block_m_for_each_layer(vllm, selections):
     with tempfile.TemporaryDirectory() as name:

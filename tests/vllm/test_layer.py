@@ -23,6 +23,7 @@ from autotune.launch.shape import KernelShape
 from autotune.plan.study import StudyPlan
 from tests.export.examples import H100
 from tests.moe import moe_selection
+from tests.patience import PATIENCE_S
 from tests.vllm.conftest import need
 from tests.vllm.releases import NEWEST, ROOT
 
@@ -106,7 +107,7 @@ def found_by_vllm(release: Path, folder: Path, shapes: tuple[KernelShape, ...]) 
         env=clean,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert run.returncode == 0, run.stderr

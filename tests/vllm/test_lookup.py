@@ -17,6 +17,7 @@ from autotune.export import Found, VllmExporter, look_up, read_table
 from autotune.launch.op import LoraOp, key_of
 from autotune.launch.shape import KernelShape
 from tests.export.examples import H100, selection_lists
+from tests.profiles import examples
 from tests.vllm.real import Answer, Question, RealVllm
 from tests.vllm.tables import cases, keys_in
 
@@ -82,7 +83,7 @@ def assert_agrees(
 
 
 @pytest.mark.vllm
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(selection_lists())
 def test_vllm_finds_every_exported_configuration(vllm, chosen):
     with tempfile.TemporaryDirectory() as name:
@@ -93,7 +94,7 @@ def test_vllm_finds_every_exported_configuration(vllm, chosen):
 
 
 @pytest.mark.vllm
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(selection_lists(), st.data())
 def test_whatever_else_is_looked_up_in_an_export_both_find_the_same(vllm, chosen, data):
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +109,7 @@ def test_whatever_else_is_looked_up_in_an_export_both_find_the_same(vllm, chosen
 
 @pytest.mark.vllm
 @pytest.mark.parametrize("levels", [5, 6])
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 @given(st.data())
 def test_in_a_file_of_any_content_both_end_alike(vllm, levels, data):
     content, asked = data.draw(cases(levels))
@@ -119,7 +120,7 @@ def test_in_a_file_of_any_content_both_end_alike(vllm, levels, data):
             assert_agrees(vllm, Path(folder), name, json.loads(text), asked)
 
 
-@settings(max_examples=300, derandomize=True, database=None)
+@settings(max_examples=examples(300), derandomize=True, database=None)
 @given(cases(5) | cases(6))
 def test_the_keys_of_a_look_up_are_those_above_the_entry_that_it_finds(case):
     content, asked = case

@@ -22,6 +22,7 @@ from tests.measure.cuda.handlers import (
     HotDevice,
     never_made,
 )
+from tests.patience import PATIENCE_S
 from tests.recordings import EXPAND, SHRINK
 
 SHAPE = KernelShape.from_mapping(SHRINK)
@@ -36,9 +37,7 @@ def config(**changes: int) -> KernelConfig:
 def runner(tmp_path_factory) -> Iterator[CudaRunner]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        with CudaRunner(
-            "builtin", compile_workers=1, config_timeout_s=2.0, device_server=FakeDevice
-        ) as made:
+        with CudaRunner("builtin", compile_workers=1, device_server=FakeDevice) as made:
             yield made
 
 
@@ -46,13 +45,18 @@ def runner(tmp_path_factory) -> Iterator[CudaRunner]:
     ("num_warps", "outcome", "reason"),
     [
         (CRASHES, Outcome.WORKER_DIED, "exit code 139"),
-        (HANGS, Outcome.TIMED_OUT, "within 2 s"),
+        (HANGS, Outcome.TIMED_OUT, "within 1 s"),
         (LIES, Outcome.WRONG_RESULT, "relative error 1 exceeds"),
         (LOSES_CONTEXT, Outcome.LAUNCH_FAILED, "illegal memory access"),
     ],
 )
-def test_a_fault_costs_one_configuration_and_the_next_one_runs(runner, num_warps, outcome, reason):
-    faulty = runner.measure(SHAPE, [config(num_warps=num_warps)], never_stop)
+def test_a_fault_costs_one_configuration_and_the_next_one_runs(
+    runner, monkeypatch, num_warps, outcome, reason
+):
+    with monkeypatch.context() as patch:
+        if num_warps == HANGS:
+            patch.setattr(runner, "_timeout_s", 1.0)
+        faulty = runner.measure(SHAPE, [config(num_warps=num_warps)], never_stop)
     assert faulty.outcome is outcome
     assert reason in faulty.reason
     assert faulty.samples_us == ()
@@ -82,7 +86,9 @@ def test_the_space_has_the_default_and_keeps_to_the_device_s_limits(runner):
     assert rejection is not None
 
 
-def test_finalists_that_kill_the_process_are_left_out_of_a_comparison(runner):
+def test_finalists_that_kill_the_process_are_left_out_of_a_comparison(runner, monkeypatch):
+    # For the one that hangs; the others answer within a millisecond.
+    monkeypatch.setattr(runner, "_timeout_s", 5.0)
     good = [config(block_k=64), config(block_k=128)]
     bad = [config(num_warps=warps) for warps in (CRASHES, HANGS, LIES, LOSES_CONTEXT)]
     compared = runner.compare(SHAPE, [bad[0], good[0], *bad[1:], good[1]], lambda samples: True)
@@ -90,7 +96,8 @@ def test_finalists_that_kill_the_process_are_left_out_of_a_comparison(runner):
     assert len(compared.states) == 1
 
 
-def test_a_comparison_goes_on_until_it_is_enough_or_has_all_its_turns(runner):
+def test_a_comparison_goes_on_until_it_is_enough_or_has_all_its_turns(runner, monkeypatch):
+    monkeypatch.setattr(referee, "COMPARE_S", PATIENCE_S)
     configs = [config(block_k=64), config(block_k=128)]
     asked = []
 

@@ -10,9 +10,7 @@ import pytest
 from autotune.errors import InputError, KernelsUnusable, WorkerDied
 from autotune.measure.cuda.worker import Worker
 from tests.measure.cuda.handlers import never_made, obedient, unusable
-
-#: Far longer than any answer takes, so that a slow machine fails no test.
-PATIENCE_S = 60.0
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture

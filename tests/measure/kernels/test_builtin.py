@@ -32,6 +32,7 @@ from tests.measure.kernels.cases import (
     naive_changes,
     shrink_shape,
 )
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
 
@@ -252,7 +253,7 @@ def run_without_a_gpu(script: str, cache: Path) -> Any:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert run.returncode == 0, run.stderr

@@ -27,6 +27,7 @@ from tests.measure.kernels.cases import (
     moe_shape,
     naive_changes,
 )
+from tests.profiles import examples, some
 
 pytestmark = [
     interpreted,
@@ -34,13 +35,17 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),
 ]
 
-#: The interpreter runs one thread block at a time, about a millisecond each, and every expert of
-#: every adapter has some.
-EXAMPLES = 12
-
 BLOCKS = st.sampled_from([16, 32])
 
+#: The interpreter takes about a millisecond for a thread block, and every expert of every adapter
+#: has some. These are few, and still several along each size of the small layer.
+FEW_BLOCKS = {"block_n": 32, "block_k": 32}
+
 each_op = pytest.mark.parametrize("op", MOE_OPS, ids=lambda op: op.value)
+
+
+#: Still sorted, with several blocks: 10 pairs * 8 > 2 experts * 2 adapters.
+FEW_TOKENS = {"num_tokens": 5, "num_experts": 2}
 
 
 def inputs_of(
@@ -64,7 +69,7 @@ def check(inputs: Inputs, config: KernelConfig) -> Check:
     return check_result(lambda: provider.launch(inputs, config, 1), inputs, expected)
 
 
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=examples(12))
 @given(data=st.data())
 @each_op
 def test_any_sizes_are_right(op, data):
@@ -94,16 +99,17 @@ def test_any_sizes_are_right(op, data):
 
 
 @each_op
-@pytest.mark.parametrize("rank", [8, 16, 32, 64, 128, 256])
+# Less than a block, one block and several; the others are like one of these.
+@pytest.mark.parametrize("rank", some([8, 64, 256], [16, 32, 128]))
 def test_every_rank_is_right_sorted_and_naive(op, rank):
-    for sizes in ({}, naive_changes()):
+    for sizes in (FEW_TOKENS, naive_changes()):
         shape = moe_shape(op, rank=rank, **sizes)
         assert check(inputs_of(shape), make_config(op, block_k=64, block_n=64)).problem == ""
 
 
 @each_op
 def test_vllms_default_is_right_sorted_and_naive(op):
-    for sizes in ({}, naive_changes()):
+    for sizes in (FEW_TOKENS, naive_changes()):
         shape = moe_shape(op, rank=16, **sizes)
         assert check(inputs_of(shape), BuiltinProvider().default(shape)).problem == ""
 
@@ -116,35 +122,33 @@ def test_w13_may_be_one_slice(op):
 
 
 @each_op
-@pytest.mark.parametrize("block_m", [16, 32, 64])
-def test_one_set_of_inputs_serves_every_block_m(op, block_m):
+def test_one_set_of_inputs_serves_every_block_m(op):
     inputs = inputs_of(moe_shape(op))
-    assert check(inputs, make_config(op)).problem == ""
-
-    assert check(inputs, make_config(op, block_m=block_m)).problem == ""
+    for block_m in (64, 16, 32):
+        assert check(inputs, make_config(op, block_m=block_m, **FEW_BLOCKS)).problem == ""
 
 
 @each_op
 def test_experts_without_tokens_change_nothing(op):
-    shape = moe_shape(op, num_experts=16, routing="hit=2")
+    shape = moe_shape(op, num_experts=8, routing="hit=2")
 
-    assert check(inputs_of(shape), make_config(op)).problem == ""
+    assert check(inputs_of(shape), make_config(op, **FEW_BLOCKS)).problem == ""
 
 
 @each_op
 def test_one_expert_with_all_the_tokens_takes_several_blocks(op):
     shape = moe_shape(op, num_tokens=40, top_k=1, routing="hit=1", max_loras=1)
 
-    assert check(inputs_of(shape), make_config(op)).problem == ""
+    assert check(inputs_of(shape), make_config(op, **FEW_BLOCKS)).problem == ""
 
 
 @each_op
 @pytest.mark.parametrize("sizes", [{}, {"num_experts": 400}], ids=["sorted", "naive"])
 def test_rows_of_tokens_without_a_lora_stay_as_they_were(op, sizes):
-    mapping = [0, -1, 1, -1] * 6
+    shape, config = moe_shape(op, num_tokens=8, **sizes), make_config(op, **FEW_BLOCKS)
 
-    assert check(inputs_of(moe_shape(op, **sizes), mapping), make_config(op)).problem == ""
-    assert check(inputs_of(moe_shape(op, **sizes), [-1] * 24), make_config(op)).problem == ""
+    assert check(inputs_of(shape, [0, -1, 1, -1] * 2), config).problem == ""
+    assert check(inputs_of(shape, [-1] * 8), config).problem == ""
 
 
 @each_op
@@ -164,7 +168,7 @@ def test_an_adapter_without_weights_for_the_layer_is_left_out(op):
 @pytest.mark.parametrize("op", [LoraOp.W13_SHRINK, LoraOp.W2_SHRINK])
 @pytest.mark.parametrize("split_k", [2, 16])
 def test_shrink_adds_up_the_parts_of_a_split(op, split_k):
-    shape = moe_shape(op, hidden_size=300, intermediate_size=300, rank=16)
+    shape = moe_shape(op, hidden_size=300, intermediate_size=300, num_slices=1, **FEW_TOKENS)
 
     assert check(inputs_of(shape), make_config(op, split_k=split_k)).problem == ""
 
@@ -172,13 +176,14 @@ def test_shrink_adds_up_the_parts_of_a_split(op, split_k):
 @pytest.mark.parametrize("op", [LoraOp.W13_EXPAND, LoraOp.W2_EXPAND])
 def test_expand_is_never_split_whatever_the_configuration_says(op):
     assert BuiltinProvider().forced(moe_shape(op), H100) == {"split_k": 1}
-    assert check(inputs_of(moe_shape(op)), make_config(op, split_k=4)).problem == ""
+    config = make_config(op, split_k=4, **FEW_BLOCKS)
+    assert check(inputs_of(moe_shape(op)), config).problem == ""
 
 
 @pytest.mark.parametrize("group_size_m", [1, 3, 8])
 def test_every_tile_is_covered_whatever_the_grouping(group_size_m):
     shape = moe_shape(LoraOp.W2_EXPAND, num_tokens=50, max_loras=1)
-    config = make_config(LoraOp.W2_EXPAND, group_size_m=group_size_m)
+    config = make_config(LoraOp.W2_EXPAND, group_size_m=group_size_m, **FEW_BLOCKS)
 
     assert check(inputs_of(shape), config).problem == ""
 
@@ -195,7 +200,7 @@ def test_only_w2_expand_multiplies_by_the_routed_weights():
         ratio = 2 if op is LoraOp.W2_EXPAND else 1
 
         assert torch.allclose(reference(other, 0), reference(routed, 0) * ratio)
-        assert check(other, make_config(op)).problem == ""
+        assert check(other, make_config(op, **FEW_BLOCKS)).problem == ""
 
 
 def test_the_four_kernels_in_a_row_are_the_layers_lora():
@@ -236,7 +241,7 @@ SHARDED = {"fully_sharded": True, "shards": 2, "hidden_size": 72}
 def test_a_part_of_a_fully_sharded_layer_is_right(op):
     inputs = inputs_of(moe_shape(op, **SHARDED), mapping=[0, 1, -1, 1] * 6)
 
-    assert check(inputs, make_config(op)).problem == ""
+    assert check(inputs, make_config(op, **FEW_BLOCKS)).problem == ""
 
 
 def test_fully_sharded_kernels_have_the_sizes_that_vllm_allocates():
@@ -256,21 +261,21 @@ def test_fully_sharded_kernels_have_the_sizes_that_vllm_allocates():
 @each_op
 @pytest.mark.parametrize("elsewhere", [4, 60])
 def test_rows_of_experts_on_other_gpus_stay_as_they_were(op, elsewhere):
-    shape = moe_shape(op, global_experts=4 + elsewhere)
-    inputs = inputs_of(shape, mapping=[0, 1, -1, 1] * 6)
+    shape = moe_shape(op, num_tokens=12, global_experts=4 + elsewhere)
+    inputs = inputs_of(shape, mapping=[0, 1, -1, 1] * 3)
 
     assert inputs.moe is not None
     away = inputs.moe.routing.topk_ids.view(-1) >= 4
     assert away.any()
     assert not away.all()
     assert (inputs.row_loras[away] == -1).all()
-    assert check(inputs, make_config(op)).problem == ""
+    assert check(inputs, make_config(op, **FEW_BLOCKS)).problem == ""
 
 
 def test_a_gpu_may_have_fewer_experts_than_a_token_goes_to():
     shape = moe_shape(LoraOp.W13_SHRINK, num_experts=2, top_k=6, global_experts=16)
 
-    assert check(inputs_of(shape), make_config(shape.op)).problem == ""
+    assert check(inputs_of(shape), make_config(shape.op, **FEW_BLOCKS)).problem == ""
 
 
 # ------------------------------------------------------------------ the reference and the check
@@ -310,7 +315,7 @@ def test_a_wrong_launch_is_found(op, spoil):
 
     def launch() -> None:
         before = inputs.out.clone()
-        BuiltinProvider().launch(inputs, make_config(op), 0)
+        BuiltinProvider().launch(inputs, make_config(op, **FEW_BLOCKS), 0)
         if spoil == "another expert":
             inputs.out[..., 0, :] = inputs.out[..., 1, :]
         elif spoil == "another row":

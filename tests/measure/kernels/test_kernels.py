@@ -14,15 +14,13 @@ from autotune.measure.kernels.builtin import BuiltinProvider
 from autotune.measure.kernels.inputs import make_inputs
 from autotune.measure.kernels.reference import Check, check_result, expect
 from tests.measure.kernels.cases import expand_shape, interpreted, make_config, shrink_shape
+from tests.profiles import examples
 
 pytestmark = [
     interpreted,
     # Triton 3.6's interpreter turns arrays of one element into numbers: an error from NumPy 2.4 on.
     pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),
 ]
-
-#: The interpreter runs one thread block at a time, about a millisecond each.
-EXAMPLES = 60
 
 BLOCKS = st.sampled_from([16, 32])
 MAX_LORAS = 3
@@ -51,7 +49,7 @@ def check(
     return check_result(lambda: provider.launch(inputs, config, 1), inputs, expected)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     mapping=TOKEN_MAPPINGS,
     hidden_size=st.integers(1, 150),
@@ -85,7 +83,7 @@ def test_shrink_is_right_for_any_sizes(  # noqa: PLR0913, PLR0917 - one per stra
     assert check(shape, config, mapping, scaling).problem == ""
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     mapping=TOKEN_MAPPINGS,
     slice_sizes=st.lists(st.integers(1, 70), min_size=1, max_size=3),
