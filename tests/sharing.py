@@ -12,7 +12,7 @@ _RELEASE = re.compile(r"\[(?:.*-)?(\d+\.\d+\.\d+)(?:-.*)?\]$")
 _ONE_BY_ONE = ("measure/kernels/test_fused_moe.py", "measure/kernels/test_kernels.py")
 
 
-class ByFixture(LoadScopeScheduling):
+class ByFixture(LoadScopeScheduling):  # type: ignore[misc] # xdist ships no types
     """Keeps tests with an expensive fixture in common in one process, which makes it only once.
 
     The largest groups come first, so that what is left at the end is short.
