@@ -86,7 +86,7 @@ class Referee:
         return Comparison(samples_us={})
 
     def _prepare(self, shape: KernelShape, configs: Sequence[KernelConfig]) -> list[KernelConfig]:
-        """Make configurations ready in the device's process; those that run."""
+        """Make configurations ready in the device's process, and return those that run."""
         self._process.open(shape)
         ready = []
         for config in configs:
