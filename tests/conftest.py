@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import pytest
 import torch
@@ -15,10 +15,6 @@ import torch
 from tests import profiles
 from tests.browser import Browser, chromium, chromium_program
 from tests.patience import be_patient
-
-if TYPE_CHECKING:
-    from xdist.remote import Producer
-    from xdist.scheduler.protocol import Scheduling
 
 # Before any test imports a kernel: Triton decides how a function runs when it is defined.
 if not torch.cuda.is_available():
@@ -53,16 +49,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="MARK",
         help="fail, and do not skip, the tests of this mark where what they need is absent",
     )
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
-    """How ``-n`` shares the tests out, unless ``--dist`` says another way."""
-    if config.getoption("dist") != "load":
-        return None
-    from tests.sharing import ByFixture
-
-    return ByFixture(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
