@@ -111,7 +111,7 @@ class _MoeFiles:
             places = "; ".join(f"{block_m} of {place}" for block_m, place in sorted(found))
             raise ExportError(
                 f"the MoE layer {layer.label} lacks {names_of(_missing(selections))}, for which "
-                f"vLLM would take more than one block_m: got {places}; tune the four ops together"
+                f"vLLM would take more than one block_m: got {places}; tune all four ops together"
             )
         return places_of or DEFAULT_ONLY
 

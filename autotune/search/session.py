@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,7 @@ from autotune.plan.study import StudyPlan
 from autotune.search.dashboard.mirror import TrialMirror
 from autotune.search.events import Event, Opened, Planned, ShapeDone, Watch, unwatched, watched_by
 from autotune.search.samplers.known import experience, finished_earlier
-from autotune.search.samplers.transfer import Neighbour
+from autotune.search.samplers.transfer import Neighbour, in_order
 from autotune.search.tuner import ShapeTuner
 from autotune.store import RunLog, Store, facts
 
@@ -38,10 +39,12 @@ class Session:
         tell: The Watch of the run: passes every event to the database and to the caller's Watch.
         store: The run's database.
         earlier: Shapes that were searched before this run, to learn from.
+        spaces: The spaces of the plan's shapes, in the order in which they are searched.
     """
 
     store: Store
     earlier: list[Neighbour]
+    spaces: list[SearchSpace]
 
     def __init__(
         self,
@@ -66,10 +69,11 @@ class Session:
         self._finished: dict[KernelShape, Neighbour] = {}
 
     def __enter__(self) -> Self:
-        """Open the recording and the database.
+        """Open the recording and the database; the database only once every shape has its space.
 
         Raises:
-            AutotuneError: The recording or the database cannot be used.
+            AutotuneError: The recording or the database cannot be used, or a shape cannot be
+                measured.
         """
         plan = self.plan
         with ExitStack() as opened:
@@ -78,6 +82,7 @@ class Session:
                 writer = opened.enter_context(RecordingWriter(self._record, environment, ceilings))
                 self.runner = RecordingRunner(self.runner, writer)
             self.earlier = _earlier(plan, self.runner)
+            self.spaces = [self.space(shape) for shape in self._ordered()]
             self.store = opened.enter_context(closing(Store(plan.storage)))
             self._mirror = opened.enter_context(closing(TrialMirror(plan.storage)))
             self._keep_facts()
@@ -121,6 +126,13 @@ class Session:
         if self.transfers:
             neighbour = tuner.as_neighbour
             self._finished[neighbour.shape] = neighbour
+
+    def _ordered(self) -> Sequence[KernelShape]:
+        """The plan's shapes in the order in which they are searched."""
+        shapes = self.plan.shapes
+        if not self.transfers:
+            return shapes
+        return in_order(shapes, [each.shape for each in self.earlier])
 
     def _write_down(self, event: Event) -> None:
         """Write an event to the database, from which other processes see how far the run is."""

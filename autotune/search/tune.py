@@ -13,7 +13,6 @@ from autotune.launch.space import SearchSpace
 from autotune.search.budget import Budget
 from autotune.search.events import Looked, Planned, ShapeDone, Tuned
 from autotune.search.rounds import Searched, search_in_rounds
-from autotune.search.samplers.transfer import in_order
 from autotune.search.session import Session
 from autotune.store import facts
 from autotune.store.chosen import chosen_together
@@ -37,7 +36,7 @@ def tune(session: Session) -> Sequence[Tuned]:
         AutotuneError: A shape cannot be measured, the database cannot be used, or no ``block_m``
             works for all ops of a MoE layer. What was measured before is kept.
     """
-    spaces = [session.space(shape) for shape in _ordered(session)]
+    spaces = session.spaces
     tuned: dict[KernelShape, Tuned] = {}
 
     def search(space: SearchSpace, budget: Budget) -> Searched:
@@ -62,14 +61,6 @@ def tune(session: Session) -> Sequence[Tuned]:
     chosen = chosen_together(own, session.store, session.runner.environment)
     by_shape = {one.shape: one for one in chosen}
     return [replace(tuned[each], selection=by_shape.get(each)) for each in session.plan.shapes]
-
-
-def _ordered(session: Session) -> Sequence[KernelShape]:
-    """The plan's shapes in the order in which they are searched."""
-    shapes = session.plan.shapes
-    if not session.transfers:
-        return shapes
-    return in_order(shapes, [each.shape for each in session.earlier])
 
 
 def look_between(

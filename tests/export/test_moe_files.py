@@ -166,7 +166,7 @@ def test_an_op_that_cannot_take_the_block_m_of_those_that_stay_is_refused(tmp_pa
     with pytest.raises(
         ExportError,
         match=r"must share block_m 32 \(\S*W13_EXPAND.json at 8/\d/16/256/2048/\d+\) with its "
-        "other ops, .*w2_shrink with 64/128; tune the four",
+        "other ops, .*w2_shrink with 64/128; tune all four",
     ):
         export(tmp_path, layer_selections({W2_SHRINK: {128: 1.0}}, fused=fused))
     assert contents(tmp_path) == before
