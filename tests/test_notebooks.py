@@ -13,6 +13,8 @@ from nbformat import NotebookNode
 
 from tests.patience import PATIENCE_S
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 

@@ -24,6 +24,8 @@ from tests.cli.command import Command
 from tests.patience import PATIENCE_S
 from tests.store.old import write_old_database
 
+pytestmark = pytest.mark.slow
+
 #: The quick-start's first shapes, on its own recording.
 RUN = (
     *("run", "-q", "--replay", shipped_recording()),

@@ -11,6 +11,8 @@ from autotune.measure.replay import shipped_recording
 from tests.cli.command import Command
 from tests.patience import PATIENCE_S
 
+pytestmark = pytest.mark.slow
+
 #: A run on the shipped recording that takes long enough to be interrupted after its first shape.
 RUN = (
     *("run", "--replay", shipped_recording()),

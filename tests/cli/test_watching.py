@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 #: What moves the cursor, erases and colours.
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

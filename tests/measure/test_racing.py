@@ -24,6 +24,8 @@ from autotune.measure.racing import (
 from autotune.measure.recording import read_recording
 from autotune.measure.replay import shipped_recording
 
+pytestmark = pytest.mark.slow
+
 Latencies = npt.NDArray[np.float64]
 
 latencies_us = st.floats(1, 1e5)

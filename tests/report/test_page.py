@@ -20,6 +20,8 @@ from tests.moe import moe_table
 from tests.recordings import write_recording
 from tests.report.examples import HOSTILE, large_database, odd_database
 
+pytestmark = pytest.mark.slow
+
 
 class Content(HTMLParser):
     """The elements of a page: the text of each cell, and what scripts hold."""

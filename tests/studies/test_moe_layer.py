@@ -18,6 +18,8 @@ from autotune.plan.study import StudyPlan
 from tests.moe import DEFAULT, moe_table
 from tests.patience import PATIENCE_S
 
+pytestmark = pytest.mark.slow
+
 STUDIES = Path(__file__).parents[2] / "studies"
 SCRIPT = STUDIES / "moe_layer.py"
 

@@ -17,6 +17,8 @@ from tests.measure.kernels.cases import A100, H100
 from tests.patience import PATIENCE_S
 from tests.recordings import EXPAND, SHRINK
 
+pytestmark = pytest.mark.slow
+
 AXES = {
     "shrink": {"block_m": (16, 32), "block_n": (16,), "block_k": (64,), "split_k": (1, 8)}
     | {"num_warps": (4,), "num_stages": (2, 3)},

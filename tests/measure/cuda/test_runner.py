@@ -25,6 +25,8 @@ from tests.measure.cuda.handlers import (
 from tests.patience import PATIENCE_S
 from tests.recordings import EXPAND, SHRINK
 
+pytestmark = pytest.mark.slow
+
 SHAPE = KernelShape.from_mapping(SHRINK)
 
 

@@ -30,6 +30,7 @@ from tests.measure.kernels.cases import (
 from tests.profiles import examples, some
 
 pytestmark = [
+    pytest.mark.slow,
     interpreted,
     # Triton 3.6's interpreter turns arrays of one element into numbers: an error from NumPy 2.4 on.
     pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),

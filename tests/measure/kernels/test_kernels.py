@@ -17,6 +17,7 @@ from tests.measure.kernels.cases import expand_shape, interpreted, make_config, 
 from tests.profiles import examples
 
 pytestmark = [
+    pytest.mark.slow,
     interpreted,
     # Triton 3.6's interpreter turns arrays of one element into numbers: an error from NumPy 2.4 on.
     pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),

@@ -16,6 +16,8 @@ from autotune.search.contest.curves import Curve, _expected_random, by_sampler, 
 from autotune.search.contest.kernel_tuner import installed_peers
 from tests.recordings import SHRINK, write_recording
 
+pytestmark = pytest.mark.slow
+
 SHAPE = KernelShape.from_mapping(SHRINK)
 
 
