@@ -90,7 +90,7 @@ def test_the_space_has_the_default_and_keeps_to_the_device_s_limits(runner):
 
 def test_finalists_that_kill_the_process_are_left_out_of_a_comparison(runner, monkeypatch):
     # For the one that hangs; the others answer within a millisecond.
-    monkeypatch.setattr(runner, "_timeout_s", 5.0)
+    monkeypatch.setattr(runner._referee, "_timeout_s", 5.0)
     good = [config(block_k=64), config(block_k=128)]
     bad = [config(num_warps=warps) for warps in (CRASHES, HANGS, LIES, LOSES_CONTEXT)]
     compared = runner.compare(SHAPE, [bad[0], good[0], *bad[1:], good[1]], lambda samples: True)
