@@ -19,7 +19,7 @@ test: setup
 
 # What breaks most often, in under a minute and a half on two idle cores.
 quick: setup
-	$(BIN)/pytest -n auto -q -m "not slow and not browser and not postgres and not vllm"
+	$(BIN)/pytest -n auto -q -m "not slow and not gpu and not browser and not postgres and not vllm"
 
 # More examples, other ones each time, and every size.
 test-thorough: setup

@@ -51,6 +51,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first what shares a costly process.
+
+    Without this, processes of pytest-xdist would steal these tests from each other at the end, and
+    each would start every vLLM.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark, (is_here, what) in _NEEDS.items():
         if item.get_closest_marker(mark) and not is_here():

@@ -119,6 +119,7 @@ def example(page: str) -> str:
     return str(code)
 
 
+@pytest.mark.slow
 def test_the_readmes_example_runs_as_a_script_without_any_extra(tmp_path):
     (tmp_path / "script.py").write_text(example("README.md"))
     without_pandas = "import runpy, sys; sys.modules['pandas'] = None; "
@@ -133,6 +134,7 @@ def test_the_readmes_example_runs_as_a_script_without_any_extra(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_the_example_with_dataframes_runs_as_a_script(tmp_path):
     (tmp_path / "script.py").write_text(example("docs/python.md"))
     ended = python("import runpy; runpy.run_path('script.py', run_name='__main__')")
@@ -146,6 +148,7 @@ def test_the_example_with_dataframes_runs_as_a_script(tmp_path):
 # ------------------------------------------------------------------ tuning
 
 
+@pytest.mark.slow
 def test_tuning_writes_the_files_that_the_command_writes(recording, study):
     flags = ["run", str(study), "--replay", str(recording), "--storage", "sqlite:///command.db"]
     ran = CliRunner().invoke(app, [*flags, "--output", "command"])
@@ -158,6 +161,7 @@ def test_tuning_writes_the_files_that_the_command_writes(recording, study):
         assert path.read_bytes() == Path("command", path.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_study_file_or_a_plan_is_tuned_on_what_was_recorded(recording, study):
     results = autotune.tune(str(study), replay=str(recording))
     (one,) = results.shapes
@@ -169,6 +173,7 @@ def test_a_study_file_or_a_plan_is_tuned_on_what_was_recorded(recording, study):
     assert len(more.measurements) == 25
 
 
+@pytest.mark.slow
 def test_without_a_plan_all_that_was_recorded_is_tuned(recording):
     results = autotune.tune(replay=recording)
     assert [one.shape.op.value for one in results.shapes] == ["shrink", "expand"]
@@ -178,6 +183,7 @@ def test_without_a_plan_all_that_was_recorded_is_tuned(recording):
     )
 
 
+@pytest.mark.slow
 def test_progress_is_called_for_every_shape(recording):
     told: list[tuple[Tuned, int, int]] = []
     plan = plan_of(recording)
@@ -196,12 +202,14 @@ def test_what_is_tuned_can_be_recorded_and_loaded_again(recording, study, tmp_pa
     assert again.selection.config == one.selection.config
 
 
+@pytest.mark.slow
 def test_of_a_database_with_other_shapes_only_the_plans_come_back(recording, study):
     autotune.tune(plan_of(recording), replay=recording)
     assert len(autotune.tune(study, replay=recording).shapes) == 1
     assert len(autotune.load().shapes) == 2
 
 
+@pytest.mark.slow
 def test_a_moe_layer_is_coupled_and_its_other_ops_come_back_from_earlier_runs(tmp_path):
     shapes = [moe_shape(op).as_dict() for op in MOE_OPS]
     path = write_lines(tmp_path / "r.jsonl.gz", [line for one in shapes for line in moe_lines(one)])
@@ -235,6 +243,7 @@ def test_bad_input_is_refused_before_anything_is_measured(recording, study):
 # ------------------------------------------------------------------ loading, exporting, checking
 
 
+@pytest.mark.slow
 def test_a_database_is_loaded_as_it_was_tuned(recording):
     results = autotune.tune(plan_of(recording), replay=recording)
     loaded = autotune.load("sqlite:///autotune.db")

@@ -160,6 +160,7 @@ def test_a_report_takes_only_figures_from_the_search():
     assert taken <= allowed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", MAY_IMPORT)
 def test_a_library_is_imported_only_where_it_belongs(library):
     importers = {

@@ -134,6 +134,7 @@ def test_every_layer_ends_with_one_block_m_and_choosing_again_changes_nothing(se
     assert [one.shape for one in coupled] == [one.shape for one in selections]
 
 
+@pytest.mark.slow
 @given(sets_of_studies(whole=True))
 def test_a_whole_layer_is_never_slower_than_its_defaults(selections):
     for one in couple(selections):
@@ -142,6 +143,7 @@ def test_a_whole_layer_is_never_slower_than_its_defaults(selections):
         assert one.layer.ratio.value >= 0.999
 
 
+@pytest.mark.slow
 @given(sets_of_studies(whole=True))
 def test_the_order_of_the_studies_does_not_matter(selections):
     there = {one.shape: one for one in couple(selections)}

@@ -113,6 +113,7 @@ def test_the_whole_space_is_searched_where_the_budget_allows(runner):
     assert set(runner.measured) == set(runner.space(shape, {}).configs)
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_alike(recording):
     shape = moe_shape(LoraOp.W2_EXPAND)
     whole = CountingRunner(recording)

@@ -197,6 +197,7 @@ def test_a_storage_that_is_no_url_is_refused_with_an_example(autotune, recording
     assert "give one like sqlite:///autotune.db" in ended.has_failed_in_one_line()
 
 
+@pytest.mark.slow
 def test_measurements_of_another_environment_are_refused(autotune, recording, tmp_path):
     autotune("run", "--replay", recording, "--trials", 3)
     newer = write_recording(tmp_path / "newer.jsonl.gz", driver="590")
@@ -225,6 +226,7 @@ def limit_files(size: int):
     return limit
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_measuring_keeps_what_was_measured(autotune, recording):
     assert autotune("run", "--replay", recording, "--trials", 5).code == 0
     size = (autotune.folder / "autotune.db").stat().st_size
@@ -246,6 +248,7 @@ def vllms_own(entries: int) -> str:
     return json.dumps({"5": {"1": by_tokens}})
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_export_leaves_the_folder_as_it_was_and_loses_nothing(autotune, recording):
     assert autotune("run", "--replay", recording, "--trials", 5, "--output", "first").code == 0
     theirs = autotune.folder / "tuned" / "NVIDIA_Test_GPU_SHRINK.json"
@@ -259,6 +262,7 @@ def test_a_full_disk_at_export_leaves_the_folder_as_it_was_and_loses_nothing(aut
     assert autotune("export", "--merge").code == 0
 
 
+@pytest.mark.slow
 def test_an_export_folder_with_files_of_somebody_else_is_refused_and_then_merged(
     autotune, recording
 ):
@@ -278,6 +282,7 @@ def test_an_export_folder_with_files_of_somebody_else_is_refused_and_then_merged
     assert set(table) == {"5", "9"}
 
 
+@pytest.mark.slow
 def test_an_output_that_is_a_file_is_refused_and_nothing_measured_is_lost(autotune, recording):
     (autotune.folder / "tuned").write_text("mine")
     line = autotune("run", "--replay", recording, "--trials", 5).has_failed_in_one_line()

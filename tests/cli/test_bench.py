@@ -50,6 +50,7 @@ def on_a_fake_device(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_for_every_shape_and_a_line_of_counts(on_a_fake_device):
     ended = on_a_fake_device(block_k=32)
     assert ended.exit_code == 0, ended.output
@@ -64,6 +65,7 @@ def test_the_table_has_a_row_for_every_shape_and_a_line_of_counts(on_a_fake_devi
     assert "[3/3] shrink" in ended.stderr
 
 
+@pytest.mark.slow
 def test_an_entry_that_is_slower_than_the_default_ends_with_exit_code_3(on_a_fake_device):
     ended = on_a_fake_device("--tokens", "16", "--json", block_k=128)
     assert ended.exit_code == 3, ended.output

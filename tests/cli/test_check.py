@@ -81,6 +81,7 @@ def the_error(ended: Ended) -> str:
 # ------------------------------------------------------------------ what is right
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_right_passes_and_every_shape_is_found(check):
     ended = check()
     assert (ended.code, ended.err, errors(ended)) == (0, "", [])
@@ -269,6 +270,7 @@ def test_a_key_found_only_by_nearness_is_told_with_how_far(check):
     assert "m 16 in place of 128 (112 off)" in ended.out
 
 
+@pytest.mark.slow
 def test_sizes_that_match_no_layer_are_told(check):
     ended = check("--replay", RECORDING, "--rank", 64)
     assert ended.code == 0
@@ -306,6 +308,7 @@ def test_run_and_export_end_with_a_check_of_what_they_wrote(autotune, tmp_path, 
     assert "warning: " not in ended.out
 
 
+@pytest.mark.slow
 def test_an_error_in_the_folder_that_was_written_is_a_failed_check(autotune, tmp_path):
     recording = write_recording(tmp_path / "small.jsonl.gz")
     assert autotune("run", "--replay", recording, "--trials", 5).code == 0

@@ -32,6 +32,7 @@ def options_of(name: str):
 # ------------------------------------------------------------------ run
 
 
+@pytest.mark.slow
 def test_a_replay_writes_the_files_that_vllm_loads_and_says_where(autotune, recording):
     ended = autotune.in_a_process("run", "--replay", recording, "--trials", 60)
     assert ended.code == 0, ended.err
@@ -43,6 +44,7 @@ def test_a_replay_writes_the_files_that_vllm_loads_and_says_where(autotune, reco
     assert (autotune.folder / "autotune.db").exists()
 
 
+@pytest.mark.slow
 def test_the_table_at_the_end_has_a_row_for_every_shape(autotune, recording):
     ended = autotune("run", "--replay", recording, "--trials", 12)
     table = ended.out.split("\n\n")[1].splitlines()
@@ -60,6 +62,7 @@ def test_what_is_tuned_and_where_it_goes_can_be_chosen_by_flags(autotune, record
     assert sorted(path.name for path in autotune.folder.iterdir()) == ["own", "own.db"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_bytes(autotune, recording):
     # In two processes: Python orders sets of strings differently in each.
     for output, call in {"first": autotune, "second": autotune.in_a_process}.items():
@@ -70,6 +73,7 @@ def test_the_same_seed_makes_the_same_bytes(autotune, recording):
     assert autotune.files("first") == autotune.files("second")
 
 
+@pytest.mark.slow
 def test_the_same_command_again_measures_nothing_and_changes_nothing(autotune, recording):
     first = autotune("run", "--replay", recording, "--trials", 15)
     files = autotune.files()
@@ -78,6 +82,7 @@ def test_the_same_command_again_measures_nothing_and_changes_nothing(autotune, r
     assert autotune.files() == files
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_from_the_earlier_ones(autotune, recording):
     autotune("run", "--replay", recording, "--trials", 15)
     ended = autotune("run", "--replay", recording, "--trials", 30)
@@ -87,6 +92,7 @@ def test_more_trials_go_on_from_the_earlier_ones(autotune, recording):
     assert entry["trials"] == 30
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(HAS_GPU, reason="a CUDA device is here: run would measure on it")
 def test_without_a_gpu_run_says_so_and_replays_the_shipped_recording(autotune):
     ended = autotune("run", "--trials", 5, "--tokens", 1)
@@ -103,6 +109,7 @@ def test_without_a_gpu_run_says_so_and_replays_the_shipped_recording(autotune):
 # ------------------------------------------------------------------ export and shapes
 
 
+@pytest.mark.slow
 def test_export_writes_the_files_of_a_run_again(autotune, recording):
     autotune("run", "--replay", recording, "--trials", 15)
     ended = autotune("export", "--output", "again")

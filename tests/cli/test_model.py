@@ -210,6 +210,7 @@ def test_auto_adds_rows_between_the_tuned_ones_and_says_what_that_is_worth(refin
     assert of_file["3/1/24/256/16"]["latency_us"] < of_file["3/1/24/256/16"]["default_latency_us"]
 
 
+@pytest.mark.slow
 def test_the_same_command_again_adds_the_same_rows(refined):
     autotune, first = refined
     files = autotune.files()
@@ -222,6 +223,7 @@ def test_the_same_command_again_adds_the_same_rows(refined):
     assert autotune.files("again") == files
 
 
+@pytest.mark.slow
 def test_rows_are_merged_on_request(refined):
     autotune, _ = refined
 
@@ -304,6 +306,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         """Say nothing among the results of tests."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "reason"),
     [("no/model", "Repository Not Found for url"), ("gated/model", "Cannot access gated repo")],

@@ -25,6 +25,7 @@ def recording(tmp_path) -> Path:
     return recorded(tmp_path / "moe.jsonl.gz")
 
 
+@pytest.mark.slow
 def test_a_run_tells_the_layers_choice_and_writes_four_files_that_agree(autotune, recording):
     ended = autotune("run", "--replay", recording, "--trials", 60)
 
@@ -39,6 +40,7 @@ def test_a_run_tells_the_layers_choice_and_writes_four_files_that_agree(autotune
     assert checked.code == 0, checked.out
 
 
+@pytest.mark.slow
 def test_an_export_from_the_database_chooses_the_same(autotune, recording):
     for op in MOE_OPS:
         ended = autotune("run", "--replay", recording, "--trials", 60, "--op", op.value)
@@ -51,6 +53,7 @@ def test_an_export_from_the_database_chooses_the_same(autotune, recording):
     assert table["8"]["1"]["16"]["256"]["2048"]["768"]["block_m"] == 32
 
 
+@pytest.mark.slow
 def test_one_block_m_that_is_changed_fails_the_check(autotune, recording):
     autotune("run", "--replay", recording, "--trials", 40)
     path = autotune.folder / "tuned" / f"{GPU}_FUSED_MOE_LORA_W2_EXPAND.json"
@@ -76,6 +79,7 @@ def test_a_run_says_which_ops_of_a_layer_are_missing(autotune, recording):
     assert "Not among the shapes: w13_shrink, w13_expand, w2_expand of a MoE layer" in ended.out
 
 
+@pytest.mark.slow
 def test_an_op_that_cannot_agree_with_the_folder_is_refused_in_one_line(autotune, tmp_path):
     whole = recorded(tmp_path / "whole.jsonl.gz")
     autotune("run", "--replay", whole, "--trials", 60)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.report.examples import odd_database
 
 
+@pytest.mark.slow
 def test_a_run_s_database_becomes_a_page(autotune):
     odd_database(autotune.folder / "autotune.db")
     ended = autotune.in_a_process("report")

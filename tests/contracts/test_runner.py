@@ -26,7 +26,9 @@ AXES = {
 }
 
 
-@pytest.fixture(params=["replay", "recording", "cuda", "landscape"])
+@pytest.fixture(
+    params=["replay", "recording", pytest.param("cuda", marks=pytest.mark.slow), "landscape"]
+)
 def runner(request, tmp_path, monkeypatch) -> Iterator[Runner]:
     replay = ReplayRunner([write_recording(tmp_path / "r.jsonl.gz")])
     if request.param == "replay":

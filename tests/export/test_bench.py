@@ -304,6 +304,7 @@ def test_a_device_says_what_it_reaches(cuda):
     assert cuda.ceilings() == CEILINGS
 
 
+@pytest.mark.slow
 def test_counts_between_the_plan_s_are_benched_with_the_nearest_key_s_entry(cuda, plan, tmp_path):
     one, sixteen = plan.shapes
     faster, slower = FAKE_DEFAULT | {"block_k": 32}, FAKE_DEFAULT | {"block_k": 128}
@@ -324,6 +325,7 @@ def test_counts_between_the_plan_s_are_benched_with_the_nearest_key_s_entry(cuda
     assert verdict_counts(rows) == "2 faster, 0 same, 1 slower"
 
 
+@pytest.mark.slow
 def test_only_the_counts_that_were_given_are_benched(cuda, plan, tmp_path):
     folder = exported(tmp_path / "f", cuda, (plan.shapes[0], FAKE_DEFAULT))
     rows = bench(plan, cuda, folder, ceilings=CEILINGS, tokens_given=True)

@@ -63,6 +63,7 @@ def change_block_m(folder: Path, shape: KernelShape) -> None:
 # ------------------------------------------------------------------ any set of studies
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(60))
 @given(sets_of_studies(whole=True))
 def test_every_folder_of_whole_layers_passes_the_check_and_each_entry_is_found(selections):
@@ -77,6 +78,7 @@ def test_every_folder_of_whole_layers_passes_the_check_and_each_entry_is_found(s
         assert all(len(block_ms) == 1 for block_ms in taken.values())
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(60))
 @given(sets_of_studies(whole=True), st.data())
 def test_a_folder_with_one_block_m_changed_fails_the_check(selections, data):
@@ -87,6 +89,7 @@ def test_a_folder_with_one_block_m_changed_fails_the_check(selections, data):
         assert "moe_block_m" in {finding.kind for finding in found if finding.is_error}
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(100))
 @given(st.lists(sets_of_studies(whole=False), min_size=1, max_size=3))
 def test_any_studies_in_any_number_of_exports_leave_a_folder_that_passes_or_are_refused(runs):
@@ -101,6 +104,7 @@ def test_any_studies_in_any_number_of_exports_leave_a_folder_that_passes_or_are_
                 assert errors(check(Path(name))) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(30))
 @given(sets_of_studies(whole=True))
 def test_neither_the_order_nor_a_second_export_changes_a_byte(selections):

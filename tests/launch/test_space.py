@@ -252,6 +252,7 @@ def test_group_size_m_changes_nothing_with_one_column_of_tiles():
     assert {one.group_size_m for one in found.configs} == {8}
 
 
+@pytest.mark.slow
 def test_group_size_m_changes_nothing_beyond_the_rows_of_tiles():
     found = space(qkv_shrink(num_tokens=64, rank=64))
     groups = {one.group_size_m for one in found.configs if (one.block_m, one.block_n) == (16, 16)}

@@ -24,6 +24,7 @@ from tests.search.cases import tune
 from tests.search.test_tune import Told, plan_of
 
 
+@pytest.mark.slow
 def test_a_run_s_database_gives_every_shape_with_its_choice(tmp_path):
     runner = replay_runner([write_recording(tmp_path / "r.jsonl.gz")])
     plan = plan_of(runner, trials=40, storage=f"sqlite:///{tmp_path}/own.db")
@@ -43,6 +44,7 @@ def test_a_run_s_database_gives_every_shape_with_its_choice(tmp_path):
     assert begun < ended <= found.written_at
 
 
+@pytest.mark.slow
 def test_losses_between_rows_are_in_the_report(tmp_path):
     table = {"op": "shrink", "hidden_size": 4096, "rank": 16, "num_slices": 3, "max_loras": 8}
     counts = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)

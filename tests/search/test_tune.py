@@ -61,6 +61,7 @@ def plan_of(runner: ReplayRunner, **options: object) -> StudyPlan:
     return replace(StudyPlan.of_shapes(runner.shapes), **(exact | options))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_every_shape_ends_with_its_selection_in_the_database(runner):
     plan = plan_of(runner, trials=60)
     told = Told()
@@ -100,6 +101,7 @@ def test_a_watch_gets_the_plan_every_trial_and_every_shape(runner):
         assert after.best_us <= before.best_us
 
 
+@pytest.mark.slow
 def test_a_watch_of_a_run_that_goes_on_gets_what_was_measured_before(runner):
     tune(plan_of(runner, trials=7), runner)
     told = Told()
@@ -144,6 +146,7 @@ def facts_of(url: str) -> tuple[dict[str, int], list[Ceilings]]:
         return dict(uses), list(facts.ceilings(store).values())
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_names_of_the_layers_and_what_the_device_reaches(tmp_path):
     runner = CeilingsRunner(write_recording(tmp_path / "r.jsonl.gz"))
     named = [
@@ -156,6 +159,7 @@ def test_a_run_keeps_the_names_of_the_layers_and_what_the_device_reaches(tmp_pat
     assert runner.asked == 1
 
 
+@pytest.mark.slow
 def test_a_device_whose_limits_cannot_be_measured_is_tuned_all_the_same(tmp_path):
     runner = CeilingsRunner(write_recording(tmp_path / "r.jsonl.gz"))
     runner.answer = WorkerDied("CUDA out of memory")
@@ -164,6 +168,7 @@ def test_a_device_whose_limits_cannot_be_measured_is_tuned_all_the_same(tmp_path
     assert facts_of(plan.storage)[1] == []
 
 
+@pytest.mark.slow
 def test_a_recording_of_a_run_holds_the_limits_of_its_device(tmp_path):
     runner = CeilingsRunner(write_recording(tmp_path / "r.jsonl.gz"))
     tune(plan_of(runner, trials=5), runner, Told(), record=tmp_path / "own.jsonl.gz")
@@ -171,6 +176,7 @@ def test_a_recording_of_a_run_holds_the_limits_of_its_device(tmp_path):
     assert ReplayRunner([tmp_path / "r.jsonl.gz"]).ceilings() is None
 
 
+@pytest.mark.slow
 def test_a_spent_time_budget_still_chooses_for_every_shape(runner):
     told = Told()
     tuned = tune(plan_of(runner, time_budget_s=0), runner, told)
@@ -179,6 +185,7 @@ def test_a_spent_time_budget_still_chooses_for_every_shape(runner):
     assert len(told.done) == 2
 
 
+@pytest.mark.slow
 def test_what_a_shape_takes_beyond_its_time_is_not_taken_from_the_last(tmp_path, monkeypatch):
     now = [1000.0]
 
@@ -202,6 +209,7 @@ def test_what_a_shape_takes_beyond_its_time_is_not_taken_from_the_last(tmp_path,
     assert now[0] <= 1048.0
 
 
+@pytest.mark.slow
 def test_the_time_budget_is_shared_among_the_shapes(tmp_path, monkeypatch):
     now = [1000.0]
 
@@ -216,6 +224,7 @@ def test_the_time_budget_is_shared_among_the_shapes(tmp_path, monkeypatch):
     assert (first.trials, second.trials) == (10, 10)
 
 
+@pytest.mark.slow
 def test_time_that_a_shape_does_not_need_goes_to_those_after_it(tmp_path, monkeypatch):
     now = [1000.0]
 
@@ -231,6 +240,7 @@ def test_time_that_a_shape_does_not_need_goes_to_those_after_it(tmp_path, monkey
     assert (first.trials, second.trials) == (4, 16)
 
 
+@pytest.mark.slow
 def test_an_interruption_keeps_the_shapes_that_are_done_and_the_next_run_finishes(runner, tmp_path):
     plan = plan_of(runner, trials=20)
     runner.interrupted_after = 30
@@ -271,6 +281,7 @@ def block_ms(tuned: Sequence[Tuned]) -> list[int]:
     return [result.selection.config.block_m for result in tuned if result.selection]
 
 
+@pytest.mark.slow
 def test_a_moe_layer_ends_with_the_block_m_of_its_smallest_sum(tmp_path):
     runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz"))
     plan, told = plan_of(runner, trials=100), Told()
@@ -290,6 +301,7 @@ def test_a_moe_layer_ends_with_the_block_m_of_its_smallest_sum(tmp_path):
     assert len(runner.compared) == 4
 
 
+@pytest.mark.slow
 def test_ops_tuned_one_by_one_are_chosen_for_together_from_the_database(tmp_path):
     runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz"))
     # A sampler that learns nothing from the layer's other ops: they are there in one run only.
@@ -307,6 +319,7 @@ def test_ops_tuned_one_by_one_are_chosen_for_together_from_the_database(tmp_path
     assert {s.shape: s for s in exported} == {r.shape: r.selection for r in whole}
 
 
+@pytest.mark.slow
 def test_what_the_database_keeps_is_each_ops_own_choice_and_its_evidence(tmp_path):
     runner = CountingRunner(moe_recording(tmp_path / "r.jsonl.gz"))
     plan = plan_of(runner, trials=60)
@@ -392,6 +405,7 @@ def test_dense_shapes_need_no_remarks(runner):
     assert notes(runner.shapes, runner.environment) == []
 
 
+@pytest.mark.slow
 def test_a_row_that_neither_neighbour_fills_gets_a_short_search_which_is_kept(tmp_path):
     def samples_us(num_tokens: int, num_warps: int) -> list[float]:
         # Two warps are best on both sides, and eight between them; vLLM's default are four.

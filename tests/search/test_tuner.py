@@ -148,6 +148,7 @@ def test_a_failed_configuration_is_a_pruned_trial_with_its_outcome_and_reason(ru
     assert trial.intermediate_values == {}
 
 
+@pytest.mark.slow
 def test_a_slow_configuration_is_pruned_after_one_round_and_is_still_feasible(runner):
     tuned(runner, DATABASE, 60)
     slow = [t for t in stored_trials(runner) if t.user_attrs["outcome"] == "too_slow"]
@@ -166,6 +167,7 @@ def test_a_finished_trial_has_the_median_of_its_samples_as_its_value(runner):
     assert [t.value for t in complete] == [m.latency_us for m in measured]
 
 
+@pytest.mark.slow
 def test_the_default_is_timed_in_full_however_slow_it_is(runner):
     tuned(runner, DATABASE, 30)
     assert stored_trials(runner)[0].state is TrialState.COMPLETE
@@ -201,6 +203,7 @@ def test_an_interrupted_search_goes_on_where_it_stopped_and_ends_alike(recording
     assert second.compared == whole.compared
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_alike_after_trials_that_were_pruned_in_different_rounds(tmp_path):
     # TPE ranks pruned trials by the step that they reached: it must be the same when read back.
     table = lines(SHRINK)
@@ -276,6 +279,7 @@ def test_trials_that_a_kill_lost_are_made_up_for_from_the_measurements(runner):
     assert stored_trials(runner) == whole
 
 
+@pytest.mark.slow
 def test_a_search_whose_database_is_locked_ends_with_what_is_wrong(recording, monkeypatch):
     monkeypatch.setattr(store_module, "_LOCK_TIMEOUT_S", 0)
     other = sqlite3.connect("autotune.db", isolation_level=None)

@@ -34,6 +34,7 @@ def stored(url: str = "sqlite:///autotune.db") -> list[ShapeResult]:
         return of_store(store)
 
 
+@pytest.mark.slow
 def test_a_database_gives_every_trial_in_its_order_and_what_was_chosen(tmp_path):
     runner = CountingRunner(write_recording(tmp_path / "r.jsonl.gz"))
     plan = plan_of(runner)
@@ -61,6 +62,7 @@ def test_a_search_under_way_has_trials_and_no_choice_yet(tmp_path):
     assert result.default is None
 
 
+@pytest.mark.slow
 def test_the_layers_of_shapes_are_those_that_the_run_named(tmp_path):
     runner = CountingRunner(write_recording(tmp_path / "r.jsonl.gz"))
     tables = [{**SHRINK, "layer": "qkv"}, {**EXPAND, "layer": "o"}, {**EXPAND, "layer": "down"}]
@@ -115,6 +117,7 @@ def moe_runner(tmp_path, *ops: LoraOp) -> Iterator[CountingRunner]:
         yield runner
 
 
+@pytest.mark.slow
 def test_the_ops_of_a_moe_layer_have_the_block_m_that_is_exported(tmp_path):
     with moe_runner(tmp_path, *MOE_OPS) as runner:
         tuned = tune(plan_of(runner, trials=108), runner)

@@ -130,6 +130,7 @@ def test_the_keys_of_a_look_up_are_those_above_the_entry_that_it_finds(case):
             assert end.path == tuple(map(int, end.leaf["at"]))
 
 
+@pytest.mark.slow
 def test_the_contents_reach_every_end_of_a_look_up():
     """An end that no content reaches would not be compared with vLLM."""
     ends: Counter[str] = Counter()

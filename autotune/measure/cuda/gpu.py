@@ -6,7 +6,9 @@ This module only reads. It never changes a setting of the GPU.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+from pathlib import Path
 from typing import Any
 
 import pynvml
@@ -62,10 +64,25 @@ def throttle_reasons(bits: int) -> tuple[str, ...]:
 
 
 def has_gpu() -> bool:
-    """Whether a CUDA device can be used. Imports torch; makes no CUDA context."""
+    """Whether a CUDA device can be used. Makes no CUDA context.
+
+    Imports torch, which takes two seconds, only where there is a driver that torch can use.
+    """
+    if not _has_driver():
+        return False
     import torch
 
     return torch.cuda.is_available()
+
+
+def _has_driver() -> bool:
+    if Path("/dev/kfd").exists():  # AMD's
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def describe_device() -> Device:

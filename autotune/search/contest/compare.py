@@ -12,11 +12,13 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from autotune.errors import InputError
+from autotune.errors import AutotuneError, InputError
 from autotune.launch.shape import KernelShape
 from autotune.measure.replay import ReplayRunner
 from autotune.plan.file import ADAPTIVE, SAMPLERS
@@ -164,7 +166,9 @@ def compare(
         progress: Called with the number of finished tasks and the number of all tasks.
 
     Raises:
-        AutotuneError: A sampler is not installed, or a recording cannot be searched.
+        AutotuneError: A sampler is not installed, a recording cannot be searched, or a process of
+            the pool ended, as it does where a script calls this outside
+            ``if __name__ == "__main__":``.
     """
     tasks = [
         task for number, runner in enumerate(runners) for task in comparison.tasks(number, runner)
@@ -173,14 +177,22 @@ def compare(
     # Fresh processes with one thread each, so that samplers do not slow each other down.
     with (
         _one_thread_each(),
-        multiprocessing.get_context("spawn").Pool(
-            min(processes or os.cpu_count() or 1, len(tasks)), _start, (tuple(runners),)
+        ProcessPoolExecutor(
+            max_workers=min(processes or os.cpu_count() or 1, len(tasks)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start,
+            initargs=(tuple(runners),),
         ) as pool,
     ):
-        for done, those in enumerate(pool.imap(_work, tasks), start=1):
-            curves += those
-            if progress is not None:
-                progress(done, len(tasks))
+        try:
+            for done, those in enumerate(pool.map(_work, tasks), start=1):
+                curves += those
+                if progress is not None:
+                    progress(done, len(tasks))
+        except BrokenProcessPool as error:
+            reason = "a process that compares samplers ended"
+            hint = 'in a script, call compare under `if __name__ == "__main__":`'
+            raise AutotuneError(f"{reason}; {hint}") from error
     return curves
 
 

@@ -15,6 +15,7 @@ from autotune.measure.cuda.compiler import CompileFailure, CompileJob, CompilePo
 from autotune.measure.kernels import CompiledKernel, provider
 from tests.measure.kernels.cases import A100, H100
 from tests.patience import PATIENCE_S
+from tests.profiles import some
 from tests.recordings import EXPAND, SHRINK
 
 pytestmark = pytest.mark.slow
@@ -39,7 +40,7 @@ def own_cache(tmp_path, monkeypatch) -> Path:
     return cache
 
 
-@pytest.mark.parametrize("target", [A100, H100])
+@pytest.mark.parametrize("target", some([H100], [A100]))
 def test_every_configuration_of_a_small_space_compiles_with_no_gpu(target, own_cache):
     shapes = [KernelShape.from_mapping(table) for table in (SHRINK, EXPAND)]
     jobs = [CompileJob(shape, c, target) for shape in shapes for c in space(shape).configs]
@@ -61,9 +62,9 @@ def test_every_configuration_of_a_small_space_compiles_with_no_gpu(target, own_c
 
 def test_a_compile_that_never_ends_is_killed_with_its_children_and_the_next_one_runs(own_cache):
     shape = KernelShape.from_mapping(EXPAND | {"num_tokens": 1024, "rank": 64})
-    table = {"block_m": 256, "block_n": 256, "block_k": 64, "num_stages": 2}
-    # 1,024 accumulators a thread: ptxas does not end within a minute.
-    endless = KernelConfig.from_mapping(shape.op, table | {"num_warps": 2})
+    table = {"block_m": 128, "block_n": 256, "block_k": 32, "num_stages": 2}
+    # 1,024 accumulators a thread: ptxas is not done soon.
+    endless = KernelConfig.from_mapping(shape.op, table | {"num_warps": 1})
     easy = KernelConfig.from_mapping(shape.op, table | {"num_warps": 4, "block_m": 16})
     pool = CompilePool("builtin", workers=1, timeout_s=PATIENCE_S)
     try:

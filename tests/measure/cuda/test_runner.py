@@ -67,7 +67,7 @@ def test_a_fault_costs_one_configuration_and_the_next_one_runs(
 
 def test_a_kernel_that_needs_more_shared_memory_than_there_is_is_never_launched(runner):
     # The fake device crashes on one warp, so this shows that it was not asked.
-    big = config(block_m=256, block_k=256, num_stages=5, num_warps=CRASHES)
+    big = config(block_m=64, block_k=512, num_stages=5, num_warps=CRASHES)
     measurement = runner.measure(SHAPE, [big], never_stop)
     assert measurement.outcome in (Outcome.INVALID, Outcome.COMPILE_FAILED)
     assert "shared_memory" in measurement.reason

@@ -268,6 +268,7 @@ def compiled(tmp_path_factory):
     return answers, len(list(cache.rglob("*.cubin")))
 
 
+@pytest.mark.slow
 def test_every_moe_op_compiles_for_ampere_and_hopper_without_a_gpu(tmp_path):
     answers = run_without_a_gpu(COMPILE_MOE, tmp_path)
 
@@ -277,6 +278,7 @@ def test_every_moe_op_compiles_for_ampere_and_hopper_without_a_gpu(tmp_path):
         assert 0 < registers <= 255
 
 
+@pytest.mark.slow
 def test_a_process_without_a_gpu_compiles_for_ampere_and_hopper(compiled):
     answers, _ = compiled
 
@@ -287,6 +289,7 @@ def test_a_process_without_a_gpu_compiles_for_ampere_and_hopper(compiled):
         assert spills == 0
 
 
+@pytest.mark.slow
 def test_a_deeper_pipeline_takes_more_shared_memory_unless_it_is_forced_off(compiled):
     answers, _ = compiled
 
@@ -298,6 +301,7 @@ def test_a_deeper_pipeline_takes_more_shared_memory_unless_it_is_forced_off(comp
             assert first == second
 
 
+@pytest.mark.slow
 def test_what_launches_alike_is_compiled_once(compiled):
     _, kernels = compiled
 

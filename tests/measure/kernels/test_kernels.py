@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,7 +37,6 @@ def check(
     mapping: list[int] | None = None,
     scaling: float = 1.0,
 ) -> Check:
-    """Launch twice, with the other weight set first, of which nothing may be left over."""
     inputs = make_inputs(
         shape,
         device="cpu",
@@ -46,7 +47,6 @@ def check(
     )
     provider = BuiltinProvider()
     expected = expect(inputs, weight_set=1)
-    provider.launch(inputs, config, 0)
     return check_result(lambda: provider.launch(inputs, config, 1), inputs, expected)
 
 
@@ -112,6 +112,19 @@ def test_expand_is_right_for_slices_of_one_size(slices, add_inputs):
     shape = expand_shape(slice_sizes=slices, add_inputs=add_inputs)
 
     assert check(shape, make_config(LoraOp.EXPAND), [0, -1, 1, 1, 0]).problem == ""
+
+
+@pytest.mark.parametrize(
+    "shape", [shrink_shape(), expand_shape()], ids=lambda shape: shape.op.value
+)
+def test_a_launch_leaves_nothing_over_for_the_next(shape):
+    inputs = make_inputs(shape, device="cpu", weight_sets=2, seed=7)
+    launch = functools.partial(BuiltinProvider().launch, inputs, make_config(shape.op))
+    launch(0)
+
+    again = check_result(lambda: launch(1), inputs, expect(inputs, weight_set=1))
+
+    assert again.problem == ""
 
 
 def test_expand_keeps_out_of_the_columns_of_a_smaller_slice_beside_it():

@@ -68,6 +68,7 @@ def test_configurations_like_failed_ones_are_left_for_later():
     assert deep[chooser.choose(unaware, free, np.random.default_rng(0))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lookahead", [1, 20])
 def test_it_beats_random_search_by_far(lookahead):
     runner, seeds = Landscape(stride=1, noise=0.005), range(4)

@@ -56,6 +56,7 @@ def test_the_exhaustive_search_goes_through_the_space_in_its_order(runner):
     assert chosen(runner, "exhaustive", 9) == list(runner.space(SHAPE, {}).configs[:9])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_tpe_finds_the_best_of_a_bowl_in_a_third_of_the_space(runner, seed):
     selection = tuned(runner, DATABASE, 55, sampler="tpe", seed=seed)

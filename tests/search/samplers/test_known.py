@@ -34,6 +34,7 @@ def plan_of(runner: CountingRunner, **options: object) -> StudyPlan:
     return replace(StudyPlan.of_shapes(runner.shapes), effort=None, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_warm_start_asks_for_the_old_winners_first(runner):
     tune(plan_of(runner, trials=10, warm_start=OLD), runner)
     for first in (runner.measured[:3], runner.measured[10:13]):

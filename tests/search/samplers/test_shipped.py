@@ -50,6 +50,7 @@ def test_a_shape_measured_here_comes_before_the_same_shape_from_elsewhere():
     assert nearest(own.shape, [own, here])[0] is here
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not STUDIES.exists(), reason="the recordings are in the repository alone")
 def test_what_is_shipped_is_what_the_recordings_of_the_repository_say(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(STUDIES))

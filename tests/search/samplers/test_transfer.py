@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, Outcome
@@ -109,11 +110,13 @@ def regrets(finished: list[Neighbour], trials: int) -> list[float]:
     ]
 
 
+@pytest.mark.slow
 def test_with_a_good_neighbour_few_trials_do():
     neighbour = tuned(Landscape(), shrink(num_tokens=512))
     assert np.median(regrets([neighbour], 12)) < 0.5 * np.median(regrets([], 12))
 
 
+@pytest.mark.slow
 def test_neighbours_that_mislead_are_outvoted():
     liars = [tuned(Landscape(is_reversed=True), shrink(num_tokens=m)) for m in (512, 128, 1024)]
     assert np.median(regrets(liars, 60)) <= np.median(regrets([], 60)) + 0.03
