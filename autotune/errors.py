@@ -19,10 +19,33 @@ A bad candidate configuration is never an exception: it is an ``Outcome`` with a
 Every message says what is wrong, the value received, and what to do next.
 """
 
+from __future__ import annotations
+
+#: Characters of a wrong value that a message shows.
+_MOST_SHOWN = 60
+
 
 def install_hint(extra: str) -> str:
     """What to type to install one of the extras of ``pyproject.toml``; autotune is not on PyPI."""
     return f"pip install '/path/to/clone[{extra}]' (your clone of autotune's repository)"
+
+
+def shown(value: object) -> str:
+    """A wrong value for a message: in one line, short, without control characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a whole number of thousands of digits, say
+        text = f"a huge {type(value).__name__}"
+    text = printable(text)
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """Text with every character that a terminal would obey, or not show, written as its escape."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode()
+        for each in text
+    )
 
 
 class AutotuneError(Exception):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, model_validator
 
-from autotune.launch.config import KernelConfig
+from autotune.launch.config import LARGEST_VALUE, KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.measure import DeviceState
+from autotune.untrusted import Count, Factor, Microseconds, Untrusted, read_json
 
 #: The interval contains the true ratio in this share of cases.
 CONFIDENCE = 0.95
@@ -73,12 +75,6 @@ class Ratio:
         defaults, configs = (sum(map(statistics.median, side)) for side in zip(*pairs, strict=True))
         return cls(value=float(defaults / configs), low=low, high=high)
 
-    @classmethod
-    def from_list(cls, figures: Sequence[float]) -> Ratio:
-        """Read back what ``as_list`` wrote."""
-        value, low, high = figures
-        return cls(value=value, low=low, high=high)
-
     def as_list(self) -> list[float]:
         """The ratio and the ends of its interval as JSON-ready values."""
         return [self.value, self.low, self.high]
@@ -118,22 +114,12 @@ class LayerChoice:
     ratio: Ratio | None
 
     def as_dict(self) -> dict[str, Any]:
-        """The choice as JSON-ready values; ``from_mapping`` reads it back."""
+        """The choice as JSON-ready values."""
         return {
             "block_m": self.block_m,
             "ops": [op.value for op in self.ops],
             "ratio": None if self.ratio is None else self.ratio.as_list(),
         }
-
-    @classmethod
-    def from_mapping(cls, table: Mapping[str, Any]) -> LayerChoice:
-        """Read back what ``as_dict`` wrote."""
-        ratio = table["ratio"]
-        return cls(
-            block_m=table["block_m"],
-            ops=tuple(map(LoraOp, table["ops"])),
-            ratio=None if ratio is None else Ratio.from_list(ratio),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +208,7 @@ class Selection:
         return self.config == self.default
 
     def as_dict(self) -> dict[str, Any]:
-        """The selection as JSON-ready values; ``from_mapping`` reads it back."""
+        """The selection as JSON-ready values; ``from_json`` reads it back."""
         return {
             "shape": self.shape.as_dict(),
             "config": self.config.as_dict(),
@@ -238,27 +224,82 @@ class Selection:
         } | ({} if self.layer is None else {"layer": self.layer.as_dict()})
 
     @classmethod
-    def from_mapping(cls, table: Mapping[str, Any]) -> Selection:
-        """Read back what ``as_dict`` wrote."""
-        shape = KernelShape.from_mapping(table["shape"])
-        ratio = table["ratio"]
+    def from_json(cls, text: str) -> Selection:
+        """Read back the JSON text of what ``as_dict`` gave.
+
+        Raises:
+            InputError: The text is no JSON, or a value in it is missing or wrong.
+        """
+        table = read_json(_Written, text)
+        shape = KernelShape.from_mapping(table.shape)
+        layer = table.layer
         return cls(
             shape=shape,
-            config=KernelConfig.from_mapping(shape.op, table["config"]),
-            default=KernelConfig.from_mapping(shape.op, table["default"]),
+            config=KernelConfig.from_mapping(shape.op, table.config),
+            default=KernelConfig.from_mapping(shape.op, table.default),
             samples_us={
-                KernelConfig.from_mapping(shape.op, row["config"]): tuple(row["samples_us"])
-                for row in table["samples_us"]
+                KernelConfig.from_mapping(shape.op, row.config): row.samples_us
+                for row in table.samples_us
             },
-            ratio=None if ratio is None else Ratio.from_list(ratio),
-            trials=table["trials"],
-            outcomes=table["outcomes"],
-            states=tuple(
-                DeviceState(**state | {"throttle_reasons": tuple(state["throttle_reasons"])})
-                for state in table["states"]
-            ),
-            layer=LayerChoice.from_mapping(table["layer"]) if "layer" in table else None,
+            ratio=_ratio(table.ratio),
+            trials=table.trials,
+            outcomes=table.outcomes,
+            states=tuple(DeviceState(**state.model_dump()) for state in table.states),
+            layer=None
+            if layer is None
+            else LayerChoice(block_m=layer.block_m, ops=layer.ops, ratio=_ratio(layer.ratio)),
         )
+
+
+#: A ratio and the ends of its interval.
+_Figures = tuple[Factor, Factor, Factor]
+
+
+def _ratio(figures: _Figures | None) -> Ratio | None:
+    if figures is None:
+        return None
+    value, low, high = figures
+    return Ratio(value=value, low=low, high=high)
+
+
+class _Timed(Untrusted):
+    config: dict[str, Any]
+    samples_us: Annotated[tuple[Microseconds, ...], Field(min_length=1)]
+
+
+class _State(Untrusted):
+    sm_clock_mhz: Count
+    memory_clock_mhz: Count
+    temperature_c: int
+    throttle_reasons: tuple[str, ...] = ()
+
+
+class _Layer(Untrusted):
+    block_m: Annotated[int, Field(ge=1, le=LARGEST_VALUE)]
+    ops: tuple[LoraOp, ...]
+    ratio: _Figures | None
+
+
+class _Written(Untrusted):
+    """A selection as ``Selection.as_dict`` writes it."""
+
+    shape: dict[str, Any]
+    config: dict[str, Any]
+    default: dict[str, Any]
+    samples_us: tuple[_Timed, ...]
+    ratio: _Figures | None
+    trials: Count
+    outcomes: dict[str, Count]
+    states: tuple[_State, ...]
+    layer: _Layer | None = None
+
+    @model_validator(mode="after")
+    def _is_evident(self) -> _Written:
+        if not any(row.config == self.config for row in self.samples_us):
+            raise ValueError("samples_us has none of the configuration that was chosen")
+        if len({len(row.samples_us) for row in self.samples_us}) > 1:
+            raise ValueError("samples_us has more samples of one configuration than of another")
+        return self
 
 
 def select(

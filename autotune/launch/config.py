@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeGuard
 
-from autotune.errors import SpaceError
+from autotune.errors import SpaceError, shown
 from autotune.launch.op import MOE_DEFAULTS, PARAMETER_DEFAULTS, LoraOp
 
 #: No useful launch parameter is larger: a tile of 4,096 rows fits no GPU.
@@ -33,17 +33,20 @@ class KernelConfig:
         Raises:
             SpaceError: A parameter is unknown, missing, or not a positive integer.
         """
+        if not isinstance(table, Mapping):
+            raise SpaceError(f"a configuration must be an object: got {shown(table)}")
+        parameters = op.parameters
         for name in table:
-            if name not in op.parameters:
+            if name not in parameters:
                 raise SpaceError(
-                    f"{op.value} has no parameter {name!r}; it has {', '.join(op.parameters)}"
+                    f"{op.value} has no parameter {shown(name)}; it has {', '.join(parameters)}"
                 )
         values = {}
         defaults = MOE_DEFAULTS if op.is_moe else PARAMETER_DEFAULTS
-        for name in op.parameters:
+        for name in parameters:
             value = table.get(name, defaults.get(name))
             if not is_value(value):
-                raise SpaceError(f"{name} must be 1 to {LARGEST_VALUE}: got {value!r}")
+                raise SpaceError(f"{name} must be 1 to {LARGEST_VALUE}: got {shown(value)}")
             values[name] = value
         return cls(**values)
 

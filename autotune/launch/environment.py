@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
-from autotune.errors import RecordingError
+from autotune.errors import RecordingError, shown
 
 _T = TypeVar("_T")
+
+#: Characters of a name or a version. The GPU's name becomes part of a file's name.
+_LONGEST = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +39,23 @@ class Environment:
         """Read an environment from a recording or the store; unknown keys are passed over.
 
         Raises:
-            RecordingError: A key is missing, or its value is no string.
+            RecordingError: A key is missing, or its value is no text of 1 to 200 characters that
+                can be printed.
         """
+        if not isinstance(table, Mapping):
+            raise RecordingError(f"the environment must be an object: got {shown(table)}")
         names = [field.name for field in fields(cls)]
         for name in names:
-            if not isinstance(table.get(name), str):
-                raise RecordingError(f"the environment's {name!r} must be a string: got {table!r}")
+            value = table.get(name)
+            if (
+                not isinstance(value, str)
+                or not 0 < len(value) <= _LONGEST
+                or not value.isprintable()
+            ):
+                raise RecordingError(
+                    f"the environment's {name} must be 1 to {_LONGEST} printable characters: "
+                    f"got {shown(value)}"
+                )
         return cls(**{name: table[name] for name in names})
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from autotune.errors import ShapeError
+from autotune.errors import ShapeError, shown
 from autotune.launch.op import VLLM_RANKS, LookupKey, LoraOp
 
 #: Bytes of one weight, per dtype that vLLM's LoRA kernels take.
@@ -88,6 +88,8 @@ class KernelShape:
         Raises:
             ShapeError: A key is unknown, missing, of the wrong type or out of range.
         """
+        if not isinstance(table, Mapping):
+            raise ShapeError(f"a shape must be an object: got {shown(table)}")
         known = {field.name for field in fields(cls)}
         for key in table:
             if key not in known:

@@ -11,19 +11,24 @@ import gzip
 import json
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from autotune.errors import InputError, RecordingError
+from pydantic import Field
+
+from autotune.errors import InputError, RecordingError, shown
 from autotune.files import write_errors
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.measure._base import EnoughRule, Runner, StopRule
+from autotune.measure.figures import CeilingsTable, Figures
 from autotune.measure.measurement import Ceilings, Comparison, Measurement, Outcome, RunnerStatus
+from autotune.untrusted import Untrusted, read_json
 
 SCHEMA = "autotune-recording/1"
 
@@ -32,6 +37,9 @@ _ADVICE = "free the place, or name another file"
 
 #: Decimals of a sample in microseconds: CUDA events do not resolve a nanosecond.
 _DECIMALS = 3
+
+#: Bytes of a line. A measurement of 100,000 samples has fewer.
+_LONGEST_LINE = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,92 +59,118 @@ class Recording:
     ceilings: Ceilings | None = None
 
 
+class _Header(Untrusted):
+    """The first line."""
+
+    format: str = Field("", alias="schema")
+    environment: dict[str, Any] = Field(default_factory=dict)
+    ceilings: CeilingsTable | None = None
+
+
+class _Line(Figures):
+    """A line below the first."""
+
+    shape: dict[str, Any]
+    config: dict[str, Any]
+    is_default: bool = False
+
+
 def read_recording(path: Path) -> Recording:
     """Read a recording.
 
     Where a configuration was measured ``ok`` more than once, the samples are joined.
 
     Raises:
-        RecordingError: The file cannot be read, is cut off, or is no recording.
+        RecordingError: The file cannot be read, is cut off, is no recording, or holds no
+            measurement; the message names the line, the field and the value.
     """
     lines = _lines(path)
-    header = next(lines, {})
-    if header.get("schema") != SCHEMA:
-        raise RecordingError(
-            f"{path} is no recording: its first line has schema {header.get('schema')!r}, "
-            f"not {SCHEMA!r}"
-        )
-    environment = Environment.from_mapping(header.get("environment") or {})
-    shapes: dict[KernelShape, dict[KernelConfig, Measurement]] = {}
-    defaults: dict[KernelShape, KernelConfig] = {}
-    for measurement, is_default in _measurements(path, lines):
-        by_config = shapes.setdefault(measurement.shape, {})
-        earlier = by_config.get(measurement.config)
-        by_config[measurement.config] = _joined(earlier, measurement)
-        if is_default:
-            defaults[measurement.shape] = measurement.config
+    header = _header(path, next(lines, b"{}"))
+    with _named(path, 1):
+        environment = Environment.from_mapping(header.environment)
+    shapes: dict[KernelShape, _Recorded] = {}
+    by_text: dict[str, KernelShape] = {}
+    for number, text in enumerate(lines, start=2):
+        with _named(path, number):
+            line = read_json(_Line, text)
+            # Thousands of lines have the same shape.
+            key = repr(line.shape)
+            shape = by_text.get(key) or by_text.setdefault(
+                key, KernelShape.from_mapping(line.shape)
+            )
+            config = KernelConfig.from_mapping(shape.op, line.config)
+            measurement = line.measurement(shape, config)
+        shapes.setdefault(shape, _Recorded()).add(measurement, is_default=line.is_default)
+    if not shapes:
+        raise RecordingError(f"{path} holds no measurement below its first line; record it again")
+    known = header.ceilings
     return Recording(
         environment=environment,
-        shapes=shapes,
-        defaults=defaults,
-        ceilings=_ceilings(path, header.get("ceilings")),
+        shapes={shape: one.measurements() for shape, one in shapes.items()},
+        defaults={shape: one.default for shape, one in shapes.items() if one.default is not None},
+        ceilings=None if known is None else known.ceilings,
     )
 
 
-def _ceilings(path: Path, table: Any) -> Ceilings | None:  # noqa: ANN401 - from a file
-    if table is None:
-        return None
-    try:
-        return Ceilings(float(table["copy_bytes_per_s"]), float(table["matmul_flops_per_s"]))
-    except (KeyError, TypeError, ValueError):
-        raise RecordingError(f"{path} line 1 has no usable ceilings: got {table!r}") from None
+class _Recorded:
+    """What the lines of one shape say."""
+
+    def __init__(self) -> None:
+        self.default: KernelConfig | None = None
+        self._latest: dict[KernelConfig, Measurement] = {}
+        self._samples: dict[KernelConfig, list[float]] = {}
+
+    def add(self, measurement: Measurement, *, is_default: bool) -> None:
+        config, earlier = measurement.config, self._latest.get(measurement.config)
+        is_more = earlier is not None and earlier.outcome is measurement.outcome is Outcome.OK
+        if not is_more:
+            self._samples[config] = []
+        self._samples[config] += measurement.samples_us
+        self._latest[config] = measurement
+        if is_default:
+            self.default = config
+
+    def measurements(self) -> dict[KernelConfig, Measurement]:
+        return {
+            config: one
+            if len(self._samples[config]) == len(one.samples_us)
+            else replace(one, samples_us=tuple(self._samples[config]))
+            for config, one in self._latest.items()
+        }
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _header(path: Path, text: bytes) -> _Header:
+    with _named(path, 1):
+        header = read_json(_Header, text)
+    if header.format != SCHEMA:
+        raise RecordingError(
+            f"{path} is no recording: its first line has schema {shown(header.format)}, "
+            f"not {SCHEMA!r}"
+        )
+    return header
+
+
+def _lines(path: Path) -> Iterator[bytes]:
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            for number, text in enumerate(file, start=1):
-                line = json.loads(text)
-                if not isinstance(line, dict):
-                    raise RecordingError(f"{path} line {number} is no JSON object: {text[:40]!r}")
-                yield line
+        with gzip.open(path, "rb") as file:
+            while text := file.readline(_LONGEST_LINE + 1):
+                if len(text) > _LONGEST_LINE:
+                    raise RecordingError(f"{path} has a line of more than {_LONGEST_LINE} bytes")
+                yield text
     except EOFError:
         raise RecordingError(f"{path} is cut off: copy or record it again") from None
-    except (OSError, zlib.error, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise RecordingError(f"cannot read the recording {path}: {reason}") from None
 
 
-def _measurements(
-    path: Path, lines: Iterable[Mapping[str, Any]]
-) -> Iterator[tuple[Measurement, bool]]:
-    """The measurement of every line below the header, and whether it is the default's."""
-    for number, line in enumerate(lines, start=2):
-        try:
-            yield _measurement(line), bool(line.get("is_default"))
-        except (InputError, KeyError, TypeError, ValueError) as error:
-            raise RecordingError(f"{path} line {number} is no measurement: {error}") from None
-
-
-def _measurement(line: Mapping[str, Any]) -> Measurement:
-    shape = KernelShape.from_mapping(line["shape"])
-    return Measurement(
-        shape=shape,
-        config=KernelConfig.from_mapping(shape.op, line["config"]),
-        outcome=Outcome(line["outcome"]),
-        reason=line.get("reason", ""),
-        samples_us=tuple(map(float, line.get("samples_us", ()))),
-        relative_error=line.get("relative_error"),
-        shared_memory_bytes=line.get("shared_memory_bytes"),
-        registers=line.get("registers"),
-        spills=line.get("spills"),
-    )
-
-
-def _joined(earlier: Measurement | None, later: Measurement) -> Measurement:
-    if earlier is None or earlier.outcome is not Outcome.OK or later.outcome is not Outcome.OK:
-        return later
-    return replace(later, samples_us=earlier.samples_us + later.samples_us)
+@contextmanager
+def _named(path: Path, number: int) -> Iterator[None]:
+    """Name the file and the line in an error."""
+    try:
+        yield
+    except InputError as error:
+        raise RecordingError(f"{path} line {number}: {error}") from None
 
 
 class RecordingWriter:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from autotune.choose.selection import BetweenRows
 from autotune.launch.environment import Environment, by_environment
 from autotune.launch.shape import KernelShape
+from autotune.measure.figures import CeilingsTable
 from autotune.measure.measurement import Ceilings
 from autotune.store import schema
-from autotune.store.store import Store
+from autotune.store.store import Store, undamaged
+from autotune.untrusted import Count, Factor, Untrusted, parse_json, read_json
 
 _LAYER, _CEILINGS, _BETWEEN = "layer", "ceilings", "between"
 
@@ -35,6 +37,16 @@ class LayerUse:
     runs: int
 
 
+class _Use(Untrusted):
+    names: str
+    runs: Count
+
+
+class _Losses(Untrusted):
+    before: Factor
+    after: Factor
+
+
 def keep_layers(
     store: Store, environment: Environment, uses: Mapping[KernelShape, LayerUse]
 ) -> None:
@@ -45,8 +57,8 @@ def keep_layers(
 def layers(store: Store) -> dict[tuple[Environment, KernelShape], LayerUse]:
     """Where shapes are launched, from the latest run that tuned each of them."""
     return {
-        (environment, shape): LayerUse(names=fact["names"], runs=fact["runs"])
-        for (environment, shape), fact in _known(store, _LAYER).items()
+        (environment, shape): LayerUse(names=fact.names, runs=fact.runs)
+        for (environment, shape), fact in _known(store, _LAYER, _Use).items()
         if shape is not None
     }
 
@@ -59,8 +71,8 @@ def keep_ceilings(store: Store, environment: Environment, ceilings: Ceilings) ->
 def ceilings(store: Store) -> dict[Environment, Ceilings]:
     """The measured limits of every device in the database."""
     return {
-        environment: Ceilings(fact["copy_bytes_per_s"], fact["matmul_flops_per_s"])
-        for (environment, _), fact in _known(store, _CEILINGS).items()
+        environment: fact.ceilings
+        for (environment, _), fact in _known(store, _CEILINGS, CeilingsTable).items()
     }
 
 
@@ -77,8 +89,8 @@ def keep_between(store: Store, environment: Environment, losses: Iterable[Betwee
 def between(store: Store) -> dict[Environment, list[BetweenRows]]:
     """The losses at batch sizes between rows, from the latest run that timed each of them."""
     found = [
-        (environment, BetweenRows(shape=shape, before=fact["before"], after=fact["after"]))
-        for (environment, shape), fact in _known(store, _BETWEEN).items()
+        (environment, BetweenRows(shape=shape, before=fact.before, after=fact.after))
+        for (environment, shape), fact in _known(store, _BETWEEN, _Losses).items()
         if shape is not None
     ]
     groups = by_environment(found, lambda pair: pair[0])
@@ -117,20 +129,22 @@ def _keep(
         connection.execute(sa.insert(table), rows)
 
 
-def _known(store: Store, kind: str) -> dict[tuple[Environment, KernelShape | None], dict[str, Any]]:
+_Fact = TypeVar("_Fact", bound=Untrusted)
+
+
+def _known(
+    store: Store, kind: str, model: type[_Fact]
+) -> dict[tuple[Environment, KernelShape | None], _Fact]:
     """All facts of a kind, in the order in which they were kept."""
     table = schema.facts
     query = sa.select(table).where(table.c.kind == kind).order_by(table.c.id)
     with store.transaction() as connection:
         rows = connection.execute(query).all()
-    return {
-        (Environment.from_mapping(json.loads(row.environment)), _shape(row.shape)): (
-            json.loads(row.fact)
-        )
-        for row in rows
-    }
-
-
-def _shape(text: str) -> KernelShape | None:
-    table = json.loads(text)
-    return None if table is None else KernelShape.from_mapping(table)
+    found = {}
+    for row in rows:
+        with undamaged(store.url, f"fact {row.id}"):
+            shape = parse_json(row.shape)
+            environment = Environment.from_mapping(parse_json(row.environment))
+            about = None if shape is None else KernelShape.from_mapping(shape)
+            found[environment, about] = read_json(model, row.fact)
+    return found

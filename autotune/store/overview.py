@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -18,7 +16,8 @@ from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
 from autotune.store import facts, schema
 from autotune.store.runs import SILENT_S
-from autotune.store.store import Store, utc_now
+from autotune.store.store import Store, finished_of, undamaged, utc_now
+from autotune.untrusted import parse_json
 
 #: The states of a study.
 RUNNING, DONE, TO_DO = "running", "done", "to do"
@@ -146,10 +145,11 @@ def overview(store: Store, *, now: datetime | None = None) -> Overview:
             connection.execute(_studies_query()),
             key=lambda row: (_place(plans.get(row.id)), row.name),
         )
-        studies = [
-            _study(connection, row, plans.get(row.id), is_searched=row.id in searched)
-            for row in rows
-        ]
+        studies = []
+        for row in rows:
+            with undamaged(store.url, f"study {row.id}"):
+                plan = plans.get(row.id)
+                studies.append(_study(connection, row, plan, is_searched=row.id in searched))
     named = [_named(study, layers) for study in studies]
     others = [run for run in runs[1:] if run.state == RUNNING]
     return Overview(runs=(*runs[:1], *others), studies=tuple(named), now=now)
@@ -209,8 +209,8 @@ def _study(
     *,
     is_searched: bool,
 ) -> StudyState:
-    shape = KernelShape.from_mapping(json.loads(row.shape))
-    selection = None if row.selection is None else Selection.from_mapping(json.loads(row.selection))
+    shape = KernelShape.from_mapping(parse_json(row.shape))
+    selection = None if row.selection is None else Selection.from_json(row.selection)
     is_done = selection is not None if plan is None else plan.done_at is not None
     default_us = best_us = None
     if selection is not None:
@@ -219,12 +219,12 @@ def _study(
         latencies = _latencies_us(connection, row.id, shape)
         best_us = min(latencies.values(), default=None)
         if plan is not None:
-            default = KernelConfig.from_mapping(shape.op, json.loads(plan.default))
+            default = KernelConfig.from_mapping(shape.op, parse_json(plan.default))
             default_us = latencies.get(default)
     return StudyState(
         name=row.name,
         shape=shape,
-        environment=Environment.from_mapping(json.loads(row.environment)),
+        environment=Environment.from_mapping(parse_json(row.environment)),
         state=RUNNING if is_searched else DONE if is_done else TO_DO,
         trials=row.trials or 0,
         most=None if plan is None else plan.trials,
@@ -241,10 +241,6 @@ def _latencies_us(
     """The median latency of every configuration that works, microseconds."""
     table = schema.measurements
     works = (table.c.study_id == study_id) & (table.c.outcome == Outcome.OK.value)
-    rows = connection.execute(sa.select(table.c.config, table.c.samples_us).where(works))
-    return {
-        KernelConfig.from_mapping(shape.op, json.loads(row.config)): statistics.median(
-            json.loads(row.samples_us)
-        )
-        for row in rows
-    }
+    rows = connection.execute(sa.select(table).where(works))
+    measured = [finished_of(shape, row).measurement for row in rows]
+    return {each.config: each.latency_us for each in measured}

@@ -17,12 +17,14 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from autotune.choose.selection import Selection
-from autotune.errors import StorageError, install_hint
+from autotune.errors import InputError, StorageError, install_hint, printable
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
-from autotune.measure import Measurement, Outcome
+from autotune.measure import Measurement
+from autotune.measure.figures import Figures
 from autotune.store import schema
+from autotune.untrusted import parse_json, read_row
 
 #: A database with one of these tables is ours, or Optuna's.
 _OUR_TABLES = {"autotune_studies", "version_info"}
@@ -120,7 +122,7 @@ class Store:
                 result = connection.execute(sa.insert(schema.studies).values(values))
                 (study_id,) = result.inserted_primary_key or (0,)
                 return StudyRecord(id=study_id, name=name, shape=shape, environment=environment)
-        record = _study_record(row)
+        record = self._study_record(row)
         difference = record.environment.difference(environment)
         if difference:
             raise StorageError(
@@ -141,7 +143,7 @@ class Store:
         """Every study, in the order in which the studies were begun."""
         query = sa.select(schema.studies).order_by(schema.studies.c.id)
         with self.transaction() as connection:
-            return [_study_record(row) for row in connection.execute(query)]
+            return [self._study_record(row) for row in connection.execute(query)]
 
     def add(self, study: StudyRecord, finished: Sequence[Finished]) -> None:
         """Keep measurements of a study, all in one transaction, in the order given."""
@@ -156,7 +158,12 @@ class Store:
         table = schema.measurements
         query = sa.select(table).where(table.c.study_id == study.id).order_by(table.c.id)
         with self.transaction() as connection:
-            return [_finished(study.shape, row) for row in connection.execute(query)]
+            rows = connection.execute(query).all()
+        found = []
+        for row in rows:
+            with undamaged(self.url, f"measurement {row.id} of {study.name}"):
+                found.append(finished_of(study.shape, row))
+        return found
 
     def keep_selection(self, study: StudyRecord, selection: Selection) -> None:
         """Keep a study's selection, replacing an earlier one."""
@@ -172,23 +179,34 @@ class Store:
         query = sa.select(table.c.selection).where(table.c.study_id == study.id)
         with self.transaction() as connection:
             text = connection.execute(query).scalar_one_or_none()
-        return None if text is None else Selection.from_mapping(json.loads(text))
+        with undamaged(self.url, f"the selection of {study.name}"):
+            return None if text is None else Selection.from_json(text)
 
     def selections(self) -> list[tuple[Environment, Selection]]:
         """Every selection with its environment, in the order of the studies' names."""
+        studies = schema.studies.c
         query = (
-            sa.select(schema.studies.c.environment, schema.selections.c.selection)
+            sa.select(studies.name, studies.environment, schema.selections.c.selection)
             .join(schema.selections)
-            .order_by(schema.studies.c.name)
+            .order_by(studies.name)
         )
         with self.transaction() as connection:
-            return [
-                (
-                    Environment.from_mapping(json.loads(row.environment)),
-                    Selection.from_mapping(json.loads(row.selection)),
-                )
-                for row in connection.execute(query)
-            ]
+            rows = connection.execute(query).all()
+        found = []
+        for row in rows:
+            with undamaged(self.url, f"the selection of {row.name}"):
+                environment = Environment.from_mapping(parse_json(row.environment))
+                found.append((environment, Selection.from_json(row.selection)))
+        return found
+
+    def _study_record(self, row: sa.Row[Any]) -> StudyRecord:
+        with undamaged(self.url, f"study {row.id}"):
+            return StudyRecord(
+                id=row.id,
+                name=row.name,
+                shape=KernelShape.from_mapping(parse_json(row.shape)),
+                environment=Environment.from_mapping(parse_json(row.environment)),
+            )
 
     def close(self) -> None:
         """Close the connections."""
@@ -224,9 +242,13 @@ class Store:
         """A connection whose changes are written together, or not at all.
 
         Raises:
-            StorageError: The database cannot be used.
+            StorageError: The database cannot be used, or holds what cannot be read.
         """
-        with explained(self.url), self.engine.begin() as connection:
+        with (
+            undamaged(self.url, "a table"),
+            explained(self.url),
+            self.engine.begin() as connection,
+        ):
             yield connection
 
 
@@ -236,12 +258,26 @@ def shown(url: str) -> str:
 
 
 @contextmanager
+def undamaged(url: str, what: str) -> Iterator[None]:
+    """Name the database, and what in it is wrong, in errors of reading what a row holds."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (InputError, ValueError, TypeError) as error:  # SQLAlchemy's own, of a time, say
+        raise StorageError(
+            f"the database {shown(url)} is damaged: {what}: {error}; go back to a copy of it, or "
+            "give another --storage"
+        ) from error
+
+
+@contextmanager
 def explained(url: str) -> Iterator[None]:
     """Turn the database's own errors into a ``StorageError`` that says what to do."""
     try:
         yield
     except SQLAlchemyError as error:
-        cause = str(getattr(error, "orig", None) or error).splitlines()[0]
+        cause = printable(str(getattr(error, "orig", None) or error).splitlines()[0])
         raise StorageError(
             f"cannot use the database {shown(url)}: {cause}; repair it or give another --storage"
         ) from error
@@ -279,25 +315,14 @@ def _row(study: StudyRecord, item: Finished) -> dict[str, Any]:
     }
 
 
-def _finished(shape: KernelShape, row: sa.Row[Any]) -> Finished:
-    measurement = Measurement(
-        shape=shape,
-        config=KernelConfig.from_mapping(shape.op, json.loads(row.config)),
-        outcome=Outcome(row.outcome),
-        reason=row.reason,
-        samples_us=tuple(json.loads(row.samples_us)),
-        relative_error=row.relative_error,
-        shared_memory_bytes=row.shared_memory_bytes,
-        registers=row.registers,
-        spills=row.spills,
-    )
+def finished_of(shape: KernelShape, row: sa.Row[Any]) -> Finished:
+    """A row of ``schema.measurements``.
+
+    Raises:
+        InputError: A value of the row is wrong.
+    """
+    figures = {name: getattr(row, name) for name in Figures.model_fields}
+    figures["samples_us"] = parse_json(row.samples_us)
+    config = KernelConfig.from_mapping(shape.op, parse_json(row.config))
+    measurement = read_row(Figures, figures).measurement(shape, config)
     return Finished(measurement=measurement, started_at=row.started_at, finished_at=row.finished_at)
-
-
-def _study_record(row: sa.Row[Any]) -> StudyRecord:
-    return StudyRecord(
-        id=row.id,
-        name=row.name,
-        shape=KernelShape.from_mapping(json.loads(row.shape)),
-        environment=Environment.from_mapping(json.loads(row.environment)),
-    )

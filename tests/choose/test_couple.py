@@ -152,7 +152,7 @@ def test_the_order_of_the_studies_does_not_matter(selections):
 
 def test_a_coupled_selection_reads_back_what_it_writes():
     for one in couple(layer_selections(UNLIKE)):
-        assert Selection.from_mapping(json.loads(json.dumps(one.as_dict()))) == one
+        assert Selection.from_json(json.dumps(one.as_dict())) == one
 
 
 def test_the_ratio_of_sums_weighs_each_op_by_its_time():

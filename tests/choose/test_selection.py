@@ -87,13 +87,13 @@ def test_the_fastest_wins_without_a_ratio_where_the_default_does_not_run():
 
 @given(selections())
 def test_a_selection_reads_back_what_it_writes(one):
-    assert Selection.from_mapping(json.loads(json.dumps(one.as_dict()))) == one
+    assert Selection.from_json(json.dumps(one.as_dict())) == one
 
 
 def test_a_selection_without_a_running_default_reads_back_too():
     table = selection(qkv_shrink()).as_dict()
     table |= {"samples_us": table["samples_us"][:1], "ratio": None}
-    one = Selection.from_mapping(table)
+    one = Selection.from_json(json.dumps(table))
 
     assert one.as_dict() == table
     assert (one.default_latency_us, one.ratio) == (None, None)

@@ -153,8 +153,8 @@ def test_a_truncated_recording_is_refused_before_anything_is_made(autotune, reco
             gzip.compress(b'{"schema": "other/1"}\n'),
             r"schema 'other/1', not 'autotune-recording/1'",
         ),
-        (gzip.compress(b"[1, 2]\n"), r"line 1 is no JSON object"),
-        (gzip.compress(b"{not json\n"), r"cannot read the recording"),
+        (gzip.compress(b"[1, 2]\n"), r"line 1: the whole must be an object: got \[1, 2\]"),
+        (gzip.compress(b"{not json\n"), r"line 1: not JSON: key must be a string"),
     ],
     ids=["no gzip", "empty", "another schema", "a list", "no JSON"],
 )

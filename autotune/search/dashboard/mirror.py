@@ -23,7 +23,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
-from autotune.errors import StorageError
+from autotune.errors import StorageError, printable
 from autotune.store import StudyRecord, explained, make_commits_cheap, shown
 
 #: What Optuna and its dashboard call a trial's value.
@@ -182,6 +182,12 @@ def _explained(url: str) -> Iterator[None]:
             if isinstance(error.__cause__, SQLAlchemyError):
                 raise error.__cause__ from None
             raise
+        # What Optuna raises where a row of its tables does not hold what it wrote.
+        except (LookupError, ValueError, TypeError, AssertionError) as error:
+            raise StorageError(
+                f"Optuna's tables in the database {shown(url)} are damaged: "
+                f"{printable(repr(error))}; go back to a copy of it, or give another --storage"
+            ) from error
 
 
 def _known_tables() -> Mapping[str, sa.Table] | None:
