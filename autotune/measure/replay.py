@@ -15,6 +15,10 @@ from autotune.measure.measurement import Ceilings, Comparison, Measurement, Outc
 from autotune.measure.racing import TOO_SLOW_REASON, race, take_from
 from autotune.measure.recording import read_recording
 
+#: Samples of a configuration in a comparison. Timing on a GPU takes fewer; a recording may hold any
+#: number, and an interval of the ratio takes memory for 2,000 times as many.
+_MOST_COMPARED = 1_000
+
 
 class ReplayRunner(Runner):
     """Answers from recordings of one environment.
@@ -106,14 +110,14 @@ class ReplayRunner(Runner):
         configs: Sequence[KernelConfig],
         enough: EnoughRule,
     ) -> Comparison:
-        """Answer with the recorded samples, equally many for each configuration."""
+        """Answer with the recorded samples, equally many for each, the first thousand at most."""
         recorded = self._recorded(shape)
         known = {
             config: recorded[config].samples_us
             for config in configs
             if config in recorded and recorded[config].outcome is Outcome.OK
         }
-        count = min(map(len, known.values()), default=0)
+        count = min(*map(len, known.values()), _MOST_COMPARED) if known else 0
         return Comparison(samples_us={config: samples[:count] for config, samples in known.items()})
 
     def ceilings(self) -> Ceilings | None:

@@ -45,6 +45,9 @@ _USUAL_LENGTH, _LENGTH_SPREAD = 2.5, 0.7
 #: The share of the variance that is noise in ``interpolated``, over many shapes.
 _INTERPOLATED_NOISE = 5e-3
 
+#: Points that ``interpolated`` predicts at a time, so that its memory does not grow with them.
+_AT_ONCE = 2_000
+
 #: Votes fade as this power of likeness: failing is more local than being slow.
 _LOCAL = 4
 
@@ -87,7 +90,11 @@ def interpolated(points: Floats, targets: Floats, wanted: Floats) -> Floats:
     kernel = _matern(_distances(points, points) / _USUAL_LENGTH)
     kernel[np.diag_indices(len(points))] += _INTERPOLATED_NOISE
     weights = np.linalg.solve(kernel, targets - usual)
-    mean: Floats = usual + _matern(_distances(wanted, points) / _USUAL_LENGTH) @ weights
+    mean: Floats = np.empty(len(wanted))
+    for start in range(0, len(wanted), _AT_ONCE):  # a space may have any number of points
+        some = slice(start, start + _AT_ONCE)
+        mean[some] = _matern(_distances(wanted[some], points) / _USUAL_LENGTH) @ weights
+    mean += usual
     return mean
 
 

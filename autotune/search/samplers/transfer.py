@@ -11,10 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from autotune.launch.config import KernelConfig
+from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.launch.sizes import is_shrink, matmul_sizes
 from autotune.launch.space import SearchSpace
@@ -40,7 +43,7 @@ _ELSEWHERE = 1.0
 _OTHER_OP = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Neighbour:
     """A finished shape.
 
@@ -54,8 +57,8 @@ class Neighbour:
     measurements: Sequence[Measurement]
     is_elsewhere: bool = False
 
-    @property
-    def timed(self) -> dict[KernelConfig, float]:
+    @cached_property
+    def timed(self) -> Mapping[KernelConfig, float]:
         """The latency of every configuration that works, microseconds per launch, fastest first.
 
         Configurations that were cut short count, with the samples that they have.
@@ -67,13 +70,20 @@ class Neighbour:
         ]
         return {config: us for us, config in sorted(those, key=lambda pair: pair[0])}
 
+    @cached_property
+    def lessons(self) -> tuple[Floats, Floats]:
+        """Points to learn from, (count, features), and their squashed logarithms, (count,)."""
+        timed = instructive(self.timed)
+        latencies = np.array(list(timed.values()))
+        return between_shapes(self.shape, list(timed)), squash(np.log(latencies))
+
 
 def distance(one: KernelShape, other: KernelShape) -> float:
     """How far apart two shapes are: the sum of the logarithms to base 2 of their sizes' ratios.
 
     Infinite between a dense op and a MoE op, and between a shrink and an expand.
     """
-    if one.op.is_moe != other.op.is_moe or is_shrink(one.op) != is_shrink(other.op):
+    if _kind(one) != _kind(other):
         return math.inf
     sizes = zip(_sizes(one), _sizes(other), strict=True)
     apart = sum(abs(math.log2(a / b)) for a, b in sizes)
@@ -111,24 +121,53 @@ def in_order(shapes: Sequence[KernelShape], known: Iterable[KernelShape] = ()) -
         shapes: The shapes to order.
         known: Shapes that were searched before.
     """
-    left, there = list(shapes), list(known)
+    if not shapes:
+        return []
+    table = _Table(shapes)
+    nearby = np.full(len(shapes), np.inf)
+    for other in set(known):
+        nearby = np.minimum(nearby, table.distances(other))
+    left = np.ones(len(shapes), dtype=bool)
     ordered: list[KernelShape] = []
-    nearby: Mapping[KernelShape, float] = {
-        shape: min((distance(shape, each) for each in there), default=math.inf) for shape in left
-    }
-    while left:
-        closest = min(left, key=lambda shape: nearby[shape])
-        if math.isinf(nearby[closest]):
-            closest = min(left, key=lambda shape: _remoteness(shape, left))
-        left.remove(closest)
-        ordered.append(closest)
-        nearby = {shape: min(nearby[shape], distance(shape, closest)) for shape in left}
+    while left.any():
+        closest = int(np.argmin(np.where(left, nearby, np.inf)))
+        if np.isinf(nearby[closest]) or not left[closest]:
+            closest = table.least_remote(left)
+        left[closest] = False
+        ordered.append(shapes[closest])
+        nearby = np.minimum(nearby, table.distances(shapes[closest]))
     return ordered
 
 
-def _remoteness(shape: KernelShape, others: Sequence[KernelShape]) -> float:
-    """Sum of the distances to others, each counting at most 100."""
-    return sum(min(distance(shape, other), 100.0) for other in others)
+class _Table:
+    """The figures that ``distance`` compares, of many shapes at once."""
+
+    def __init__(self, shapes: Sequence[KernelShape]) -> None:
+        self._shapes = shapes
+        self._logs = np.log2([_sizes(shape) for shape in shapes])
+        self._ops = np.array([list(LoraOp).index(shape.op) for shape in shapes])
+        self._kinds = np.array([_kind(shape) for shape in shapes])
+
+    def distances(self, other: KernelShape) -> Floats:
+        """``distance`` from every shape to another, (len(shapes),)."""
+        apart: Floats = np.abs(self._logs - np.log2(_sizes(other))).sum(axis=1)
+        apart += (self._ops != list(LoraOp).index(other.op)) * _OTHER_OP
+        apart[self._kinds != _kind(other)] = np.inf
+        # Equal distances stay equal, however their sums were rounded.
+        return np.round(apart, 9)
+
+    def least_remote(self, left: npt.NDArray[np.bool_]) -> int:
+        """Of the shapes that are left, the nearest to all others; each counts at most 100."""
+        remoteness = np.full(len(left), np.inf)
+        for place in np.flatnonzero(left):
+            apart = self.distances(self._shapes[place])[left]
+            remoteness[place] = np.minimum(apart, 100.0).sum()
+        return int(np.argmin(remoteness))
+
+
+def _kind(shape: KernelShape) -> int:
+    """A number for each kind of op whose shapes learn from each other."""
+    return 2 * shape.op.is_moe + is_shrink(shape.op)
 
 
 def belief(space: SearchSpace, neighbours: Sequence[Neighbour]) -> Floats | None:
@@ -143,11 +182,7 @@ def belief(space: SearchSpace, neighbours: Sequence[Neighbour]) -> Floats | None
     """
     if not neighbours:
         return None
-    points, targets = [], []
-    for neighbour in neighbours:
-        timed = instructive(neighbour.timed)
-        points.append(between_shapes(neighbour.shape, list(timed)))
-        targets.append(squash(np.log(np.array(list(timed.values())))))
+    points, targets = zip(*(each.lessons for each in neighbours), strict=True)
     wanted = between_shapes(space.shape, space.configs)
     return interpolated(np.vstack(points), np.concatenate(targets), wanted)
 
