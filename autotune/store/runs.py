@@ -60,9 +60,18 @@ class RunLog:
         traceback: TracebackType | None,
     ) -> None:
         self._ended.set()
+        try:
+            self._end(kind)
+        except KeyboardInterrupt as stop:
+            self._end(type(stop))
+            raise
+
+    def _end(self, kind: type[BaseException] | None) -> None:
+        """Write how the run ended, if an exception of that kind ended it."""
         self._thread.join()
         ending = "done" if kind is None else "failed"
-        ending = "interrupted" if kind is KeyboardInterrupt else ending
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            ending = "interrupted"
         # The error that ended the run says more than a StorageError from here would.
         with suppress(*(() if kind is None else (StorageError,))):
             self._write(ended_at=utc_now(), ending=ending, study_id=None)
