@@ -240,7 +240,7 @@ def status(
 
     if watch and as_json:
         raise typer.BadParameter("--watch contradicts --json; leave one of them out")
-    with errors_in_one_line(), closing(Store(storage, must_exist=True)) as store:
+    with errors_in_one_line(), closing(Store(storage, read_only=True)) as store:
         seen = overview(store)
         if not seen.studies:
             raise InputError("the database holds no study; tune one with autotune run")

@@ -17,6 +17,7 @@ from autotune.launch.environment import Environment, by_environment
 from autotune.launch.shape import KernelShape
 from autotune.measure.measurement import Ceilings
 from autotune.store import schema
+from autotune.store.patience import outlasted
 from autotune.store.store import Store
 
 _LAYER, _CEILINGS, _BETWEEN = "layer", "ceilings", "between"
@@ -85,6 +86,7 @@ def between(store: Store) -> dict[Environment, list[BetweenRows]]:
     return {environment: [loss for _, loss in pairs] for environment, pairs in groups.items()}
 
 
+@outlasted
 def _keep(
     store: Store,
     kind: str,
@@ -117,6 +119,7 @@ def _keep(
         connection.execute(sa.insert(table), rows)
 
 
+@outlasted
 def _known(store: Store, kind: str) -> dict[tuple[Environment, KernelShape | None], dict[str, Any]]:
     """All facts of a kind, in the order in which they were kept."""
     table = schema.facts

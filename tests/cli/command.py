@@ -118,7 +118,7 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=before or _take_notice_of_ctrl_c,
+            preexec_fn=before or _take_notice_of_ctrl_c,  # noqa: PLW1509 - it takes no lock
         )
 
     def on_a_terminal(self, *arguments: object, columns: int) -> Ended:
