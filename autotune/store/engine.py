@@ -104,8 +104,8 @@ class WatchedFile:
 def copied(file: Path) -> tuple[str, TemporaryDirectory[str]]:
     """The URL of a copy of a SQLite database, and the folder of the copy.
 
-    SQLite reads a database in WAL mode only where it may make files beside it, so an archive is read
-    from a copy. What its write-ahead log holds is in the copy, too.
+    SQLite reads a database in WAL mode only where it may make files beside it, so an archive is
+    read from a copy. What its write-ahead log holds is in the copy, too.
 
     Raises:
         StorageError: There is no room for the copy, or the file cannot be read.
