@@ -5,8 +5,9 @@
 
 Without --postgres the database is SQLite, and every run gets SIGKILL, SIGTERM, SIGHUP or SIGINT at
 a random moment, again and again. With --postgres a server of our own is stopped in the middle of
-each run and started again. The exit code is 1 if anything was lost, measured twice or exported differently, and
-where an exit code, a traceback or a missing ending shows that a run did not end in order.
+each run and started again. The exit code is 1 if anything was lost, measured twice or exported
+differently, and where an exit code, a traceback or a missing ending shows that a run did not end in
+order.
 """
 
 from __future__ import annotations
@@ -207,7 +208,7 @@ def disturbed(
         server: A server to restart; None to send signals.
     """
     if server is not None:
-        times = chance.uniform(0.3, 0.9) * length_s, chance.uniform(*DOWN_S)
+        times = chance.uniform(0.4, 0.9) * length_s, chance.uniform(*DOWN_S)
         if run.launch(meanwhile=threading.Thread(target=restart, args=(server, *times))):
             return
     else:
