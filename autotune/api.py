@@ -184,7 +184,7 @@ def load(storage: str = "sqlite:///autotune.db") -> Results:
     Raises:
         StorageError: The database cannot be used, or holds no study.
     """
-    with closing(Store(storage, must_exist=True)) as store:
+    with closing(Store(storage, read_only=True)) as store:
         shapes = of_store(store)
     if not shapes:
         raise StorageError(f"{shown(storage)} holds no study; tune one with autotune run")

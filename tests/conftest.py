@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -15,19 +13,11 @@ import torch
 from tests import profiles
 from tests.browser import Browser, chromium, chromium_program
 from tests.patience import be_patient
+from tests.postgres import postgres_programs
 
 # Before any test imports a kernel: Triton decides how a function runs when it is defined.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
-
-
-def postgres_programs() -> Path | None:
-    """The folder of PostgreSQL's server programs."""
-    found = shutil.which("initdb")
-    if found:
-        return Path(found).parent
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return folders[-1].parent if folders else None
 
 
 profiles.register()

@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "optuna_dashboard": {"search/dashboard"},
     "torch": {"measure/cuda", "measure/kernels"},
     "triton": {"measure/cuda", "measure/kernels"},
-    "pydantic": {"untrusted.py", "measure", "choose"},
+    "pydantic": {"untrusted.py", "measure", "choose", "store"},
     "sqlalchemy": {"store", "search"},
     "typer": {"cli"},
     "rich": {"cli"},

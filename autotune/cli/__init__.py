@@ -1,5 +1,13 @@
 """The command line. Imports nothing heavy before a command needs it."""
 
-from autotune.cli.commands import app, main
+from autotune.cli.signals import heeded
 
-__all__ = ["app", "main"]
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Entry point of the ``autotune`` command."""
+    with heeded():
+        from autotune.cli.commands import app
+
+        app()

@@ -23,6 +23,7 @@ from autotune.cli.console import (
     say_compared,
     say_no_gpu,
     say_recorded,
+    say_unread,
     watch_status,
 )
 from autotune.cli.exits import EXIT_CHECK_FAILED, errors_in_one_line
@@ -117,6 +118,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     if quiet and verbose:
         raise typer.BadParameter("--quiet and --verbose contradict one another; give one of them")
     out.quiet = quiet
+    out.outlive_reader(say_unread)
     with errors_in_one_line():
         recorded = replay_runner(replay) if replay else None
         plan = flags.plan(None if recorded is None else recorded.shapes).override(
@@ -156,6 +158,7 @@ def record_spaces(
     from autotune.measure.runners import gpu_runner
     from autotune.measure.sweep import record
 
+    out.outlive_reader(say_unread)
     with errors_in_one_line():
         plan = flags.plan().override(kernels=kernels, seed=seed)
         with gpu_runner(plan.kernels, err.print) as runner:
@@ -237,7 +240,7 @@ def status(
 
     if watch and as_json:
         raise typer.BadParameter("--watch contradicts --json; leave one of them out")
-    with errors_in_one_line(), closing(Store(storage, must_exist=True)) as store:
+    with errors_in_one_line(), closing(Store(storage, read_only=True)) as store:
         seen = overview(store)
         if not seen.studies:
             raise InputError("the database holds no study; tune one with autotune run")
@@ -340,8 +343,3 @@ def compare_samplers(  # noqa: PLR0913 - one parameter a flag
             write_comparison_plot(groups, plot)
             err.print(f"Drew {plot}")
     print_compared(comparison, summaries(curves), as_json=as_json)
-
-
-def main() -> None:
-    """Entry point of the ``autotune`` command."""
-    app()

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from autotune.cli.pipes import PipedConsole
+
 if TYPE_CHECKING:
     from collections import Counter
 
@@ -32,13 +34,13 @@ if TYPE_CHECKING:
 _FILE_WIDTH = 160
 
 # No markup: intervals and users' paths hold brackets that rich would take for it.
-out = Console(
+out = PipedConsole(
     markup=False,
     highlight=False,
     soft_wrap=True,
     width=None if sys.stdout.isatty() else _FILE_WIDTH,
 )
-err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+err = PipedConsole(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
 def say(line: str, console: Console = out) -> None:
@@ -51,6 +53,11 @@ def say_error(text: str) -> None:
     err.print("autotune:", text)
 
 
+def say_unread() -> None:
+    """Say that nobody reads standard output any more, and that the command goes on."""
+    say_error("the reader of the output has gone: going on without output")
+
+
 def say_no_gpu(recorded_gpu: str) -> None:
     """Say that a run replays the recording that comes with autotune, also where it is quiet."""
     say(
@@ -61,7 +68,7 @@ def say_no_gpu(recorded_gpu: str) -> None:
 
 
 def say_interrupted(plan: StudyPlan, progress: RunProgress) -> None:
-    """Say what is kept of a run that Ctrl-C has ended, and how to go on."""
+    """Say what is kept of a run that a signal has ended, and how to go on."""
     from autotune.store import shown
 
     done, count = len(progress.done), len(progress.trials)

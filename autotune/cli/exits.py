@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from autotune.cli.console import say_error, say_interrupted
+from autotune.cli.signals import exit_code, stoppable
 from autotune.errors import AutotuneError
 
 if TYPE_CHECKING:
@@ -17,27 +18,27 @@ if TYPE_CHECKING:
 
 EXIT_ERROR = 1
 EXIT_CHECK_FAILED = 3
-EXIT_INTERRUPTED = 130
 
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """End the command with one line and its exit code on an ``AutotuneError`` or Ctrl-C."""
+    """End the command with one line and its exit code on an ``AutotuneError`` or a signal."""
     try:
-        yield
+        with stoppable():
+            yield
     except AutotuneError as error:
         say_error(" ".join(str(error).split()))
         raise typer.Exit(EXIT_ERROR) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         say_error("interrupted")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise typer.Exit(exit_code(stop)) from None
 
 
 @contextmanager
 def resumable(plan: StudyPlan, progress: RunProgress) -> Iterator[None]:
-    """End a run on Ctrl-C with what is kept, and how to go on."""
+    """End a run on a signal with what is kept, and how to go on."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         say_interrupted(plan, progress)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise typer.Exit(exit_code(stop)) from None

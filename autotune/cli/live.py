@@ -17,6 +17,7 @@ from rich.text import Text
 from autotune.cli.console import out, say
 from autotune.cli.exits import resumable
 from autotune.cli.progress import RunProgress, trial_text
+from autotune.cli.signals import check_stopped
 from autotune.cli.tables import selection_cells
 from autotune.launch.shape import KernelShape
 from autotune.measure import Runner, RunnerStatus
@@ -74,7 +75,7 @@ def run_watched(
 
     Raises:
         AutotuneError: Something cannot be used as it is; what was measured is kept.
-        typer.Exit: Ctrl-C ended it, and that was said.
+        typer.Exit: A signal ended it, and that was said.
     """
     progress = RunProgress(time_budget_s=plan.time_budget_s)
     with (
@@ -134,6 +135,7 @@ class RunDisplay:
 
     def watch(self, event: Event) -> None:
         """Bring the state up to date, and print the line of a finished shape or of a trial."""
+        check_stopped()
         self._progress.watch(event)
         if isinstance(event, ShapeDone) and self._verbosity is not Verbosity.QUIET:
             self._say(shape_line(event, wide=self._is_wide))

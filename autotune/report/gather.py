@@ -29,7 +29,7 @@ def of_database(url: str) -> Report:
     Raises:
         StorageError: The database cannot be used, or holds no study.
     """
-    with closing(Store(url, must_exist=True)) as store:
+    with closing(Store(url, read_only=True)) as store:
         results = of_store(store)
         ceilings = facts.ceilings(store)
         between = facts.between(store)

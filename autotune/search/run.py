@@ -77,7 +77,7 @@ def run_job(
     for line in (*plan.notes, *notes(plan.shapes, runner.environment)):
         say(line)
     lines: Sequence[str] = ()
-    with Session(plan, runner, watch, record=record) as session:
+    with Session(plan, runner, watch, record=record, say=say) as session:
         tuned = tune(session)
         if plan.is_auto:
             say("Timing the captured batch sizes between the tuned ones.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,8 @@ from autotune.search.events import Event, Opened, Planned, ShapeDone, Watch, unw
 from autotune.search.samplers.known import experience, finished_earlier
 from autotune.search.samplers.transfer import Neighbour, in_order
 from autotune.search.tuner import ShapeTuner
-from autotune.store import RunLog, Store, facts
+from autotune.store import Patience, RunLog, Store, facts
+from autotune.store.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -53,6 +54,7 @@ class Session:
         watch: Watch = unwatched,
         *,
         record: Path | None = None,
+        say: Callable[[str], None] = lambda _line: None,
     ) -> None:
         """Prepare a run. Files are opened when the session is entered.
 
@@ -62,7 +64,9 @@ class Session:
             watch: Called with every event.
             record: The file to record every measurement to, earlier runs included; None for no
                 recording.
+            say: Called with a line when the database fails for a moment, and when it is back.
         """
+        self._say = say
         self.plan, self.runner = plan, runner
         self.tell = watched_by(self._write_down, watch)
         self._record = record
@@ -83,8 +87,10 @@ class Session:
                 self.runner = RecordingRunner(self.runner, writer)
             self.earlier = _earlier(plan, self.runner)
             self.spaces = [self.space(shape) for shape in self._ordered()]
-            self.store = opened.enter_context(closing(Store(plan.storage)))
-            self._mirror = opened.enter_context(closing(TrialMirror(plan.storage)))
+            patience = Patience(PATIENCE_S, say=self._say)
+            self.store = opened.enter_context(closing(Store(plan.storage, patience=patience)))
+            self._mirror = TrialMirror(plan.storage, patience=patience)
+            opened.enter_context(closing(self._mirror))
             self._keep_facts()
             self._log = opened.enter_context(RunLog(self.store, self.runner.environment))
             self._opened = opened.pop_all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from functools import partial
 
@@ -51,6 +51,8 @@ class ShapeTuner:
         self._store = store
         self._record = store.study_of(self._shape, runner.environment)
         self._writer = StudyWriter(store, mirror, self._record)
+        self._untold: deque[Tried] = deque()
+        self._told = 0
         self._loop = SearchLoop(runner, space, sampler=sampler, seed=seed, finished=finished)
         for item in self._writer.earlier:
             self._loop.take_over(item.measurement)
@@ -66,8 +68,12 @@ class ShapeTuner:
         """
         try:
             self._search(budget)
+        except KeyboardInterrupt:
+            self._store.patience.hurry()
+            raise
         finally:
             self._writer.close()
+        self._tell_kept()
         kept = self._store.selection(self._record)
         if kept is not None and self._stands(kept):
             return kept
@@ -109,7 +115,7 @@ class ShapeTuner:
             self._writer.put(
                 Finished(measurement=measurement, started_at=started_at, finished_at=utc_now())
             )
-            self._watch(
+            self._untold.append(
                 Tried(
                     measurement=measurement,
                     tried=len(loop.measured),
@@ -117,6 +123,13 @@ class ShapeTuner:
                     default_us=loop.default_us,
                 )
             )
+            self._tell_kept()
+
+    def _tell_kept(self) -> None:
+        """Tell of the trials that are in the database: a kill never loses what was told."""
+        while self._untold and self._told < self._writer.kept:
+            self._told += 1
+            self._watch(self._untold.popleft())
 
     # ----------------------------------------------------------------- choosing
 

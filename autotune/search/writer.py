@@ -40,23 +40,34 @@ class StudyWriter:
         self.earlier: Sequence[Finished] = store.finished(record)
         lost = self.earlier[mirror.count(self._study) :]
         mirror.add(self._study, [self._trial(item) for item in lost])
+        self._kept = 0
         self._batches = _Batches(self._write)
 
     def put(self, finished: Finished) -> None:
-        """Hand over a measurement; returns at once.
+        """Hand over a measurement; returns at once, also while the database does not answer.
 
         Raises:
             StorageError: An earlier measurement could not be written.
         """
         self._batches.put(finished)
 
+    @property
+    def kept(self) -> int:
+        """How many of the measurements that were handed over are in the database."""
+        return self._kept
+
     def close(self) -> None:
-        """Wait until everything is written.
+        """Wait until everything is written; Ctrl-C makes it wait ten seconds at most.
 
         Raises:
             StorageError: A measurement could not be written.
         """
-        self._batches.close()
+        try:
+            self._batches.close()
+        except KeyboardInterrupt:
+            self._store.patience.hurry()
+            self._batches.close()
+            raise
 
     def keep_note(self, selection: Selection) -> None:
         """Keep a note about the selection, for Optuna's dashboard.
@@ -68,6 +79,7 @@ class StudyWriter:
 
     def _write(self, batch: Sequence[Finished]) -> None:
         self._store.add(self._record, batch)
+        self._kept += len(batch)
         self._mirror.add(self._study, [self._trial(item) for item in batch])
 
     def _trial(self, item: Finished) -> FrozenTrial:
@@ -91,7 +103,8 @@ class _Batches:
     def __init__(self, write: Callable[[Sequence[Finished]], None]) -> None:
         self._write = write
         self._queue: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
+        self._has_failed = False
         self._thread = threading.Thread(target=self._run, name="study-writer", daemon=True)
         self._thread.start()
 
@@ -117,8 +130,8 @@ class _Batches:
                 items.append(self._queue.get())
             more = None not in items
             batch = [item for item in items if item is not None]
-            if batch and self._error is None:
+            if batch and not self._has_failed:
                 try:
                     self._write(batch)
                 except Exception as error:  # noqa: BLE001 - raised again in the owner's thread
-                    self._error = error
+                    self._error, self._has_failed = error, True

@@ -1,14 +1,13 @@
 """Measurements, selections and the state of runs, in one database."""
 
+from autotune.store.faults import explained, shown
 from autotune.store.overview import Overview, RunState, StudyState, overview
+from autotune.store.patience import Patience
 from autotune.store.runs import RunLog
 from autotune.store.store import (
     Finished,
     Store,
     StudyRecord,
-    explained,
-    make_commits_cheap,
-    shown,
     study_name,
     utc_now,
 )
@@ -16,13 +15,13 @@ from autotune.store.store import (
 __all__ = [
     "Finished",
     "Overview",
+    "Patience",
     "RunLog",
     "RunState",
     "Store",
     "StudyRecord",
     "StudyState",
     "explained",
-    "make_commits_cheap",
     "overview",
     "shown",
     "study_name",

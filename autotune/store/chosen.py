@@ -23,7 +23,7 @@ def stored_selections(url: str) -> list[tuple[Environment, list[Selection]]]:
     Raises:
         StorageError: The database cannot be used.
     """
-    with closing(Store(url, must_exist=True)) as store:
+    with closing(Store(url, read_only=True)) as store:
         return list(_by_environment(store).items())
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import sqlalchemy as sa
+from pydantic import Field
 
 from autotune.choose.selection import BetweenRows
 from autotune.launch.environment import Environment, by_environment
@@ -18,8 +19,10 @@ from autotune.launch.shape import KernelShape
 from autotune.measure.figures import CeilingsTable
 from autotune.measure.measurement import Ceilings
 from autotune.store import schema
-from autotune.store.store import Store, undamaged
-from autotune.untrusted import Count, Factor, Untrusted, parse_json, read_json
+from autotune.store.faults import undamaged
+from autotune.store.patience import outlasted
+from autotune.store.store import Store
+from autotune.untrusted import Count, Untrusted, parse_json, read_json
 
 _LAYER, _CEILINGS, _BETWEEN = "layer", "ceilings", "between"
 
@@ -37,14 +40,18 @@ class LayerUse:
     runs: int
 
 
+#: Infinite where a row's configuration does not run.
+_Loss = Annotated[float, Field(ge=0)]
+
+
 class _Use(Untrusted):
     names: str
     runs: Count
 
 
 class _Losses(Untrusted):
-    before: Factor
-    after: Factor
+    before: _Loss
+    after: _Loss
 
 
 def keep_layers(
@@ -97,6 +104,7 @@ def between(store: Store) -> dict[Environment, list[BetweenRows]]:
     return {environment: [loss for _, loss in pairs] for environment, pairs in groups.items()}
 
 
+@outlasted
 def _keep(
     store: Store,
     kind: str,
@@ -132,6 +140,7 @@ def _keep(
 _Fact = TypeVar("_Fact", bound=Untrusted)
 
 
+@outlasted
 def _known(
     store: Store, kind: str, model: type[_Fact]
 ) -> dict[tuple[Environment, KernelShape | None], _Fact]:

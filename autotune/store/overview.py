@@ -15,8 +15,9 @@ from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
 from autotune.store import facts, schema
+from autotune.store.faults import undamaged
 from autotune.store.runs import SILENT_S
-from autotune.store.store import Store, finished_of, undamaged, utc_now
+from autotune.store.store import Store, finished_of, utc_now
 from autotune.untrusted import parse_json
 
 #: The states of a study.

@@ -6,10 +6,12 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -18,6 +20,7 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.store import schema
+from autotune.store.patience import Patience, outlasted
 from autotune.store.store import Store, utc_now
 
 if TYPE_CHECKING:
@@ -60,9 +63,21 @@ class RunLog:
         traceback: TracebackType | None,
     ) -> None:
         self._ended.set()
+        if kind is not None:
+            self.patience.hurry()
+        try:
+            self._end(kind)
+        except KeyboardInterrupt as stop:
+            self.patience.hurry()
+            self._end(type(stop))
+            raise
+
+    def _end(self, kind: type[BaseException] | None) -> None:
+        """Write how the run ended, if an exception of that kind ended it."""
         self._thread.join()
         ending = "done" if kind is None else "failed"
-        ending = "interrupted" if kind is KeyboardInterrupt else ending
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            ending = "interrupted"
         # The error that ended the run says more than a StorageError from here would.
         with suppress(*(() if kind is None else (StorageError,))):
             self._write(ended_at=utc_now(), ending=ending, study_id=None)
@@ -80,7 +95,6 @@ class RunLog:
         Raises:
             StorageError: The database cannot be written. The other methods raise it too.
         """
-        now = utc_now()
         rows = [
             {
                 "study_id": self._study(shape),
@@ -90,18 +104,30 @@ class RunLog:
             }
             for number, (shape, most) in enumerate(trials.items(), start=1)
         ]
-        values = {"host": socket.gethostname(), "process": os.getpid()}
+        self._run = self._store.patience.outlast(partial(self._plan, utc_now(), rows))
+
+    def _plan(self, now: datetime, rows: Sequence[dict[str, Any]], again: bool) -> int:
+        """Write the run's row and those of its studies; returns the run's number."""
+        table = schema.runs
+        values = {"host": socket.gethostname(), "process": os.getpid(), "started_at": now}
+        mine = sa.select(table.c.id).where(*(table.c[name] == v for name, v in values.items()))
         with self._store.transaction() as connection:
-            insert = sa.insert(schema.runs).values(started_at=now, seen_at=now, **values)
-            (self._run,) = connection.execute(insert).inserted_primary_key or (None,)
+            run: int | None = connection.execute(mine).scalar() if again else None
+            if run is not None:
+                return run
+            insert = sa.insert(table).values(seen_at=now, **values)
+            (run,) = connection.execute(insert).inserted_primary_key or (0,)
             if rows:
-                rows = [row | {"run_id": self._run} for row in rows]
-                connection.execute(sa.insert(schema.planned), rows)
+                connection.execute(
+                    sa.insert(schema.planned), [row | {"run_id": run} for row in rows]
+                )
+            return run
 
     def begin(self, shape: KernelShape) -> None:
         """Write down that a shape is searched now."""
         self._write(seen_at=utc_now(), study_id=self._study(shape))
 
+    @outlasted
     def finish(self, shape: KernelShape) -> None:
         """Write down that a shape is done."""
         table = schema.planned
@@ -113,7 +139,16 @@ class RunLog:
     def _study(self, shape: KernelShape) -> int:
         return self._store.study_of(shape, self._environment).id
 
+    @property
+    def patience(self) -> Patience:
+        """That of the database."""
+        return self._store.patience
+
+    @outlasted
     def _write(self, **values: object) -> None:
+        self._write_once(**values)
+
+    def _write_once(self, **values: object) -> None:
         if self._run is None:
             return
         with self._store.transaction() as connection:
@@ -122,5 +157,5 @@ class RunLog:
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
-            with suppress(StorageError):  # the run's next own write raises it
-                self._write(seen_at=utc_now())
+            with suppress(StorageError):  # the run's next own write waits, or raises it
+                self._write_once(seen_at=utc_now())

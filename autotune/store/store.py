@@ -10,27 +10,35 @@ from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from autotune.choose.selection import Selection
-from autotune.errors import InputError, StorageError, install_hint, printable
+from autotune.errors import StorageError, install_hint
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement
 from autotune.measure.figures import Figures
 from autotune.store import schema
+from autotune.store.engine import (
+    WatchedFile,
+    copied,
+    database_file,
+    engine_options,
+    make_commits_cheap,
+)
+from autotune.store.faults import explained, shown, undamaged
+from autotune.store.patience import Patience, outlasted
 from autotune.untrusted import parse_json, read_row
+
+if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
 
 #: A database with one of these tables is ours, or Optuna's.
 _OUR_TABLES = {"autotune_studies", "version_info"}
-
-#: How long a writer waits for another writer to finish, in seconds.
-_LOCK_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,42 +76,79 @@ class Store:
     Safe to use from several threads: every call is a transaction on a connection of its own.
     """
 
-    def __init__(self, url: str, *, must_exist: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        must_exist: bool = False,
+        read_only: bool = False,
+        patience: Patience | None = None,
+    ) -> None:
         """Open a database, and create our tables where they are missing.
 
         Args:
             url: A SQLAlchemy URL, such as ``sqlite:///autotune.db``.
             must_exist: Whether a missing SQLite file is an error. If not, it is created.
+            read_only: Whether the database is only read, so that it may be one that cannot be
+                written. It must exist.
+            patience: How long to wait for a database that fails after it was opened; not at all if
+                not given.
 
         Raises:
             StorageError: The URL cannot be used, or the database belongs to another program or to
                 a newer autotune.
         """
-        self.url = url
-        try:
-            self.engine = sa.create_engine(url)
-            make_commits_cheap(self.engine)
-        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-            raise StorageError(
-                f"cannot use the storage URL: got {url!r} ({error}); "
-                "give one like sqlite:///autotune.db or postgresql+psycopg://user@host/name; "
-                f"PostgreSQL needs its driver: {install_hint('postgres')}"
-            ) from None
-        if must_exist:
+        self.url, self.patience = url, patience or Patience()
+        self._copy: TemporaryDirectory[str] | None = None
+        self.engine = _engine(url)
+        if must_exist or read_only:
             self._refuse_missing()
+        if read_only:
+            self._open_to_read()
+        else:
+            self._open_to_write()
+        self._file = WatchedFile(url)
+
+    def _open_to_write(self) -> None:
         with explained(self.url):
-            tables = set(sa.inspect(self.engine).get_table_names())
-            self._refuse_foreign(tables)
+            tables = self._known_tables()
             if self.engine.dialect.name == "sqlite":
                 with self.engine.connect() as connection:
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            if schema.versions.name in tables:
-                self._refuse_newer()
-            schema.metadata.create_all(self.engine)
-            if schema.versions.name not in tables:
-                with self.engine.begin() as connection:
-                    connection.execute(sa.insert(schema.versions).values(version=schema.VERSION))
+            self._complete(tables)
 
+    def _open_to_read(self) -> None:
+        """Open the database without writing to it, unless an older autotune's lacks tables."""
+        with explained(self.url):
+            try:
+                self._complete(self._known_tables())
+            except SQLAlchemyError as error:
+                file = database_file(self.url)
+                if file is None or not _is_for_want_of_writing(error):
+                    raise
+                self.engine.dispose()
+                copy, self._copy = copied(file)
+                self.engine = _engine(copy)
+                self._complete(self._known_tables())
+
+    def _known_tables(self) -> Set[str]:
+        """The names of the tables that there are, once it is sure that they are ours."""
+        tables = set(sa.inspect(self.engine).get_table_names())
+        self._refuse_foreign(tables)
+        if schema.versions.name in tables:
+            self._refuse_newer()
+        return tables
+
+    def _complete(self, tables: Set[str]) -> None:
+        """Create those of our tables that are missing."""
+        if set(schema.metadata.tables) <= tables:
+            return
+        schema.metadata.create_all(self.engine)
+        if schema.versions.name not in tables:
+            with self.engine.begin() as connection:
+                connection.execute(sa.insert(schema.versions).values(version=schema.VERSION))
+
+    @outlasted
     def study(self, name: str, shape: KernelShape, environment: Environment) -> StudyRecord:
         """The study of that name, created where it is missing.
 
@@ -139,6 +184,7 @@ class Store:
         """
         return self.study(study_name(environment, shape), shape, environment)
 
+    @outlasted
     def studies(self) -> list[StudyRecord]:
         """Every study, in the order in which the studies were begun."""
         query = sa.select(schema.studies).order_by(schema.studies.c.id)
@@ -147,12 +193,18 @@ class Store:
 
     def add(self, study: StudyRecord, finished: Sequence[Finished]) -> None:
         """Keep measurements of a study, all in one transaction, in the order given."""
-        if not finished:
-            return
-        with self.transaction() as connection:
-            rows = [_row(study, item) for item in finished]
-            connection.execute(sa.insert(schema.measurements), rows)
+        rows = [_row(study, item) for item in finished]
 
+        def insert(again: bool) -> None:
+            with self.transaction() as connection:
+                # An answer that was lost may have been that all of them were written.
+                if not (again and _are_kept(connection, rows)):
+                    connection.execute(sa.insert(schema.measurements), rows)
+
+        if rows:
+            self.patience.outlast(insert)
+
+    @outlasted
     def finished(self, study: StudyRecord) -> list[Finished]:
         """Every measurement of a study, in the order in which they were kept."""
         table = schema.measurements
@@ -165,6 +217,7 @@ class Store:
                 found.append(finished_of(study.shape, row))
         return found
 
+    @outlasted
     def keep_selection(self, study: StudyRecord, selection: Selection) -> None:
         """Keep a study's selection, replacing an earlier one."""
         table = schema.selections
@@ -173,6 +226,7 @@ class Store:
             connection.execute(sa.delete(table).where(table.c.study_id == study.id))
             connection.execute(sa.insert(table).values(study_id=study.id, selection=text))
 
+    @outlasted
     def selection(self, study: StudyRecord) -> Selection | None:
         """The study's selection; None where it has none."""
         table = schema.selections
@@ -182,6 +236,7 @@ class Store:
         with undamaged(self.url, f"the selection of {study.name}"):
             return None if text is None else Selection.from_json(text)
 
+    @outlasted
     def selections(self) -> list[tuple[Environment, Selection]]:
         """Every selection with its environment, in the order of the studies' names."""
         studies = schema.studies.c
@@ -211,12 +266,13 @@ class Store:
     def close(self) -> None:
         """Close the connections."""
         self.engine.dispose()
+        if self._copy is not None:
+            self._copy.cleanup()
 
     def _refuse_missing(self) -> None:
-        path = self.engine.url.database
-        is_file = self.engine.dialect.name == "sqlite" and path not in (None, "", ":memory:")
-        if is_file and not Path(str(path)).exists():
-            raise StorageError(f"there is no database {path}; give the --storage of a run")
+        file = database_file(self.url)
+        if file is not None and not file.exists():
+            raise StorageError(f"there is no database {file}; give the --storage of a run")
 
     def _refuse_foreign(self, tables: Set[str]) -> None:
         if tables and not tables & _OUR_TABLES:
@@ -242,8 +298,10 @@ class Store:
         """A connection whose changes are written together, or not at all.
 
         Raises:
-            StorageError: The database cannot be used, or holds what cannot be read.
+            StorageError: The database cannot be used, holds what cannot be read, or its file is
+                not there any more.
         """
+        self._file.check()
         with (
             undamaged(self.url, "a table"),
             explained(self.url),
@@ -252,50 +310,32 @@ class Store:
             yield connection
 
 
-def shown(url: str) -> str:
-    """A database's URL without its password, for messages."""
-    return sa.make_url(url).render_as_string(hide_password=True)
-
-
-@contextmanager
-def undamaged(url: str, what: str) -> Iterator[None]:
-    """Name the database, and what in it is wrong, in errors of reading what a row holds."""
+def _engine(url: str) -> sa.Engine:
     try:
-        yield
-    except StorageError:
-        raise
-    except (InputError, ValueError, TypeError) as error:  # SQLAlchemy's own, of a time, say
+        engine = sa.create_engine(url, **engine_options(url))
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise StorageError(
-            f"the database {shown(url)} is damaged: {what}: {error}; go back to a copy of it, or "
-            "give another --storage"
-        ) from error
+            f"cannot use the storage URL: got {url!r} ({error}); "
+            "give one like sqlite:///autotune.db or postgresql+psycopg://user@host/name; "
+            f"PostgreSQL needs its driver: {install_hint('postgres')}"
+        ) from None
+    make_commits_cheap(engine)
+    return engine
 
 
-@contextmanager
-def explained(url: str) -> Iterator[None]:
-    """Turn the database's own errors into a ``StorageError`` that says what to do."""
-    try:
-        yield
-    except SQLAlchemyError as error:
-        cause = printable(str(getattr(error, "orig", None) or error).splitlines()[0])
-        raise StorageError(
-            f"cannot use the database {shown(url)}: {cause}; repair it or give another --storage"
-        ) from error
+def _is_for_want_of_writing(error: SQLAlchemyError) -> bool:
+    """Whether SQLite cannot read because it cannot write a file, or cannot add a table."""
+    texts = ("unable to open database file", "readonly database", "disk I/O error")
+    return any(text in str(error) for text in texts)
 
 
-def make_commits_cheap(engine: sa.Engine) -> None:
-    """Make SQLite's commits not wait for the disk, on connections opened from now on.
-
-    With a write-ahead log and ``synchronous = NORMAL`` a power cut may lose the last commits, but
-    never harms the file (https://www.sqlite.org/wal.html). Other databases are left as they are.
-    """
-    if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _make_sqlite_quick)
-
-
-def _make_sqlite_quick(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DB-API connection has no common type
-    connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute(f"PRAGMA busy_timeout={_LOCK_TIMEOUT_S * 1000}")
+def _are_kept(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether the rows of one transaction are in the database: all of them are, or none is."""
+    table, first = schema.measurements, rows[0]
+    query = sa.select(table.c.id).where(
+        table.c.study_id == first["study_id"], table.c.config == first["config"]
+    )
+    return connection.execute(query).first() is not None
 
 
 def _row(study: StudyRecord, item: Finished) -> dict[str, Any]:

@@ -101,8 +101,15 @@ class Command:
         )
         return Ended(result.returncode, result.stdout, result.stderr)
 
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
-        """Start it, to be interrupted."""
+    def start(
+        self, *arguments: object, before: Callable[[], None] | None = None
+    ) -> subprocess.Popen[str]:
+        """Start it, to be interrupted.
+
+        Args:
+            arguments: What follows ``autotune``.
+            before: Called in the new process before the command starts.
+        """
         return subprocess.Popen(  # noqa: S603 - our own command
             [*AUTOTUNE, *map(str, arguments)],
             cwd=self.folder,
@@ -111,7 +118,7 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=_take_notice_of_ctrl_c,  # noqa: PLW1509 - it takes no lock
+            preexec_fn=before or _take_notice_of_ctrl_c,  # noqa: PLW1509 - it takes no lock
         )
 
     def on_a_terminal(self, *arguments: object, columns: int) -> Ended:

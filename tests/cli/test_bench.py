@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from autotune import cli
+from autotune.cli.commands import app
 from autotune.measure.cuda.runner import CudaRunner
 from autotune.plan.study import StudyPlan
 from tests.export.test_bench import FAKE_DEFAULT, STUDY, exported
@@ -45,7 +45,7 @@ def on_a_fake_device(tmp_path, monkeypatch):
         shapes = StudyPlan.read(tmp_path / "study.toml").shapes
         with fake_gpu("auto", print) as runner:
             exported(tmp_path / "tuned", runner, *[(s, FAKE_DEFAULT | changes) for s in shapes])
-        return CliRunner().invoke(cli.app, ["bench", "tuned", study, *arguments])
+        return CliRunner().invoke(app, ["bench", "tuned", study, *arguments])
 
     return run
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import typer
 
-from autotune import cli
+from autotune.cli.commands import app
 from autotune.version import __version__
 from tests.patience import PATIENCE_S
 from tests.recordings import BEST
@@ -21,7 +21,7 @@ FILES = [
     "NVIDIA_Test_GPU_provenance.json",
 ]
 HAS_GPU = torch.cuda.is_available()
-GROUP = typer.main.get_command(cli.app)
+GROUP = typer.main.get_command(app)
 COMMANDS = sorted(GROUP.commands)  # type: ignore[attr-defined]
 
 
@@ -183,7 +183,7 @@ def test_the_version_is_told_with_the_tools_name(autotune):
 def test_nothing_heavy_is_imported_before_it_is_needed(arguments):
     program = (
         "import sys\n"
-        "from autotune.cli.commands import main\n"
+        "from autotune.cli import main\n"
         f"sys.argv = ['autotune', *{arguments!r}]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
         "heavy = {'torch', 'triton', 'optuna', 'sqlalchemy'} & set(sys.modules)\n"

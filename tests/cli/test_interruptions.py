@@ -1,14 +1,22 @@
-"""Ctrl-C and kills: everything measured is kept, and the same command goes on."""
+"""Signals and kills: everything measured is kept, and the same command goes on."""
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
+import pty
 import re
 import signal
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
 
 import pytest
 
 from autotune.measure.replay import shipped_recording
-from tests.cli.command import Command
+from tests.cli.command import AUTOTUNE, Command, environment
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.slow
@@ -29,13 +37,21 @@ def uninterrupted(tmp_path_factory) -> Command:
     return command
 
 
-def stopped_after_the_first_shape(autotune: Command, number: signal.Signals) -> tuple[int, str]:
-    """Exit code and what was said."""
-    process = autotune.start(*RUN)
+def started_and_at_work(
+    autotune: Command, *, before: Callable[[], None] | None = None
+) -> subprocess.Popen[str]:
+    """A run whose first shape is done."""
+    process = autotune.start(*RUN, before=before)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("[1/"):
             break
+    return process
+
+
+def stopped_after_the_first_shape(autotune: Command, number: signal.Signals) -> tuple[int, str]:
+    """Exit code and what was said."""
+    process = started_and_at_work(autotune)
     process.send_signal(number)
     _, err = process.communicate(timeout=PATIENCE_S)
     assert not (autotune.folder / "tuned").exists(), "it was done before the signal came"
@@ -67,3 +83,110 @@ def test_after_a_kill_the_next_run_ends_as_if_nothing_had_happened(autotune, uni
     ended = autotune(*RUN)
     assert ended.code == 0, ended.err
     assert autotune.files() == uninterrupted.files()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_scheduler_and_a_lost_connection_end_a_run_as_ctrl_c_does(
+    autotune, uninterrupted, number, code
+):
+    ended, err = stopped_after_the_first_shape(autotune, number)
+    assert ended == code, err
+    first, second = err.splitlines()
+    assert first.startswith("autotune: interrupted; ")
+    assert second.startswith("To write the files of what is done: autotune export ")
+    status = json.loads(autotune("status", "--json").out)
+    assert [run["state"] for run in status["runs"]] == ["interrupted"]
+    assert autotune(*RUN).code == 0
+    assert autotune.files() == uninterrupted.files()
+
+
+def test_signals_again_and_again_change_nothing(autotune):
+    process = started_and_at_work(autotune)
+    for number in [signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGHUP] * 20:
+        process.send_signal(number)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    # Of signals that come at once, the one that is heeded first depends on the machine.
+    assert process.returncode in {129, 130, 143}, err
+    assert "Traceback" not in err
+    assert err.startswith("autotune: interrupted; ")
+    status = json.loads(autotune("status", "--json").out)
+    assert [run["state"] for run in status["runs"]] == ["interrupted"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_a_command_is_being_imported_shows_no_traceback(autotune, number):
+    program = (
+        "import os, sys, builtins\n"
+        "from autotune.cli import main\n"
+        "kept = builtins.__import__\n"
+        "def by_name(name, *rest):\n"
+        f"    if name == 'rich.live': os.kill(os.getpid(), {int(number)})\n"
+        "    return kept(name, *rest)\n"
+        "builtins.__import__ = by_name\n"
+        f"sys.argv = {['autotune', *map(str, RUN)]!r}\n"
+        "main()\n"
+    )
+    ended = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-c", program],
+        cwd=autotune.folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (128 + number, "", "")
+
+
+def test_a_run_that_is_told_to_ignore_a_lost_connection_goes_on(autotune, uninterrupted):
+    def like_nohup() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    process = started_and_at_work(autotune, before=like_nohup)
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    assert autotune.files() == uninterrupted.files()
+
+
+def test_a_run_goes_on_where_nobody_reads_its_output_and_says_so(autotune, uninterrupted):
+    process = started_and_at_work(autotune)
+    process.stdout.close()
+    with process.stderr:
+        said = process.stderr.read()
+    assert process.wait(PATIENCE_S) == 0
+    gone = "autotune: the reader of the output has gone: going on without output\n"
+    assert said == gone
+    assert autotune.files() == uninterrupted.files()
+
+
+def test_a_run_goes_on_where_nobody_reads_a_word_of_it(autotune, uninterrupted):
+    process = started_and_at_work(autotune)
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(PATIENCE_S) == 0
+    assert autotune.files() == uninterrupted.files()
+
+
+def test_a_run_whose_terminal_goes_away_is_kept_and_ends(autotune):
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        [*AUTOTUNE, *map(str, RUN), "-v"],
+        cwd=autotune.folder,
+        env=environment() | {"TERM": "xterm-256color"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=take_the_terminal,  # noqa: PLW1509 - it takes no lock
+    )
+    os.close(theirs)
+    while b"[1/" not in os.read(ours, 65_536):
+        pass
+    os.close(ours)  # the kernel sends SIGHUP, and every write fails from then on
+    assert process.wait(PATIENCE_S) == 129
+    status = json.loads(autotune("status", "--json").out)
+    assert [run["state"] for run in status["runs"]] == ["interrupted"]
+
+
+def take_the_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

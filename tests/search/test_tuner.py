@@ -22,8 +22,7 @@ from autotune.measure.replay import ReplayRunner
 from autotune.search import Budget
 from autotune.search.budget import FEWEST_TRIALS
 from autotune.search.samplers.objective import CONSTRAINT
-from autotune.store import Store
-from autotune.store import store as store_module
+from autotune.store import Store, engine
 from autotune.store.store import study_name
 from tests.recordings import SHRINK, lines, write_recording
 from tests.search.cases import (
@@ -281,7 +280,7 @@ def test_trials_that_a_kill_lost_are_made_up_for_from_the_measurements(runner):
 
 @pytest.mark.slow
 def test_a_search_whose_database_is_locked_ends_with_what_is_wrong(recording, monkeypatch):
-    monkeypatch.setattr(store_module, "_LOCK_TIMEOUT_S", 0)
+    monkeypatch.setattr(engine, "_LOCK_TIMEOUT_S", 0)
     other = sqlite3.connect("autotune.db", isolation_level=None)
 
     class Locked(CountingRunner):

@@ -13,7 +13,7 @@ from autotune.errors import StorageError
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.search import TrialMirror
-from autotune.store import Store, store
+from autotune.store import Store, engine
 from tests.patience import PATIENCE_S
 from tests.recordings import ENVIRONMENT, SHRINK
 
@@ -100,7 +100,7 @@ def test_a_database_that_only_optuna_has_used_is_taken(tmp_path):
 
 
 def test_a_database_that_another_program_locks_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "_LOCK_TIMEOUT_S", 0)
+    monkeypatch.setattr(engine, "_LOCK_TIMEOUT_S", 0)
     url = sqlite_url(tmp_path / "autotune.db")
     opened = Store(url)
     other = sqlite3.connect(tmp_path / "autotune.db", isolation_level=None)
@@ -114,7 +114,7 @@ def test_a_database_that_another_program_locks_is_named(tmp_path, monkeypatch):
 
 
 def test_trials_for_a_locked_database_are_a_storage_error_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "_LOCK_TIMEOUT_S", 0)
+    monkeypatch.setattr(engine, "_LOCK_TIMEOUT_S", 0)
     url = sqlite_url(tmp_path / "autotune.db")
     opened = Store(url)
     mirror = TrialMirror(url)

@@ -6,6 +6,7 @@ GPUs.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import multiprocessing
@@ -13,8 +14,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -28,6 +30,10 @@ START_TIMEOUT_S = 120.0
 
 #: prctl(2): which signal the kernel sends to a process whose parent has died.
 _PR_SET_PDEATHSIG = 1
+
+
+#: Signals that a terminal or a scheduler sends to all processes of a run.
+_FOR_THE_OWNER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,8 @@ class Worker:
     """A spawned process with a handler in it.
 
     The process leads a process group of its own, so that programs it starts (``ptxas``) end with
-    it. It ignores Ctrl-C, which is for its owner to handle.
+    it. It ignores Ctrl-C, SIGTERM and SIGHUP, which are for its owner to heed: a configuration that
+    was under way when they came has not failed.
     """
 
     def __init__(self, make_handler: Callable[..., Handler], args: Sequence[object]) -> None:
@@ -61,7 +68,10 @@ class Worker:
         self._process = context.Process(
             target=_serve, args=(theirs, make_handler, tuple(args)), daemon=True
         )
-        self._process.start()
+        with held_back(*_FOR_THE_OWNER):
+            self._process.start()
+        # At its end Python sends SIGTERM to processes that are left, and waits for them.
+        atexit.register(self.kill)
         theirs.close()
         self._is_ready = False
 
@@ -105,6 +115,7 @@ class Worker:
 
     def kill(self) -> None:
         """End the process and everything that it started."""
+        atexit.unregister(self.kill)
         if self._process.pid is not None and self._process.is_alive():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -146,8 +157,7 @@ def _serve(
 ) -> None:
     """Run in the process: make the handler, and answer requests until the owner is gone."""
     os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_parent()
+    leave_to_owner(*_FOR_THE_OWNER)
     _be_silent()
     with contextlib.suppress(EOFError, BrokenPipeError):  # the owner is gone
         try:
@@ -178,6 +188,23 @@ def _be_silent() -> None:
     os.close(nowhere)
 
 
-def _die_with_parent() -> None:
+@contextlib.contextmanager
+def held_back(*numbers: signal.Signals) -> Iterator[None]:
+    """Hold signals back from processes that are started here, until they ignore them.
+
+    Without it Ctrl-C makes a process that is still importing print a traceback.
+    """
+    resource_tracker.ensure_running()  # its start ends what is held back
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_to_owner(*numbers: signal.Signals) -> None:
+    """Ignore signals in this process, and end with the process that started it."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

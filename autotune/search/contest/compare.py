@@ -20,6 +20,7 @@ from typing import Any
 
 from autotune.errors import AutotuneError, InputError
 from autotune.launch.shape import KernelShape
+from autotune.measure.cuda.worker import held_back, leave_to_owner
 from autotune.measure.replay import ReplayRunner
 from autotune.plan.file import ADAPTIVE, SAMPLERS
 from autotune.search.contest.curves import Curve, Summary, curve_of
@@ -185,7 +186,9 @@ def compare(
         ) as pool,
     ):
         try:
-            for done, those in enumerate(pool.map(_work, tasks), start=1):
+            with held_back(*_FOR_THE_MAIN_PROCESS):
+                results = pool.map(_work, tasks)
+            for done, those in enumerate(results, start=1):
                 curves += those
                 if progress is not None:
                     progress(done, len(tasks))
@@ -196,14 +199,17 @@ def compare(
     return curves
 
 
+#: Signals that a terminal sends to all processes. SIGTERM is how a pool ends its own.
+_FOR_THE_MAIN_PROCESS = (signal.SIGINT, signal.SIGHUP)
+
 _runners: tuple[ReplayRunner, ...] = ()
 
 
 def _start(runners: tuple[ReplayRunner, ...]) -> None:
-    """Begin a process of the pool: keep the recordings, and leave Ctrl-C to the main process."""
+    """Begin a process of the pool: keep the recordings, and leave signals to the main process."""
     global _runners  # noqa: PLW0603 - a pool's initializer has no other way to pass them on
     _runners = runners
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_to_owner(*_FOR_THE_MAIN_PROCESS)
 
 
 def _work(task: _Task) -> list[Curve]:

@@ -24,7 +24,9 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from autotune.errors import StorageError, printable
-from autotune.store import StudyRecord, explained, make_commits_cheap, shown
+from autotune.store import Patience, StudyRecord, explained, shown
+from autotune.store.engine import WatchedFile, engine_options, make_commits_cheap
+from autotune.store.patience import outlasted
 
 #: What Optuna and its dashboard call a trial's value.
 _METRIC = "latency_us"
@@ -59,41 +61,52 @@ _OUR_NOTE = "autotune:note_ver"
 class TrialMirror:
     """Optuna's side of the database."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience: Patience | None = None) -> None:
         """Open Optuna's storage, and create its tables where they are missing.
+
+        Args:
+            url: The database.
+            patience: How long to wait for a database that fails; not at all if not given.
 
         Raises:
             StorageError: The tables are those of another version of Optuna.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._url = url
-        try:
-            with _explained(url):
-                self._storage = RDBStorage(url)
-        except RuntimeError as error:
-            raise StorageError(
-                f"Optuna cannot use the database {shown(url)}: {error}; give another --storage"
-            ) from None
+        self._url, self.patience = url, patience or Patience()
+        self._file = WatchedFile(url)
+        self._storage = self._opened()
         make_commits_cheap(self._storage.engine)
         self._storage.engine.dispose()  # connections opened before lack the setting
         self._tables = _known_tables()
 
+    @outlasted
+    def _opened(self) -> RDBStorage:
+        try:
+            with self._explained():
+                return RDBStorage(self._url, engine_kwargs=engine_options(self._url))
+        except RuntimeError as error:
+            raise StorageError(
+                f"Optuna cannot use the database {shown(self._url)}: {error}; "
+                "give another --storage"
+            ) from None
+
+    @outlasted
     def open_study(self, study: StudyRecord) -> optuna.Study:
         """Optuna's study of that name, created where it is missing.
 
         Raises:
             StorageError: The database cannot be used.
         """
-        with _explained(self._url):
+        with self._explained():
             opened = optuna.create_study(
                 storage=self._storage, study_name=study.name, load_if_exists=True
             )
-            if "shape" not in opened.user_attrs:
-                opened.set_user_attr("shape", study.shape.as_dict())
-                opened.set_user_attr("environment", study.environment.as_dict())
+            if "shape" not in opened.user_attrs:  # it is set last
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     opened.set_metric_names([_METRIC])
+                opened.set_user_attr("environment", study.environment.as_dict())
+                opened.set_user_attr("shape", study.shape.as_dict())
         return opened
 
     @property
@@ -103,17 +116,25 @@ class TrialMirror:
         Raises:
             StorageError: The database cannot be used.
         """
-        with _explained(self._url):
+        with self._explained():
             return optuna.get_all_study_names(self._storage)
 
+    @outlasted
     def count(self, study: optuna.Study) -> int:
         """How many trials the study has.
 
         Raises:
             StorageError: The database cannot be used.
         """
-        with _explained(self._url):
-            return len(study.get_trials(deepcopy=False))
+        return self._count(study)
+
+    def _count(self, study: optuna.Study) -> int:
+        with self._explained():
+            if self._tables is None:
+                return len(study.get_trials(deepcopy=False))
+            study_id = self._storage.get_study_id_from_name(study.study_name)
+            with self._storage.engine.begin() as connection:
+                return _count_of(connection, self._tables, study_id)
 
     def add(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
         """Append finished trials, in this order.
@@ -123,9 +144,22 @@ class TrialMirror:
         Raises:
             StorageError: The trials cannot be written.
         """
+        before: int | None = None
+
+        def insert(_again: bool) -> None:
+            nonlocal before
+            there = self._count(study)
+            before = there if before is None else before
+            # After a lost answer some may be written already.
+            self._add(study, trials[there - before :])
+
+        if trials:
+            self.patience.outlast(insert)
+
+    def _add(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
         if not trials:
             return
-        with _explained(self._url):
+        with self._explained():
             if self._tables is None:
                 study.add_trials(trials)
                 return
@@ -133,13 +167,14 @@ class TrialMirror:
             with self._storage.engine.begin() as connection:
                 _insert(connection, self._tables, study_id, trials)
 
+    @outlasted
     def keep_note(self, study: optuna.Study, text: str) -> None:
         """Keep a study's note, replacing an earlier one unless a person has edited it.
 
         Raises:
             StorageError: The note cannot be written.
         """
-        with _explained(self._url):
+        with self._explained():
             study_id = self._storage.get_study_id_from_name(study.study_name)
             known = self._storage.get_study_system_attrs(study_id)
             version = known.get(_NOTE_VERSION, 0)
@@ -166,28 +201,32 @@ class TrialMirror:
             connection.execute(sa.delete(table).where(these))
             connection.execute(sa.insert(table), rows)
 
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """``explained``, also where Optuna has wrapped the database's error in one of its own.
+
+        Raises:
+            StorageError: The database cannot be used, or its file is not there any more.
+        """
+        self._file.check()
+        with explained(self._url):
+            try:
+                yield
+            except StorageInternalError as error:
+                if isinstance(error.__cause__, SQLAlchemyError):
+                    raise error.__cause__ from None
+                raise
+            # What Optuna raises where a row of its tables does not hold what it wrote.
+            except (LookupError, ValueError, TypeError, AssertionError) as error:
+                raise StorageError(
+                    f"Optuna's tables in the database {shown(self._url)} are damaged: "
+                    f"{printable(repr(error))}; go back to a copy of it, or give another --storage"
+                ) from error
+
     def close(self) -> None:
         """Close the connections."""
         self._storage.remove_session()
         self._storage.engine.dispose()
-
-
-@contextmanager
-def _explained(url: str) -> Iterator[None]:
-    """``explained``, also where Optuna has wrapped the database's error in one of its own."""
-    with explained(url):
-        try:
-            yield
-        except StorageInternalError as error:
-            if isinstance(error.__cause__, SQLAlchemyError):
-                raise error.__cause__ from None
-            raise
-        # What Optuna raises where a row of its tables does not hold what it wrote.
-        except (LookupError, ValueError, TypeError, AssertionError) as error:
-            raise StorageError(
-                f"Optuna's tables in the database {shown(url)} are damaged: "
-                f"{printable(repr(error))}; go back to a copy of it, or give another --storage"
-            ) from error
 
 
 def _known_tables() -> Mapping[str, sa.Table] | None:
@@ -203,15 +242,20 @@ def _known_tables() -> Mapping[str, sa.Table] | None:
     return {name: tables[name] for name in _COLUMNS}
 
 
+def _count_of(connection: sa.Connection, tables: Mapping[str, sa.Table], study_id: int) -> int:
+    """How many trials a study has."""
+    table = tables["trials"]
+    count = sa.select(sa.func.count()).select_from(table).where(table.c.study_id == study_id)
+    return int(connection.execute(count).scalar_one())
+
+
 def _insert(
     connection: sa.Connection,
     tables: Mapping[str, sa.Table],
     study_id: int,
     trials: Sequence[FrozenTrial],
 ) -> None:
-    table = tables["trials"]
-    count = sa.select(sa.func.count()).select_from(table).where(table.c.study_id == study_id)
-    first = connection.execute(count).scalar_one()
+    table, first = tables["trials"], _count_of(connection, tables, study_id)
     rows = [
         {
             "number": number,

@@ -26,7 +26,7 @@ def finished_earlier(url: str, environment: Environment) -> list[Neighbour]:
         StorageError: The database is missing or cannot be read.
         InputError: The database has no such shape.
     """
-    store = Store(url, must_exist=True)
+    store = Store(url, read_only=True)
     try:
         found = []
         for measured_in, selection in store.selections():

@@ -335,7 +335,6 @@ def _leave(inputs: Inputs, out: torch.Tensor) -> None:
     inputs.out.copy_(out)
 
 
-
 @each_op
 def test_a_kernel_that_weighs_where_it_must_not_is_found(op):
     inputs = inputs_of(moe_shape(op))

@@ -1,0 +1,126 @@
+"""Opens databases, and knows a SQLite database's file."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import unquote
+
+import sqlalchemy as sa
+
+from autotune.errors import StorageError
+
+#: How long a writer waits for another writer to finish, in seconds.
+_LOCK_TIMEOUT_S = 30
+
+#: A server that is gone without a word is noticed within half a minute, not after the quarter of an
+#: hour that TCP takes (https://www.postgresql.org/docs/current/libpq-connect.html).
+_POSTGRES_LIMITS = {
+    "connect_timeout": 10,  # seconds
+    "keepalives_idle": 10,  # seconds
+    "keepalives_interval": 5,  # seconds
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+}
+
+#: The files of a SQLite database that may hold its content: its own, and its journals.
+_PARTS = ("", "-wal", "-journal")
+
+
+def engine_options(url: str) -> dict[str, Any]:
+    """The arguments of ``create_engine``: a connection that the server has closed is not used."""
+    parts = sa.make_url(url)
+    if parts.get_backend_name() == "sqlite":
+        return {}
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if parts.drivername in {"postgresql+psycopg", "postgresql+psycopg2", "postgresql"}:
+        limits = {name: n for name, n in _POSTGRES_LIMITS.items() if name not in parts.query}
+        options["connect_args"] = limits
+    return options
+
+
+def make_commits_cheap(engine: sa.Engine) -> None:
+    """Make SQLite's commits not wait for the disk, on connections opened from now on.
+
+    With a write-ahead log and ``synchronous = NORMAL`` a power cut may lose the last commits, but
+    never harms the file (https://www.sqlite.org/wal.html). Other databases are left as they are.
+    """
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _make_sqlite_quick)
+
+
+def _make_sqlite_quick(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DB-API connection has no common type
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute(f"PRAGMA busy_timeout={_LOCK_TIMEOUT_S * 1000}")
+
+
+def database_file(url: str) -> Path | None:
+    """The file of a SQLite database; None of one in memory, and of other databases."""
+    parts = sa.make_url(url)
+    name = parts.database
+    if parts.get_backend_name() != "sqlite" or name in (None, "", ":memory:"):
+        return None
+    if "uri" not in parts.query or not str(name).startswith("file:"):
+        return Path(str(name))
+    if parts.query.get("mode") == "memory":
+        return None
+    return Path(unquote(str(name).removeprefix("file:")))
+
+
+class WatchedFile:
+    """Notices that a SQLite database's file was deleted, moved or replaced.
+
+    SQLite itself would go on writing to a file that nobody can open any more.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Remember the file as it is now. Other databases than SQLite's are never missed."""
+        self._path = database_file(url)
+        self._identity = self._seen()
+
+    def check(self) -> None:
+        """Look at the file again.
+
+        Raises:
+            StorageError: It is not the same file any more.
+        """
+        if self._path is not None and self._identity not in (None, self._seen()):
+            what = "replaced" if self._path.exists() else "deleted or moved away"
+            raise StorageError(
+                f"the database {self._path} was {what} while it was in use: what was measured "
+                "after that cannot be kept; put it back, or run the same command again without it"
+            )
+
+    def _seen(self) -> tuple[int, int] | None:
+        try:
+            found = None if self._path is None else self._path.stat()
+        except OSError:
+            return None
+        return None if found is None else (found.st_dev, found.st_ino)
+
+
+def copied(file: Path) -> tuple[str, TemporaryDirectory[str]]:
+    """The URL of a copy of a SQLite database, and the folder of the copy.
+
+    SQLite reads a database in WAL mode only where it may make files beside it, so an archive is
+    read from a copy. What its write-ahead log holds is in the copy, too.
+
+    Raises:
+        StorageError: There is no room for the copy, or the file cannot be read.
+    """
+    folder = TemporaryDirectory(prefix="autotune-")
+    copy = Path(folder.name) / "copy.db"
+    try:
+        for part in _PARTS:
+            source = file.with_name(file.name + part)
+            if source.exists():
+                shutil.copyfile(source, copy.with_name(copy.name + part))
+    except OSError as error:
+        folder.cleanup()
+        raise StorageError(
+            f"cannot copy the read-only database {file} to {copy.parent}, to read it: "
+            f"{error.strerror}; make it readable, or give another folder for copies with TMPDIR"
+        ) from None
+    return f"sqlite:///{copy}", folder
