@@ -8,9 +8,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ import pytest
 
 from autotune.errors import InputError
 from autotune.measure.replay import shipped_recording
+from autotune.search.dashboard.guard import Guarded
 from autotune.search.dashboard.serve import serve_dashboard
+from autotune.search.importance import importances as report_of
+from autotune.store.results import of_store
+from autotune.store.store import Store
 from tests.cli.command import Command
 from tests.patience import PATIENCE_S
 from tests.store.old import write_old_database
@@ -31,6 +36,7 @@ RUN = (
     *("run", "-q", "--replay", shipped_recording()),
     *("--op", "shrink", "--tokens", 16, "--trials", 40),
 )
+QUICKSTART = Path(__file__).parents[2] / "studies" / "quickstart.toml"
 NAME = "NVIDIA H100 80GB HBM3/builtin/shrink/m=16,k=4096,n=16,slices={},max_loras=8"
 
 
@@ -92,6 +98,92 @@ def test_what_a_run_adds_is_seen_while_the_dashboard_is_open(quickstart):
     more = [flag if flag != 16 else 1 for flag in RUN]
     assert quickstart.command(*more).code == 0
     assert len(quickstart.ask("/api/studies")["study_summaries"]) > before
+
+
+def test_trials_that_were_cut_short_count_in_the_importances(quickstart):
+    study = quickstart.ask("/api/studies/1?after=0")
+    assert sum(trial["state"] == "Complete" for trial in study["trials"]) > 30
+    (answer,) = quickstart.ask("/api/studies/1/param_importances")["param_importances"]
+    importances = {each["name"]: each["importance"] for each in answer}
+    tried = [
+        {each["name"]: each["param_external_value"] for each in trial["params"]}
+        for trial in study["trials"]
+    ]
+    changed = {name for name in tried[0] if len({one[name] for one in tried}) > 1}
+    assert {name for name, share in importances.items() if share > 0} <= changed
+    with closing(Store(f"sqlite:///{quickstart.command.folder / 'autotune.db'}")) as store:
+        measured = of_store(store)[0].measurements
+    assert max(importances, key=importances.__getitem__) == next(iter(report_of(measured)))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:8080"},
+        {"Host": "10.1.2.3"},
+        {"Host": ""},
+        {"Host": "[::1"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+    ],
+)
+def test_requests_of_another_site_are_refused(quickstart, headers):
+    url = quickstart.url.replace("/dashboard", "/api/studies")
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - our server
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(request, timeout=PATIENCE_S)  # noqa: S310 - our server
+
+
+def test_no_other_page_may_frame_it_and_localhost_is_its_own(quickstart):
+    url = quickstart.url.replace("127.0.0.1", "localhost")
+    request = urllib.request.Request(url, headers={"Origin": url.removesuffix("/dashboard")})  # noqa: S310 - our server
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310 - our server
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["Content-Security-Policy"].endswith(";frame-ancestors 'none'")
+
+
+@pytest.mark.parametrize(
+    ("host", "own", "other"),
+    [
+        ("127.0.0.1", ["127.0.0.1:80", "localhost:80", "[::1]:80"], ["a.b", "192.0.2.1"]),
+        ("0.0.0.0", ["192.0.2.1:80", "localhost", socket.gethostname()], ["a.b", ""]),  # noqa: S104 - nothing listens
+        ("192.0.2.1", ["192.0.2.1:80"], ["192.0.2.2", "localhost", "a.b"]),
+        ("gpu.example", ["gpu.example:80", "192.0.2.1"], ["a.b", "gpu.example.evil.com"]),
+    ],
+)
+def test_only_its_own_addresses_are_answered(host, own, other):
+    def app(_environ, start):
+        start("200 OK", [])
+        return []
+
+    def status(name: str) -> str:
+        said: list[str] = []
+        list(Guarded(app, host)({"HTTP_HOST": name}, lambda line, *_: said.append(line)))  # type: ignore[arg-type]
+        return said[0]
+
+    assert {status(name) for name in own} == {"200 OK"}
+    assert {status(name) for name in other} == {"403 Forbidden"}
+
+
+def test_an_address_that_others_reach_is_warned_of(autotune):
+    url = write_old_database(autotune.folder / "old.db")
+    process = autotune.start("dashboard", "--port", 0, "--host", "0.0.0.0", "--storage", url)  # noqa: S104 - that is what is warned of
+    assert process.stderr is not None
+    lines = [process.stderr.readline(), process.stderr.readline()]
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=PATIENCE_S)
+    assert lines[1].startswith("warning: whoever reaches 0.0.0.0 can change and delete")
+
+
+def test_a_model_s_layers_are_in_the_names_of_the_studies(autotune):
+    study = autotune.folder / "study.toml"
+    study.write_text(QUICKSTART.read_text())
+    ended = autotune(*RUN, study)
+    assert ended.code == 0, ended.err
+    with served(autotune) as dashboard:
+        names = {each["study_name"] for each in dashboard.ask("/api/studies")["study_summaries"]}
+    assert any(name.endswith(" (qkv)") for name in names), names
 
 
 @pytest.mark.browser
