@@ -120,7 +120,7 @@ def outlasted(
     """
 
     @wraps(function)
-    def patient(of: S, *args: P.args, **kwargs: P.kwargs) -> T:
+    def patient(of: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return of.patience.outlast(lambda _again: function(of, *args, **kwargs))
 
     return patient

@@ -149,6 +149,8 @@ def test_a_run_that_is_told_to_ignore_a_lost_connection_goes_on(autotune, uninte
 
 def test_a_run_goes_on_where_nobody_reads_its_output_and_says_so(autotune, uninterrupted):
     process = started_and_at_work(autotune)
+    assert process.stdout is not None
+    assert process.stderr is not None
     process.stdout.close()
     with process.stderr:
         said = process.stderr.read()
@@ -160,8 +162,9 @@ def test_a_run_goes_on_where_nobody_reads_its_output_and_says_so(autotune, unint
 
 def test_a_run_goes_on_where_nobody_reads_a_word_of_it(autotune, uninterrupted):
     process = started_and_at_work(autotune)
-    process.stdout.close()
-    process.stderr.close()
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
     assert process.wait(PATIENCE_S) == 0
     assert autotune.files() == uninterrupted.files()
 
