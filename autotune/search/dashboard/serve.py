@@ -16,6 +16,7 @@ from autotune.errors import InputError, install_hint
 from autotune.search.dashboard.mirror import TrialMirror
 from autotune.search.dashboard.note import note_text
 from autotune.store import Store, shown
+from autotune.store.engine import engine_options
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -65,7 +66,7 @@ def dashboard_app(url: str) -> Iterator[WSGIApplication]:
             + install_hint("dashboard")
         ) from None
     complete_notes(url)
-    storage = _DashboardStorage(url)
+    storage = _DashboardStorage(url, engine_kwargs=engine_options(url))
     try:
         yield wsgi(storage)
     finally:
