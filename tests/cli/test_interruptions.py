@@ -8,9 +8,11 @@ import os
 import pty
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable
 
 import pytest
@@ -202,3 +204,17 @@ def test_a_database_that_is_deleted_under_a_run_ends_it_with_one_line(autotune):
     (line,) = err.splitlines()
     assert "autotune.db was deleted or moved away while it was in use" in line
     assert not (autotune.folder / "autotune.db").exists()
+
+
+def test_a_late_second_signal_ends_a_run_that_waits_for_its_database(autotune):
+    process = started_and_at_work(autotune)
+    other = sqlite3.connect(autotune.folder / "autotune.db", timeout=30, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")  # the run cannot write while this lasts
+    process.send_signal(signal.SIGINT)
+    while process.poll() is None:
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+    other.close()
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, err) == (130, "autotune: ended at once\n")
+    assert autotune(*RUN).code == 0
