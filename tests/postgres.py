@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,9 +50,7 @@ class PostgresServer:
             raise FileNotFoundError("no PostgreSQL server programs: install PostgreSQL")
         self._programs, self._folder = programs, folder
         self._owner = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = _free_port()
         self.url = f"postgresql+psycopg://postgres@127.0.0.1:{self._port}"
 
     def __enter__(self) -> Self:
@@ -104,3 +104,12 @@ class PostgresServer:
         log = self._folder / "log"
         said = log.read_text() if log.exists() else ""
         assert result.returncode == 0 or not is_checked, (program, said)
+
+
+def _free_port() -> int:
+    """A port that no client gets while the server is away: Linux gives those from 32,768 on."""
+    while True:
+        port = random.randint(20_000, 32_000)  # noqa: S311 - nothing is kept secret by it
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +15,9 @@ from autotune.errors import StorageError
 
 #: How long a writer waits for another writer to finish, in seconds.
 _LOCK_TIMEOUT_S = 30
+
+#: The same for one that tries again: while SQLite waits, Python heeds no signal.
+_LOCK_TIMEOUT_OF_PATIENT_S = 2
 
 #: A server that is gone without a word is noticed within half a minute, not after the quarter of an
 #: hour that TCP takes (https://www.postgresql.org/docs/current/libpq-connect.html).
@@ -41,19 +45,22 @@ def engine_options(url: str) -> dict[str, Any]:
     return options
 
 
-def make_commits_cheap(engine: sa.Engine) -> None:
+def make_commits_cheap(engine: sa.Engine, *, tries_again: bool = False) -> None:
     """Make SQLite's commits not wait for the disk, on connections opened from now on.
+
+    They wait for other writers: a moment if the caller tries again, and else for half a minute.
 
     With a write-ahead log and ``synchronous = NORMAL`` a power cut may lose the last commits, but
     never harms the file (https://www.sqlite.org/wal.html). Other databases are left as they are.
     """
     if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _make_sqlite_quick)
+        sa.event.listen(engine, "connect", partial(_make_sqlite_quick, tries_again))
 
 
-def _make_sqlite_quick(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DB-API connection has no common type
+def _make_sqlite_quick(tries_again: bool, connection: Any, _record: object) -> None:  # noqa: ANN401 - a DB-API connection has no common type
+    timeout_s = min(_LOCK_TIMEOUT_S, _LOCK_TIMEOUT_OF_PATIENT_S if tries_again else _LOCK_TIMEOUT_S)
     connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute(f"PRAGMA busy_timeout={_LOCK_TIMEOUT_S * 1000}")
+    connection.execute(f"PRAGMA busy_timeout={timeout_s * 1000}")
 
 
 def database_file(url: str) -> Path | None:

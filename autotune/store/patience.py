@@ -49,6 +49,11 @@ class Patience:
         self._lock, self._hurried = threading.Lock(), threading.Event()
         self._is_told = False
 
+    @property
+    def tries_again(self) -> bool:
+        """Whether anything is tried again."""
+        return self._limit_s > 0
+
     def hurry(self) -> None:
         """Wait ten seconds at most from now on, because the run is to end."""
         self._latest_s = min(self._latest_s, time.monotonic() + _HASTE_S)
@@ -120,7 +125,7 @@ def outlasted(
     """
 
     @wraps(function)
-    def patient(of: S, *args: P.args, **kwargs: P.kwargs) -> T:
+    def patient(of: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return of.patience.outlast(lambda _again: function(of, *args, **kwargs))
 
     return patient

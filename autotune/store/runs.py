@@ -145,7 +145,7 @@ class RunLog:
         return self._store.patience
 
     @outlasted
-    def _write(self, **values: object) -> None:
+    def _write(self, /, **values: object) -> None:
         self._write_once(**values)
 
     def _write_once(self, **values: object) -> None:

@@ -100,7 +100,7 @@ class Store:
         """
         self.url, self.patience = url, patience or Patience()
         self._copy: TemporaryDirectory[str] | None = None
-        self.engine = _engine(url)
+        self.engine = _engine(url, tries_again=self.patience.tries_again)
         if must_exist or read_only:
             self._refuse_missing()
         if read_only:
@@ -310,7 +310,7 @@ class Store:
             yield connection
 
 
-def _engine(url: str) -> sa.Engine:
+def _engine(url: str, *, tries_again: bool = False) -> sa.Engine:
     try:
         engine = sa.create_engine(url, **engine_options(url))
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
@@ -319,7 +319,7 @@ def _engine(url: str) -> sa.Engine:
             "give one like sqlite:///autotune.db or postgresql+psycopg://user@host/name; "
             f"PostgreSQL needs its driver: {install_hint('postgres')}"
         ) from None
-    make_commits_cheap(engine)
+    make_commits_cheap(engine, tries_again=tries_again)
     return engine
 
 

@@ -49,7 +49,7 @@ class Failing:
             if fate == "answer is lost":
                 raise sqlite3.OperationalError("database is locked")
 
-        engine.dialect.do_commit = do_commit  # type: ignore[method-assign]
+        engine.dialect.do_commit = do_commit  # type: ignore[method-assign, assignment]
 
 
 @settings(
@@ -160,7 +160,8 @@ def run_through(runner: CountingRunner, url: str, said: list[str]) -> list[objec
 @pytest.mark.slow
 @pytest.mark.postgres
 def test_a_run_outlasts_a_restart_of_its_server(server, tmp_path):
-    url, said = server.new_database(), []
+    url = server.new_database()
+    said: list[str] = []
 
     def restart() -> None:
         server.stop()
@@ -181,7 +182,8 @@ def test_a_run_outlasts_a_restart_of_its_server(server, tmp_path):
 @pytest.mark.slow
 @pytest.mark.postgres
 def test_a_run_outlasts_connections_that_are_terminated(server, tmp_path):
-    url, said = server.new_database(), []
+    url = server.new_database()
+    said: list[str] = []
 
     def terminate() -> None:
         for _ in range(5):
@@ -199,7 +201,8 @@ def test_a_run_outlasts_connections_that_are_terminated(server, tmp_path):
 @pytest.mark.postgres
 def test_a_server_that_stays_away_ends_a_run_with_one_line(server, tmp_path, monkeypatch):
     monkeypatch.setattr("autotune.search.session.PATIENCE_S", 0.5)
-    url, said = server.new_database(), []
+    url = server.new_database()
+    said: list[str] = []
 
     class Stopped(CountingRunner):
         def measure(self, shape, pending, stop):

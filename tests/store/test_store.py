@@ -13,7 +13,8 @@ from autotune.errors import StorageError
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.search import TrialMirror
-from autotune.store import Store, engine
+from autotune.store import Patience, Store, engine, explained
+from tests.contracts.examples import finished
 from tests.patience import PATIENCE_S
 from tests.recordings import ENVIRONMENT, SHRINK
 
@@ -157,4 +158,62 @@ def test_two_threads_keep_measurements_of_their_studies_at_once(tmp_path):
     for thread in threads:
         thread.join(PATIENCE_S)
     assert len({opened.study(name, SHAPE, HERE).id for name in names}) == len(names)
+    opened.close()
+
+
+# ------------------------------------------------------------------ a file that goes away
+
+
+@pytest.mark.parametrize("fate", ["deleted", "moved", "replaced"])
+def test_a_database_file_that_goes_away_is_noticed_at_the_next_write(tmp_path, fate):
+    path = tmp_path / "autotune.db"
+    opened = Store(sqlite_url(path), patience=Patience(PATIENCE_S))
+    mirror = TrialMirror(opened.url, patience=opened.patience)
+    study = opened.study("a study", SHAPE, HERE)
+    if fate == "moved":
+        path.rename(tmp_path / "elsewhere.db")
+    else:
+        path.unlink()
+    if fate == "replaced":
+        Store(sqlite_url(path)).close()
+    said = "replaced" if fate == "replaced" else "deleted or moved away"
+    expected = rf"the database .*autotune\.db was {said} while it was in use: .*; put it back"
+    with pytest.raises(StorageError, match=expected):
+        opened.study("another", SHAPE, HERE)
+    with pytest.raises(StorageError, match=expected):
+        mirror.open_study(study)
+    assert path.exists() == (fate == "replaced")  # no empty file takes its place
+    mirror.close()
+    opened.close()
+
+
+# ------------------------------------------------------------------ advice
+
+
+@pytest.mark.parametrize(
+    ("cause", "advice"),
+    [
+        ("database or disk is full", "free some room on its disk, or give another --storage"),
+        ("disk I/O error", "see that its disk is there and has room, or give another --storage"),
+        ("database disk image is malformed", "go back to a copy of it, or give another --storage"),
+        ("attempt to write a readonly database", "see that it and its folder can be written, or"),
+        ("no such column: rank", "no such column: rank; give another --storage"),
+    ],
+)
+def test_what_to_do_fits_what_is_wrong(cause, advice):
+    broken = sa.exc.OperationalError("INSERT", {}, sqlite3.OperationalError(cause))
+    with pytest.raises(StorageError) as raised, explained("sqlite:///autotune.db"):
+        raise broken
+    text = str(raised.value)
+    assert cause in text
+    assert advice in text
+    assert ("repair" in text) == ("malformed" in text)
+
+
+def test_a_run_that_measures_the_same_at_the_same_time_is_suspected(tmp_path):
+    opened = Store(sqlite_url(tmp_path / "autotune.db"))
+    study = opened.study("a study", SHAPE, HERE)
+    opened.add(study, [finished(0)])
+    with pytest.raises(StorageError, match=r"does another run tune the same in it\? .*--storage"):
+        opened.add(study, [finished(0)])
     opened.close()

@@ -75,7 +75,7 @@ class TrialMirror:
         self._url, self.patience = url, patience or Patience()
         self._file = WatchedFile(url)
         self._storage = self._opened()
-        make_commits_cheap(self._storage.engine)
+        make_commits_cheap(self._storage.engine, tries_again=self.patience.tries_again)
         self._storage.engine.dispose()  # connections opened before lack the setting
         self._tables = _known_tables()
 

@@ -20,6 +20,7 @@ from autotune.search.dashboard.guard import Guarded, is_loopback
 from autotune.search.dashboard.mirror import TrialMirror
 from autotune.search.dashboard.note import note_text
 from autotune.store import Store, facts, shown
+from autotune.store.engine import engine_options
 from autotune.store.store import study_name
 
 if TYPE_CHECKING:
@@ -76,9 +77,10 @@ def dashboard_app(url: str) -> Iterator[WSGIApplication]:
             + install_hint("dashboard")
         ) from None
     complete_notes(url)
-    storage = RDBStorage(url)
+    storage = RDBStorage(url, engine_kwargs=engine_options(url))
     try:
-        yield wsgi(_DashboardStorage(storage, _layers(url)))  # type: ignore[abstract] # they are set below
+        shown_storage = _DashboardStorage(storage, _layers(url))  # type: ignore[abstract] # set below
+        yield wsgi(shown_storage)
     finally:
         storage.remove_session()
         storage.engine.dispose()

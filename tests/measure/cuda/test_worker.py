@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +14,8 @@ from autotune.errors import InputError, KernelsUnusable, WorkerDied
 from autotune.measure.cuda.worker import Worker
 from tests.measure.cuda.handlers import never_made, obedient, unusable
 from tests.patience import PATIENCE_S
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -58,6 +63,34 @@ def test_killing_a_worker_ends_what_it_started(worker, tmp_path):
         time.sleep(0.01)
     worker.kill()
     assert ends(int(pid_file.read_text()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("is_ready", [False, True])
+def test_signals_to_all_processes_of_a_run_do_not_fail_what_is_under_way(worker, number, is_ready):
+    if is_ready:
+        worker.wait_until_ready()
+    worker.send(("echo", 1))
+    os.kill(worker._process.pid, number)
+    assert worker.receive(PATIENCE_S) == 1
+
+
+def test_a_process_that_is_left_does_not_hold_up_the_end_of_its_owner():
+    program = (
+        "from autotune.measure.cuda.worker import Worker\n"
+        "if __name__ == '__main__':\n"
+        "    left = Worker(print, ('made',))\n"
+        "    print(left._process.pid)\n"
+    )
+    ended = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=True,
+    )
+    assert ends(int(ended.stdout))
 
 
 def test_a_handler_that_cannot_be_made_says_why():
