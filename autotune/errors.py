@@ -21,23 +21,38 @@ Every message says what is wrong, the value received, and what to do next.
 
 from __future__ import annotations
 
-#: Characters of a wrong value that a message shows.
-_MOST_SHOWN = 60
+import reprlib
+
+
+class _Shown(reprlib.Repr):
+    """``repr`` of a part of a value: values nested deep or of any size end as three dots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = 8
+        self.maxstring = self.maxother = 200
+
+    def repr_int(self, x: int, level: int) -> str:
+        """A whole number; Python refuses to write those of more than 4300 digits."""
+        bits = x.bit_length()
+        return repr(x) if bits <= _LONGEST_BITS else f"a whole number of {bits} bits"
+
+
+#: Whole numbers of more bits are described, not written: 77 digits say enough.
+_LONGEST_BITS = 256
+
+_SHOWN = _Shown()
+
+
+def shown(value: object) -> str:
+    """A value from outside as messages show it: short, on one line, with no control character."""
+    return _SHOWN.repr(value)
 
 
 def install_hint(extra: str) -> str:
     """What to type to install one of the extras of ``pyproject.toml``; autotune is not on PyPI."""
     return f"pip install '/path/to/clone[{extra}]' (your clone of autotune's repository)"
-
-
-def shown(value: object) -> str:
-    """A wrong value for a message: in one line, short, without control characters."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a whole number of thousands of digits, say
-        text = f"a huge {type(value).__name__}"
-    text = printable(text)
-    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
 
 
 def printable(text: str) -> str:

@@ -13,6 +13,12 @@ from autotune.launch.op import VLLM_RANKS, LookupKey, LoraOp
 #: Bytes of one weight, per dtype that vLLM's LoRA kernels take.
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2}
 
+#: The largest size: vLLM's kernels are given sizes as 32-bit integers.
+LARGEST_SIZE = 2**31 - 1
+
+#: More slices than any model packs into one module: the most known is six.
+_MOST_SLICES = 64
+
 _SIZES = ("num_tokens", "hidden_size", "rank", "num_slices", "max_loras", "active_loras")
 
 #: Sizes that only the ops of a mixture of experts have.
@@ -93,7 +99,9 @@ class KernelShape:
         known = {field.name for field in fields(cls)}
         for key in table:
             if key not in known:
-                raise ShapeError(f"a shape has no field {key!r}; it has {', '.join(sorted(known))}")
+                raise ShapeError(
+                    f"a shape has no field {shown(key)}; it has {', '.join(sorted(known))}"
+                )
         op = _op(table.get("op"))
         values = dict(table, op=op)
         values["slice_sizes"] = _slice_sizes(op, values)
@@ -207,7 +215,7 @@ def _op(value: object) -> LoraOp:
         return LoraOp(value)
     except ValueError:
         names = ", ".join(op.value for op in LoraOp)
-        raise ShapeError(f"unknown op: got {value!r}; use one of {names}") from None
+        raise ShapeError(f"unknown op: got {shown(value)}; use one of {names}") from None
 
 
 def _slice_sizes(op: LoraOp, values: Mapping[str, Any]) -> tuple[int, ...]:
@@ -220,18 +228,19 @@ def _slice_sizes(op: LoraOp, values: Mapping[str, Any]) -> tuple[int, ...]:
     absent = given is None or given == ()
     if op is not LoraOp.EXPAND:
         if not absent:
-            raise ShapeError(f"{op.value} takes num_slices, not slice_sizes: got {given!r}")
+            raise ShapeError(f"{op.value} takes num_slices, not slice_sizes: got {shown(given)}")
         return ()
     if absent:
         slices = _size("num_slices", values.get("num_slices", 1))
         return (_size("hidden_size", values.get("hidden_size")),) * slices
     if not isinstance(given, list | tuple) or not given:
-        raise ShapeError(f"slice_sizes must be a list of sizes: got {given!r}")
+        raise ShapeError(f"slice_sizes must be a list of sizes: got {shown(given)}")
+    _size("num_slices", len(given))
     sizes = tuple(_size("slice_sizes", size) for size in given)
     for key, expected in (("hidden_size", max(sizes)), ("num_slices", len(sizes))):
         if values.get(key, expected) != expected:
             raise ShapeError(
-                f"{key} contradicts slice_sizes {list(sizes)}: got {values[key]}; "
+                f"{key} contradicts slice_sizes {list(sizes)}: got {shown(values[key])}; "
                 f"leave it out, or give {expected}"
             )
     return sizes
@@ -239,10 +248,13 @@ def _slice_sizes(op: LoraOp, values: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _size(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        got = "nothing" if value is None else repr(value)
+        got = "nothing" if value is None else shown(value)
         raise ShapeError(f"{name} must be a whole number: got {got}")
     if value < 1:
-        raise ShapeError(f"{name} must be 1 or more: got {value}")
+        raise ShapeError(f"{name} must be 1 or more: got {shown(value)}")
+    largest = _MOST_SLICES if name == "num_slices" else LARGEST_SIZE
+    if value > largest:
+        raise ShapeError(f"{name} must be {largest} or less: got {shown(value)}")
     return value
 
 
@@ -259,10 +271,10 @@ def _check(values: Mapping[str, Any]) -> None:
         )
     if values["dtype"] not in tuple(DTYPE_BYTES):  # a list cannot be looked up in a dict
         raise ShapeError(
-            f"unknown dtype: got {values['dtype']!r}; use {' or '.join(sorted(DTYPE_BYTES))}"
+            f"unknown dtype: got {shown(values['dtype'])}; use {' or '.join(sorted(DTYPE_BYTES))}"
         )
     if not isinstance(values["add_inputs"], bool):
-        raise ShapeError(f"add_inputs must be true or false: got {values['add_inputs']!r}")
+        raise ShapeError(f"add_inputs must be true or false: got {shown(values['add_inputs'])}")
     if values["op"].is_moe:
         _check_moe(values)
     else:
@@ -283,7 +295,7 @@ def _check_dense(values: Mapping[str, Any]) -> None:
     for name in _MOE_FIELDS:
         if name in values:
             op = values["op"].value
-            raise ShapeError(f"{op} has no {name}, only MoE ops do: got {values[name]!r}")
+            raise ShapeError(f"{op} has no {name}, only MoE ops do: got {shown(values[name])}")
 
 
 def _check_moe(values: Mapping[str, Any]) -> None:
@@ -299,13 +311,16 @@ def _check_moe(values: Mapping[str, Any]) -> None:
         raise ShapeError(f"top_k cannot exceed num_experts: got {top_k} of {experts}")
     match = _ROUTING.fullmatch(routing) if isinstance(routing, str) else None
     if match is None:
-        raise ShapeError(f"routing must be uniform, zipf or hit=N: got {routing!r}")
+        raise ShapeError(f"routing must be uniform, zipf or hit=N: got {shown(routing)}")
     if match[1] and not top_k <= int(match[1]) <= experts:
         raise ShapeError(
-            f"routing must hit {top_k} (top_k) to {experts} (num_experts) experts: got {routing!r}"
+            f"routing must hit {top_k} (top_k) to {experts} (num_experts) experts: "
+            f"got {shown(routing)}"
         )
     if not isinstance(values.get("fully_sharded", False), bool):
-        raise ShapeError(f"fully_sharded must be true or false: got {values['fully_sharded']!r}")
+        raise ShapeError(
+            f"fully_sharded must be true or false: got {shown(values['fully_sharded'])}"
+        )
 
 
 def _check_parallel(values: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from autotune.errors import SpaceError
+from autotune.errors import SpaceError, shown
 from autotune.launch.config import LARGEST_VALUE, KernelConfig, is_value
 from autotune.launch.op import PARAMETER_DEFAULTS, LoraOp
 from autotune.launch.shape import KernelShape
@@ -157,12 +157,12 @@ def complete_axes(op: LoraOp, given: Mapping[str, Sequence[int]]) -> dict[str, t
     axes = default_axes(op)
     for name, values in given.items():
         if name not in axes:
-            raise SpaceError(f"{op.value} has no axis {name!r}; it has {', '.join(axes)}")
+            raise SpaceError(f"{op.value} has no axis {shown(name)}; it has {', '.join(axes)}")
         if not isinstance(values, list | tuple) or not values:
-            raise SpaceError(f"axis {name} must be a list of values: got {values!r}")
+            raise SpaceError(f"axis {name} must be a list of values: got {shown(values)}")
         for value in values:
             if not is_value(value):
-                raise SpaceError(f"axis {name} takes 1 to {LARGEST_VALUE}: got {value!r}")
+                raise SpaceError(f"axis {name} takes 1 to {LARGEST_VALUE}: got {shown(value)}")
         axes[name] = tuple(sorted(set(values)))
     return axes
 

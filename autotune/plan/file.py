@@ -10,10 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import InputError, SpaceError, StudyFileError
+from autotune.errors import InputError, SpaceError, StudyFileError, shown
 from autotune.launch.op import VLLM_RANKS, LoraOp
-from autotune.launch.shape import DTYPE_BYTES, KernelShape
+from autotune.launch.shape import DTYPE_BYTES, LARGEST_SIZE, KernelShape
 from autotune.launch.space import complete_axes, default_axes
+from autotune.plan.documents import read_document
 from autotune.plan.effort import EFFORTS, effort_beside
 from autotune.plan.model import ModelTable
 
@@ -45,16 +46,12 @@ def read_text(path: Path) -> str:
     """The text of a study file.
 
     Raises:
-        StudyFileError: There is no such file, or it is not UTF-8.
+        StudyFileError: There is no such file, it is no file, it is too large, or it is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise StudyFileError(
-            f"cannot read the study file {path}: {error.strerror}; check the path"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise StudyFileError(f"{path}: not UTF-8: {error}; save it as UTF-8") from error
+        return read_document(path, "the study file")
+    except InputError as error:
+        raise StudyFileError(str(error)) from error
 
 
 def read_fields(source: str, text: str, folder: Path) -> dict[str, Any]:
@@ -68,7 +65,18 @@ def read_fields(source: str, text: str, folder: Path) -> dict[str, Any]:
     Raises:
         StudyFileError: The text is not TOML, or a key or a value in it is wrong.
     """
-    content = _read_toml(source, text)
+    return fields_of(source, _read_toml(source, text), folder)
+
+
+def fields_of(source: str, content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What the tables of a study file say; as ``read_fields``.
+
+    Raises:
+        StudyFileError: A key or a value is wrong.
+    """
+    check_keys(source, content, (*TABLES, "model", "shapes"))
+    if "model" in content and "shapes" in content:
+        raise StudyFileError(f"{source}: has both [model] and [[shapes]]; leave one of them out")
     lora, tokens, search, run = (
         read_table(f"{source}: [{name}]", content.get(name, {}), checks)
         for name, checks in TABLES.items()
@@ -91,9 +99,13 @@ def _read_toml(source: str, text: str) -> dict[str, Any]:
         content: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StudyFileError(f"{source}: not TOML: {error}; correct it there") from error
-    check_keys(source, content, (*TABLES, "model", "shapes"))
-    if "model" in content and "shapes" in content:
-        raise StudyFileError(f"{source}: has both [model] and [[shapes]]; leave one of them out")
+    except RecursionError:
+        raise StudyFileError(
+            f"{source}: lists or tables are nested too deep to be read; a study file needs four "
+            "levels"
+        ) from None
+    except ValueError as error:  # a whole number of more digits than Python reads
+        raise StudyFileError(f"{source}: {error}; a number is at most {LARGEST_SIZE}") from error
     return content
 
 
@@ -107,7 +119,9 @@ def parse_duration(text: object) -> int:
     hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
     total = 3600 * hours + 60 * minutes + seconds
     if total == 0:
-        raise InputError(f"must be a duration such as 90s, 10m or 1h30m: got {text!r}")
+        raise InputError(f"must be a duration such as 90s, 10m or 1h30m: got {shown(text)}")
+    if total > LARGEST_SIZE:
+        raise InputError(f"must be {LARGEST_SIZE} seconds or less: got {shown(text)}")
     return total
 
 
@@ -120,7 +134,9 @@ _Check = Callable[[Any], Any]
 def _at_least(smallest: int) -> _Check:
     def check(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-            raise InputError(f"must be a whole number of at least {smallest}: got {value!r}")
+            raise InputError(f"must be a whole number of at least {smallest}: got {shown(value)}")
+        if value > LARGEST_SIZE:
+            raise InputError(f"must be {LARGEST_SIZE} or less: got {shown(value)}")
         return value
 
     return check
@@ -130,7 +146,7 @@ def _one_of(choices: Collection[object]) -> _Check:
     def check(value: object) -> object:
         # True equals 1, which is a rank; rank = true is not.
         if isinstance(value, bool) or value not in list(choices):
-            raise InputError(f"must be one of {', '.join(map(str, choices))}: got {value!r}")
+            raise InputError(f"must be one of {', '.join(map(str, choices))}: got {shown(value)}")
         return value
 
     return check
@@ -138,7 +154,9 @@ def _one_of(choices: Collection[object]) -> _Check:
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise InputError(f"must be a text that is not empty: got {value!r}")
+        raise InputError(f"must be a text that is not empty: got {shown(value)}")
+    if not value.isprintable():
+        raise InputError(f"must be a text without control characters: got {shown(value)}")
     return value
 
 
@@ -147,25 +165,27 @@ def token_counts(value: object) -> tuple[int, ...] | str:
     if value == AUTO:
         return AUTO
     if not isinstance(value, list) or not value:
-        raise InputError(f"must be a list of token counts, such as [1, 16], or auto: got {value!r}")
+        raise InputError(
+            f"must be a list of token counts, such as [1, 16], or auto: got {shown(value)}"
+        )
     return tuple(map(_at_least(1), value))
 
 
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise InputError(f"must be true or false: got {value!r}")
+        raise InputError(f"must be true or false: got {shown(value)}")
     return value
 
 
 def _names(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        raise InputError(f"must be a list of names, such as ['o_proj']: got {value!r}")
+        raise InputError(f"must be a list of names, such as ['o_proj']: got {shown(value)}")
     return tuple(map(_text, value))
 
 
 def _table(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InputError(f"must be a table: got {value!r}")
+        raise InputError(f"must be a table: got {shown(value)}")
     return value
 
 
@@ -228,7 +248,7 @@ def check_keys(place: str, table: Mapping[str, object], known: Collection[str]) 
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise StudyFileError(f"{place}: unknown key {key!r}; {advice}")
+            raise StudyFileError(f"{place}: unknown key {shown(key)}; {advice}")
 
 
 def checked_flags(checks: Mapping[str, _Check], **given: object) -> dict[str, Any]:
@@ -254,7 +274,7 @@ def _read_shape_tables(source: str, tables: object) -> dict[int, dict[str, Any]]
     if not isinstance(tables, list) or not tables:
         raise StudyFileError(
             f"{source}: there must be at least one [[shapes]] table: "
-            f"got {tables!r}; add one with op and hidden_size, or a [model] with its config"
+            f"got {shown(tables)}; add one with op and hidden_size, or a [model] with its config"
         )
     for number, table in enumerate(tables, start=1):
         place = f"{source}: [[shapes]] no. {number}"

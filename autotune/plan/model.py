@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import InputError
+from autotune.plan.documents import expanded, is_there
 from autotune.plan.models import Adapter, Server, lora_layers, read_adapter, read_config
 from autotune.plan.models.modules import Split
 from autotune.plan.workload import Kernel
@@ -110,8 +111,8 @@ class ModelTable:
 
 def _from(folder: Path, path: str) -> str:
     """The path below a folder where there is such a file or folder; otherwise as it stands."""
-    there = folder / Path(path).expanduser()
-    return str(there) if there.exists() else path
+    there = folder / expanded(path)
+    return str(there) if is_there(there) else path
 
 
 def _rank(rank: int | None, adapter: Adapter | None) -> int:

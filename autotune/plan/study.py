@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import InputError, StudyFileError
+from autotune.errors import InputError, StudyFileError, printable
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.plan.batches import Batches
@@ -98,7 +98,7 @@ class StudyPlan:
         Raises:
             StudyFileError: The file cannot be read, or a key, a value or a shape in it is wrong.
         """
-        source, text = str(path), read_text(path)
+        source, text = printable(str(path)), read_text(path)
         return cls(source=source, **read_fields(source, text, path.parent))
 
     @classmethod

@@ -207,7 +207,7 @@ def test_what_to_do_fits_what_is_wrong(cause, advice):
     text = str(raised.value)
     assert cause in text
     assert advice in text
-    assert ("repair" in text) == ("malformed" in text)
+    assert ("go back to a copy" in text) == ("malformed" in text)
 
 
 def test_a_run_that_measures_the_same_at_the_same_time_is_suspected(tmp_path):

@@ -1,0 +1,64 @@
+"""Reading a small file whole: a study file, or a model's or an adapter's config."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from autotune.errors import InputError, printable
+
+#: No study file and no config is larger: the largest known has 2 MB. What is larger is something
+#: else, such as a model's weights, and would fill the memory.
+LARGEST_BYTES = 2**24
+
+
+def read_document(path: Path, what: str = "the file") -> str:
+    """The text of a file.
+
+    Args:
+        path: A regular file, or a link to one. A pipe is not read, since it may never end.
+        what: What the file is, as messages name it.
+
+    Raises:
+        InputError: There is no such file, it is something else than a file, it cannot be read, it
+            is larger than ``LARGEST_BYTES``, or it is not UTF-8.
+    """
+    name = printable(str(path))
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InputError(f"cannot read {what} {name}: not a file but a pipe or a device")
+            content = file.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {what} {name}: {error.strerror}; check the path") from error
+    except ValueError as error:  # no path has such characters
+        raise InputError(f"cannot read {what} {name}: {error}; check the path") from error
+    if len(content) > LARGEST_BYTES:
+        raise InputError(f"{name}: larger than the {LARGEST_BYTES} bytes that are read of {what}")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8: {error}; save it as UTF-8") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes to, too, which would otherwise take forever."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def expanded(path: str) -> Path:
+    """A path with ``~`` written out; as it stands where ``~`` names no user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something at a path; False where no path can be like that."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
