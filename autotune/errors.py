@@ -19,6 +19,41 @@ A bad candidate configuration is never an exception: it is an ``Outcome`` with a
 Every message says what is wrong, the value received, and what to do next.
 """
 
+from __future__ import annotations
+
+import reprlib
+
+
+class _Shown(reprlib.Repr):
+    """``repr`` of a part of a value: values nested deep or of any size end as three dots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = 8
+        self.maxstring = self.maxother = 200
+
+    def repr_int(self, x: int, level: int) -> str:
+        """A whole number; Python refuses to write those of more than 4300 digits."""
+        bits = x.bit_length()
+        return repr(x) if bits <= _LONGEST_BITS else f"a whole number of {bits} bits"
+
+
+#: Whole numbers of more bits are described, not written: 77 digits say enough.
+_LONGEST_BITS = 256
+
+_SHOWN = _Shown()
+
+
+def shown(value: object) -> str:
+    """A value from outside as messages show it: short, on one line, with no control character."""
+    return _SHOWN.repr(value)
+
+
+def shown_name(name: str) -> str:
+    """A name or a path as messages show it: as it stands where it can be printed on one line."""
+    return name if name.isprintable() else repr(name)
+
 
 def install_hint(extra: str) -> str:
     """What to type to install one of the extras of ``pyproject.toml``; autotune is not on PyPI."""

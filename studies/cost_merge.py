@@ -107,6 +107,7 @@ def merge_seconds(folder: Path, shapes: Sequence[KernelShape]) -> Seconds:
 
 
 def main() -> None:
+    """Make the folder, add to it, and print what that took."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

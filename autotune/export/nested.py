@@ -8,7 +8,8 @@ from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import ExportError
+from autotune.errors import ExportError, shown, shown_name
+from autotune.files import read_file
 from autotune.launch.op import LookupKey
 
 #: A key as vLLM spells it. It finds one with a leading zero only as the nearest.
@@ -22,24 +23,31 @@ def read_json(path: Path) -> object:
         ExportError: It cannot be read, or is no JSON.
     """
     try:
-        content: object = json.loads(path.read_text(encoding="utf-8"))
+        content: object = json.loads(read_file(path), parse_constant=_no_constant)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ExportError(
-            f"cannot read {path}: {error.strerror}; the measurements are kept in the database: "
-            "give another --output, and `autotune export` writes them there"
+            f"cannot read {shown_name(str(path))}: {error.strerror}; "
+            "the measurements are kept in the database: give another --output, and "
+            "`autotune export` writes them there"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise unusable(path, f"it is no JSON: {error}") from error
+        raise unusable(path, f"it is no JSON: {shown_name(str(error))}") from error
     if content is None:
         raise unusable(path, "it holds only null")
     return content
 
 
+def _no_constant(spelled: str) -> None:
+    raise ValueError(f"{spelled} is no number")
+
+
 def unusable(path: Path, reason: str) -> ExportError:
     """The error for a file that is there and makes no sense."""
-    return ExportError(f"cannot use {path}: {reason}; move it away or give another folder")
+    return ExportError(
+        f"cannot use {shown_name(str(path))}: {reason}; move it away or give another folder"
+    )
 
 
 def read_table(path: Path, *, levels: int) -> dict[str, Any] | None:
@@ -66,7 +74,7 @@ def _nested(path: Path, table: object, below: int, levels: int) -> dict[str, Any
         return table
     for key, inner in table.items():
         if not _KEY.fullmatch(key):
-            raise unusable(path, f"its key {key!r} is no whole number")
+            raise unusable(path, f"its key {shown(key)} is no whole number")
         _nested(path, inner, below - 1, levels)
     return table
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from autotune.export.check.findings import Finding
 from autotune.export.check.limits import Limits
+from autotune.files import read_file
 from autotune.launch.op import LookupKey, LoraOp, key_of, key_text
 from autotune.launch.release import has_pipeline
 from autotune.launch.shape import DTYPE_BYTES
@@ -66,7 +67,7 @@ class Examined:
 def read_content(folder: Path, name: str) -> object | Finding:
     """The content of a file, or why vLLM stops on it."""
     try:
-        content: object = json.loads(Path(f"{folder}/{name}").read_text(encoding="utf-8"))
+        content: object = json.loads(read_file(Path(f"{folder}/{name}")))
     except (OSError, ValueError, RecursionError) as error:
         return Finding(
             severity="error",
