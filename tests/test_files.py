@@ -1,5 +1,7 @@
 """Files that appear under their names only when they are whole."""
 
+import os
+
 import pytest
 
 from autotune.errors import ExportError, RecordingError
@@ -43,3 +45,17 @@ def test_an_error_of_the_system_becomes_one_of_ours_that_names_the_path_and_what
         write_errors(path, RecordingError, advice="free it"),
     ):
         path.touch()
+
+
+def test_a_pipe_in_place_of_a_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "name.json")
+    with pytest.raises(ExportError, match=r"cannot write .*: it is no file but a pipe or a device"):
+        replace_files({tmp_path / "name.json": "text"}, advice=ADVICE)
+    assert [path.is_fifo() for path in tmp_path.iterdir()] == [True]
+
+
+def test_links_that_lead_in_a_circle_are_one_line(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(ExportError, match="Too many levels of symbolic links; name another"):
+        replace_files({tmp_path / "a": "text"}, advice=ADVICE)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from autotune.choose.couple import DEFAULT_ONLY, couple_layer
 from autotune.choose.selection import Selection
 from autotune.errors import ExportError, InputError
-from autotune.export.check.agreement import coupling_findings, taken_for_others
+from autotune.export.check.agreement import MoeFile, coupling_findings, taken_for_others
 from autotune.export.check.entries import Entry, TunedFile, read_content, walk
 from autotune.export.check.findings import Finding
-from autotune.export.nested import leaf_at, put_leaf
+from autotune.export.nested import copied, leaf_at, put_leaf
 from autotune.export.provenance import Entries
 from autotune.launch.moe_layer import MoeLayer, by_layer, missing_ops, names_of
 from autotune.launch.op import MOE_DEFAULTS, MOE_OPS, LoraOp, gpu_file_prefix, key_text
@@ -72,13 +72,24 @@ class _MoeFiles:
         self, folder: Path, gpu: str, tables: Mapping[str, dict[str, Any]], entries: Entries
     ) -> None:
         self._prefix = gpu_file_prefix(gpu)
-        self._tables: dict[LoraOp, Any] = {}
+        self._files: dict[LoraOp, MoeFile] = {}
         for op in MOE_OPS:
             name = self._name(op)
-            content = copy.deepcopy(tables[name]) if name in tables else read_content(folder, name)
+            content = (
+                copied(tables[name], len(op.levels))
+                if name in tables
+                else read_content(folder, name)
+            )
             if not isinstance(content, Finding):  # else it is not there, or the check reports it
-                self._tables[op] = content
-        self._written = list(_written(entries, {self._name(op): op for op in MOE_OPS}))
+                self._files[op] = self._walked(op, content)
+        self._entries = entries
+
+    @cached_property
+    def _written(self) -> dict[MoeLayer, list[tuple[LoraOp, KernelShape]]]:
+        written: dict[MoeLayer, list[tuple[LoraOp, KernelShape]]] = {}
+        for op, shape in _written(self._entries, {self._name(op): op for op in MOE_OPS}):
+            written.setdefault(MoeLayer.of(shape), []).append((op, shape))
+        return written
 
     def taken_for_missing(
         self, layer: MoeLayer, selections: Sequence[Selection]
@@ -102,7 +113,7 @@ class _MoeFiles:
             (block_m, f"{self._name(op)}{place}")
             for one in selections
             for op, block_m, place in taken_for_others(
-                self._parsed(), one.shape.op, one.shape.lookup_key, missing
+                self._files, one.shape.op, one.shape.lookup_key, missing
             )
             if isinstance(block_m, int)
         }
@@ -118,7 +129,9 @@ class _MoeFiles:
     def put(self, selections: Sequence[Selection]) -> None:
         """Enter selections in the tables."""
         for one in selections:
-            put_leaf(self._tables[one.shape.op], one.shape.lookup_key, one.config.as_dict())
+            key = one.shape.lookup_key
+            put_leaf(self._files[one.shape.op].content, key, one.config.as_dict())
+            self._files[one.shape.op].slices.add(key.num_slices)
 
     def check(self) -> None:
         """Make sure that no launch meets two ``block_m``.
@@ -126,7 +139,8 @@ class _MoeFiles:
         Raises:
             ExportError: A launch would meet two.
         """
-        for finding in coupling_findings(self._prefix, self._parsed()):
+        files = {op: self._walked(op, file.content) for op, file in self._files.items()}
+        for finding in coupling_findings(self._prefix, files):
             raise ExportError(
                 f"nothing was written, since the MoE files would not agree: {finding.place}: "
                 f"{finding.message}, by tuning that layer's four ops, or give another --output"
@@ -138,17 +152,15 @@ class _MoeFiles:
         Yields:
             The op, the shape, and the entry's ``block_m``.
         """
-        for op, shape in self._written:
-            leaf = leaf_at(self._tables.get(op), shape.lookup_key)
-            if MoeLayer.of(shape) == layer and isinstance(leaf, dict):
+        for op, shape in self._written.get(layer, ()):
+            file = self._files.get(op)
+            leaf = leaf_at(file and file.content, shape.lookup_key)
+            if isinstance(leaf, dict):
                 yield op, shape, op.values_in(leaf).get("block_m", MOE_DEFAULTS["block_m"])
 
-    def _parsed(self) -> dict[LoraOp, tuple[TunedFile, list[Entry]]]:
-        parsed = {}
-        for op, content in self._tables.items():
-            file = TunedFile(self._name(op), self._prefix, op, content)
-            parsed[op] = (file, [each for each in walk(file) if isinstance(each, Entry)])
-        return parsed
+    def _walked(self, op: LoraOp, content: object) -> MoeFile:
+        file = TunedFile(self._name(op), self._prefix, op, content)
+        return MoeFile.of(file, (each for each in walk(file) if isinstance(each, Entry)))
 
     def _name(self, op: LoraOp) -> str:
         return f"{self._prefix}{op.file_suffixes[0]}"

@@ -19,7 +19,7 @@ from autotune.export.provenance import (
     read_entries,
     still_true,
 )
-from autotune.files import replace_files
+from autotune.files import locked, replace_files
 from autotune.launch.environment import Environment
 from autotune.launch.op import LookupKey, key_text
 
@@ -38,6 +38,9 @@ class VllmExporter:
 
     New entries are added to a file that the provenance lists. autotune did not write the other
     files: they are added to only if the caller says ``merge``.
+
+    Exports into one folder wait for each other. A file that is a link stays one: what it leads to
+    gets the entries.
 
     The ops of a MoE layer must share one ``block_m`` in the folder. It is chosen here again, for
     every caller, from the samples that the selections hold.
@@ -74,29 +77,37 @@ class VllmExporter:
         plan = _by_place(selections, environment.gpu)
         if not plan:
             return ()
-        provenance = _inside(folder, provenance_name(environment.gpu))
-        entries = read_entries(provenance)
-        tables = {
-            name: _table(
-                _inside(folder, name), levels=_levels(place), listed=name in entries or merge
-            )
-            for name, place in plan.items()
-        }
-        every = [one for place in plan.values() for one in place.values()]
-        plan = _by_place(
-            couple_in(folder, environment.gpu, every, tables=tables, entries=entries),
-            environment.gpu,
-        )
-        _add(plan, environment, tables=tables, entries=entries)
-        # The provenance is renamed first: if the renames are cut short, the next export still knows
-        # autotune's files, and drops the provenance of entries that are not there.
-        texts = {provenance: as_text(as_content(entries, environment))}
-        for name in sorted(plan):
-            table = sorted_table(tables[name], _levels(plan[name]))
-            texts[_inside(folder, name)] = as_text(table)
-        replace_files(texts, advice=_ADVICE)
-        _verify(plan, folder)
-        return (*list(texts)[1:], provenance)
+        for name in (provenance_name(environment.gpu), *plan):
+            _inside(folder, name)
+        with locked(folder, advice=_ADVICE):
+            return _export(plan, environment, folder, merge=merge)
+
+
+def _export(
+    plan: _Plan, environment: Environment, folder: Path, *, merge: bool
+) -> tuple[Path, ...]:
+    """Add the selections to what the folder holds now, which nobody else changes meanwhile."""
+    provenance = _inside(folder, provenance_name(environment.gpu))
+    entries = read_entries(provenance)
+    tables = {
+        name: _table(_inside(folder, name), levels=_levels(place), listed=name in entries or merge)
+        for name, place in plan.items()
+    }
+    every = [one for place in plan.values() for one in place.values()]
+    plan = _by_place(
+        couple_in(folder, environment.gpu, every, tables=tables, entries=entries),
+        environment.gpu,
+    )
+    _add(plan, environment, tables=tables, entries=entries)
+    # The provenance is renamed first: if the renames are cut short, the next export still knows
+    # autotune's files, and drops the provenance of entries that are not there.
+    texts = {provenance: as_text(as_content(entries, environment))}
+    for name in sorted(plan):
+        table = sorted_table(tables[name], _levels(plan[name]))
+        texts[_inside(folder, name)] = as_text(table)
+    replace_files(texts, advice=_ADVICE)
+    _verify(plan, folder)
+    return (*list(texts)[1:], provenance)
 
 
 def _by_place(selections: Iterable[Selection], gpu: str) -> _Plan:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import Enum
+from functools import cache
 from typing import NamedTuple
 
 #: What ``--max-lora-rank`` accepts (``vllm/config/lora.py``, 0.33.0).
@@ -127,9 +128,7 @@ class LoraOp(str, Enum):
 
         A MoE entry may spell them in lower case, or as ``BLOCK_SIZE_M`` and ``NUM_WARPS``.
         """
-        names = {name: name for name in self.parameters}
-        if self.is_moe:
-            names |= {name.upper().replace("BLOCK_", "BLOCK_SIZE_"): name for name in names}
+        names = _spellings(self)
         return {names[key]: value for key, value in entry.items() if key in names}
 
     @property
@@ -185,6 +184,15 @@ class LoraOp(str, Enum):
             )
         k, n = (hidden_size, rank) if self is LoraOp.SHRINK else (rank, hidden_size)
         return DenseKey(max_loras=max_loras + 1, num_slices=num_slices, m=num_tokens, k=k, n=n)
+
+
+@cache
+def _spellings(op: LoraOp) -> dict[str, str]:
+    """The names that an entry may have for an op's parameters, each with the one used here."""
+    names = {name: name for name in op.parameters}
+    if op.is_moe:
+        names |= {name.upper().replace("BLOCK_", "BLOCK_SIZE_"): name for name in names}
+    return names
 
 
 #: The ops of ordinary linear layers.

@@ -6,7 +6,9 @@ the three kernels that follow (``vllm/lora/ops/triton_ops/fused_moe_lora_op.py``
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
 
 from autotune.errors import EntryMissing
 from autotune.export.check.entries import Entry, TunedFile
@@ -18,6 +20,9 @@ from autotune.launch.op import MOE_DEFAULTS, LookupKey, LoraOp, MoeKey, key_text
 _ASSERT = "vLLM would stop at an assert"
 _SILENT = "vLLM would compute wrong numbers and say nothing"
 
+#: Which of the levels of keys ``num_slices`` is.
+_SLICES_LEVEL = MoeKey._fields.index("num_slices")
+
 #: Which two ops are compared, and what vLLM does where they differ.
 _PAIRS = (
     (LoraOp.W13_SHRINK, LoraOp.W13_EXPAND, _ASSERT),
@@ -26,19 +31,44 @@ _PAIRS = (
 )
 
 
-def coupling_findings(
-    prefix: str, files: Mapping[LoraOp, tuple[TunedFile, Sequence[Entry]]]
-) -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True)
+class MoeFile:
+    """A MoE file that could be read.
+
+    Attributes:
+        name: Its name in the folder.
+        content: Its content, which may be any JSON value.
+        entries: Its entries, in the file's order.
+        slices: The values of ``num_slices`` that its entries have. It may be added to, beside
+            ``content``: going through all entries for each one of them would take minutes.
+    """
+
+    name: str
+    content: Any
+    entries: tuple[Entry, ...]
+    slices: set[int]
+
+    @classmethod
+    def of(cls, file: TunedFile, entries: Iterable[Entry]) -> MoeFile:
+        """Collect what is compared."""
+        entries = tuple(entries)
+        slices = {int(spelled) for spelled in {entry.keys[_SLICES_LEVEL] for entry in entries}}
+        return cls(file.name, file.content, entries, slices)
+
+
+def coupling_findings(prefix: str, files: Mapping[LoraOp, MoeFile]) -> Iterator[Finding]:
     """Every pair of MoE entries that vLLM takes for one launch and whose ``block_m`` differ.
 
     A file that is not there counts as vLLM's default, which has a ``block_m`` of 64.
 
     Args:
         prefix: The GPU's part of the files' names.
-        files: The GPU's MoE files that could be read, each with its entries.
+        files: The GPU's MoE files that could be read.
     """
     for first, second, then in _PAIRS:
-        asked = [(op, entry) for op in (first, second) if op in files for entry in files[op][1]]
+        asked = [
+            (op, entry) for op in (first, second) if op in files for entry in files[op].entries
+        ]
         seen = set()
         for op, entry in asked:
             other = second if op is first else first
@@ -51,7 +81,7 @@ def coupling_findings(
 
 
 def taken_for_others(
-    files: Mapping[LoraOp, tuple[TunedFile, Sequence[Entry]]],
+    files: Mapping[LoraOp, MoeFile],
     op: LoraOp,
     key: LookupKey,
     others: Collection[LoraOp],
@@ -119,7 +149,7 @@ def _launch(key: LookupKey, *, same_slices: bool) -> LookupKey:
 
 def _compared(
     prefix: str,
-    files: Mapping[LoraOp, tuple[TunedFile, Sequence[Entry]]],
+    files: Mapping[LoraOp, MoeFile],
     ops: tuple[LoraOp, LoraOp],
     entry: Entry,
     then: str,
@@ -135,7 +165,7 @@ def _compared(
     return Finding(
         severity="error",
         kind="moe_block_m",
-        file=files[op][0].name,
+        file=files[op].name,
         key=key_text(entry.keys),
         message=f"block_m is {block_m} here and {value} in "
         f"{prefix}{other.file_suffixes[0]}{place}: {then}; give all four MoE files one block_m",
@@ -143,7 +173,7 @@ def _compared(
 
 
 def _others(
-    files: Mapping[LoraOp, tuple[TunedFile, Sequence[Entry]]],
+    files: Mapping[LoraOp, MoeFile],
     ops: tuple[LoraOp, LoraOp],
     key: LookupKey,
     *,
@@ -154,19 +184,14 @@ def _others(
     if other not in files:
         yield MOE_DEFAULTS["block_m"], ", which is not there, so that vLLM takes its default"
         return
-    file, entries = files[other]
-    for slices in [key.num_slices] if same_slices else _slices(entries):
+    for slices in [key.num_slices] if same_slices else sorted(files[other].slices):
         try:
-            found = look_up(file.content, key._replace(num_slices=slices))
+            found = look_up(files[other].content, key._replace(num_slices=slices))
         except EntryMissing:
             continue  # vLLM stops here anyway; a look-up of a shape reports that
         # Where a model fuses gate and up, w13 has an i of its own, twice that of w2.
         if same_slices or _intermediate(found.path) == _intermediate(key):
             yield _block_m(other, found.leaf), f" at {key_text(found.path)}"
-
-
-def _slices(entries: Iterable[Entry]) -> list[int]:
-    return sorted({entry.key.num_slices for entry in entries})
 
 
 def _intermediate(key: LookupKey) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from autotune.export.check.findings import Finding
 from autotune.export.check.limits import Limits
+from autotune.files import read_file
 from autotune.launch.op import LookupKey, LoraOp, key_of, key_text
 from autotune.launch.release import has_pipeline
 from autotune.launch.shape import DTYPE_BYTES
@@ -66,7 +67,7 @@ class Examined:
 def read_content(folder: Path, name: str) -> object | Finding:
     """The content of a file, or why vLLM stops on it."""
     try:
-        content: object = json.loads(Path(f"{folder}/{name}").read_text(encoding="utf-8"))
+        content: object = json.loads(read_file(Path(f"{folder}/{name}")))
     except (OSError, ValueError, RecursionError) as error:
         return Finding(
             severity="error",
@@ -91,16 +92,17 @@ def walk(file: TunedFile) -> Iterator[Entry | Finding]:
 
 
 def _below(file: TunedFile, table: object, keys: tuple[str, ...]) -> Iterator[Entry | Finding]:
-    error = partial(Finding, severity="error", kind="structure", file=file.name, key=key_text(keys))
     levels = file.op.levels
+    if isinstance(table, dict) and len(keys) == len(levels):
+        yield Entry(keys, table)
+        return
+    error = partial(Finding, severity="error", kind="structure", file=file.name, key=key_text(keys))
     if not isinstance(table, dict):
         wanted = "an entry" if len(keys) == len(levels) else f"the {levels[len(keys)]} keys"
         yield error(
             message=f"{_shown(table)} where {wanted} should be: "
             "vLLM would stop when it looks in there; take the key out, or tune again"
         )
-    elif len(keys) == len(levels):
-        yield Entry(keys, table)
     elif not table:
         yield error(
             message=f"there are no {levels[len(keys)]} keys: "
@@ -115,35 +117,36 @@ def _below(file: TunedFile, table: object, keys: tuple[str, ...]) -> Iterator[En
         )
     else:
         for key, below in table.items():
-            yield from _key_findings(file, keys, key)
-            if _is_integer(key):
+            is_integer = _is_integer(key)
+            if not is_integer or str(int(key)) != key:
+                yield _key_finding(file, keys, key)
+            if is_integer:
                 yield from _below(file, below, (*keys, key))
 
 
-def _key_findings(file: TunedFile, above: tuple[str, ...], key: str) -> Iterator[Finding]:
+def _key_finding(file: TunedFile, above: tuple[str, ...], key: str) -> Finding:
+    """What is wrong with a key that is no integer, or not spelled as vLLM spells it."""
     level = file.op.levels[len(above)]
     finding = partial(Finding, file=file.name, key=key_text((*above, key)))
     if _is_integer(key):
-        if str(int(key)) != key:
-            yield finding(
-                severity="warning",
-                kind="key_spelling",
-                message=f"vLLM asks for {int(key)}, and never finds {key!r} as the exact key; "
-                f"write {int(key)}",
-            )
-    elif level == "num_slices":  # which is looked up exactly, so that no other key matters
-        yield finding(
+        return finding(
+            severity="warning",
+            kind="key_spelling",
+            message=f"vLLM asks for {int(key)}, and never finds {key!r} as the exact key; "
+            f"write {int(key)}",
+        )
+    if level == "num_slices":  # which is looked up exactly, so that no other key matters
+        return finding(
             severity="warning",
             kind="key_spelling",
             message=f"the {level} key {key!r} is no integer: vLLM never asks for it; take it out",
         )
-    else:
-        yield finding(
-            severity="error",
-            kind="key_not_integer",
-            message=f"the {level} key {key!r} is no integer: vLLM would stop with a ValueError as "
-            f"soon as it looks for a {level} that is not there; take it out",
-        )
+    return finding(
+        severity="error",
+        kind="key_not_integer",
+        message=f"the {level} key {key!r} is no integer: vLLM would stop with a ValueError as "
+        f"soon as it looks for a {level} that is not there; take it out",
+    )
 
 
 def entry_findings(file: TunedFile, entry: Entry, limits: Limits | None) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from autotune.errors import InputError
-from autotune.export.check.agreement import coupling_findings, layer_findings
+from autotune.export.check.agreement import MoeFile, coupling_findings, layer_findings
 from autotune.export.check.asked import look_up_all, unmatched
 from autotune.export.check.entries import (
     Entry,
@@ -151,10 +151,11 @@ def _limits(prefix: str, device: Device | None) -> Limits | None:
 
 def _coupled(read: Iterable[Examined], broken: Iterable[Finding]) -> Iterator[Finding]:
     """Where a GPU's MoE files disagree; a GPU with a file that cannot be read is left out."""
-    by_gpu: dict[str, dict[LoraOp, tuple[TunedFile, Sequence[Entry]]]] = {}
+    by_gpu: dict[str, dict[LoraOp, MoeFile]] = {}
     for each in read:
         if each.file.op.is_moe:
-            by_gpu.setdefault(each.file.prefix, {})[each.file.op] = (each.file, each.entries)
+            file = MoeFile.of(each.file, each.entries)
+            by_gpu.setdefault(each.file.prefix, {})[each.file.op] = file
     unreadable = {name.prefix for name in (parse_name(one.file) for one in broken) if name}
     for prefix, files in by_gpu.items():
         if prefix not in unreadable:
