@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from autotune.errors import printable
 from autotune.launch.op import LookupKey
 from autotune.launch.shape import KernelShape
 
@@ -40,7 +41,7 @@ class Finding:
         return f"{self.file} at {self.key}" if self.key else self.file
 
     def __str__(self) -> str:
-        return ": ".join(filter(None, (self.severity, self.place, self.message)))
+        return printable(": ".join(filter(None, (self.severity, self.place, self.message))))
 
     def as_dict(self) -> dict[str, str]:
         """The finding as JSON-ready values."""
