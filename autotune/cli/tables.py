@@ -232,9 +232,8 @@ def finding_lines(findings: Iterable[Finding]) -> list[str]:
         lines += map(str, those[:_MOST_ALIKE])
         if len(those) > _MOST_ALIKE:
             more = len(those) - _MOST_ALIKE
-            lines.append(
-                f"{severity}: {file and printable(file) + ': '}and {more} more like the last; --json has all"
-            )
+            place = ": ".join(filter(None, (severity, printable(file))))
+            lines.append(f"{place}: and {more} more like the last; --json has all")
     return lines
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from autotune.errors import EntryMissing
+from autotune.errors import EntryMissing, shown
 from autotune.launch.op import LookupKey, key_of, key_text
 
 #: At this level alone vLLM takes no other key than the one that it asks for.
@@ -68,8 +68,8 @@ def _exact(table: object, num_slices: int) -> str:
     if str(num_slices) not in table:
         raise _stop(
             "KeyError",
-            f"no entry for num_slices {num_slices}, only {', '.join(table) or 'an empty level'}; "
-            "tune that layer too",
+            f"no entry for num_slices {num_slices}, only "
+            f"{shown(list(table)) if table else 'an empty level'}; tune that layer too",
         )
     return str(num_slices)
 
