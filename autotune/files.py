@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 import time
@@ -12,11 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from autotune.errors import ExportError, InputError, printable
-
-try:
-    import fcntl
-except ImportError:  # not a Unix: exports into one folder must come one after the other
-    fcntl = None  # type: ignore[assignment]
 
 #: Held by whoever changes a folder, and gone when nobody does.
 LOCK_NAME = ".autotune.lock"
@@ -101,7 +97,7 @@ def read_file(path: Path) -> str:
         ValueError: It is not UTF-8, or no path can be like this one.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         if path.is_symlink():
             raise OSError(errno.EINVAL, "it is a link to nothing") from None
@@ -163,7 +159,7 @@ def _locked_file(path: Path, *, advice: str) -> int | None:
 
 
 def _open_lock(path: Path) -> int:
-    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_NONBLOCK | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
     except PermissionError:  # another user's; it can be locked by who can read it
@@ -178,8 +174,6 @@ def _open_lock(path: Path) -> int:
 
 def _lock(descriptor: int) -> bool:
     """Whether the file is locked now, or cannot be on this file system."""
-    if fcntl is None:
-        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -193,7 +187,7 @@ def _is_still(path: Path, descriptor: int) -> bool:
     It is opened anew, since a network file system asks its server then.
     """
     try:
-        other = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        other = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:

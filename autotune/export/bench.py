@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from autotune.choose.selection import Ratio, is_settled
-from autotune.errors import ExportError, InputError, SpaceError, printable, shown
+from autotune.errors import ExportError, InputError, SpaceError, printable
 from autotune.export import look_up, read_table
+from autotune.export.lookup import keys_in
 from autotune.launch.config import KernelConfig
 from autotune.launch.op import LookupKey, key_text
 from autotune.launch.release import is_timed_as_pair
@@ -221,7 +222,7 @@ def _config_of(shape: KernelShape, leaf: Any) -> KernelConfig:  # noqa: ANN401 -
     missing = [name for name in shape.op.required_parameters if name not in values]
     if missing:
         raise ExportError(
-            f"vLLM would stop: the entry has no {', '.join(missing)}, only {shown(list(leaf))}; "
+            f"vLLM would stop: the entry has no {', '.join(missing)}, only {keys_in(leaf)}; "
             "tune the shape again"
         )
     return KernelConfig.from_mapping(shape.op, values)

@@ -86,7 +86,7 @@ def is_right(way: Callable[[], object]) -> bool:
 def read_in_every_way(folder: Path) -> None:
     """Check a folder, bench it as far as that needs no GPU, and add to it."""
     asked = [qkv_shrink(), qkv_expand(), *map(moe_shape, MOE_OPS), qkv_shrink(num_tokens=99)]
-    ways = [
+    ways: list[Callable[[], object]] = [
         lambda: [str(one) for one in _check(folder, asked).findings],
         lambda: json.dumps(_check(folder, asked).as_dict()),
         lambda: check_here(folder, {None: asked}),

@@ -193,7 +193,7 @@ def _others(
             continue  # vLLM stops here anyway; a look-up of a shape reports that
         # Where a model fuses gate and up, w13 has an i of its own, twice that of w2.
         if same_slices or _intermediate(found.path) == _intermediate(key):
-            yield _block_m(other, found.leaf), f" at {key_text(found.path)}"
+            yield _block_m(other, found.leaf), f" at {key_text(map(shown, found.path))}"
 
 
 def _intermediate(key: LookupKey) -> int | None:

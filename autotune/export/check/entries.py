@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from autotune.errors import ShapeError, shown
 from autotune.export.check.findings import Finding
 from autotune.export.check.limits import Limits
+from autotune.export.lookup import keys_in
 from autotune.files import read_file
 from autotune.launch.config import KernelConfig
 from autotune.launch.op import (
@@ -125,7 +125,7 @@ def _below(file: TunedFile, table: object, keys: tuple[str, ...]) -> Iterator[En
         yield error(
             kind="missing_level",
             message=f"the level of {levels[len(keys)]} keys is missing, there is "
-            f"{', '.join(key[:40] for key in islice(table, 8))}: vLLM would stop "
+            f"{keys_in(table)}: vLLM would stop "
             f"with a ValueError; nest the entries under {', '.join(levels)}",
         )
     else:
@@ -211,7 +211,7 @@ def _rule_findings(file: TunedFile, entry: Entry, limits: Limits | None) -> Iter
     """The search's rules that an entry breaks, whose values are all right each for itself."""
     op, finding = file.op, partial(Finding, file=file.name, key=key_text(entry.keys))
     given = MOE_DEFAULTS if op.is_moe else PARAMETER_DEFAULTS
-    values = {**given, **op.values_in(entry.values)}
+    values: dict[str, Any] = {**given, **op.values_in(entry.values)}
     config = KernelConfig(**{name: values[name] for name in op.parameters})
     # The m, n and k of a dense op's product are those of its key; a MoE op's depend on its experts.
     sizes = None if op.is_moe else (entry.key.m, entry.key.n, entry.key.k)
@@ -247,7 +247,11 @@ def _rule_findings(file: TunedFile, entry: Entry, limits: Limits | None) -> Iter
 def _is_default(file: TunedFile, entry: Entry, config: KernelConfig) -> bool:
     """Whether a dense entry is vLLM's default, which is right where nothing is faster."""
     key = entry.key
-    table = {"op": file.op.value, "num_tokens": key.m, "max_loras": key.max_loras - 1}
+    table: dict[str, Any] = {
+        "op": file.op.value,
+        "num_tokens": key.m,
+        "max_loras": key.max_loras - 1,
+    }
     if file.op is LoraOp.SHRINK:
         table |= {"hidden_size": key.k, "rank": key.n, "num_slices": key.num_slices}
     else:
