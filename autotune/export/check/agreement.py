@@ -72,10 +72,11 @@ def coupling_findings(prefix: str, files: Mapping[LoraOp, MoeFile]) -> Iterator[
         seen = set()
         for op, entry in asked:
             other = second if op is first else first
-            if (place := _launch(entry.key, same_slices=then is _ASSERT)) in seen:
-                continue
             finding = _compared(prefix, files, (op, other), entry, then)
-            if finding:
+            if finding is None:
+                continue
+            place = _launch(entry.key, same_slices=then is _ASSERT)
+            if place not in seen:
                 seen.add(place)
                 yield finding
 
@@ -100,8 +101,8 @@ def taken_for_others(
     for first, second, then in _PAIRS:
         other = second if op is first else first
         if op in (first, second) and other in others:
-            for value, place in _others(files, (op, other), key, same_slices=then is _ASSERT):
-                yield other, value, place
+            for value, path in _others(files, (op, other), key, same_slices=then is _ASSERT):
+                yield other, value, _source(path)
 
 
 def layer_findings(lookups: Iterable[LookedUp], told: Set[str]) -> Iterator[Finding]:
@@ -160,17 +161,18 @@ def _compared(
     op, other = ops
     block_m = _block_m(op, entry.values)
     found = _others(files, ops, entry.key, same_slices=then is _ASSERT)
-    differing = [(value, place) for value, place in found if value not in (block_m, None)]
+    differing = [(value, path) for value, path in found if value not in (block_m, None)]
     if not differing:
         return None
-    value, place = differing[0]
+    value, path = differing[0]
     return Finding(
         severity="error",
         kind="moe_block_m",
         file=files[op].name,
         key=key_text(entry.keys),
         message=f"block_m is {shown(block_m)} here and {shown(value)} in "
-        f"{prefix}{other.file_suffixes[0]}{place}: {then}; give all four MoE files one block_m",
+        f"{prefix}{other.file_suffixes[0]}{_source(path)}: {then}; "
+        "give all four MoE files one block_m",
     )
 
 
@@ -180,11 +182,14 @@ def _others(
     key: LookupKey,
     *,
     same_slices: bool,
-) -> Iterator[tuple[object, str]]:
-    """Every ``block_m`` that the other op may get in the launch of a key, and where it is from."""
+) -> Iterator[tuple[object, LookupKey | None]]:
+    """Every ``block_m`` that the other op may get in the launch of a key, and the entry's key.
+
+    The key is None where the op's file is not there.
+    """
     _, other = ops
     if other not in files:
-        yield MOE_DEFAULTS["block_m"], ", which is not there, so that vLLM takes its default"
+        yield MOE_DEFAULTS["block_m"], None
         return
     for slices in [key.num_slices] if same_slices else sorted(files[other].slices):
         try:
@@ -193,7 +198,14 @@ def _others(
             continue  # vLLM stops here anyway; a look-up of a shape reports that
         # Where a model fuses gate and up, w13 has an i of its own, twice that of w2.
         if same_slices or _intermediate(found.path) == _intermediate(key):
-            yield _block_m(other, found.leaf), f" at {key_text(map(shown, found.path))}"
+            yield _block_m(other, found.leaf), found.path
+
+
+def _source(path: LookupKey | None) -> str:
+    """Where a ``block_m`` comes from, to be read after the name of the op's file."""
+    if path is None:
+        return ", which is not there, so that vLLM takes its default"
+    return f" at {key_text(map(shown, path))}"
 
 
 def _intermediate(key: LookupKey) -> int | None:
