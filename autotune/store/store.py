@@ -5,7 +5,9 @@ Optuna's own tables are in the same database; this module knows nothing of them.
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,15 @@ from autotune.store import schema
 
 #: A database with one of these tables is ours, or Optuna's.
 _OUR_TABLES = {"autotune_studies", "version_info"}
+
+#: What a storage URL looks like, for messages.
+_EXAMPLES = "sqlite:///autotune.db or postgresql+psycopg://user@host/name"
+
+#: A password in a text that is no URL.
+_PASSWORD = re.compile(r":[^:/@]*@")
+
+#: The driver for PostgreSQL that ``autotune[postgres]`` installs.
+_POSTGRES_DRIVER = "psycopg"
 
 #: How long a writer waits for another writer to finish, in seconds.
 _LOCK_TIMEOUT_S = 30
@@ -78,15 +89,8 @@ class Store:
                 a newer autotune.
         """
         self.url = url
-        try:
-            self.engine = sa.create_engine(url)
-            make_commits_cheap(self.engine)
-        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-            raise StorageError(
-                f"cannot use the storage URL: got {url!r} ({error}); "
-                "give one like sqlite:///autotune.db or postgresql+psycopg://user@host/name; "
-                f"PostgreSQL needs its driver: {install_hint('postgres')}"
-            ) from None
+        self.engine = _engine(url)
+        make_commits_cheap(self.engine)
         if must_exist:
             self._refuse_missing()
         with explained(self.url):
@@ -228,6 +232,36 @@ class Store:
         """
         with explained(self.url), self.engine.begin() as connection:
             yield connection
+
+
+def _engine(url: str) -> sa.Engine:
+    """SQLAlchemy's engine of a URL; nothing is connected yet.
+
+    Raises:
+        StorageError: The text is no URL, or the driver of its database is not installed.
+    """
+    try:
+        return sa.create_engine(url)
+    except ModuleNotFoundError as error:
+        raise StorageError(_missing_driver(url, error.name or str(error))) from None
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        raise StorageError(
+            f"cannot use the storage URL: got {_PASSWORD.sub(':***@', url)!r} ({error}); "
+            f"give one like {_EXAMPLES}"
+        ) from None
+
+
+def _missing_driver(url: str, module: str) -> str:
+    """What is missing to use a URL whose driver is not installed."""
+    parsed = sa.make_url(url)
+    text = f"{shown(url)} needs the Python package {module}, which is not installed"
+    if parsed.get_backend_name() != "postgresql":
+        return f"{text}; install it, or give a URL like {_EXAMPLES}"
+    if module != _POSTGRES_DRIVER and importlib.util.find_spec(_POSTGRES_DRIVER) is not None:
+        ours = parsed.set(drivername=f"postgresql+{_POSTGRES_DRIVER}")
+        return f"{text}, but {_POSTGRES_DRIVER} is: give {ours.render_as_string()}"
+    begins = f", and give a URL that begins with postgresql+{_POSTGRES_DRIVER}://"
+    return f"{text}; {install_hint('postgres')}{'' if module == _POSTGRES_DRIVER else begins}"
 
 
 def shown(url: str) -> str:
