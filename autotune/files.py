@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 import time
@@ -12,11 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from autotune.errors import ExportError, InputError, printable
-
-try:
-    import fcntl
-except ImportError:  # not a Unix: exports into one folder must come one after the other
-    fcntl = None  # type: ignore[assignment]
 
 #: Held by whoever changes a folder, and gone when nobody does.
 LOCK_NAME = ".autotune.lock"
@@ -178,8 +174,6 @@ def _open_lock(path: Path) -> int:
 
 def _lock(descriptor: int) -> bool:
     """Whether the file is locked now, or cannot be on this file system."""
-    if fcntl is None:
-        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

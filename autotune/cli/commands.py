@@ -13,12 +13,14 @@ import typer
 from autotune.cli.console import (
     err,
     out,
+    print_answer,
     print_benched,
     print_checked,
     print_compared,
     print_shapes,
     print_status,
     print_tuned,
+    say,
     say_benched,
     say_compared,
     say_no_gpu,
@@ -67,9 +69,11 @@ from autotune.cli.flags import (
     WatchStatus,
     takes_shapes,
 )
+from autotune.cli.program import WholeSummaries
 from autotune.errors import InputError
 
 app = typer.Typer(
+    cls=WholeSummaries,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -110,7 +114,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     from autotune.cli.handover import hand_over
     from autotune.cli.live import Verbosity, run_watched
     from autotune.measure.cuda.gpu import has_gpu
-    from autotune.measure.runners import gpu_runner, replay_runner
+    from autotune.measure.runners import gpu_runner, replay_runner, stand_in
     from autotune.search.run import check_rows_max
 
     if replay and kernels:
@@ -134,14 +138,17 @@ def run(  # noqa: PLR0913 - one parameter a flag
         )
         check_rows_max(plan, rows_max)
         if recorded is None and not has_gpu():
-            recorded = replay_runner(())
+            recorded = stand_in(plan.kernels)
             plan = plan.answered_by(recorded.shapes)
             say_no_gpu(recorded.environment.gpu)
         verbosity = Verbosity.of(quiet, verbose)
-        with recorded or gpu_runner(plan.kernels, err.print) as runner:
+        with recorded or gpu_runner(plan.kernels, say) as runner:
             done = run_watched(plan, runner, verbosity, record=record, rows_max=rows_max)
-        print_tuned(done.tuned, plan, done.lines)
-        hand_over([(done.environment, done.selections)], Path(plan.output), merge=merge)
+        print_tuned(done, plan)
+        chosen = [(done.environment, done.selections)]
+        is_sound = hand_over(chosen, Path(plan.output), merge=merge)
+        print_answer(done, plan)
+    _end(is_sound)
 
 
 @app.command("record")
@@ -209,8 +216,7 @@ def bench(
                 progress=say_benched,
             )
     print_benched(rows, as_json=as_json)
-    if any(row.is_slower for row in rows):
-        raise typer.Exit(EXIT_CHECK_FAILED)
+    _end(not any(row.is_slower for row in rows))
 
 
 @app.command()
@@ -225,7 +231,8 @@ def export(
     from autotune.cli.sources import selections_in
 
     with errors_in_one_line():
-        hand_over(selections_in(storage), Path(output), merge=merge)
+        is_sound = hand_over(selections_in(storage), Path(output), merge=merge)
+    _end(is_sound)
 
 
 @app.command()
@@ -275,8 +282,7 @@ def check(
         report = check_files(folder, {gpu: plan.shapes for gpu, plan in plans.items()})
         layers = {shape: names for plan in plans.values() for shape, names in plan.layers.items()}
     print_checked(report, layers, as_json=as_json)
-    if report.has_errors:
-        raise typer.Exit(EXIT_CHECK_FAILED)
+    _end(not report.has_errors)
 
 
 @app.command()
@@ -343,3 +349,13 @@ def compare_samplers(  # noqa: PLR0913 - one parameter a flag
             write_comparison_plot(groups, plot)
             err.print(f"Drew {plot}")
     print_compared(comparison, summaries(curves), as_json=as_json)
+
+
+def _end(is_sound: bool) -> None:
+    """End a command that checks something.
+
+    Raises:
+        typer.Exit: What was checked is not sound; the exit code is 3.
+    """
+    if not is_sound:
+        raise typer.Exit(EXIT_CHECK_FAILED)

@@ -48,7 +48,8 @@ class ShapeFlags:
         typer.Option(
             parser=parsers.tokens,
             metavar="1,16,64|auto",
-            help="Batch sizes, in tokens; auto chooses among those that vLLM captures.",
+            help="Batch sizes, in tokens; auto chooses among those that vLLM captures, and is what "
+            "a --model gets if none.",
         ),
     ] = None
     ops: Annotated[
@@ -57,7 +58,7 @@ class ShapeFlags:
             "--op",
             parser=parsers.op,
             metavar="OP",
-            help="Only this op, such as shrink; may be repeated.",
+            help="Only this op, such as shrink; may be repeated; all ops if none.",
         ),
     ] = None
     config: Annotated[
@@ -70,20 +71,21 @@ class ShapeFlags:
             "--tp",
             parser=parsers.whole(1),
             metavar="N",
-            help="The server's --tensor-parallel-size.",
+            help="The server's --tensor-parallel-size; 1 if none.",
         ),
     ] = None
     fully_sharded: Annotated[
         bool | None,
         typer.Option(
-            "--fully-sharded/--no-fully-sharded", help="The server's --fully-sharded-loras."
+            "--fully-sharded/--no-fully-sharded",
+            help="The server's --fully-sharded-loras; not if neither is given.",
         ),
     ] = None
     expert_parallel: Annotated[
         bool | None,
         typer.Option(
             "--expert-parallel/--no-expert-parallel",
-            help="The server's --enable-expert-parallel.",
+            help="The server's --enable-expert-parallel; not if neither is given.",
         ),
     ] = None
     target_modules: Annotated[
@@ -216,7 +218,7 @@ Kernels = Annotated[
     typer.Option(
         parser=parsers.choice(KERNELS),
         metavar="|".join(KERNELS),
-        help="Whose kernels to launch; auto is vllm where it can be used, else builtin.",
+        help="Whose kernels to launch; auto if none: vllm where it can be used, else builtin.",
     ),
 ]
 Trials = Annotated[
@@ -224,7 +226,8 @@ Trials = Annotated[
     typer.Option(
         parser=parsers.whole(1),
         metavar="N",
-        help="Distinct configurations to measure for each shape; with --effort, at most.",
+        help="Distinct configurations to measure for each shape; with --effort, at most; without, "
+        "those of normal effort, 200.",
     ),
 ]
 EffortName = Annotated[
@@ -238,12 +241,16 @@ EffortName = Annotated[
 ]
 TimeBudget = Annotated[
     int | None,
-    typer.Option(parser=parsers.seconds, metavar="10m", help="Limit for the whole search."),
+    typer.Option(
+        parser=parsers.seconds, metavar="10m", help="Limit for the whole search; none if not given."
+    ),
 ]
 Sampler = Annotated[
     str | None,
     typer.Option(
-        parser=parsers.choice(SAMPLERS), metavar="|".join(SAMPLERS), help="How to search."
+        parser=parsers.choice(SAMPLERS),
+        metavar="|".join(SAMPLERS),
+        help="How to search; adaptive if none.",
     ),
 ]
 WarmStart = Annotated[
@@ -258,13 +265,16 @@ RowsMax = Annotated[
     typer.Option(
         parser=parsers.whole(1),
         metavar="N",
-        help="With --tokens auto: merge rows down to N a layer, where it costs less than 1 %.",
+        help="With --tokens auto: merge rows down to N a layer, where it costs less than 1 %; "
+        "any number if none.",
     ),
 ]
 Seed = Annotated[
     WholeNumber | None,
     typer.Option(
-        parser=parsers.whole(0), metavar="N", help="The same seed makes the same choices."
+        parser=parsers.whole(0),
+        metavar="N",
+        help="The same seed makes the same choices; 0 if none.",
     ),
 ]
 Sample = Annotated[
@@ -272,7 +282,7 @@ Sample = Annotated[
     typer.Option(
         parser=parsers.whole(1),
         metavar="N",
-        help="Measure only N configurations of each shape, drawn at random.",
+        help="Measure only N configurations of each shape, drawn at random; all if none.",
     ),
 ]
 
@@ -302,7 +312,9 @@ ExportOutput = Annotated[str, typer.Option(metavar="DIR", help="Folder for vLLM'
 Merge = Annotated[bool, typer.Option("--merge", help="Add to files that autotune did not write.")]
 Record = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Write everything measured into a recording, too."),
+    typer.Option(
+        metavar="FILE", help="Write everything measured into a recording, too; none if not given."
+    ),
 ]
 RecordOutput = Annotated[
     Path, typer.Option("-o", "--output", metavar="FILE", help="The recording.")
@@ -349,7 +361,8 @@ Samplers = Annotated[
     str | None,
     typer.Option(
         metavar="A,B",
-        help="Which to compare; also kernel-tuner:NAME and helion:lfbo, other tuners' searches.",
+        help="Which to compare; also kernel-tuner:NAME and helion:lfbo, other tuners' searches; "
+        "those that are quick if none.",
     ),
 ]
 ComparedTrials = Annotated[
@@ -374,5 +387,7 @@ Lookahead = Annotated[
 ]
 Plot = Annotated[
     Path | None,
-    typer.Option("-o", "--output", metavar="PLOT.html", help="Draw regret over trials."),
+    typer.Option(
+        "-o", "--output", metavar="PLOT.html", help="Draw regret over trials; no drawing if none."
+    ),
 ]

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from autotune.cli.console import print_findings, print_written
-from autotune.cli.exits import EXIT_CHECK_FAILED
 from autotune.export import VllmExporter
 from autotune.export.check import check_exported
 
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
 
 def hand_over(
     stored: Sequence[tuple[Environment, Sequence[Selection]]], folder: Path, *, merge: bool
-) -> None:
+) -> bool:
     """Write the files, say where they are, and check them.
 
     Args:
@@ -29,9 +26,11 @@ def hand_over(
         folder: Where to write.
         merge: Whether files that autotune did not write may be added to.
 
+    Returns:
+        Whether the check found no error.
+
     Raises:
         ExportError: The folder cannot be written, or holds something that must not be lost.
-        typer.Exit: The check found an error; the exit code is 3.
     """
     by_gpu: dict[str | None, list[KernelShape]] = {}
     written: dict[Path, None] = {}
@@ -40,9 +39,8 @@ def hand_over(
         written |= dict.fromkeys(paths)
         by_gpu.setdefault(environment.gpu, []).extend(each.shape for each in selections)
     if not written:
-        return
+        return True
     print_written(written, folder)
     report = check_exported(folder, by_gpu)
     print_findings(report)
-    if report.has_errors:
-        raise typer.Exit(EXIT_CHECK_FAILED)
+    return not report.has_errors

@@ -18,6 +18,7 @@ from autotune.plan.file import ADAPTIVE
 from autotune.plan.study import StudyPlan
 from autotune.search.dashboard.mirror import TrialMirror
 from autotune.search.events import Event, Opened, Planned, ShapeDone, Watch, unwatched, watched_by
+from autotune.search.samplers.by_name import check_installed
 from autotune.search.samplers.known import experience, finished_earlier
 from autotune.search.samplers.transfer import Neighbour, in_order
 from autotune.search.tuner import ShapeTuner
@@ -80,6 +81,7 @@ class Session:
                 measured.
         """
         plan = self.plan
+        check_installed(plan.sampler)
         with ExitStack() as opened:
             if self._record is not None:
                 environment, ceilings = self.runner.environment, self.runner.ceilings()

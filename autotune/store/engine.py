@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -10,8 +12,19 @@ from typing import Any
 from urllib.parse import unquote
 
 import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from autotune.errors import StorageError
+from autotune.errors import StorageError, install_hint
+from autotune.store.faults import shown
+
+#: What a storage URL looks like, for messages.
+_EXAMPLES = "sqlite:///autotune.db or postgresql+psycopg://user@host/name"
+
+#: A password in a text that is no URL.
+_PASSWORD = re.compile(r":[^:/@]*@")
+
+#: The driver for PostgreSQL that ``autotune[postgres]`` installs.
+_POSTGRES_DRIVER = "psycopg"
 
 #: How long a writer waits for another writer to finish, in seconds.
 _LOCK_TIMEOUT_S = 30
@@ -43,6 +56,42 @@ def engine_options(url: str) -> dict[str, Any]:
         limits = {name: n for name, n in _POSTGRES_LIMITS.items() if name not in parts.query}
         options["connect_args"] = limits
     return options
+
+
+def make_engine(url: str, *, tries_again: bool = False) -> sa.Engine:
+    """SQLAlchemy's engine of a URL; nothing is connected yet.
+
+    Args:
+        url: The database.
+        tries_again: As for ``make_commits_cheap``.
+
+    Raises:
+        StorageError: The text is no URL, or the driver of its database is not installed.
+    """
+    try:
+        engine = sa.create_engine(url, **engine_options(url))
+    except ModuleNotFoundError as error:
+        raise StorageError(_missing_driver(url, error.name or str(error))) from None
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        raise StorageError(
+            f"cannot use the storage URL: got {_PASSWORD.sub(':***@', url)!r} ({error}); "
+            f"give one like {_EXAMPLES}"
+        ) from None
+    make_commits_cheap(engine, tries_again=tries_again)
+    return engine
+
+
+def _missing_driver(url: str, module: str) -> str:
+    """What is missing to use a URL whose driver is not installed."""
+    parsed = sa.make_url(url)
+    text = f"{shown(url)} needs the Python package {module}, which is not installed"
+    if parsed.get_backend_name() != "postgresql":
+        return f"{text}; install it, or give a URL like {_EXAMPLES}"
+    if module != _POSTGRES_DRIVER and importlib.util.find_spec(_POSTGRES_DRIVER) is not None:
+        ours = parsed.set(drivername=f"postgresql+{_POSTGRES_DRIVER}")
+        return f"{text}, but {_POSTGRES_DRIVER} is: give {ours.render_as_string()}"
+    begins = f", and give a URL that begins with postgresql+{_POSTGRES_DRIVER}://"
+    return f"{text}; {install_hint('postgres')}{'' if module == _POSTGRES_DRIVER else begins}"
 
 
 def make_commits_cheap(engine: sa.Engine, *, tries_again: bool = False) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from autotune.store import Store
+from tests.absent import without
 from tests.recordings import write_recording
 
 HAS_GPU = torch.cuda.is_available()
@@ -298,4 +299,31 @@ def test_an_output_that_is_a_file_is_refused_and_nothing_measured_is_lost(autotu
 def test_recording_without_a_gpu_says_so_and_leaves_no_file(autotune):
     line = autotune("record", "-o", "r.jsonl.gz", "--tokens", 1).has_failed_in_one_line()
     assert "no CUDA GPU here" in line
+    assert list(autotune.folder.iterdir()) == []
+
+
+@pytest.mark.skipif(HAS_GPU, reason="a CUDA device is here: run would measure on it")
+@pytest.mark.parametrize("given", ["flag", "study file"])
+def test_kernels_that_cannot_be_launched_here_are_not_replaced_by_others(autotune, given):
+    (autotune.folder / "study.toml").write_text(study() + '[run]\nkernels = "vllm"\n')
+    flags = ["--kernels", "vllm"] if given == "flag" else ["study.toml"]
+    line = autotune("run", *flags).has_failed_in_one_line()
+    assert re.search(r"no CUDA GPU here .* is of builtin kernels: got --kernels vllm; ", line)
+    assert [path.name for path in autotune.folder.iterdir()] == ["study.toml"]
+
+
+# ------------------------------------------------------------------ parts that are not installed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", [("run", "--sampler", "gp"), ("compare-samplers", "--samplers", "random,gp")]
+)
+def test_a_sampler_whose_library_is_not_installed_is_refused_at_the_start(
+    autotune, recording, tmp_path, command
+):
+    path = without(tmp_path, "scipy")["PYTHONPATH"]
+    ended = autotune.in_a_process(*command, "--replay", recording, variables={"PYTHONPATH": path})
+    line = ended.has_failed_in_one_line()
+    assert re.search(r"'gp' needs scipy .*; install it with: pip install .*\[gp\]", line)
     assert list(autotune.folder.iterdir()) == []

@@ -1,0 +1,26 @@
+"""The program's own help: every command with the whole of its first line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from typer._click.core import Context
+    from typer._click.formatting import HelpFormatter
+
+
+class WholeSummaries(TyperGroup):
+    """A group of commands whose summaries are wrapped, not cut."""
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write a row for each command."""
+        rows = [(name, _summary(self.commands[name].help)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _summary(text: str | None) -> str:
+    """The first paragraph of a help text, on one line."""
+    return " ".join((text or "").partition("\n\n")[0].split())
