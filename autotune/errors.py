@@ -42,6 +42,9 @@ class _Shown(reprlib.Repr):
 #: Whole numbers of more bits are described, not written: 77 digits say enough.
 _LONGEST_BITS = 256
 
+#: Longer than the paths that people have.
+_LONGEST_NAME = 500
+
 _SHOWN = _Shown()
 
 
@@ -51,8 +54,8 @@ def shown(value: object) -> str:
 
 
 def shown_name(name: str) -> str:
-    """A name or a path as messages show it: as it stands where it can be printed on one line."""
-    return name if name.isprintable() else repr(name)
+    """A name or a path as messages show it: as it stands where it is printable and not too long."""
+    return name if name.isprintable() and len(name) <= _LONGEST_NAME else shown(name)
 
 
 def install_hint(extra: str) -> str:
