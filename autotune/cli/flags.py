@@ -17,6 +17,7 @@ from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.plan.effort import EFFORTS
 from autotune.plan.file import KERNELS, MODEL_TABLE, SAMPLERS, TABLES
+from autotune.plan.models import MOE_BACKENDS
 from autotune.plan.study import StudyPlan
 from autotune.version import __version__
 
@@ -88,6 +89,20 @@ class ShapeFlags:
             help="The server's --enable-expert-parallel; not if neither is given.",
         ),
     ] = None
+    mixed_moe_lora_format: Annotated[
+        bool | None, typer.Option(help="The server's --enable-mixed-moe-lora-format.")
+    ] = None
+    moe_shared_loras: Annotated[
+        bool | None, typer.Option(help="The server's --enable-moe-shared-loras.")
+    ] = None
+    moe_backend: Annotated[
+        str | None,
+        typer.Option(
+            parser=parsers.choice(tuple(MOE_BACKENDS)),
+            metavar="|".join(MOE_BACKENDS),
+            help="The server's --moe-backend, by which experts in MXFP4 are padded.",
+        ),
+    ] = None
     target_modules: Annotated[
         Names | None,
         typer.Option(
@@ -97,7 +112,7 @@ class ShapeFlags:
         ),
     ] = None
     adapter: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="A",
             help="An adapter_config.json, its folder or a hub id: only its layers, at its rank.",
@@ -140,6 +155,8 @@ class ShapeFlags:
         """
         given = self.given
         given.pop("study", None)
+        if self.adapter:
+            given["adapter"] = parsers.once("--adapter", self.adapter)
         model = {name: given.pop(name) for name in MODEL_TABLE if name in given}
         limits = {name: given.pop(name) for name in TABLES["tokens"] if name in given}
         plan = self._unflagged(recorded).with_model(model, limits)

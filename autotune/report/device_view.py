@@ -86,7 +86,7 @@ class DeviceView:
         heat = self.figures["speedup"]["data"][0]
         names = max(len(view.kind) for view in self.shapes)
         width = _BESIDE + names * _CHARACTER + len(heat["x"]) * _COLUMN
-        return f"min-width: {width}px"
+        return f"--map: {width}px"
 
     @property
     def has_ceilings(self) -> bool:
