@@ -22,6 +22,7 @@ from autotune.export.provenance import (
 from autotune.files import replace_files
 from autotune.launch.environment import Environment
 from autotune.launch.op import LookupKey, key_text
+from autotune.launch.shape import KernelShape
 
 #: By a tuned file's name and a key, what goes there.
 _Plan = dict[str, dict[LookupKey, Selection]]
@@ -97,6 +98,26 @@ class VllmExporter:
         replace_files(texts, advice=_ADVICE)
         _verify(plan, folder)
         return (*list(texts)[1:], provenance)
+
+    def refuse_foreign(
+        self, shapes: Iterable[KernelShape], gpu: str, folder: Path, *, merge: bool
+    ) -> None:
+        """Refuse what ``export`` would refuse in a folder for these shapes, writing nothing.
+
+        Args:
+            shapes: What is going to be exported.
+            gpu: Names the files.
+            folder: Where they are going to be written.
+            merge: Whether to add to files that autotune did not write.
+
+        Raises:
+            ExportError: A file there is broken, or autotune did not write it and ``merge`` is
+                false.
+        """
+        entries = read_entries(_inside(folder, provenance_name(gpu)))
+        levels = {shape.file_name(gpu): len(shape.lookup_key) for shape in shapes}
+        for name, count in levels.items():
+            _table(_inside(folder, name), levels=count, listed=name in entries or merge)
 
 
 def _by_place(selections: Iterable[Selection], gpu: str) -> _Plan:

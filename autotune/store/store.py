@@ -32,6 +32,9 @@ _OUR_TABLES = {"autotune_studies", "version_info"}
 #: What a storage URL looks like, for messages.
 _EXAMPLES = "sqlite:///autotune.db or postgresql+psycopg://user@host/name"
 
+#: What SQLite's URL has in place of a file for a database in memory.
+_IN_MEMORY = (None, "", ":memory:")
+
 #: A password in a text that is no URL.
 _PASSWORD = re.compile(r":[^:/@]*@")
 
@@ -199,9 +202,8 @@ class Store:
         self.engine.dispose()
 
     def _refuse_missing(self) -> None:
-        path = self.engine.url.database
-        is_file = self.engine.dialect.name == "sqlite" and path not in (None, "", ":memory:")
-        if is_file and not Path(str(path)).exists():
+        path = database_file(self.url)
+        if path is not None and not path.exists():
             raise StorageError(f"there is no database {path}; give the --storage of a run")
 
     def _refuse_foreign(self, tables: Set[str]) -> None:
@@ -262,6 +264,17 @@ def _missing_driver(url: str, module: str) -> str:
         return f"{text}, but {_POSTGRES_DRIVER} is: give {ours.render_as_string()}"
     begins = f", and give a URL that begins with postgresql+{_POSTGRES_DRIVER}://"
     return f"{text}; {install_hint('postgres')}{'' if module == _POSTGRES_DRIVER else begins}"
+
+
+def database_file(url: str) -> Path | None:
+    """The file of a SQLite database; None of a server's database, or of one in memory.
+
+    Raises:
+        StorageError: The text is no URL, or the driver of its database is not installed.
+    """
+    parsed = _engine(url).url
+    is_file = parsed.get_backend_name() == "sqlite" and parsed.database not in _IN_MEMORY
+    return Path(str(parsed.database)) if is_file else None
 
 
 def shown(url: str) -> str:
