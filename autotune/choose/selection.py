@@ -14,6 +14,7 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.measure import DeviceState
+from autotune.measure.measurement import Replayed
 
 #: The interval contains the true ratio in this share of cases.
 CONFIDENCE = 0.95
@@ -155,6 +156,7 @@ class Selection:
         states: The device before, during and after the finalists were timed, where it is known.
         layer: For a MoE op, how its layer's ``block_m`` was chosen; None before it is. The database
             keeps every op's own choice without it, so that a layer can be chosen for again.
+        replayed: The recordings that the samples are from; None where a GPU was timed.
     """
 
     shape: KernelShape
@@ -166,6 +168,7 @@ class Selection:
     outcomes: Mapping[str, int]
     states: tuple[DeviceState, ...] = ()
     layer: LayerChoice | None = None
+    replayed: Replayed | None = None
 
     @classmethod
     def of_samples(
@@ -176,6 +179,7 @@ class Selection:
         *,
         outcomes: Mapping[str, int] | None = None,
         states: tuple[DeviceState, ...] = (),
+        replayed: Replayed | None = None,
     ) -> Selection:
         """Choose among configurations that were timed side by side, as ``select`` does.
 
@@ -187,6 +191,7 @@ class Selection:
             outcomes: How many configurations of the search ended in which outcome; None without a
                 search.
             states: The device while the configurations were timed, where it is known.
+            replayed: The recordings that the samples are from; None where a GPU was timed.
         """
         config, ratio = select(default, samples_us)
         return cls(
@@ -198,6 +203,7 @@ class Selection:
             trials=sum((outcomes or {}).values()),
             outcomes=dict(outcomes or {}),
             states=states,
+            replayed=replayed,
         )
 
     @property
@@ -223,6 +229,9 @@ class Selection:
 
     def as_dict(self) -> dict[str, Any]:
         """The selection as JSON-ready values; ``from_mapping`` reads it back."""
+        known: dict[str, Any] = {} if self.layer is None else {"layer": self.layer.as_dict()}
+        if self.replayed is not None:
+            known["replayed"] = self.replayed.as_dict()
         return {
             "shape": self.shape.as_dict(),
             "config": self.config.as_dict(),
@@ -235,7 +244,7 @@ class Selection:
             "trials": self.trials,
             "outcomes": dict(self.outcomes),
             "states": [asdict(state) for state in self.states],
-        } | ({} if self.layer is None else {"layer": self.layer.as_dict()})
+        } | known
 
     @classmethod
     def from_mapping(cls, table: Mapping[str, Any]) -> Selection:
@@ -258,6 +267,7 @@ class Selection:
                 for state in table["states"]
             ),
             layer=LayerChoice.from_mapping(table["layer"]) if "layer" in table else None,
+            replayed=Replayed.from_mapping(table["replayed"]) if "replayed" in table else None,
         )
 
 

@@ -148,7 +148,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
         print_tuned(done, plan)
         chosen = [(done.environment, done.selections)]
         is_sound = hand_over(chosen, Path(plan.output), merge=merge)
-        print_answer(done, plan)
+        print_answer(done, plan, runner.replayed)
     _end(is_sound)
 
 

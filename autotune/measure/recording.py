@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,12 +25,22 @@ from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.measure._base import EnoughRule, Runner, StopRule
-from autotune.measure.measurement import Ceilings, Comparison, Measurement, Outcome, RunnerStatus
+from autotune.measure.measurement import (
+    Ceilings,
+    Comparison,
+    Measurement,
+    Outcome,
+    Replayed,
+    RunnerStatus,
+)
 
 SCHEMA = "autotune-recording/1"
 
 #: What to do where a recording cannot be written.
 _ADVICE = "free the place, or name another file"
+
+#: What ``measured_at`` may be: nothing, a day, or the first and the last day.
+_DAYS = re.compile(r"(\d{4}-\d\d-\d\d( to \d{4}-\d\d-\d\d)?)?", re.ASCII)
 
 #: Decimals of a sample in microseconds: CUDA events do not resolve a nanosecond.
 _DECIMALS = 3
@@ -43,12 +55,15 @@ class Recording:
         shapes: The measurements, by shape and configuration.
         defaults: vLLM's default configuration of each shape.
         ceilings: What the device reaches at best; None if that was not recorded.
+        measured_at: The day on which it was measured, such as ``2026-11-24``, or the first and the
+            last of several; empty if that was not recorded.
     """
 
     environment: Environment
     shapes: Mapping[KernelShape, Mapping[KernelConfig, Measurement]]
     defaults: Mapping[KernelShape, KernelConfig]
     ceilings: Ceilings | None = None
+    measured_at: str = ""
 
 
 def read_recording(path: Path) -> Recording:
@@ -80,7 +95,17 @@ def read_recording(path: Path) -> Recording:
         shapes=shapes,
         defaults=defaults,
         ceilings=_ceilings(path, header.get("ceilings")),
+        measured_at=_day(path, header.get("measured_at", "")),
     )
+
+
+def _day(path: Path, value: object) -> str:
+    if not isinstance(value, str) or not _DAYS.fullmatch(value):
+        raise RecordingError(
+            f"{path} line 1: measured_at must be a day such as 2026-11-24, or two with ' to ' "
+            f"between: got {value!r}; leave it out where it is not known"
+        )
+    return value
 
 
 def _ceilings(path: Path, table: Any) -> Ceilings | None:  # noqa: ANN401 - from a file
@@ -147,7 +172,12 @@ class RecordingWriter:
     """
 
     def __init__(
-        self, path: Path, environment: Environment, ceilings: Ceilings | None = None
+        self,
+        path: Path,
+        environment: Environment,
+        ceilings: Ceilings | None = None,
+        *,
+        measured_at: str | None = None,
     ) -> None:
         """Start a recording.
 
@@ -155,6 +185,7 @@ class RecordingWriter:
             path: The file.
             environment: Where everything in it is measured.
             ceilings: What the device reaches at best; None if that is not known.
+            measured_at: As in ``Recording``; today, in UTC, if not given.
 
         Raises:
             RecordingError: The file cannot be written.
@@ -162,9 +193,13 @@ class RecordingWriter:
         self._path = path
         self._partial = path.with_name(path.name + ".partial")
         with write_errors(self._partial, RecordingError, advice=_ADVICE):
-            # Without the time of writing, the same measurements make the same bytes.
+            # Without the time of day, the same measurements of a day make the same bytes.
             self._gzip = gzip.GzipFile(self._partial, "wb", mtime=0)
-        known = {} if ceilings is None else {"ceilings": asdict(ceilings)}
+        known: dict[str, Any] = {} if ceilings is None else {"ceilings": asdict(ceilings)}
+        if measured_at is None:
+            measured_at = datetime.now(timezone.utc).date().isoformat()
+        if measured_at:
+            known["measured_at"] = measured_at
         self._write({"schema": SCHEMA, "environment": environment.as_dict(), **known})
 
     def write(self, measurement: Measurement, *, is_default: bool) -> None:
@@ -251,6 +286,11 @@ class RecordingRunner(Runner):
     def status(self) -> RunnerStatus | None:
         """The status of the inner runner."""
         return self._inner.status
+
+    @property
+    def replayed(self) -> Replayed | None:
+        """The recordings that the inner runner answers from."""
+        return self._inner.replayed
 
     @property
     def answered(self) -> Collection[KernelShape]:

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import sqlite3
+from pathlib import Path
 
 import pytest
 import torch
@@ -288,7 +289,7 @@ def test_an_export_folder_with_files_of_somebody_else_is_refused_and_then_merged
 # ------------------------------------------------------------------ places that cannot be written
 
 
-def everything(folder):
+def everything(folder: Path) -> dict[Path, object]:
     """Every path below a folder, with the text of files."""
     return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
