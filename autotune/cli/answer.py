@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from autotune.choose.forward import ForwardPass
     from autotune.choose.selection import Selection
     from autotune.launch.shape import KernelShape
+    from autotune.measure.measurement import Replayed
     from autotune.plan.study import StudyPlan
 
 
@@ -50,9 +51,16 @@ def passes_table(passes: Sequence[ForwardPass]) -> Table:
     return table
 
 
-def next_lines(plan: StudyPlan) -> list[str]:
-    """The commands that show the evidence, and that time the files on the GPU."""
+def next_lines(plan: StudyPlan, replayed: Replayed | None) -> list[str]:
+    """The commands that show the evidence, and that time the files on the GPU.
+
+    Args:
+        plan: What was tuned.
+        replayed: The recordings that answered; None where a GPU measured.
+    """
+    lines = [] if replayed is None else [f"Replayed, not measured here: from {replayed}."]
     return [
+        *lines,
         f"See the evidence: autotune report --storage {shown(plan.storage)}",
         f"Time the files on the GPU: autotune bench {plan.output}, with the flags of this run",
     ]

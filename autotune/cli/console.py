@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from autotune.export.bench import Benched
     from autotune.export.check import Report
     from autotune.launch.shape import KernelShape
+    from autotune.measure.measurement import Replayed
     from autotune.plan.study import StudyPlan
     from autotune.search.contest.compare import Comparison
     from autotune.search.contest.curves import Summary
@@ -279,8 +280,14 @@ def print_tuned(done: Done, plan: StudyPlan) -> None:
     out.print()
 
 
-def print_answer(done: Done, plan: StudyPlan) -> None:
-    """Print last what was gained, the time of a forward pass's kernels, and what to do next."""
+def print_answer(done: Done, plan: StudyPlan, replayed: Replayed | None) -> None:
+    """Print last what was gained, the time of a forward pass's kernels, and what to do next.
+
+    Args:
+        done: The results.
+        plan: Knows how often a forward pass launches each shape.
+        replayed: The recordings that answered; None where a GPU measured.
+    """
     from autotune.choose.forward import forward_passes
     from autotune.cli.answer import gain_text, next_lines, passes_table
 
@@ -296,5 +303,5 @@ def print_answer(done: Done, plan: StudyPlan) -> None:
     if passes:
         say("All LoRA kernels of one forward pass, in milliseconds:")
         out.print(passes_table(passes))
-    for line in next_lines(plan):
+    for line in next_lines(plan, replayed):
         say(line)

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.cli.console import print_findings, print_written
+from autotune.errors import ExportError
 from autotune.export import VllmExporter
 from autotune.export.check import check_exported
+from autotune.files import try_folder
 
 if TYPE_CHECKING:
     from autotune.choose.selection import Selection
     from autotune.launch.environment import Environment
     from autotune.launch.shape import KernelShape
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder that vLLM's files cannot be written to, before the work.
+
+    Raises:
+        ExportError: It is a file, or cannot be written.
+    """
+    try_folder(folder, ExportError, advice="free the place, or give another --output")
+
+
+def refuse_foreign(
+    shapes: Iterable[KernelShape], environment: Environment, folder: Path, *, merge: bool
+) -> None:
+    """Refuse a folder with files that autotune may not add to, before the work.
+
+    Raises:
+        ExportError: A file is broken, or autotune did not write it and ``merge`` is false.
+    """
+    VllmExporter().refuse_foreign(shapes, environment.gpu, folder, merge=merge)
 
 
 def hand_over(

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from typer.core import TyperGroup
-
-if TYPE_CHECKING:
-    from typer._click.core import Context
-    from typer._click.formatting import HelpFormatter
 
 
 class WholeSummaries(TyperGroup):
     """A group of commands whose summaries are wrapped, not cut."""
 
-    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - click, or what typer has of it
         """Write a row for each command."""
         rows = [(name, _summary(self.commands[name].help)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):

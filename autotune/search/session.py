@@ -85,8 +85,14 @@ class Session:
         with ExitStack() as opened:
             if self._record is not None:
                 environment, ceilings = self.runner.environment, self.runner.ceilings()
-                writer = opened.enter_context(RecordingWriter(self._record, environment, ceilings))
-                self.runner = RecordingRunner(self.runner, writer)
+                replayed = self.runner.replayed
+                writer = RecordingWriter(
+                    self._record,
+                    environment,
+                    ceilings,
+                    measured_at=None if replayed is None else replayed.measured_at,
+                )
+                self.runner = RecordingRunner(self.runner, opened.enter_context(writer))
             self.earlier = _earlier(plan, self.runner)
             self.spaces = [self.space(shape) for shape in self._ordered()]
             patience = Patience(PATIENCE_S, say=self._say)
@@ -160,6 +166,8 @@ class Session:
             for shape, names in self.plan.layers.items()
         }
         facts.keep_layers(self.store, environment, uses)
+        if self.runner.replayed is not None:
+            facts.keep_replayed(self.store, environment, uses, self.runner.replayed)
         if environment in facts.ceilings(self.store):
             return
         with contextlib.suppress(WorkerDied):  # only a report needs them; the search does not

@@ -68,17 +68,27 @@ def make_engine(url: str, *, tries_again: bool = False) -> sa.Engine:
     Raises:
         StorageError: The text is no URL, or the driver of its database is not installed.
     """
+    _parsed(url)
     try:
         engine = sa.create_engine(url, **engine_options(url))
     except ModuleNotFoundError as error:
         raise StorageError(_missing_driver(url, error.name or str(error))) from None
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        raise StorageError(
-            f"cannot use the storage URL: got {_PASSWORD.sub(':***@', url)!r} ({error}); "
-            f"give one like {_EXAMPLES}"
-        ) from None
+        raise StorageError(_unusable(url, error)) from None
     make_commits_cheap(engine, tries_again=tries_again)
     return engine
+
+
+def _parsed(url: str) -> sa.URL:
+    try:
+        return sa.make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise StorageError(_unusable(url, error)) from None
+
+
+def _unusable(url: str, error: Exception) -> str:
+    got = _PASSWORD.sub(":***@", url)
+    return f"cannot use the storage URL: got {got!r} ({error}); give one like {_EXAMPLES}"
 
 
 def _missing_driver(url: str, module: str) -> str:
@@ -113,8 +123,12 @@ def _make_sqlite_quick(tries_again: bool, connection: Any, _record: object) -> N
 
 
 def database_file(url: str) -> Path | None:
-    """The file of a SQLite database; None of one in memory, and of other databases."""
-    parts = sa.make_url(url)
+    """The file of a SQLite database; None of one in memory, and of other databases.
+
+    Raises:
+        StorageError: The text is no URL.
+    """
+    parts = _parsed(url)
     name = parts.database
     if parts.get_backend_name() != "sqlite" or name in (None, "", ":memory:"):
         return None

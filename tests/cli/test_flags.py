@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from autotune.cli import commands
-from autotune.cli.flags import ShapeFlags
+from autotune.cli.shape_flags import ShapeFlags
 from autotune.errors import StudyFileError
 from autotune.launch.op import LoraOp
 from autotune.plan.study import StudyPlan
