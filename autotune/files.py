@@ -155,7 +155,7 @@ def read_file(path: Path) -> str:
         ValueError: It is not UTF-8, or no path can be like this one.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         if path.is_symlink():
             raise OSError(errno.EINVAL, "it is a link to nothing") from None
@@ -217,7 +217,7 @@ def _locked_file(path: Path, *, advice: str) -> int | None:
 
 
 def _open_lock(path: Path) -> int:
-    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_NONBLOCK | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
     except PermissionError:  # another user's; it can be locked by who can read it
@@ -245,7 +245,7 @@ def _is_still(path: Path, descriptor: int) -> bool:
     It is opened anew, since a network file system asks its server then.
     """
     try:
-        other = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        other = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:

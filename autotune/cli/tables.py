@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from autotune.choose.selection import Ratio, Selection
+from autotune.errors import printable
 from autotune.launch.moe_layer import MoeLayer, names_of
 from autotune.launch.op import MOE_OPS, key_text
 from autotune.launch.shape import KernelShape
@@ -237,7 +238,8 @@ def finding_lines(findings: Iterable[Finding]) -> list[str]:
         lines += map(str, those[:_MOST_ALIKE])
         if len(those) > _MOST_ALIKE:
             more = len(those) - _MOST_ALIKE
-            lines.append(f"{severity}: {file}: and {more} more like the last; --json has all")
+            place = ": ".join(filter(None, (severity, printable(file))))
+            lines.append(f"{place}: and {more} more like the last; --json has all")
     return lines
 
 

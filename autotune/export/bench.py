@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from autotune.choose.selection import Ratio, is_settled
-from autotune.errors import ExportError, InputError, SpaceError
+from autotune.errors import ExportError, InputError, SpaceError, printable
 from autotune.export import look_up, read_table
+from autotune.export.lookup import keys_in
 from autotune.launch.config import KernelConfig
 from autotune.launch.op import LookupKey, key_text
 from autotune.launch.release import is_timed_as_pair
@@ -199,13 +200,15 @@ def find_entry(folder: Path, shape: KernelShape, gpu: str) -> Entry:
     path = Path(f"{folder}/{shape.file_name(gpu)}")
     table = read_table(path, levels=len(shape.lookup_key))
     if table is None:
-        raise InputError(f"{path} is not there: tune {shape.op.value} on this GPU too")
+        raise InputError(
+            f"{printable(str(path))} is not there: tune {shape.op.value} on this GPU too"
+        )
     try:
         leaf, taken = look_up(table, shape.lookup_key)
         return Entry(_config_of(shape, leaf), taken)
     except (ExportError, SpaceError) as error:
         key = key_text(shape.lookup_key)
-        raise InputError(f"{path}: looking up {key}: {error}") from error
+        raise InputError(f"{printable(str(path))}: looking up {key}: {error}") from error
 
 
 def _config_of(shape: KernelShape, leaf: Any) -> KernelConfig:  # noqa: ANN401 - from a file
@@ -219,7 +222,7 @@ def _config_of(shape: KernelShape, leaf: Any) -> KernelConfig:  # noqa: ANN401 -
     missing = [name for name in shape.op.required_parameters if name not in values]
     if missing:
         raise ExportError(
-            f"vLLM would stop: the entry has no {', '.join(missing)}, only {', '.join(leaf)}; "
+            f"vLLM would stop: the entry has no {', '.join(missing)}, only {keys_in(leaf)}; "
             "tune the shape again"
         )
     return KernelConfig.from_mapping(shape.op, values)

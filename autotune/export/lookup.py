@@ -6,14 +6,24 @@ same from vLLM 0.11.1 to 0.33.0; ``tests/vllm`` compares the two.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
-from autotune.errors import EntryMissing
+from autotune.errors import EntryMissing, printable
 from autotune.launch.op import LookupKey, key_of, key_text
 
 #: At this level alone vLLM takes no other key than the one that it asks for.
 _EXACT_LEVEL = "num_slices"
+
+
+#: Keys that a message shows, and characters of each.
+_MOST_KEYS, _MOST_CHARACTERS = 8, 40
+
+
+def keys_in(table: Iterable[str]) -> str:
+    """The first keys of a level or an entry, as messages show them."""
+    return ", ".join(printable(key[:_MOST_CHARACTERS]) for key in islice(table, _MOST_KEYS))
 
 
 class Found(NamedTuple):
@@ -68,7 +78,7 @@ def _exact(table: object, num_slices: int) -> str:
     if str(num_slices) not in table:
         raise _stop(
             "KeyError",
-            f"no entry for num_slices {num_slices}, only {', '.join(table) or 'an empty level'}; "
+            f"no entry for num_slices {num_slices}, only {keys_in(table) or 'an empty level'}; "
             "tune that layer too",
         )
     return str(num_slices)

@@ -15,6 +15,7 @@ from autotune.export.check.entries import Entry, TunedFile, read_content, walk
 from autotune.export.check.findings import Finding
 from autotune.export.nested import copied, leaf_at, put_leaf
 from autotune.export.provenance import Entries
+from autotune.launch.config import is_value
 from autotune.launch.moe_layer import MoeLayer, by_layer, missing_ops, names_of
 from autotune.launch.op import MOE_DEFAULTS, MOE_OPS, LoraOp, gpu_file_prefix, key_text
 from autotune.launch.shape import KernelShape
@@ -107,7 +108,7 @@ class _MoeFiles:
         found = {
             (block_m, f"{self._name(op)} at {key_text(shape.lookup_key)}")
             for op, shape, block_m in self._of_layer(layer)
-            if op in missing and isinstance(block_m, int)
+            if op in missing and is_value(block_m)
         }
         found |= {
             (block_m, f"{self._name(op)}{place}")
@@ -115,7 +116,7 @@ class _MoeFiles:
             for op, block_m, place in taken_for_others(
                 self._files, one.shape.op, one.shape.lookup_key, missing
             )
-            if isinstance(block_m, int)
+            if is_value(block_m)
         }
         places_of = dict(sorted(found, reverse=True))
         if len(places_of) > 1:

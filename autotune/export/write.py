@@ -10,7 +10,7 @@ from autotune.choose.selection import Selection
 from autotune.errors import ExportError
 from autotune.export.lookup import look_up
 from autotune.export.moe_files import couple_in
-from autotune.export.nested import as_text, put_leaf, read_table, sorted_table
+from autotune.export.nested import as_text, put_leaf, read_table, sorted_table, unusable
 from autotune.export.provenance import (
     Entries,
     as_content,
@@ -122,13 +122,25 @@ def _export(
     _add(plan, environment, tables=tables, entries=entries)
     # The provenance is renamed first: if the renames are cut short, the next export still knows
     # autotune's files, and drops the provenance of entries that are not there.
-    texts = {provenance: as_text(as_content(entries, environment))}
+    contents = {provenance: as_content(entries, environment)}
     for name in sorted(plan):
-        table = sorted_table(tables[name], _levels(plan[name]))
-        texts[_inside(folder, name)] = as_text(table)
+        contents[_inside(folder, name)] = sorted_table(tables[name], _levels(plan[name]))
+    texts = {path: _text(path, content) for path, content in contents.items()}
     replace_files(texts, advice=_ADVICE)
     _verify(plan, folder)
     return (*list(texts)[1:], provenance)
+
+
+def _text(path: Path, content: dict[str, Any]) -> str:
+    """A file's new text.
+
+    Raises:
+        ExportError: The file holds something already that JSON does not have, or nests too deep.
+    """
+    try:
+        return as_text(content)
+    except (ValueError, RecursionError) as error:
+        raise unusable(path, f"what it holds cannot be written again: {error}") from error
 
 
 def _by_place(selections: Iterable[Selection], gpu: str) -> _Plan:

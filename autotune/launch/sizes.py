@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
-from autotune.launch.shape import DTYPE_BYTES, KernelShape
+from autotune.launch.shape import KernelShape
 
 #: ``tl.dot`` takes no tile side below 16, so a smaller dimension is padded to 16.
 SMALLEST_BLOCK = 16
@@ -24,7 +24,11 @@ def is_shrink(op: LoraOp) -> bool:
     return op in {LoraOp.SHRINK, LoraOp.W13_SHRINK, LoraOp.W2_SHRINK}
 
 
-def matmul_sizes(shape: KernelShape) -> tuple[int, int, int]:
+#: (m, n, k) of a matrix product: m rows, n columns, k that are summed over.
+MatmulSizes = tuple[int, int, int]
+
+
+def matmul_sizes(shape: KernelShape) -> MatmulSizes:
     """(m, n, k) of the largest matrix product that one slice of the shape makes.
 
     In a mixture of experts that is the product of one expert and one adapter. A token goes to an
@@ -73,33 +77,29 @@ def launched_rows(shape: KernelShape, block_m: int) -> int:
     return pairs + shape.global_experts * (block_m - 1)
 
 
-def block_limits(shape: KernelShape) -> dict[str, int]:
-    """By ``block_m``, ``block_n`` and ``block_k``, the largest that the shape can fill."""
-    sizes = zip(("block_m", "block_n", "block_k"), matmul_sizes(shape), strict=True)
-    return {name: max(SMALLEST_BLOCK, next_power_of_two(size)) for name, size in sizes}
+def block_limits(sizes: MatmulSizes) -> dict[str, int]:
+    """By ``block_m``, ``block_n`` and ``block_k``, the largest that a product can fill."""
+    sides = zip(("block_m", "block_n", "block_k"), sizes, strict=True)
+    return {name: max(SMALLEST_BLOCK, next_power_of_two(size)) for name, size in sides}
 
 
-def least_shared_memory_bytes(shape: KernelShape, config: KernelConfig) -> int:
+def least_shared_memory_bytes(op: LoraOp, config: KernelConfig, value_bytes: int) -> int:
     """Shared memory that the kernel needs at the least, bytes a block.
 
     A pipeline of ``num_stages`` keeps at least ``num_stages - 1`` tiles in flight. In a MoE op the
     compiler knows nothing of the weights' addresses: it loads two bytes at a time, which it cannot
-    pipeline, and cannot always pipeline x. So only one tile of each is certain.
+    pipeline, and cannot always pipeline x. So only one tile of each is certain. ``expand`` may hold
+    its activations in registers, so only its weights are counted.
+
+    Args:
+        op: The op.
+        config: The configuration that is really launched.
+        value_bytes: Size of a weight, bytes.
     """
-    bytes_each = DTYPE_BYTES[shape.dtype]
-    if shape.op.is_moe:
-        return (config.block_m + config.block_n) * config.block_k * bytes_each
-    values = tile_values(shape.op, config.block_m, config.block_n, config.block_k)
-    return (config.num_stages - 1) * values * bytes_each
-
-
-def tile_values(op: LoraOp, block_m: int, block_n: int, block_k: int) -> int:
-    """The least number of values that a step of a dense op's pipeline puts into shared memory.
-
-    ``expand`` may hold its activations in registers, so only its weights are counted.
-    """
-    weights = block_k * block_n
-    return weights + block_m * block_k if op is LoraOp.SHRINK else weights
+    if op.is_moe:
+        return (config.block_m + config.block_n) * config.block_k * value_bytes
+    rows = config.block_m + config.block_n if op is LoraOp.SHRINK else config.block_n
+    return (config.num_stages - 1) * rows * config.block_k * value_bytes
 
 
 def sizes_text(shape: KernelShape) -> str:

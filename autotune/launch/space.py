@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from autotune.errors import SpaceError, shown
 from autotune.launch.config import LARGEST_VALUE, KernelConfig, is_value
 from autotune.launch.op import PARAMETER_DEFAULTS, LoraOp
-from autotune.launch.shape import KernelShape
+from autotune.launch.shape import DTYPE_BYTES, KernelShape
 from autotune.launch.sizes import (
     SMALLEST_BLOCK,
+    MatmulSizes,
     block_limits,
     is_shrink,
     launched_rows,
@@ -29,6 +30,9 @@ MOST_ACCUMULATORS = 256
 
 #: A thread block has 1,024 threads at most, 32 to a warp.
 MOST_WARPS = 32
+
+#: Kernels are launched with whole numbers of 32 bits.
+_MOST = 2**31 - 1
 
 _BLOCKS = {"block_m", "block_n", "block_k"}
 _POWERS_OF_TWO = _BLOCKS | {"num_warps"}
@@ -54,46 +58,86 @@ def value_fault(name: str, value: int) -> str | None:
     smallest = _SMALLEST.get(name, 1)
     is_power = value > 0 and not value & (value - 1)
     if name in _POWERS_OF_TWO and (value < smallest or not is_power):
-        return f"{name} must be a power of two of at least {smallest}: got {value}"
+        return f"{name} must be a power of two of at least {smallest}: got {shown(value)}"
     if value < smallest:
-        return f"{name} must be {smallest} or more: got {value}"
+        return f"{name} must be {smallest} or more: got {shown(value)}"
+    if value > _MOST:
+        return f"{name} must be at most {_MOST}: got {shown(value)}"
     if name == "num_warps" and value > MOST_WARPS:
         return f"{name} must be at most {MOST_WARPS}: got {value}"
     return None
 
 
-def _power_of_two(_shape: KernelShape, config: KernelConfig) -> str | None:
+def _power_of_two(_sizes: MatmulSizes | None, config: KernelConfig) -> str | None:
     faults = (value_fault(name, getattr(config, name)) for name in sorted(_POWERS_OF_TWO))
     return next(filter(None, faults), None)
 
 
-def _block_within_dimension(shape: KernelShape, config: KernelConfig) -> str | None:
-    for name, limit in block_limits(shape).items():
+def _block_within_dimension(sizes: MatmulSizes | None, config: KernelConfig) -> str | None:
+    for name, limit in block_limits(sizes).items() if sizes else ():
         if getattr(config, name) > limit:
             return f"{name} {getattr(config, name)} is larger than its whole dimension, {limit}"
     return None
 
 
-def _split_within_depth(shape: KernelShape, config: KernelConfig) -> str | None:
-    steps = -(-matmul_sizes(shape)[2] // config.block_k)
-    if config.split_k is not None and config.split_k > next_power_of_two(steps):
+def _split_within_depth(sizes: MatmulSizes | None, config: KernelConfig) -> str | None:
+    if sizes is None or config.split_k is None:
+        return None
+    steps = -(-sizes[2] // config.block_k)
+    if config.split_k > next_power_of_two(steps):
         return f"split_k {config.split_k} leaves blocks with nothing to do: k has {steps} steps"
     return None
 
 
-def _accumulators(_shape: KernelShape, config: KernelConfig) -> str | None:
+def _accumulators(_sizes: MatmulSizes | None, config: KernelConfig) -> str | None:
     per_thread = config.block_m * config.block_n // (32 * config.num_warps)
     if per_thread > MOST_ACCUMULATORS:
         return f"{per_thread} float32 accumulators a thread, {MOST_ACCUMULATORS} at most"
     return None
 
 
-_RULES: tuple[tuple[str, Callable[[KernelShape, KernelConfig], str | None]], ...] = (
+_RULES: tuple[tuple[str, Callable[[MatmulSizes | None, KernelConfig], str | None]], ...] = (
     ("power_of_two", _power_of_two),
     ("block_within_dimension", _block_within_dimension),
     ("split_within_depth", _split_within_depth),
     ("accumulators", _accumulators),
 )
+
+#: The rules whose configurations run, but leave a part of their blocks with nothing to do.
+WASTE_RULES = frozenset({"block_within_dimension", "split_within_depth"})
+
+
+def broken_rules(config: KernelConfig, sizes: MatmulSizes | None) -> Iterator[Rejection]:
+    """The static rules that a configuration breaks.
+
+    Args:
+        config: The configuration.
+        sizes: Of the matrix product; None if not known, which leaves out the rules about them.
+    """
+    for name, rule in _RULES:
+        reason = rule(sizes, config)
+        if reason is not None:
+            yield Rejection(name, reason)
+
+
+def memory_rejection(
+    op: LoraOp, config: KernelConfig, *, value_bytes: int, limit_bytes: int | None
+) -> Rejection | None:
+    """Whether a configuration needs more shared memory than there is; None if not.
+
+    Args:
+        op: The op.
+        config: The configuration that is really launched.
+        value_bytes: Size of a weight, bytes.
+        limit_bytes: What a thread block may use on the device; None if not known.
+    """
+    needed = least_shared_memory_bytes(op, config, value_bytes)
+    if limit_bytes is None or needed <= limit_bytes:
+        return None
+    return Rejection(
+        "shared_memory",
+        f"needs at least {needed} bytes of shared memory a block, and {limit_bytes} are there",
+    )
 
 
 def as_launched(
@@ -185,7 +229,7 @@ class Grid:
 
     def points(self) -> Iterator[KernelConfig]:
         """Every configuration that no rule throws out, aliases included, in a fixed order."""
-        limits = block_limits(self.shape)
+        limits = block_limits(matmul_sizes(self.shape))
         axes = [self._in_order(name, limits.get(name)) for name in self.axes]
         for values in itertools.product(*axes):
             config = KernelConfig(**dict(zip(self.axes, values, strict=True)))
@@ -213,15 +257,13 @@ class Grid:
         return sorted(values, key=lambda value: (value != usual, value))
 
     def _broken_rule(self, config: KernelConfig) -> Rejection | None:
-        for name, rule in _RULES:
-            reason = rule(self.shape, config)
-            if reason is not None:
-                return Rejection(name, reason)
-        needed = least_shared_memory_bytes(self.shape, self.launch(config))
-        if self.shared_memory_bytes is not None and needed > self.shared_memory_bytes:
-            limit = self.shared_memory_bytes
-            return Rejection("shared_memory", f"needs {needed} bytes a block, {limit} are there")
-        return None
+        broken = next(broken_rules(config, matmul_sizes(self.shape)), None)
+        return broken or memory_rejection(
+            self.shape.op,
+            self.launch(config),
+            value_bytes=DTYPE_BYTES[self.shape.dtype],
+            limit_bytes=self.shared_memory_bytes,
+        )
 
 
 class SearchSpace:

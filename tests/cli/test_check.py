@@ -184,7 +184,7 @@ def test_a_value_that_the_kernel_cannot_run(check, change):
 def test_more_shared_memory_than_the_gpu_has(check, change):
     change(
         lambda table: entry(table).update(
-            block_m=128, block_n=256, block_k=128, split_k=1, num_stages=4
+            block_m=128, block_n=256, block_k=128, split_k=1, num_stages=4, num_warps=8
         )
     )
     line = the_error(check())

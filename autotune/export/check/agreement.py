@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.errors import EntryMissing
+from autotune.errors import EntryMissing, shown
 from autotune.export.check.entries import Entry, TunedFile
 from autotune.export.check.findings import Finding, LookedUp
 from autotune.export.lookup import look_up
@@ -117,11 +117,13 @@ def layer_findings(lookups: Iterable[LookedUp], told: Set[str]) -> Iterator[Find
     for layer, those in by_layer(lookups, lambda one: one.shape).items():
         taken = [(one, _taken_block_m(one)) for one in those if one.outcome != "stops"]
         known = [(one, block_m) for one, block_m in taken if block_m is not None]
-        if len({str(block_m) for _, block_m in known}) > 1 and not told & {
+        if len({shown(block_m) for _, block_m in known}) > 1 and not told & {
             _place(one) for one, _ in known
         }:
             first, _ = known[0]
-            found = ", ".join(f"{block_m} for {names_of([one.shape.op])}" for one, block_m in known)
+            found = ", ".join(
+                f"{shown(block_m)} for {names_of([one.shape.op])}" for one, block_m in known
+            )
             yield Finding(
                 severity="error",
                 kind="moe_block_m",
@@ -167,7 +169,7 @@ def _compared(
         kind="moe_block_m",
         file=files[op].name,
         key=key_text(entry.keys),
-        message=f"block_m is {block_m} here and {value} in "
+        message=f"block_m is {shown(block_m)} here and {shown(value)} in "
         f"{prefix}{other.file_suffixes[0]}{place}: {then}; give all four MoE files one block_m",
     )
 
@@ -191,7 +193,7 @@ def _others(
             continue  # vLLM stops here anyway; a look-up of a shape reports that
         # Where a model fuses gate and up, w13 has an i of its own, twice that of w2.
         if same_slices or _intermediate(found.path) == _intermediate(key):
-            yield _block_m(other, found.leaf), f" at {key_text(found.path)}"
+            yield _block_m(other, found.leaf), f" at {key_text(map(shown, found.path))}"
 
 
 def _intermediate(key: LookupKey) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
-from autotune.errors import EntryMissing
+from autotune.errors import EntryMissing, shown
 from autotune.export.check.entries import Examined
 from autotune.export.check.findings import Finding, LookedUp
 from autotune.export.lookup import look_up
@@ -75,7 +75,7 @@ def _looked_up(gpu: str, shape: KernelShape, table: Any) -> tuple[LookedUp, Find
     if found.path == key:
         return lookup(outcome="exact", path=found.path, entry=found.leaf), None
     distances = ", ".join(
-        f"{level} {taken} in place of {wanted} ({abs(taken - wanted)} off)"
+        f"{level} {taken} in place of {wanted} ({shown(abs(taken - wanted))} off)"
         for level, wanted, taken in zip(key._fields, key, found.path, strict=True)
         if taken != wanted
     )

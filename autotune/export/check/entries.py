@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from autotune.errors import ShapeError, shown
 from autotune.export.check.findings import Finding
 from autotune.export.check.limits import Limits
+from autotune.export.lookup import keys_in
 from autotune.files import read_file
-from autotune.launch.op import LookupKey, LoraOp, key_of, key_text
-from autotune.launch.release import has_pipeline
-from autotune.launch.shape import DTYPE_BYTES
-from autotune.launch.sizes import tile_values
-from autotune.launch.space import value_fault
+from autotune.launch.config import KernelConfig
+from autotune.launch.op import (
+    MOE_DEFAULTS,
+    PARAMETER_DEFAULTS,
+    LookupKey,
+    LoraOp,
+    key_of,
+    key_text,
+)
+from autotune.launch.release import has_pipeline, one_shot_rank
+from autotune.launch.shape import DTYPE_BYTES, KernelShape
+from autotune.launch.space import WASTE_RULES, broken_rules, memory_rejection, value_fault
+from autotune.measure.kernels.defaults import default_config
+
+#: More slices than any layer has; the default is the same for all numbers from two on.
+_MANY_SLICES = 4
 
 #: What a weight takes at the least: a file does not say in which dtype its kernels run.
 _VALUE_BYTES = min(DTYPE_BYTES.values())
@@ -100,7 +113,7 @@ def _below(file: TunedFile, table: object, keys: tuple[str, ...]) -> Iterator[En
     if not isinstance(table, dict):
         wanted = "an entry" if len(keys) == len(levels) else f"the {levels[len(keys)]} keys"
         yield error(
-            message=f"{_shown(table)} where {wanted} should be: "
+            message=f"{shown(table)} where {wanted} should be: "
             "vLLM would stop when it looks in there; take the key out, or tune again"
         )
     elif not table:
@@ -112,8 +125,8 @@ def _below(file: TunedFile, table: object, keys: tuple[str, ...]) -> Iterator[En
         yield error(
             kind="missing_level",
             message=f"the level of {levels[len(keys)]} keys is missing, there is "
-            f"{', '.join(table)}: vLLM would stop with a ValueError; nest the entries under "
-            f"{', '.join(levels)}",
+            f"{keys_in(table)}: vLLM would stop "
+            f"with a ValueError; nest the entries under {', '.join(levels)}",
         )
     else:
         for key, below in table.items():
@@ -132,85 +145,121 @@ def _key_finding(file: TunedFile, above: tuple[str, ...], key: str) -> Finding:
         return finding(
             severity="warning",
             kind="key_spelling",
-            message=f"vLLM asks for {int(key)}, and never finds {key!r} as the exact key; "
+            message=f"vLLM asks for {int(key)}, and never finds {shown(key)} as the exact key; "
             f"write {int(key)}",
         )
     if level == "num_slices":  # which is looked up exactly, so that no other key matters
         return finding(
             severity="warning",
             kind="key_spelling",
-            message=f"the {level} key {key!r} is no integer: vLLM never asks for it; take it out",
+            message=f"the {level} key {shown(key)} is no integer: vLLM never asks for it; "
+            "take it out",
         )
     return finding(
         severity="error",
         kind="key_not_integer",
-        message=f"the {level} key {key!r} is no integer: vLLM would stop with a ValueError as "
+        message=f"the {level} key {shown(key)} is no integer: vLLM would stop with a ValueError as "
         f"soon as it looks for a {level} that is not there; take it out",
     )
 
 
-def entry_findings(file: TunedFile, entry: Entry, limits: Limits | None) -> Iterator[Finding]:
-    """Why vLLM cannot launch a kernel with an entry.
+def entry_findings(
+    file: TunedFile, entry: Entry, *, limits: Limits | None, release: str
+) -> Iterator[Finding]:
+    """Why vLLM cannot launch a kernel with an entry, or why the search would not have tried it.
 
     Args:
         file: The entry's file.
         entry: The entry.
         limits: Of the GPU; None where they are not known.
+        release: vLLM's release.
     """
-    error = partial(Finding, severity="error", file=file.name, key=key_text(entry.keys))
-    values = file.op.values_in(entry.values)
-    missing = [name for name in file.op.required_parameters if name not in values]
+    faults = list(_value_faults(file.op, entry.values))
+    if faults:
+        for kind, message in faults:
+            yield Finding(
+                severity="error",
+                kind=kind,
+                file=file.name,
+                key=key_text(entry.keys),
+                message=f"{message}; tune the shape again",
+            )
+    elif not file.op.is_moe or entry.key.k > one_shot_rank(release):  # else block_m alone is read
+        yield from _rule_findings(file, entry, limits)
+
+
+def _value_faults(op: LoraOp, entry: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Per value that no kernel runs with the kind of finding, and what vLLM does then."""
+    values = op.values_in(entry)
+    missing = [name for name in op.required_parameters if name not in values]
     if missing:
-        yield error(
-            kind="missing_parameter",
-            message=f"{', '.join(missing)} missing: vLLM would stop with a KeyError at the "
-            "launch; tune the shape again",
+        yield (
+            "missing_parameter",
+            f"{', '.join(missing)} missing: vLLM would stop with a KeyError at the launch",
         )
-    runnable = {}
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int):
-            yield error(
-                kind="parameter_not_integer",
-                message=f"{name} must be a whole number: got {_shown(value)}; "
-                "vLLM would stop at the launch; tune the shape again",
+            yield (
+                "parameter_not_integer",
+                f"{name} must be a whole number: got {shown(value)}; vLLM would stop at the launch",
             )
         elif fault := value_fault(name, value):
-            yield error(
-                kind="cannot_run",
-                message=f"{fault}; vLLM would stop at the launch; tune the shape again",
-            )
-        else:
-            runnable[name] = value
-    # vLLM's MoE kernel may read only block_m of an entry: what the rest would need says nothing.
-    if limits and not file.op.is_moe and {*file.op.required_parameters} <= runnable.keys():
-        needed = _shared_memory_bytes(file.op, runnable, depth=entry.key.k, limits=limits)
-        if needed > limits.shared_memory_bytes:
-            yield error(
-                kind="shared_memory",
-                message=f"needs at least {needed} bytes of shared memory a block, and "
-                f"{limits.shared_memory_bytes} are there: vLLM would stop at the launch; "
+            yield "cannot_run", f"{fault}; vLLM would stop at the launch"
+
+
+def _rule_findings(file: TunedFile, entry: Entry, limits: Limits | None) -> Iterator[Finding]:
+    """The search's rules that an entry breaks, whose values are all right each for itself."""
+    op, finding = file.op, partial(Finding, file=file.name, key=key_text(entry.keys))
+    given = MOE_DEFAULTS if op.is_moe else PARAMETER_DEFAULTS
+    values: dict[str, Any] = {**given, **op.values_in(entry.values)}
+    config = KernelConfig(**{name: values[name] for name in op.parameters})
+    # The m, n and k of a dense op's product are those of its key; a MoE op's depend on its experts.
+    sizes = None if op.is_moe else (entry.key.m, entry.key.n, entry.key.k)
+    for broken in broken_rules(config, sizes):
+        if broken.rule not in WASTE_RULES:
+            yield finding(
+                severity="error",
+                kind=broken.rule,
+                message=f"{broken.reason}: compiling it may take minutes while vLLM serves; "
                 "tune the shape again",
             )
-
-
-def _shared_memory_bytes(
-    op: LoraOp, values: Mapping[str, int], *, depth: int, limits: Limits
-) -> int:
-    """What a dense op's pipeline needs for certain, bytes a block.
-
-    Args:
-        op: The op.
-        values: All its parameters.
-        depth: The size that is summed over, k.
-        limits: Of the GPU.
-    """
+        elif not _is_default(file, entry, config):
+            yield finding(
+                severity="warning",
+                kind=broken.rule,
+                message=f"{broken.reason}: the search would not try it; tune the shape again",
+            )
+    if limits is None:
+        return
     if not has_pipeline(op, limits.capability):
-        return 0
-    steps = -(-depth // (values["block_k"] * values.get("split_k", 1)))
-    if steps <= 1:
-        return 0  # the compiler may unroll a loop of one step, which leaves nothing to pipeline
-    tile = tile_values(op, values["block_m"], values["block_n"], values["block_k"])
-    return min(values["num_stages"] - 1, steps) * tile * _VALUE_BYTES
+        config = replace(config, num_stages=1)
+    broken_memory = memory_rejection(
+        op, config, value_bytes=_VALUE_BYTES, limit_bytes=limits.shared_memory_bytes
+    )
+    if broken_memory:
+        yield finding(
+            severity="error",
+            kind=broken_memory.rule,
+            message=f"{broken_memory.reason}: vLLM would stop at the launch; tune the shape again",
+        )
+
+
+def _is_default(file: TunedFile, entry: Entry, config: KernelConfig) -> bool:
+    """Whether a dense entry is vLLM's default, which is right where nothing is faster."""
+    key = entry.key
+    table: dict[str, Any] = {
+        "op": file.op.value,
+        "num_tokens": key.m,
+        "max_loras": key.max_loras - 1,
+    }
+    if file.op is LoraOp.SHRINK:
+        table |= {"hidden_size": key.k, "rank": key.n, "num_slices": key.num_slices}
+    else:
+        table |= {"rank": key.k, "slice_sizes": [key.n] * min(key.num_slices, _MANY_SLICES)}
+    try:
+        return config == default_config(KernelShape.from_mapping(table))
+    except ShapeError:  # vLLM never asks for it
+        return False
 
 
 def _is_integer(key: str) -> bool:
@@ -219,9 +268,3 @@ def _is_integer(key: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _shown(value: object) -> str:
-    """A value from a file, cut to what a line has room for."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from autotune.errors import InputError
+from autotune.errors import InputError, printable
 from autotune.export.check.agreement import MoeFile, coupling_findings, layer_findings
 from autotune.export.check.asked import look_up_all, unmatched
 from autotune.export.check.entries import (
@@ -23,15 +23,26 @@ from autotune.export.check.entries import (
 from autotune.export.check.findings import Finding, LookedUp, Report
 from autotune.export.check.folder import bypassed, missing_files, switched_off
 from autotune.export.check.limits import Limits, limits_of
-from autotune.export.names import meant_name, names_in, parse_name, provenance_prefixes
+from autotune.export.names import (
+    is_base_moe,
+    links_to_nothing,
+    names_in,
+    parse_name,
+    provenance_prefixes,
+    unread_reason,
+)
 from autotune.launch.environment import Device
 from autotune.launch.op import LoraOp, gpu_file_prefix
 from autotune.launch.shape import KernelShape
+from autotune.launch.space import WASTE_RULES
 
-#: Kinds of findings about what a folder lacks or also holds. Whoever has just exported has chosen
-#: that: models may share a folder, and so may GPUs.
+#: Kinds of findings about what a folder lacks or also holds, or about the GPU. Whoever has just
+#: exported has chosen that: models may share a folder, and so may GPUs, and what was measured ran.
 KINDS_OF_CHOICE = frozenset(
-    {"expand_file_missing", "moe_files_missing", "matches_no_layer", "other_gpu", "bypassed"}
+    {
+        *("expand_file_missing", "moe_files_missing", "matches_no_layer", "other_gpu"),
+        *("bypassed", "limits_unknown", *WASTE_RULES),
+    }
 )
 
 
@@ -62,8 +73,8 @@ def check_folder(
     named = list(_name_findings(folder, asked))
     files, broken = _read_all(folder, asked)
     if not files and not broken and not named:
-        raise InputError(f"{folder} holds no tuned file: give the folder that autotune run wrote")
-    read = {file.name: _examined(file, device) for file in files}
+        raise _holds_none(folder)
+    read = {file.name: _examined(file, device, release) for file in files}
     lookups, looked = look_up_all(asked, read, {finding.file for finding in broken})
     coupled = list(_coupled(read.values(), broken))
     findings = [
@@ -74,6 +85,7 @@ def check_folder(
         *_layers(lookups, told={finding.place for finding in coupled}),
         *looked,
         *unmatched(asked, read.values()),
+        *_unknown_limits(read.values(), device),
         *missing_files(asked, read, environ),
         *bypassed(read.values(), release),
         *switched_off(environ),
@@ -84,21 +96,29 @@ def check_folder(
     )
 
 
+def _holds_none(folder: Path) -> InputError:
+    """The error for a folder without a tuned file."""
+    base = [name for name in names_in(folder) if is_base_moe(name)]
+    if base:
+        return InputError(
+            f"{printable(str(folder))} holds no tuned file for LoRA: vLLM reads {base[0]} and the "
+            "like for the base MoE layers, and takes its defaults for the LoRA kernels; tune them "
+            "with autotune run"
+        )
+    return InputError(
+        f"{printable(str(folder))} holds no tuned file: give the folder that autotune run wrote"
+    )
+
+
 # ------------------------------------------------------------------ the files
 
 
 def _name_findings(folder: Path, gpus: Iterable[str]) -> Iterator[Finding]:
     known = {gpu_file_prefix(gpu) for gpu in gpus} | set(provenance_prefixes(folder))
     for text in names_in(folder):
-        name, meant = parse_name(text), meant_name(text)
-        if meant:
-            yield Finding(
-                severity="error",
-                kind="file_name",
-                file=text,
-                message=f"no GPU's name gives this file name: vLLM would never read it; "
-                f"rename it, to {meant} perhaps",
-            )
+        name, reason = parse_name(text), unread_reason(text)
+        if reason:
+            yield Finding(severity="error", kind="file_name", file=text, message=reason)
         elif name and name.prefix not in known:
             yield Finding(
                 severity="error",
@@ -106,6 +126,28 @@ def _name_findings(folder: Path, gpus: Iterable[str]) -> Iterator[Finding]:
                 file=text,
                 message=f"this GPU's files begin with {' or '.join(sorted(known))}: vLLM would "
                 "never read this one; rename it if it was tuned there, or move it away",
+            )
+
+    for text in links_to_nothing(folder):
+        if parse_name(text):
+            yield Finding(
+                severity="error",
+                kind="link_to_nothing",
+                file=text,
+                message="it is a link to nothing: vLLM would take its default; restore the file "
+                "that it led to, or take the link out",
+            )
+
+
+def _unknown_limits(read: Iterable[Examined], device: Device | None) -> Iterator[Finding]:
+    """The GPUs for which it was not checked that their shared memory is enough."""
+    for prefix in dict.fromkeys(each.file.prefix for each in read):
+        if _limits(prefix, device) is None:
+            yield Finding(
+                severity="warning",
+                kind="limits_unknown",
+                message=f"{prefix}: the limits of this GPU are not known here, so that it was not "
+                "checked whether its shared memory is enough; check the folder on that GPU, too",
             )
 
 
@@ -131,12 +173,16 @@ def _read_all(folder: Path, gpus: Iterable[str]) -> tuple[list[TunedFile], list[
     return files, broken
 
 
-def _examined(file: TunedFile, device: Device | None) -> Examined:
+def _examined(file: TunedFile, device: Device | None, release: str) -> Examined:
     limits = _limits(file.prefix, device)
     walked = list(walk(file))
     entries = tuple(each for each in walked if isinstance(each, Entry))
     of_keys = [each for each in walked if isinstance(each, Finding)]
-    of_entries = [finding for each in entries for finding in entry_findings(file, each, limits)]
+    of_entries = [
+        finding
+        for each in entries
+        for finding in entry_findings(file, each, limits=limits, release=release)
+    ]
     return Examined(file, entries, (*of_keys, *of_entries))
 
 

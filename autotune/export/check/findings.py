@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from autotune.errors import printable
 from autotune.launch.op import LookupKey
 from autotune.launch.shape import KernelShape
+
+#: Characters of a key that a line shows; six levels of seven digits have 47.
+_LONGEST_KEY = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +41,11 @@ class Finding:
     @property
     def place(self) -> str:
         """The file and the key, such as ``FILE at 9/3``; empty for the folder."""
-        return f"{self.file} at {self.key}" if self.key else self.file
+        key = self.key if len(self.key) <= _LONGEST_KEY else f"{self.key[:_LONGEST_KEY]}…"
+        return f"{self.file} at {key}" if key else self.file
 
     def __str__(self) -> str:
-        return ": ".join(filter(None, (self.severity, self.place, self.message)))
+        return printable(": ".join(filter(None, (self.severity, self.place, self.message))))
 
     def as_dict(self) -> dict[str, str]:
         """The finding as JSON-ready values."""

@@ -19,18 +19,45 @@ class Limits(NamedTuple):
     shared_memory_bytes: int
 
 
-#: By a word of the GPU's name. From the "Technical Specifications per Compute Capability" of the
-#: CUDA C++ Programming Guide: 163 KiB in 8.0, 99 KiB in 8.6 and 8.9, 227 KiB in 9.0 and 10.0.
-_LIMITS = {
-    **dict.fromkeys(("A100",), Limits((8, 0), 166_912)),
-    **dict.fromkeys(("A10", "A10G", "3090"), Limits((8, 6), 101_376)),
-    **dict.fromkeys(("L4", "L40S", "4090"), Limits((8, 9), 101_376)),
-    **dict.fromkeys(("H100", "H200", "GH200"), Limits((9, 0), 232_448)),
-    **dict.fromkeys(("B200",), Limits((10, 0), 232_448)),
+#: KiB of shared memory that a thread block may use, by compute capability: "Maximum amount of
+#: shared memory per thread block" in the "Technical Specifications per Compute Capability" of the
+#: CUDA C++ Programming Guide 13.
+_KIB = {
+    (7, 0): 96,
+    (7, 5): 64,
+    (8, 0): 163,
+    (8, 6): 99,
+    (8, 7): 163,
+    (8, 9): 99,
+    (9, 0): 227,
+    (10, 0): 227,
+    (10, 3): 227,
+    (12, 0): 99,
+    (12, 1): 99,
+}
+
+#: By compute capability the words by which a GPU's name is told, several joined by ``_``, as
+#: developer.nvidia.com/cuda-gpus and NVIDIA's data sheets list them. The first that fits counts:
+#: "Quadro RTX 6000", "RTX 6000 Ada" and "RTX PRO 6000 Blackwell" are three generations.
+_NAMES = {
+    (12, 0): "RTX_BLACKWELL RTX_PRO 5090 5080 5070 5060 5050 6000D",
+    (8, 9): "RTX_ADA L4 L40 L40S L40G L20 L2 4090 4080 4070 4060 4050",
+    (7, 5): "T4 T4G QUADRO_RTX TITAN_RTX 2080 2070 2060",
+    (7, 0): "V100 V100S TITAN_V GV100",
+    (8, 0): "A100 A100X A800 A30 A30X",
+    (8, 6): "A10 A10G A10M A16 A2 A40 A6000 A5500 A5000 A4500 A4000 A2000 3090 3080 3070 3060 3050",
+    (8, 7): "ORIN",
+    (9, 0): "H100 H100L H200 H800 H20 GH200",
+    (10, 0): "B100 B200 GB200",
+    (10, 3): "B300 GB300",
+    (12, 1): "GB10",
 }
 
 
 def limits_of(gpu: str) -> Limits | None:
     """The limits of a GPU, by its name or its part of a file's name; None if it is not known."""
-    words = gpu_file_prefix(gpu).split("_")
-    return next((_LIMITS[word] for word in words if word in _LIMITS), None)
+    words = set(gpu_file_prefix(gpu).upper().split("_"))
+    for capability, names in _NAMES.items():
+        if any(words.issuperset(name.split("_")) for name in names.split()):
+            return Limits(capability, _KIB[capability] * 1024)
+    return None

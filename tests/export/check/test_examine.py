@@ -24,6 +24,11 @@ EXPAND = f"{GPU}_EXPAND_TRUE.json"
 
 #: Larger than any GPU's shared memory, and no single rule's otherwise.
 HUGE = {"block_m": 128, "block_n": 256, "block_k": 128, "split_k": 1, "num_stages": 5}
+HUGE |= {"num_warps": 8}
+
+
+#: Larger than the dimensions of the usual key, and fit for any GPU.
+LARGER = {"block_m": 256, "block_n": 128, "num_stages": 2, "num_warps": 16}
 
 
 def moe_file(name: str) -> str:
@@ -84,7 +89,7 @@ def test_group_size_m_may_be_left_out_as_vllm_has_a_default_for_it(tmp_path):
 
 
 def test_a_configuration_larger_than_its_dimensions_runs(tmp_path):
-    assert kinds(check(shrink_file(tmp_path, block_m=256, block_n=128, num_stages=2))) == []
+    assert kinds(check(shrink_file(tmp_path, **LARGER))) == []
 
 
 def test_a_key_that_is_no_integer_is_an_error_for_the_shape_whose_look_up_meets_it(tmp_path):
