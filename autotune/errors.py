@@ -42,6 +42,9 @@ class _Shown(reprlib.Repr):
 #: Whole numbers of more bits are described, not written: 77 digits say enough.
 _LONGEST_BITS = 256
 
+#: Longer than the paths that people have.
+_LONGEST_NAME = 500
+
 _SHOWN = _Shown()
 
 
@@ -56,11 +59,15 @@ def install_hint(extra: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text with every character that a terminal would obey, or not show, written as its escape."""
-    return "".join(
+    """A text from outside as messages show it: in one line, not too long, and harmless.
+
+    A character that a terminal would obey, or not show, is written as its escape.
+    """
+    whole = "".join(
         each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode()
         for each in text
     )
+    return whole if len(whole) <= _LONGEST_NAME else f"{whole[:_LONGEST_NAME]}..."
 
 
 class AutotuneError(Exception):

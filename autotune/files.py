@@ -1,4 +1,4 @@
-"""Files that appear under their names only when they are whole, and are read only as files."""
+"""Files that appear whole or not at all, are read only as files, and places that take them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,63 @@ _MOST_SECONDS = 300.0
 
 #: Some file systems (Lustre as it is mounted by default, among others) have no locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
+
+#: Bytes that are written to try a place: a full disk may still take a few.
+_TRIED_BYTES = 65_536
+
+
+def try_folder(folder: Path, kind: type[InputError], *, advice: str) -> None:
+    """Refuse a folder that files cannot be written to, before the work that they come from.
+
+    A file is written there and deleted. A folder that is missing is not made: the folder in which
+    it would be made is tried.
+
+    Args:
+        folder: Where files will be written.
+        kind: The error to raise.
+        advice: What to do; the end of the message.
+
+    Raises:
+        InputError: An error of this kind: it is no folder, a permission is missing, the disk is
+            full.
+    """
+    there = folder
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    with write_errors(folder, kind, advice=advice):
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{there} is no folder")
+        _try_writing(there)
+
+
+def try_file(path: Path, kind: type[InputError], *, advice: str) -> None:
+    """Refuse a file that cannot be written, before the work that it comes from; see ``try_folder``.
+
+    Args:
+        path: The file; one that is there will be replaced. Its folder must be there.
+        kind: The error to raise.
+        advice: What to do; the end of the message.
+
+    Raises:
+        InputError: An error of this kind: it is a folder or a device, or its folder is missing or
+            cannot be written.
+    """
+    with write_errors(path, kind, advice=advice):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is a device or a pipe, which would be replaced")
+        if not path.parent.exists():
+            raise FileNotFoundError(errno.ENOENT, f"there is no folder {path.parent}")
+        _try_writing(path.parent)
+
+
+def _try_writing(folder: Path) -> None:
+    """Write a file without a name: it is gone when it is closed, even if the process is killed."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(_TRIED_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def replace_files(texts: Mapping[Path, str], *, advice: str) -> None:

@@ -15,6 +15,8 @@ from autotune.launch.config import LARGEST_VALUE, KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.measure import DeviceState
+from autotune.measure.figures import ReplayedTable
+from autotune.measure.measurement import Replayed
 from autotune.untrusted import Count, Factor, Microseconds, Untrusted, read_json
 
 #: The interval contains the true ratio in this share of cases.
@@ -141,6 +143,7 @@ class Selection:
         states: The device before, during and after the finalists were timed, where it is known.
         layer: For a MoE op, how its layer's ``block_m`` was chosen; None before it is. The database
             keeps every op's own choice without it, so that a layer can be chosen for again.
+        replayed: The recordings that the samples are from; None where a GPU was timed.
     """
 
     shape: KernelShape
@@ -152,6 +155,7 @@ class Selection:
     outcomes: Mapping[str, int]
     states: tuple[DeviceState, ...] = ()
     layer: LayerChoice | None = None
+    replayed: Replayed | None = None
 
     @classmethod
     def of_samples(
@@ -162,6 +166,7 @@ class Selection:
         *,
         outcomes: Mapping[str, int] | None = None,
         states: tuple[DeviceState, ...] = (),
+        replayed: Replayed | None = None,
     ) -> Selection:
         """Choose among configurations that were timed side by side, as ``select`` does.
 
@@ -173,6 +178,7 @@ class Selection:
             outcomes: How many configurations of the search ended in which outcome; None without a
                 search.
             states: The device while the configurations were timed, where it is known.
+            replayed: The recordings that the samples are from; None where a GPU was timed.
         """
         config, ratio = select(default, samples_us)
         return cls(
@@ -184,6 +190,7 @@ class Selection:
             trials=sum((outcomes or {}).values()),
             outcomes=dict(outcomes or {}),
             states=states,
+            replayed=replayed,
         )
 
     @property
@@ -209,6 +216,9 @@ class Selection:
 
     def as_dict(self) -> dict[str, Any]:
         """The selection as JSON-ready values; ``from_json`` reads it back."""
+        known: dict[str, Any] = {} if self.layer is None else {"layer": self.layer.as_dict()}
+        if self.replayed is not None:
+            known["replayed"] = self.replayed.as_dict()
         return {
             "shape": self.shape.as_dict(),
             "config": self.config.as_dict(),
@@ -221,7 +231,7 @@ class Selection:
             "trials": self.trials,
             "outcomes": dict(self.outcomes),
             "states": [asdict(state) for state in self.states],
-        } | ({} if self.layer is None else {"layer": self.layer.as_dict()})
+        } | known
 
     @classmethod
     def from_json(cls, text: str) -> Selection:
@@ -248,6 +258,7 @@ class Selection:
             layer=None
             if layer is None
             else LayerChoice(block_m=layer.block_m, ops=layer.ops, ratio=_ratio(layer.ratio)),
+            replayed=None if table.replayed is None else table.replayed.replayed,
         )
 
 
@@ -292,6 +303,7 @@ class _Written(Untrusted):
     outcomes: dict[str, Count]
     states: tuple[_State, ...]
     layer: _Layer | None = None
+    replayed: ReplayedTable | None = None
 
     @model_validator(mode="after")
     def _is_evident(self) -> _Written:

@@ -13,12 +13,14 @@ import typer
 from autotune.cli.console import (
     err,
     out,
+    print_answer,
     print_benched,
     print_checked,
     print_compared,
     print_shapes,
     print_status,
     print_tuned,
+    say,
     say_benched,
     say_compared,
     say_no_gpu,
@@ -56,7 +58,6 @@ from autotune.cli.flags import (
     Samplers,
     Seed,
     Seeds,
-    ShapeFlags,
     Storage,
     StudiesStorage,
     TimeBudget,
@@ -65,11 +66,13 @@ from autotune.cli.flags import (
     Version,
     WarmStart,
     WatchStatus,
-    takes_shapes,
 )
-from autotune.errors import InputError
+from autotune.cli.program import WholeSummaries
+from autotune.cli.shape_flags import ShapeFlags, takes_shapes
+from autotune.errors import ExportError, InputError, RecordingError
 
 app = typer.Typer(
+    cls=WholeSummaries,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -107,11 +110,11 @@ def run(  # noqa: PLR0913 - one parameter a flag
     verbose: Verbose = False,
 ) -> None:
     """Tune every shape, and write the files that vLLM loads."""
-    from autotune.cli.handover import hand_over
+    from autotune.cli.handover import check_output, hand_over, refuse_foreign
     from autotune.cli.live import Verbosity, run_watched
     from autotune.measure.cuda.gpu import has_gpu
-    from autotune.measure.runners import gpu_runner, replay_runner
-    from autotune.search.run import check_rows_max
+    from autotune.measure.runners import gpu_runner, replay_runner, stand_in
+    from autotune.search.run import check_places, check_rows_max
 
     if replay and kernels:
         raise typer.BadParameter("--kernels contradicts --replay, whose kernels were recorded")
@@ -133,15 +136,21 @@ def run(  # noqa: PLR0913 - one parameter a flag
             seed=seed,
         )
         check_rows_max(plan, rows_max)
+        check_places(plan, record)
+        check_output(Path(plan.output))
         if recorded is None and not has_gpu():
-            recorded = replay_runner(())
+            recorded = stand_in(plan.kernels)
             plan = plan.answered_by(recorded.shapes)
             say_no_gpu(recorded.environment.gpu)
         verbosity = Verbosity.of(quiet, verbose)
-        with recorded or gpu_runner(plan.kernels, err.print) as runner:
+        with recorded or gpu_runner(plan.kernels, say) as runner:
+            refuse_foreign(plan.shapes, runner.environment, Path(plan.output), merge=merge)
             done = run_watched(plan, runner, verbosity, record=record, rows_max=rows_max)
-        print_tuned(done.tuned, plan, done.lines)
-        hand_over([(done.environment, done.selections)], Path(plan.output), merge=merge)
+        print_tuned(done, plan)
+        chosen = [(done.environment, done.selections)]
+        is_sound = hand_over(chosen, Path(plan.output), merge=merge)
+        print_answer(done, plan, runner.replayed)
+    _end(is_sound)
 
 
 @app.command("record")
@@ -155,12 +164,14 @@ def record_spaces(
     seed: Seed = None,
 ) -> None:
     """Measure whole search spaces on the GPU, for replays without one."""
+    from autotune.files import try_file
     from autotune.measure.runners import gpu_runner
     from autotune.measure.sweep import record
 
     out.outlive_reader(say_unread)
     with errors_in_one_line():
         plan = flags.plan().override(kernels=kernels, seed=seed)
+        try_file(file, RecordingError, advice="free the place, or name another file with -o")
         with gpu_runner(plan.kernels, err.print) as runner:
             record(
                 runner,
@@ -209,8 +220,7 @@ def bench(
                 progress=say_benched,
             )
     print_benched(rows, as_json=as_json)
-    if any(row.is_slower for row in rows):
-        raise typer.Exit(EXIT_CHECK_FAILED)
+    _end(not any(row.is_slower for row in rows))
 
 
 @app.command()
@@ -221,11 +231,13 @@ def export(
     merge: Merge = False,
 ) -> None:
     """Write vLLM's files again from what the studies chose."""
-    from autotune.cli.handover import hand_over
+    from autotune.cli.handover import check_output, hand_over
     from autotune.cli.sources import selections_in
 
     with errors_in_one_line():
-        hand_over(selections_in(storage), Path(output), merge=merge)
+        check_output(Path(output))
+        is_sound = hand_over(selections_in(storage), Path(output), merge=merge)
+    _end(is_sound)
 
 
 @app.command()
@@ -275,8 +287,7 @@ def check(
         report = check_files(folder, {gpu: plan.shapes for gpu, plan in plans.items()})
         layers = {shape: names for plan in plans.values() for shape, names in plan.layers.items()}
     print_checked(report, layers, as_json=as_json)
-    if report.has_errors:
-        raise typer.Exit(EXIT_CHECK_FAILED)
+    _end(not report.has_errors)
 
 
 @app.command()
@@ -326,6 +337,7 @@ def compare_samplers(  # noqa: PLR0913 - one parameter a flag
 
     Without --replay the recording that comes with autotune is searched.
     """
+    from autotune.files import try_file
     from autotune.measure.runners import replay_runners
     from autotune.report.plots.contest import write_comparison_plot
     from autotune.search.contest.compare import Comparison, compare, sampler_names
@@ -333,6 +345,8 @@ def compare_samplers(  # noqa: PLR0913 - one parameter a flag
 
     given = {"trials": trials, "seeds": seeds, "lookahead": lookahead}
     with errors_in_one_line():
+        if plot is not None:
+            try_file(plot, ExportError, advice="name another file with -o")
         comparison = Comparison(
             samplers=sampler_names(samplers),
             **{name: value for name, value in given.items() if value is not None},
@@ -343,3 +357,13 @@ def compare_samplers(  # noqa: PLR0913 - one parameter a flag
             write_comparison_plot(groups, plot)
             err.print(f"Drew {plot}")
     print_compared(comparison, summaries(curves), as_json=as_json)
+
+
+def _end(is_sound: bool) -> None:
+    """End a command that checks something.
+
+    Raises:
+        typer.Exit: What was checked is not sound; the exit code is 3.
+    """
+    if not is_sound:
+        raise typer.Exit(EXIT_CHECK_FAILED)

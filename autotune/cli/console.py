@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from autotune.cli.pipes import PipedConsole
 
@@ -24,23 +25,55 @@ if TYPE_CHECKING:
     from autotune.export.bench import Benched
     from autotune.export.check import Report
     from autotune.launch.shape import KernelShape
+    from autotune.measure.measurement import Replayed
     from autotune.plan.study import StudyPlan
     from autotune.search.contest.compare import Comparison
     from autotune.search.contest.curves import Summary
-    from autotune.search.events import Tuned
+    from autotune.search.run import Done
     from autotune.store import Overview
 
-#: The width of the output in columns where it is no terminal: a file has room.
-_FILE_WIDTH = 160
+#: The width of the output in columns where it is no terminal: no row of a table is as wide, so
+#: nothing is wrapped or cut there, and ``grep`` finds it.
+_FILE_WIDTH = 10_000
+
+#: What is never shown: characters that a terminal obeys, but for a new line and a tab; those that
+#: turn the direction of the text; and halves of characters, which no output can encode.
+_UNSHOWN = {
+    **dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), ""),
+    **dict.fromkeys((0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)), ""),
+    **dict.fromkeys(range(0xD800, 0xE000), "\ufffd"),
+}
+del _UNSHOWN[ord("\n")], _UNSHOWN[ord("\t")]
+
+
+def harmless(text: str) -> str:
+    """A text without what would move a cursor, set a colour or turn the text around.
+
+    Texts come from files: reasons, names of GPUs and of layers, paths.
+    """
+    return text.translate(_UNSHOWN)
+
+
+class HarmlessConsole(PipedConsole):
+    """A console that prints text only as ``harmless`` leaves it."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """The segments of what is printed; rich's own ways to move the cursor stay."""
+        for segment in super().render(renderable, options):
+            # Colours are in the style, not in the text.
+            yield segment if segment.control else segment._replace(text=harmless(segment.text))
+
 
 # No markup: intervals and users' paths hold brackets that rich would take for it.
-out = PipedConsole(
+out = HarmlessConsole(
     markup=False,
     highlight=False,
     soft_wrap=True,
     width=None if sys.stdout.isatty() else _FILE_WIDTH,
 )
-err = PipedConsole(stderr=True, markup=False, highlight=False, soft_wrap=True)
+err = HarmlessConsole(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
 def say(line: str, console: Console = out) -> None:
@@ -218,25 +251,57 @@ def print_compared(comparison: Comparison, summaries: Sequence[Summary], *, as_j
         out.print(LEGEND)
 
 
-def print_tuned(tuned: Sequence[Tuned], plan: StudyPlan, refined: Sequence[str]) -> None:
+def print_tuned(done: Done, plan: StudyPlan) -> None:
     """Print the table at the end of a run, and the lines below it.
 
     Args:
-        tuned: The results, a row each.
+        done: The results, a row each.
         plan: Knows the names of the shapes' layers.
-        refined: Lines on the batch sizes between the tuned ones.
     """
-    from autotune.cli.tables import layer_lines, tuned_table
+    from autotune.cli.tables import OUTCOMES_TEXT, layer_lines, tuned_table
 
     out.print()
-    rows = [(result.shape, result.selection, result.outcomes) for result in tuned]
+    rows = [(result.shape, result.selection, result.outcomes) for result in done.tuned]
     kinds = {shape.without_batch: names for shape, names in plan.layers.items()}
-    layers = {result.shape: kinds.get(result.shape.without_batch, "") for result in tuned}
+    layers = {result.shape: kinds.get(result.shape.without_batch, "") for result in done.tuned}
     table = tuned_table(rows, layers)
     unlimited = out.options.update(max_width=_FILE_WIDTH)
-    if out.measure(table, options=unlimited).maximum > out.width:
+    is_narrow = out.measure(table, options=unlimited).maximum > out.width
+    if is_narrow:
         table = tuned_table(rows, layers, narrow=True)
     out.print(table)
-    for line in (*layer_lines(result.selection for result in tuned), *refined):
+    notes = [*layer_lines(one.selection for one in done.tuned), *done.lines]
+    if not is_narrow:
+        notes.insert(0, OUTCOMES_TEXT)
+    if notes:
+        out.print()
+    for line in notes:
         say(line)
     out.print()
+
+
+def print_answer(done: Done, plan: StudyPlan, replayed: Replayed | None) -> None:
+    """Print last what was gained, the time of a forward pass's kernels, and what to do next.
+
+    Args:
+        done: The results.
+        plan: Knows how often a forward pass launches each shape.
+        replayed: The recordings that answered; None where a GPU measured.
+    """
+    from autotune.choose.forward import forward_passes
+    from autotune.cli.answer import gain_text, next_lines, passes_table
+
+    selections = [one.selection for one in done.tuned if one.selection is not None]
+    passes = forward_passes(
+        selections,
+        {shape.without_batch: runs for shape, runs in plan.runs.items()},
+        done.environment,
+        sampled=plan.workload.sampled,
+    )
+    out.print()
+    say(gain_text(selections, plan.layers))
+    if passes:
+        say("All LoRA kernels of one forward pass, in milliseconds:")
+        out.print(passes_table(passes))
+    for line in next_lines(plan, replayed):
+        say(line)

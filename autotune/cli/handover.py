@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from autotune.cli.console import print_findings, print_written
-from autotune.cli.exits import EXIT_CHECK_FAILED
+from autotune.errors import ExportError
 from autotune.export import VllmExporter
 from autotune.export.check import check_exported
+from autotune.files import try_folder
 
 if TYPE_CHECKING:
     from autotune.choose.selection import Selection
@@ -19,9 +18,29 @@ if TYPE_CHECKING:
     from autotune.launch.shape import KernelShape
 
 
+def check_output(folder: Path) -> None:
+    """Refuse a folder that vLLM's files cannot be written to, before the work.
+
+    Raises:
+        ExportError: It is a file, or cannot be written.
+    """
+    try_folder(folder, ExportError, advice="free the place, or give another --output")
+
+
+def refuse_foreign(
+    shapes: Iterable[KernelShape], environment: Environment, folder: Path, *, merge: bool
+) -> None:
+    """Refuse a folder with files that autotune may not add to, before the work.
+
+    Raises:
+        ExportError: A file is broken, or autotune did not write it and ``merge`` is false.
+    """
+    VllmExporter().refuse_foreign(shapes, environment.gpu, folder, merge=merge)
+
+
 def hand_over(
     stored: Sequence[tuple[Environment, Sequence[Selection]]], folder: Path, *, merge: bool
-) -> None:
+) -> bool:
     """Write the files, say where they are, and check them.
 
     Args:
@@ -29,9 +48,11 @@ def hand_over(
         folder: Where to write.
         merge: Whether files that autotune did not write may be added to.
 
+    Returns:
+        Whether the check found no error.
+
     Raises:
         ExportError: The folder cannot be written, or holds something that must not be lost.
-        typer.Exit: The check found an error; the exit code is 3.
     """
     by_gpu: dict[str | None, list[KernelShape]] = {}
     written: dict[Path, None] = {}
@@ -40,9 +61,8 @@ def hand_over(
         written |= dict.fromkeys(paths)
         by_gpu.setdefault(environment.gpu, []).extend(each.shape for each in selections)
     if not written:
-        return
+        return True
     print_written(written, folder)
     report = check_exported(folder, by_gpu)
     print_findings(report)
-    if report.has_errors:
-        raise typer.Exit(EXIT_CHECK_FAILED)
+    return not report.has_errors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,7 +80,13 @@ def run_watched(
     progress = RunProgress(time_budget_s=plan.time_budget_s)
     with (
         resumable(plan, progress),
-        RunDisplay(out, progress, status=lambda: runner.status, verbosity=verbosity) as display,
+        RunDisplay(
+            out,
+            progress,
+            status=lambda: runner.status,
+            layers=plan.layers,
+            verbosity=verbosity,
+        ) as display,
     ):
         return run_job(plan, runner, display.watch, say=say, record=record, rows_max=rows_max)
 
@@ -97,6 +103,7 @@ class RunDisplay:
         progress: RunProgress,
         *,
         status: Callable[[], RunnerStatus | None],
+        layers: Mapping[KernelShape, str] | None = None,
         verbosity: Verbosity = Verbosity.NORMAL,
     ) -> None:
         """Print nothing yet.
@@ -105,10 +112,12 @@ class RunDisplay:
             console: Where to print. Only a terminal that can move its cursor is drawn on.
             progress: The state of the run, which ``watch`` keeps up to date.
             status: Returns the runner's status; called from the display's own thread.
+            layers: The names of shapes' layers, where they are known.
             verbosity: How much is said.
         """
         self._console, self._progress, self._verbosity = console, progress, verbosity
         self._status, self._seen, self._looked_s = status, status(), time.monotonic()
+        self._layers = layers or {}
         self._lines: list[Text] = []
         self._flushed_s = 0.0
         can_draw = console.is_terminal and not console.is_dumb_terminal
@@ -138,7 +147,7 @@ class RunDisplay:
         check_stopped()
         self._progress.watch(event)
         if isinstance(event, ShapeDone) and self._verbosity is not Verbosity.QUIET:
-            self._say(shape_line(event, wide=self._is_wide))
+            self._say(shape_line(event, self._layers, wide=self._is_wide))
             self._flush()
         elif isinstance(event, Tried) and self._verbosity is Verbosity.VERBOSE:
             self._say(trial_line(event))
@@ -166,18 +175,21 @@ class RunDisplay:
         if time.monotonic() - self._looked_s >= _LOOK_EVERY_S:
             self._seen, self._looked_s = self._status(), time.monotonic()
         with self._progress.lock:
-            return drawn(self._progress, self._seen)
+            return drawn(self._progress, self._seen, self._layers)
 
 
-def shape_line(event: ShapeDone, *, wide: bool = True) -> str:
+def shape_line(
+    event: ShapeDone, layers: Mapping[KernelShape, str] | None = None, *, wide: bool = True
+) -> str:
     """The line of a finished shape: its latencies, its ratio and its trials.
 
     Args:
         event: The shape and its result.
+        layers: The names of shapes' layers, where they are known.
         wide: Whether there is room for the whole line.
     """
     tuned, number = event.tuned, f"[{event.number}/{event.count}]"
-    name = f"{tuned.shape.op.value} {tuned.shape.label}"
+    name = _name(tuned.shape, layers or {})
     if tuned.selection is None:
         text = f"nothing works among {tuned.trials} trials"
         return f"{number} {name}: {text}" if wide else f"{number} {text}: {name}"
@@ -194,20 +206,25 @@ def trial_line(event: Tried) -> str:
     values = " ".join(
         f"{name}={value}" for name, value in event.measurement.config.as_dict().items()
     )
-    return f"  {event.tried:>4}  {trial_text(event.measurement):<9}  {values}"
+    return f"  {event.tried:>4}  {trial_text(event.measurement):<12}  {values}"
 
 
 # ------------------------------------------------------------------ what is drawn
 
 
-def drawn(progress: RunProgress, status: RunnerStatus | None) -> RenderableType:
+def drawn(
+    progress: RunProgress,
+    status: RunnerStatus | None,
+    layers: Mapping[KernelShape, str] | None = None,
+) -> RenderableType:
     """The state of a run in a few lines, each cut where the terminal ends.
 
     Args:
         progress: The state of the run.
         status: The runner's; None of a replay, which has none.
+        layers: The names of shapes' layers, where they are known.
     """
-    lines = [_shape_text(progress)]
+    lines = [_shape_text(progress, layers or {})]
     if progress.shape is not None:
         lines += [_best_text(progress), _last_text(progress)]
     if status is not None:
@@ -232,16 +249,18 @@ def _head(progress: RunProgress) -> Table:
     return grid
 
 
-def _shape_text(progress: RunProgress) -> str:
+def _shape_text(progress: RunProgress, layers: Mapping[KernelShape, str]) -> str:
     shape = progress.shape
+    if not progress.trials:
+        return "listing every shape's configurations, and reading what earlier searches found"
     if shape is None:
         if progress.looked:
             return f"batch sizes between the tuned ones: {progress.looked} timed"
         return "going on to the next shape"
     if progress.finalists:
-        return f"timing {progress.finalists} finalists side by side: {_name(shape)}"
+        return f"timing {progress.finalists} finalists side by side: {_name(shape, layers)}"
     more = ", going on" if progress.is_going_on else ""
-    return f"trial {progress.tried} of up to {progress.most}{more}: {_name(shape)}"
+    return f"trial {progress.tried} of up to {progress.most}{more}: {_name(shape, layers)}"
 
 
 def _best_text(progress: RunProgress) -> str:
@@ -269,5 +288,7 @@ def _status_text(status: RunnerStatus) -> str:
     return text
 
 
-def _name(shape: KernelShape) -> str:
-    return f"{shape.op.value} {shape.label}"
+def _name(shape: KernelShape, layers: Mapping[KernelShape, str]) -> str:
+    """Such as ``shrink o, down: m=1,k=4096,...``; a layer is named where it is known."""
+    layer = layers.get(shape)
+    return f"{shape.op.value} {f'{layer}: ' if layer else ''}{shape.label}"

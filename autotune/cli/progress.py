@@ -141,11 +141,11 @@ class RunProgress:
 
 
 def trial_text(measurement: Measurement) -> str:
-    """How a trial ended, such as ``ok 6.02`` (µs) or ``launch failed (OutOfResources)``."""
+    """How a trial ended, such as ``ok 6.02 µs`` or ``launch failed (OutOfResources)``."""
     if measurement.outcome is Outcome.OK:
-        return f"ok {measurement.latency_us:.2f}"
+        return f"ok {measurement.latency_us:.2f} µs"
     name: str = measurement.outcome.value.replace("_", " ")
     # Racing's reason says nothing that the outcome does not.
     if measurement.outcome is Outcome.TOO_SLOW or not measurement.reason:
         return name
-    return f"{name} ({measurement.reason})"
+    return f"{name} ({' '.join(measurement.reason.split())})"

@@ -10,7 +10,7 @@ from autotune.errors import InputError
 
 if TYPE_CHECKING:
     from autotune.choose.selection import Selection
-    from autotune.cli.flags import ShapeFlags
+    from autotune.cli.shape_flags import ShapeFlags
     from autotune.launch.environment import Environment
     from autotune.launch.shape import KernelShape
     from autotune.plan.study import StudyPlan

@@ -35,6 +35,10 @@ def status_lines(overview: Overview) -> list[str]:
     if overview.last_at is not None:
         text += f", the last one {_ago(overview.last_at, overview.now)}"
     lines.append(text)
+    replays = [study.replayed for study in overview.studies if study.replayed is not None]
+    if replays:
+        sources = "; ".join(dict.fromkeys(map(str, replays)))
+        lines.append(f"Replayed, not measured here: {len(replays)} studies, from {sources}")
     ratios = [study.ratio for study in overview.studies if study.ratio is not None]
     if ratios:
         lines.append(
@@ -177,6 +181,7 @@ def _study_dict(study: StudyState) -> dict[str, Any]:
         "interval": None if ratio is None else [ratio.low, ratio.high],
         "config": None if chosen is None else chosen.config.as_dict(),
         "last_at": _iso(study.last_at),
+        "replayed": None if study.replayed is None else study.replayed.as_dict(),
     }
 
 

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 #: How many findings of one kind in one file are printed; a file may have thousands of entries.
 _MOST_ALIKE = 5
 
+#: Printed below the table of a run: what its last columns count.
+OUTCOMES_TEXT = (
+    "invalid: thrown out by a rule, never launched. failed: did not compile or run, or gave wrong "
+    "numbers. cut short: plainly slower than the best, so its timing was ended early."
+)
+
 #: Up to so many batch sizes are listed one by one.
 _MOST_COUNTS = 6
 

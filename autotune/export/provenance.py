@@ -36,7 +36,7 @@ def provenance_name(gpu: str) -> str:
 
 def entry_of(selection: Selection, environment: Environment) -> dict[str, Any]:
     """What is known of one exported configuration, JSON-ready."""
-    entry = {
+    entry: dict[str, Any] = {
         "latency_us": round(selection.latency_us, _DECIMALS),
         "default_latency_us": _rounded(selection.default_latency_us),
         **_speedup(selection.ratio),
@@ -48,7 +48,11 @@ def entry_of(selection: Selection, environment: Environment) -> dict[str, Any]:
         "is_throttled": selection.is_throttled,
         "environment": environment.as_dict(),
     }
-    return entry | ({} if selection.layer is None else {"layer": _layer(selection.layer)})
+    if selection.layer is not None:
+        entry["layer"] = _layer(selection.layer)
+    if selection.replayed is not None:
+        entry["replayed"] = selection.replayed.as_dict()
+    return entry
 
 
 def _layer(choice: LayerChoice) -> dict[str, Any]:

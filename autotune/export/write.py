@@ -22,6 +22,7 @@ from autotune.export.provenance import (
 from autotune.files import locked, replace_files
 from autotune.launch.environment import Environment
 from autotune.launch.op import LookupKey, key_text
+from autotune.launch.shape import KernelShape
 
 #: By a tuned file's name and a key, what goes there.
 _Plan = dict[str, dict[LookupKey, Selection]]
@@ -81,6 +82,26 @@ class VllmExporter:
             _inside(folder, name)
         with locked(folder, advice=_ADVICE):
             return _export(plan, environment, folder, merge=merge)
+
+    def refuse_foreign(
+        self, shapes: Iterable[KernelShape], gpu: str, folder: Path, *, merge: bool
+    ) -> None:
+        """Refuse what ``export`` would refuse in a folder for these shapes, writing nothing.
+
+        Args:
+            shapes: What is going to be exported.
+            gpu: Names the files.
+            folder: Where they are going to be written.
+            merge: Whether to add to files that autotune did not write.
+
+        Raises:
+            ExportError: A file there is broken, or autotune did not write it and ``merge`` is
+                false.
+        """
+        entries = read_entries(_inside(folder, provenance_name(gpu)))
+        levels = {shape.file_name(gpu): len(shape.lookup_key) for shape in shapes}
+        for name, count in levels.items():
+            _table(_inside(folder, name), levels=count, listed=name in entries or merge)
 
 
 def _export(

@@ -16,7 +16,7 @@ from autotune.measure.measurement import Comparison, Measurement, RunnerStatus
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from autotune.measure.measurement import Ceilings
+    from autotune.measure.measurement import Ceilings, Replayed
 
 
 #: Called now and then during a comparison: whether the samples so far are enough.
@@ -118,6 +118,11 @@ class Runner(ABC):
     def answered(self) -> Collection[KernelShape]:
         """Shapes whose measurements the runner holds already: those of a replay, else none."""
         return ()
+
+    @property
+    def replayed(self) -> Replayed | None:
+        """The recordings that answer; None where a GPU measures."""
+        return None
 
     def recall(self, measurements: Iterable[Measurement]) -> None:  # noqa: B027 - most need not know
         """Take in measurements of earlier runs; the space of their shape was asked for before."""

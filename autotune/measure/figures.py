@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+import re
+from typing import Annotated
 
+from pydantic import BeforeValidator, Field, model_validator
+
+from autotune.errors import shown
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
-from autotune.measure.measurement import Ceilings, Measurement, Outcome
+from autotune.measure.measurement import Ceilings, Measurement, Outcome, Replayed
 from autotune.untrusted import Count, Factor, Microseconds, Untrusted
+
+_DAYS = re.compile(r"(\d{4}-\d\d-\d\d( to \d{4}-\d\d-\d\d)?)?", re.ASCII)
+
+
+def _days(value: object) -> object:
+    if not isinstance(value, str) or not _DAYS.fullmatch(value):
+        raise ValueError(
+            "must be a day such as 2026-11-24, or two with ' to ' between: "
+            f"got {shown(value)}; leave it out where it is not known"
+        )
+    return value
+
+
+#: A day, two with " to " between, or nothing where it is not known.
+Days = Annotated[str, BeforeValidator(_days)]
 
 #: Outcomes with samples.
 _TIMED = {Outcome.OK, Outcome.TOO_SLOW}
@@ -23,6 +42,18 @@ class CeilingsTable(Untrusted):
     def ceilings(self) -> Ceilings:
         """The same as everything else in this package takes it."""
         return Ceilings(self.copy_bytes_per_s, self.matmul_flops_per_s)
+
+
+class ReplayedTable(Untrusted):
+    """The recordings that answered in place of a GPU."""
+
+    recordings: tuple[str, ...]
+    measured_at: Days = ""
+
+    @property
+    def replayed(self) -> Replayed:
+        """The same as everything else in this package takes it."""
+        return Replayed(recordings=self.recordings, measured_at=self.measured_at)
 
 
 class Figures(Untrusted):

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
@@ -125,6 +126,29 @@ class Ceilings:
 
     copy_bytes_per_s: float
     matmul_flops_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """The recordings that answered in place of a GPU.
+
+    Attributes:
+        recordings: The names of their files.
+        measured_at: The day on which they were measured, such as ``2026-11-24``, or the first and
+            the last of several; empty where they do not say.
+    """
+
+    recordings: tuple[str, ...]
+    measured_at: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {"recordings": list(self.recordings), "measured_at": self.measured_at}
+
+    def __str__(self) -> str:
+        """Such as ``a.jsonl.gz, measured 2026-11-24``."""
+        names = ", ".join(self.recordings)
+        return f"{names}, measured {self.measured_at or 'at a time that it does not say'}"
 
 
 def outcome_counts(outcomes: Mapping[str, int]) -> tuple[int, int, int]:

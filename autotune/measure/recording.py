@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,8 +27,15 @@ from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.measure._base import EnoughRule, Runner, StopRule
-from autotune.measure.figures import CeilingsTable, Figures
-from autotune.measure.measurement import Ceilings, Comparison, Measurement, Outcome, RunnerStatus
+from autotune.measure.figures import CeilingsTable, Days, Figures
+from autotune.measure.measurement import (
+    Ceilings,
+    Comparison,
+    Measurement,
+    Outcome,
+    Replayed,
+    RunnerStatus,
+)
 from autotune.untrusted import Untrusted, read_json
 
 SCHEMA = "autotune-recording/1"
@@ -51,12 +59,15 @@ class Recording:
         shapes: The measurements, by shape and configuration.
         defaults: vLLM's default configuration of each shape.
         ceilings: What the device reaches at best; None if that was not recorded.
+        measured_at: The day on which it was measured, such as ``2026-11-24``, or the first and the
+            last of several; empty if that was not recorded.
     """
 
     environment: Environment
     shapes: Mapping[KernelShape, Mapping[KernelConfig, Measurement]]
     defaults: Mapping[KernelShape, KernelConfig]
     ceilings: Ceilings | None = None
+    measured_at: str = ""
 
 
 class _Header(Untrusted):
@@ -65,6 +76,7 @@ class _Header(Untrusted):
     format: str = Field("", alias="schema")
     environment: dict[str, Any] = Field(default_factory=dict)
     ceilings: CeilingsTable | None = None
+    measured_at: Days = ""
 
 
 class _Line(Figures):
@@ -109,6 +121,7 @@ def read_recording(path: Path) -> Recording:
         shapes={shape: one.measurements() for shape, one in shapes.items()},
         defaults={shape: one.default for shape, one in shapes.items() if one.default is not None},
         ceilings=None if known is None else known.ceilings,
+        measured_at=header.measured_at,
     )
 
 
@@ -181,7 +194,12 @@ class RecordingWriter:
     """
 
     def __init__(
-        self, path: Path, environment: Environment, ceilings: Ceilings | None = None
+        self,
+        path: Path,
+        environment: Environment,
+        ceilings: Ceilings | None = None,
+        *,
+        measured_at: str | None = None,
     ) -> None:
         """Start a recording.
 
@@ -189,6 +207,7 @@ class RecordingWriter:
             path: The file.
             environment: Where everything in it is measured.
             ceilings: What the device reaches at best; None if that is not known.
+            measured_at: As in ``Recording``; today, in UTC, if not given.
 
         Raises:
             RecordingError: The file cannot be written.
@@ -196,9 +215,13 @@ class RecordingWriter:
         self._path = path
         self._partial = path.with_name(path.name + ".partial")
         with write_errors(self._partial, RecordingError, advice=_ADVICE):
-            # Without the time of writing, the same measurements make the same bytes.
+            # Without the time of day, the same measurements of a day make the same bytes.
             self._gzip = gzip.GzipFile(self._partial, "wb", mtime=0)
-        known = {} if ceilings is None else {"ceilings": asdict(ceilings)}
+        known: dict[str, Any] = {} if ceilings is None else {"ceilings": asdict(ceilings)}
+        if measured_at is None:
+            measured_at = datetime.now(timezone.utc).date().isoformat()
+        if measured_at:
+            known["measured_at"] = measured_at
         self._write({"schema": SCHEMA, "environment": environment.as_dict(), **known})
 
     def write(self, measurement: Measurement, *, is_default: bool) -> None:
@@ -285,6 +308,11 @@ class RecordingRunner(Runner):
     def status(self) -> RunnerStatus | None:
         """The status of the inner runner."""
         return self._inner.status
+
+    @property
+    def replayed(self) -> Replayed | None:
+        """The recordings that the inner runner answers from."""
+        return self._inner.replayed
 
     @property
     def answered(self) -> Collection[KernelShape]:

@@ -11,7 +11,7 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.measure._base import EnoughRule, Runner, StopRule
-from autotune.measure.measurement import Ceilings, Comparison, Measurement, Outcome
+from autotune.measure.measurement import Ceilings, Comparison, Measurement, Outcome, Replayed
 from autotune.measure.racing import TOO_SLOW_REASON, race, take_from
 from autotune.measure.recording import read_recording
 
@@ -36,6 +36,11 @@ class ReplayRunner(Runner):
         recordings = [read_recording(path) for path in paths]
         self.environment = recordings[0].environment
         self._ceilings = next((each.ceilings for each in recordings if each.ceilings), None)
+        days = sorted({each.measured_at for each in recordings} - {""})
+        self._replayed = Replayed(
+            recordings=tuple(path.name for path in paths),
+            measured_at=" to ".join(dict.fromkeys((*days[:1], *days[-1:]))),
+        )
         self._shapes: dict[KernelShape, Mapping[KernelConfig, Measurement]] = {}
         self._defaults: dict[KernelShape, KernelConfig] = {}
         for path, recording in zip(paths, recordings, strict=True):
@@ -62,6 +67,11 @@ class ReplayRunner(Runner):
     def answered(self) -> Collection[KernelShape]:
         """The recorded shapes."""
         return self._shapes.keys()
+
+    @property
+    def replayed(self) -> Replayed:
+        """The recordings, and when they were measured."""
+        return self._replayed
 
     def recorded(self, shape: KernelShape) -> Collection[Measurement]:
         """All recorded measurements of one of ``shapes``."""

@@ -53,6 +53,26 @@ def replay_runner(paths: Sequence[Path]) -> ReplayRunner:
     return ReplayRunner(paths or [shipped_recording()])
 
 
+def stand_in(kernels: str) -> ReplayRunner:
+    """The recording that autotune ships, for a machine without a GPU.
+
+    Args:
+        kernels: The kernel provider that was asked for, or ``auto``.
+
+    Raises:
+        GpuMissing: Other kernels were asked for than those that were recorded.
+    """
+    runner = replay_runner(())
+    recorded = runner.environment.provider
+    if kernels not in ("auto", recorded):
+        raise GpuMissing(
+            f"no CUDA GPU here to launch {kernels}'s kernels on, and the recording that comes with "
+            f"autotune is of {recorded} kernels: got --kernels {kernels}; run this where there is "
+            "a GPU, leave --kernels out, or give a recording with --replay"
+        )
+    return runner
+
+
 def replay_runners(paths: Sequence[Path]) -> list[ReplayRunner]:
     """Runners that replay recordings, one for each environment; see ``replay_runner``."""
     groups: list[list[Path]] = []

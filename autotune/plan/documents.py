@@ -55,6 +55,11 @@ def expanded(path: str) -> Path:
         return Path(path)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder at a path; False where no path can be like that."""
+    return is_there(path) and path.is_dir()
+
+
 def is_there(path: Path) -> bool:
     """Whether there is something at a path; False where no path can be like that."""
     try:

@@ -17,6 +17,7 @@ from autotune.launch.space import complete_axes, default_axes
 from autotune.plan.documents import read_document
 from autotune.plan.effort import EFFORTS, effort_beside
 from autotune.plan.model import ModelTable
+from autotune.plan.models import MOE_BACKENDS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -104,8 +105,10 @@ def _read_toml(source: str, text: str) -> dict[str, Any]:
             f"{source}: lists or tables are nested too deep to be read; a study file needs four "
             "levels"
         ) from None
-    except ValueError as error:  # a whole number of more digits than Python reads
-        raise StudyFileError(f"{source}: {error}; a number is at most {LARGEST_SIZE}") from error
+    except ValueError:  # a whole number of more digits than Python reads
+        raise StudyFileError(
+            f"{source}: a number has thousands of digits; a number is at most {LARGEST_SIZE}"
+        ) from None
     return content
 
 
@@ -219,6 +222,9 @@ MODEL_TABLE: Mapping[str, _Check] = {
     "tensor_parallel": _at_least(1),
     "fully_sharded": _flag,
     "expert_parallel": _flag,
+    "mixed_moe_lora_format": _flag,
+    "moe_shared_loras": _flag,
+    "moe_backend": _one_of(MOE_BACKENDS),
     "target_modules": _names,
     "adapter": _text,
 }

@@ -23,6 +23,10 @@ class ModelTable:
         tensor_parallel: The server's ``--tensor-parallel-size``.
         fully_sharded: Whether the server runs with ``--fully-sharded-loras``.
         expert_parallel: Whether the server runs with ``--enable-expert-parallel``.
+        mixed_moe_lora_format: Whether the server runs with ``--enable-mixed-moe-lora-format``.
+        moe_shared_loras: Whether the server runs with ``--enable-moe-shared-loras``.
+        moe_backend: The server's ``--moe-backend``, or what ``auto`` chooses there: experts in
+            MXFP4 are padded by it.
         target_modules: The server's ``--lora-target-modules``; None for every layer that can have
             LoRA.
         adapter: An ``adapter_config.json``, its folder or its id on the hub: only the layers of
@@ -33,6 +37,9 @@ class ModelTable:
     tensor_parallel: int = 1
     fully_sharded: bool = False
     expert_parallel: bool = False
+    mixed_moe_lora_format: bool = False
+    moe_shared_loras: bool = False
+    moe_backend: str = "triton"
     target_modules: tuple[str, ...] | None = None
     adapter: str | None = None
 
@@ -83,6 +90,9 @@ class ModelTable:
             tensor_parallel=self.tensor_parallel,
             fully_sharded=self.fully_sharded,
             expert_parallel=self.expert_parallel,
+            mixed_moe_lora_format=self.mixed_moe_lora_format,
+            moe_shared_loras=self.moe_shared_loras,
+            moe_backend=self.moe_backend,
         )
         return [
             Kernel(

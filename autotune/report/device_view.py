@@ -86,7 +86,7 @@ class DeviceView:
         heat = self.figures["speedup"]["data"][0]
         names = max(len(view.kind) for view in self.shapes)
         width = _BESIDE + names * _CHARACTER + len(heat["x"]) * _COLUMN
-        return f"min-width: {width}px"
+        return f"--map: {width}px"
 
     @property
     def has_ceilings(self) -> bool:
@@ -148,6 +148,8 @@ class DeviceView:
             copy = f"{ceilings.copy_bytes_per_s / 1e9:,.0f} GB/s (copy)"
             matmul = f"{ceilings.matmul_flops_per_s / 1e12:,.0f} TFLOP/s (bfloat16 matrix product)"
             yield "Ceilings", f"{copy}, {matmul}"
+        for replayed in self.device.replays:
+            yield "Replayed from", str(replayed)
         if period is not None:
             yield "Measured", f"{moment_text(period[0])} to {moment_text(period[1])} UTC"
 

@@ -1,6 +1,7 @@
 "use strict";
 // Draws figures when they come into view, and shows one shape at a time in the panel.
 (() => {
+  const NARROW = 480; // CSS pixels
   const CONFIG = {
     responsive: true,
     displaylogo: false,
@@ -40,10 +41,16 @@
     return page;
   }
 
+  /** The traces, without colour bars where these would take a third of the width. */
+  function fitting(data, plot) {
+    if (plot.parentElement.clientWidth >= NARROW) return data;
+    return data.map((trace) => (trace.colorbar ? { ...trace, showscale: false } : trace));
+  }
+
   function draw(plot) {
     const figure = plot.dataset.store && figuresOf(plot.dataset.store)[plot.dataset.figure];
     if (!figure || !plot.isConnected) return;
-    Plotly.react(plot, figure.data, themed(figure.layout), CONFIG);
+    Plotly.react(plot, fitting(figure.data, plot), themed(figure.layout), CONFIG);
     if (figure.opens && !plot.dataset.drawn) {
       plot.on("plotly_click", (event) => {
         const [row, column] = event.points[0].pointIndex;

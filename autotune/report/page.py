@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.errors import ExportError
-from autotune.files import replace_files
+from autotune.files import replace_files, try_file
 from autotune.report.device_view import DeviceView
 from autotune.report.records import DeviceReport, Report
 from autotune.report.shape_view import ShapeView
@@ -42,14 +42,11 @@ def check_writable(path: Path) -> None:
     """Refuse a path that cannot be written, before anything is gathered.
 
     Raises:
-        ExportError: The path is a folder, or its folder does not exist.
+        ExportError: The path is a folder, or its folder does not exist or cannot be written.
     """
     if path.is_dir():
         raise ExportError(f"{path} is a folder: give -o a file, such as {path / 'report.html'}")
-    if not path.parent.is_dir():
-        raise ExportError(
-            f"cannot write {path}: there is no folder {path.parent}; make it, or name another file"
-        )
+    try_file(path, ExportError, advice="make room there, or name another file with -o")
 
 
 def html_of(report: Report) -> str:

@@ -14,7 +14,7 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, Outcome
-from autotune.measure.measurement import Ceilings
+from autotune.measure.measurement import Ceilings, Replayed
 from autotune.report.intervals import MedianInterval
 from autotune.report.words import counted
 
@@ -108,6 +108,11 @@ class ShapeReport:
         return self.selection is not None and self.selection.trials < len(self.result.measurements)
 
     @property
+    def times(self) -> Sequence[tuple[datetime, datetime]]:
+        """When each measurement was started and finished; empty where recordings answered."""
+        return () if self.result.replayed else self.result.times
+
+    @property
     def outcomes(self) -> Counter[str]:
         """How many configurations ended in each outcome."""
         return Counter(one.outcome.value for one in self.result.measurements)
@@ -116,8 +121,8 @@ class ShapeReport:
     def spent_s(self) -> dict[str, float]:
         """Seconds from asking for a measurement to having it, summed by outcome."""
         spent: dict[str, float] = {}
-        if self.result.times:
-            pairs = zip(self.result.measurements, self.result.times, strict=True)
+        if self.times:
+            pairs = zip(self.result.measurements, self.times, strict=True)
             for one, (started, ended) in pairs:
                 seconds = (ended - started).total_seconds()
                 spent[one.outcome.value] = spent.get(one.outcome.value, 0.0) + seconds
@@ -180,10 +185,16 @@ class DeviceReport:
     @property
     def period(self) -> tuple[datetime, datetime] | None:
         """Start of the first measurement and end of the last, naive UTC; None where not known."""
-        times = [pair for one in self.shapes for pair in one.result.times]
+        times = [pair for one in self.shapes for pair in one.times]
         if not times:
             return None
         return min(started for started, _ in times), max(ended for _, ended in times)
+
+    @property
+    def replays(self) -> Mapping[Replayed, int]:
+        """The recordings that answered for runs, and for how many shapes."""
+        found = (one.result.replayed for one in self.shapes)
+        return Counter(each for each in found if each is not None)
 
     @property
     def kinds(self) -> dict[KernelShape, str]:

@@ -54,10 +54,21 @@ def answer(device: DeviceReport) -> str:
 
 def remarks(device: DeviceReport) -> list[Remark]:
     """What went wrong or needs a note; where nothing is bad, the first remark says so."""
-    found = [*_of_verdicts(device), *_of_failures(device), *_of_choices(device)]
+    found = [
+        *_of_replays(device),
+        *_of_verdicts(device),
+        *_of_failures(device),
+        *_of_choices(device),
+    ]
     if device.ratios and not any(one.level == "bad" for one in found):
         found.insert(0, Remark("good", "No choice is slower than vLLM's default."))
     return found
+
+
+def _of_replays(device: DeviceReport) -> Iterator[Remark]:
+    for replayed, count in device.replays.items():
+        shapes = counted(count, "shape")
+        yield Remark("note", f"Replayed, not measured here: {shapes}, from {replayed}.")
 
 
 def _of_verdicts(device: DeviceReport) -> Iterator[Remark]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.choose.selection import Selection
-from autotune.errors import InputError
+from autotune.errors import InputError, RecordingError, StorageError
+from autotune.files import try_file, write_errors
 from autotune.launch.environment import Environment
 from autotune.measure import Runner
 from autotune.plan.notes import notes
@@ -15,6 +16,7 @@ from autotune.plan.study import StudyPlan
 from autotune.search.events import Tuned, Watch
 from autotune.search.session import Session
 from autotune.search.tune import look_between, tune
+from autotune.store import database_file
 from autotune.store.chosen import chosen_together
 
 
@@ -50,6 +52,26 @@ def check_rows_max(plan: StudyPlan, rows_max: int | None) -> None:
         )
 
 
+def check_places(plan: StudyPlan, record: Path | None = None) -> None:
+    """Refuse a database or a recording that cannot be written, before anything is measured.
+
+    Nothing is made. A database on a server is tried when the run opens it.
+
+    Raises:
+        StorageError: The plan's database cannot be written.
+        RecordingError: The recording cannot be written.
+    """
+    database = database_file(plan.storage)
+    if database is not None:
+        advice = "free the place, or give another --storage"
+        with write_errors(database, StorageError, advice=advice):
+            if database.exists():
+                database.open("r+b").close()
+        try_file(database, StorageError, advice=advice)
+    if record is not None:
+        try_file(record, RecordingError, advice="free the place, or name another file")
+
+
 def run_job(
     plan: StudyPlan,
     runner: Runner,
@@ -74,6 +96,7 @@ def run_job(
             measured before is kept.
     """
     check_rows_max(plan, rows_max)
+    check_places(plan, record)
     for line in (*plan.notes, *notes(plan.shapes, runner.environment)):
         say(line)
     lines: Sequence[str] = ()

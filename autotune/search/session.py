@@ -18,6 +18,7 @@ from autotune.plan.file import ADAPTIVE
 from autotune.plan.study import StudyPlan
 from autotune.search.dashboard.mirror import TrialMirror
 from autotune.search.events import Event, Opened, Planned, ShapeDone, Watch, unwatched, watched_by
+from autotune.search.samplers.by_name import check_installed
 from autotune.search.samplers.known import experience, finished_earlier
 from autotune.search.samplers.transfer import Neighbour, in_order
 from autotune.search.tuner import ShapeTuner
@@ -80,11 +81,18 @@ class Session:
                 measured.
         """
         plan = self.plan
+        check_installed(plan.sampler)
         with ExitStack() as opened:
             if self._record is not None:
                 environment, ceilings = self.runner.environment, self.runner.ceilings()
-                writer = opened.enter_context(RecordingWriter(self._record, environment, ceilings))
-                self.runner = RecordingRunner(self.runner, writer)
+                replayed = self.runner.replayed
+                writer = RecordingWriter(
+                    self._record,
+                    environment,
+                    ceilings,
+                    measured_at=None if replayed is None else replayed.measured_at,
+                )
+                self.runner = RecordingRunner(self.runner, opened.enter_context(writer))
             self.earlier = _earlier(plan, self.runner)
             self.spaces = [self.space(shape) for shape in self._ordered()]
             patience = Patience(PATIENCE_S, say=self._say)
@@ -158,6 +166,8 @@ class Session:
             for shape, names in self.plan.layers.items()
         }
         facts.keep_layers(self.store, environment, uses)
+        if self.runner.replayed is not None:
+            facts.keep_replayed(self.store, environment, uses, self.runner.replayed)
         if environment in facts.ceilings(self.store):
             return
         with contextlib.suppress(WorkerDied):  # only a report needs them; the search does not

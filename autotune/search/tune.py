@@ -93,7 +93,14 @@ def look_between(
         looked=lambda shape: session.tell(Looked(shape=shape)),
     )
     facts.keep_between(session.store, environment, refined.between)
-    added = [one for one in refined.selections if one.shape in set(refined.added)]
+    replayed = session.runner.replayed
+    added = [
+        replace(one, replayed=replayed)
+        for one in refined.selections
+        if one.shape in set(refined.added)
+    ]
+    if replayed is not None:
+        facts.keep_replayed(session.store, environment, refined.added, replayed)
     for one in added:
         session.store.keep_selection(session.store.study_of(one.shape, environment), one)
     kept = [result for result in tuned if result.shape not in set(refined.merged)]

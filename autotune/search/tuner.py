@@ -153,4 +153,5 @@ class ShapeTuner:
             comparison.samples_us,
             outcomes=self.outcomes,
             states=comparison.states,
+            replayed=self._runner.replayed,
         )

@@ -1,5 +1,6 @@
 """Measurements, selections and the state of runs, in one database."""
 
+from autotune.store.engine import database_file
 from autotune.store.faults import explained, shown
 from autotune.store.overview import Overview, RunState, StudyState, overview
 from autotune.store.patience import Patience
@@ -21,6 +22,7 @@ __all__ = [
     "Store",
     "StudyRecord",
     "StudyState",
+    "database_file",
     "explained",
     "overview",
     "shown",

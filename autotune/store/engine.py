@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -10,8 +12,19 @@ from typing import Any
 from urllib.parse import unquote
 
 import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from autotune.errors import StorageError
+from autotune.errors import StorageError, install_hint
+from autotune.store.faults import shown
+
+#: What a storage URL looks like, for messages.
+_EXAMPLES = "sqlite:///autotune.db or postgresql+psycopg://user@host/name"
+
+#: A password in a text that is no URL.
+_PASSWORD = re.compile(r":[^:/@]*@")
+
+#: The driver for PostgreSQL that ``autotune[postgres]`` installs.
+_POSTGRES_DRIVER = "psycopg"
 
 #: How long a writer waits for another writer to finish, in seconds.
 _LOCK_TIMEOUT_S = 30
@@ -45,6 +58,52 @@ def engine_options(url: str) -> dict[str, Any]:
     return options
 
 
+def make_engine(url: str, *, tries_again: bool = False) -> sa.Engine:
+    """SQLAlchemy's engine of a URL; nothing is connected yet.
+
+    Args:
+        url: The database.
+        tries_again: As for ``make_commits_cheap``.
+
+    Raises:
+        StorageError: The text is no URL, or the driver of its database is not installed.
+    """
+    _parsed(url)
+    try:
+        engine = sa.create_engine(url, **engine_options(url))
+    except ModuleNotFoundError as error:
+        raise StorageError(_missing_driver(url, error.name or str(error))) from None
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        raise StorageError(_unusable(url, error)) from None
+    make_commits_cheap(engine, tries_again=tries_again)
+    return engine
+
+
+def _parsed(url: str) -> sa.URL:
+    try:
+        return sa.make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise StorageError(_unusable(url, error)) from None
+
+
+def _unusable(url: str, error: Exception) -> str:
+    got = _PASSWORD.sub(":***@", url)
+    return f"cannot use the storage URL: got {got!r} ({error}); give one like {_EXAMPLES}"
+
+
+def _missing_driver(url: str, module: str) -> str:
+    """What is missing to use a URL whose driver is not installed."""
+    parsed = sa.make_url(url)
+    text = f"{shown(url)} needs the Python package {module}, which is not installed"
+    if parsed.get_backend_name() != "postgresql":
+        return f"{text}; install it, or give a URL like {_EXAMPLES}"
+    if module != _POSTGRES_DRIVER and importlib.util.find_spec(_POSTGRES_DRIVER) is not None:
+        ours = parsed.set(drivername=f"postgresql+{_POSTGRES_DRIVER}")
+        return f"{text}, but {_POSTGRES_DRIVER} is: give {ours.render_as_string()}"
+    begins = f", and give a URL that begins with postgresql+{_POSTGRES_DRIVER}://"
+    return f"{text}; {install_hint('postgres')}{'' if module == _POSTGRES_DRIVER else begins}"
+
+
 def make_commits_cheap(engine: sa.Engine, *, tries_again: bool = False) -> None:
     """Make SQLite's commits not wait for the disk, on connections opened from now on.
 
@@ -64,8 +123,12 @@ def _make_sqlite_quick(tries_again: bool, connection: Any, _record: object) -> N
 
 
 def database_file(url: str) -> Path | None:
-    """The file of a SQLite database; None of one in memory, and of other databases."""
-    parts = sa.make_url(url)
+    """The file of a SQLite database; None of one in memory, and of other databases.
+
+    Raises:
+        StorageError: The text is no URL.
+    """
+    parts = _parsed(url)
     name = parts.database
     if parts.get_backend_name() != "sqlite" or name in (None, "", ":memory:"):
         return None

@@ -16,15 +16,15 @@ from pydantic import Field
 from autotune.choose.selection import BetweenRows
 from autotune.launch.environment import Environment, by_environment
 from autotune.launch.shape import KernelShape
-from autotune.measure.figures import CeilingsTable
-from autotune.measure.measurement import Ceilings
+from autotune.measure.figures import CeilingsTable, ReplayedTable
+from autotune.measure.measurement import Ceilings, Replayed
 from autotune.store import schema
 from autotune.store.faults import undamaged
 from autotune.store.patience import outlasted
 from autotune.store.store import Store
 from autotune.untrusted import Count, Untrusted, parse_json, read_json
 
-_LAYER, _CEILINGS, _BETWEEN = "layer", "ceilings", "between"
+_LAYER, _CEILINGS, _BETWEEN, _REPLAYED = "layer", "ceilings", "between", "replayed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,22 @@ def layers(store: Store) -> dict[tuple[Environment, KernelShape], LayerUse]:
     return {
         (environment, shape): LayerUse(names=fact.names, runs=fact.runs)
         for (environment, shape), fact in _known(store, _LAYER, _Use).items()
+        if shape is not None
+    }
+
+
+def keep_replayed(
+    store: Store, environment: Environment, shapes: Iterable[KernelShape], replayed: Replayed
+) -> None:
+    """Write down that recordings answered for shapes: their times are not those of measuring."""
+    _keep(store, _REPLAYED, environment, dict.fromkeys(shapes, replayed.as_dict()))
+
+
+def replayed(store: Store) -> dict[tuple[Environment, KernelShape], Replayed]:
+    """The recordings that answered for shapes, in the latest run that replayed each of them."""
+    return {
+        (environment, shape): fact.replayed
+        for (environment, shape), fact in _known(store, _REPLAYED, ReplayedTable).items()
         if shape is not None
     }
 

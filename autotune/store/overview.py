@@ -14,6 +14,7 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
+from autotune.measure.measurement import Replayed
 from autotune.store import facts, schema
 from autotune.store.faults import undamaged
 from autotune.store.runs import SILENT_S
@@ -67,6 +68,7 @@ class StudyState:
         selection: The selection; None where nothing is chosen yet.
         last_at: When a configuration was last measured, naive UTC; None where none was.
         layers: Names of the model's layers that launch the shape; empty where no run has said.
+        replayed: The recordings that answered for a run; None where a GPU measures.
     """
 
     name: str
@@ -80,6 +82,7 @@ class StudyState:
     selection: Selection | None
     last_at: datetime | None
     layers: str = ""
+    replayed: Replayed | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -137,7 +140,7 @@ def overview(store: Store, *, now: datetime | None = None) -> Overview:
         StorageError: The database cannot be read.
     """
     now = now or utc_now()
-    layers = facts.layers(store)
+    layers, replayed = facts.layers(store), facts.replayed(store)
     with store.transaction() as connection:
         runs = _runs(connection, now)
         searched = {run.study_id for run in runs if run.state == RUNNING}
@@ -151,7 +154,10 @@ def overview(store: Store, *, now: datetime | None = None) -> Overview:
             with undamaged(store.url, f"study {row.id}"):
                 plan = plans.get(row.id)
                 studies.append(_study(connection, row, plan, is_searched=row.id in searched))
-    named = [_named(study, layers) for study in studies]
+    named = [
+        replace(_named(each, layers), replayed=replayed.get((each.environment, each.shape)))
+        for each in studies
+    ]
     others = [run for run in runs[1:] if run.state == RUNNING]
     return Overview(runs=(*runs[:1], *others), studies=tuple(named), now=now)
 

@@ -13,6 +13,7 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, never_stop
+from autotune.measure.measurement import Replayed
 from autotune.measure.replay import ReplayRunner
 from autotune.store import facts
 from autotune.store.chosen import chosen_in
@@ -35,6 +36,7 @@ class ShapeResult:
         selection: The configuration chosen; None where none works, or none was chosen yet.
         layer: The names of the layers that launch the shape, such as ``o, down``; empty where a
             recording or an older database does not say.
+        replayed: The recordings that answered for a run; None where a GPU measured.
     """
 
     study: str
@@ -45,6 +47,7 @@ class ShapeResult:
     default: KernelConfig | None
     selection: Selection | None = field(repr=False)
     layer: str = ""
+    replayed: Replayed | None = None
 
 
 def of_store(store: Store) -> list[ShapeResult]:
@@ -62,12 +65,16 @@ def of_store(store: Store) -> list[ShapeResult]:
         for (environment, shape), use in facts.layers(store).items()
     }
     chosen = chosen_in(store)
+    replayed = facts.replayed(store)
     return [
-        _of_study(
-            store,
-            record,
-            names.get((record.environment, record.shape.without_batch), ""),
-            chosen.get((record.environment, record.shape)),
+        replace(
+            _of_study(
+                store,
+                record,
+                names.get((record.environment, record.shape.without_batch), ""),
+                chosen.get((record.environment, record.shape)),
+            ),
+            replayed=replayed.get((record.environment, record.shape)),
         )
         for record in store.studies()
     ]

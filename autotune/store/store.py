@@ -13,23 +13,17 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from autotune.choose.selection import Selection
-from autotune.errors import StorageError, install_hint
+from autotune.errors import StorageError
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement
 from autotune.measure.figures import Figures
 from autotune.store import schema
-from autotune.store.engine import (
-    WatchedFile,
-    copied,
-    database_file,
-    engine_options,
-    make_commits_cheap,
-)
+from autotune.store.engine import WatchedFile, copied, database_file, make_engine
 from autotune.store.faults import explained, shown, undamaged
 from autotune.store.patience import Patience, outlasted
 from autotune.untrusted import parse_json, read_row
@@ -100,7 +94,7 @@ class Store:
         """
         self.url, self.patience = url, patience or Patience()
         self._copy: TemporaryDirectory[str] | None = None
-        self.engine = _engine(url, tries_again=self.patience.tries_again)
+        self.engine = make_engine(url, tries_again=self.patience.tries_again)
         if must_exist or read_only:
             self._refuse_missing()
         if read_only:
@@ -128,7 +122,7 @@ class Store:
                     raise
                 self.engine.dispose()
                 copy, self._copy = copied(file)
-                self.engine = _engine(copy)
+                self.engine = make_engine(copy)
                 self._complete(self._known_tables())
 
     def _known_tables(self) -> Set[str]:
@@ -308,19 +302,6 @@ class Store:
             self.engine.begin() as connection,
         ):
             yield connection
-
-
-def _engine(url: str, *, tries_again: bool = False) -> sa.Engine:
-    try:
-        engine = sa.create_engine(url, **engine_options(url))
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-        raise StorageError(
-            f"cannot use the storage URL: got {url!r} ({error}); "
-            "give one like sqlite:///autotune.db or postgresql+psycopg://user@host/name; "
-            f"PostgreSQL needs its driver: {install_hint('postgres')}"
-        ) from None
-    make_commits_cheap(engine, tries_again=tries_again)
-    return engine
 
 
 def _is_for_want_of_writing(error: SQLAlchemyError) -> bool:

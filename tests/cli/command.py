@@ -81,17 +81,23 @@ class Command:
             os.chdir(before)
         return Ended(code, out.getvalue(), err.getvalue())
 
-    def in_a_process(self, *arguments: object, before: Callable[[], None] | None = None) -> Ended:
+    def in_a_process(
+        self,
+        *arguments: object,
+        before: Callable[[], None] | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> Ended:
         """Run it to its end, in a process of its own.
 
         Args:
             arguments: What follows ``autotune``.
             before: Called in the new process before the command starts.
+            variables: Environment variables to set beside the usual ones.
         """
         result = subprocess.run(  # noqa: S603 - our own command
             [*AUTOTUNE, *map(str, arguments)],
             cwd=self.folder,
-            env=environment(),
+            env=environment() | dict(variables or {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

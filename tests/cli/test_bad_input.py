@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import resource
 import sqlite3
+from pathlib import Path
 
 import pytest
 import torch
 
 from autotune.store import Store
+from tests.absent import without
 from tests.recordings import write_recording
 
 HAS_GPU = torch.cuda.is_available()
@@ -274,6 +277,7 @@ def test_an_export_folder_with_files_of_somebody_else_is_refused_and_then_merged
     assert "NVIDIA_Test_GPU_SHRINK.json" in line
     assert "--merge" in line
     assert autotune.files() == {theirs.name: vllms_own(1).encode()}
+    assert not (autotune.folder / "autotune.db").exists()
 
     again = autotune("run", "--replay", recording, "--trials", 5, "--merge")
     assert again.code == 0, again.err
@@ -282,13 +286,74 @@ def test_an_export_folder_with_files_of_somebody_else_is_refused_and_then_merged
     assert set(table) == {"5", "9"}
 
 
+# ------------------------------------------------------------------ places that cannot be written
+
+
+def everything(folder: Path) -> dict[Path, object]:
+    """Every path below a folder, with the text of files."""
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+BAD_PLACES = {
+    "an output that is a file": (("--output", "file"), "cannot write file: file is no folder"),
+    "an output below a file": (
+        ("--output", "file/a/b"),
+        "cannot write file/a/b: file is no folder",
+    ),
+    "an output that leads nowhere": (("--output", "nowhere"), "nowhere is no folder"),
+    "an output that is no disk": (("--output", "/proc/tuned"), "cannot write /proc/tuned: "),
+    "a recording that is a folder": (("--record", "folder"), "folder: it is a folder; .* another"),
+    "a recording in no folder": (("--record", "a/r.gz"), "a/r.gz: there is no folder a; "),
+    "a recording that is a device": (("--record", "pipe"), "pipe: it is a device or a pipe"),
+    "a recording that is no disk": (("--record", "/proc/r.gz"), "cannot write /proc/r.gz: "),
+    "a database that is a folder": (("--storage", "sqlite:///folder"), "folder: Is a directory; "),
+    "a database in no folder": (
+        ("--storage", "sqlite:///a/b.db"),
+        "there is no folder a; .*--stor",
+    ),
+    "a database on no disk": (("--storage", "sqlite:////proc/a.db"), "cannot write /proc/a.db: "),
+}
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD_PLACES.values(), ids=BAD_PLACES)
+def test_a_run_tries_its_places_before_it_measures_and_leaves_nothing(
+    autotune, recording, flags, message
+):
+    (autotune.folder / "file").write_text("mine")
+    (autotune.folder / "folder").mkdir()
+    (autotune.folder / "nowhere").symlink_to("not there")
+    os.mkfifo(autotune.folder / "pipe")
+    before = everything(autotune.folder)
+    line = autotune("run", "--replay", recording, *flags).has_failed_in_one_line()
+    assert re.search(message, line), line
+    assert everything(autotune.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("record", "-o", "folder", "--tokens", 1), "cannot write folder: it is a folder; "),
+        (("export", "--output", "file"), "cannot write file: file is no folder; "),
+        (("report", "-o", "a/b.html"), "there is no folder a; "),
+        (("compare-samplers", "-o", "folder"), "cannot write folder: it is a folder; "),
+    ],
+)
+def test_other_commands_try_their_places_before_anything_else(autotune, command, message):
+    (autotune.folder / "file").touch()
+    (autotune.folder / "folder").mkdir()
+    line = autotune(*command).has_failed_in_one_line()
+    assert message in line
+    assert sorted(path.name for path in autotune.folder.iterdir()) == ["file", "folder"]
+
+
 @pytest.mark.slow
-def test_an_output_that_is_a_file_is_refused_and_nothing_measured_is_lost(autotune, recording):
-    (autotune.folder / "tuned").write_text("mine")
-    line = autotune("run", "--replay", recording, "--trials", 5).has_failed_in_one_line()
-    assert "tuned" in line
-    assert (autotune.folder / "tuned").read_text() == "mine"
-    assert autotune("export", "--output", "elsewhere").code == 0
+@pytest.mark.parametrize("flags", [("--output", "full/tuned"), ("--record", "full/r.jsonl.gz")])
+def test_a_disk_that_is_full_already_is_noticed_at_the_start(autotune, recording, flags):
+    (autotune.folder / "full").mkdir()
+    limit = limit_files(4_096)
+    ended = autotune.in_a_process("run", "--replay", recording, *flags, before=limit)
+    assert "File too large" in ended.has_failed_in_one_line()
+    assert [path.name for path in autotune.folder.rglob("*")] == ["full"]
 
 
 # ------------------------------------------------------------------ no GPU
@@ -298,4 +363,31 @@ def test_an_output_that_is_a_file_is_refused_and_nothing_measured_is_lost(autotu
 def test_recording_without_a_gpu_says_so_and_leaves_no_file(autotune):
     line = autotune("record", "-o", "r.jsonl.gz", "--tokens", 1).has_failed_in_one_line()
     assert "no CUDA GPU here" in line
+    assert list(autotune.folder.iterdir()) == []
+
+
+@pytest.mark.skipif(HAS_GPU, reason="a CUDA device is here: run would measure on it")
+@pytest.mark.parametrize("given", ["flag", "study file"])
+def test_kernels_that_cannot_be_launched_here_are_not_replaced_by_others(autotune, given):
+    (autotune.folder / "study.toml").write_text(study() + '[run]\nkernels = "vllm"\n')
+    flags = ["--kernels", "vllm"] if given == "flag" else ["study.toml"]
+    line = autotune("run", *flags).has_failed_in_one_line()
+    assert re.search(r"no CUDA GPU here .* is of builtin kernels: got --kernels vllm; ", line)
+    assert [path.name for path in autotune.folder.iterdir()] == ["study.toml"]
+
+
+# ------------------------------------------------------------------ parts that are not installed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", [("run", "--sampler", "gp"), ("compare-samplers", "--samplers", "random,gp")]
+)
+def test_a_sampler_whose_library_is_not_installed_is_refused_at_the_start(
+    autotune, recording, tmp_path, command
+):
+    path = without(tmp_path, "scipy")["PYTHONPATH"]
+    ended = autotune.in_a_process(*command, "--replay", recording, variables={"PYTHONPATH": path})
+    line = ended.has_failed_in_one_line()
+    assert re.search(r"'gp' needs scipy .*; install it with: pip install .*\[gp\]", line)
     assert list(autotune.folder.iterdir()) == []

@@ -302,7 +302,8 @@ def test_run_and_export_end_with_a_check_of_what_they_wrote(autotune, tmp_path, 
     ended = autotune("run", "--replay", recording, "--trials", 5)
     ended = ended if command == "run" else autotune("export", "--output", "again")
     assert ended.code == 0, ended.err
-    assert ended.out.splitlines()[-1].endswith(
+    (checked,) = [line for line in ended.out.splitlines() if line.startswith("Checked ")]
+    assert checked.endswith(
         "2 shapes looked up: 2 exact, 0 nearest, 0 default, 0 stops; 0 errors, 0 warnings"
     )
     assert "warning: " not in ended.out

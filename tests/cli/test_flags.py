@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from autotune.cli import commands
-from autotune.cli.flags import ShapeFlags
+from autotune.cli.shape_flags import ShapeFlags
+from autotune.errors import StudyFileError
 from autotune.launch.op import LoraOp
 from autotune.plan.study import StudyPlan
 
@@ -27,7 +28,10 @@ VALUES: dict[str, Any] = {
     "fully_sharded": True,
     "expert_parallel": True,
     "target_modules": ("q_proj",),
-    "adapter": "adapter",
+    "mixed_moe_lora_format": True,
+    "moe_shared_loras": True,
+    "moe_backend": "marlin",
+    "adapter": ["adapter"],
     "max_num_batched_tokens": 4096,
     "max_num_seqs": 64,
 }
@@ -45,8 +49,14 @@ def test_a_flag_is_found_in_the_plan(name):
         **{each.name: getattr(plan.model, each.name) for each in fields(plan.model)},
         "tokens": plan.tokens,
         "ops": list(plan.ops or ()),
+        "adapter": [plan.model.adapter],
     }
     assert found[name] == VALUES[name]
+
+
+def test_of_two_adapters_none_is_taken_without_a_word():
+    with pytest.raises(StudyFileError, match="--adapter: may be given once: got one and two"):
+        ShapeFlags(**MODEL, adapter=["one", "two"]).plan()
 
 
 def test_every_flag_but_the_study_is_tested_here():

@@ -73,7 +73,7 @@ def test_what_is_drawn_says_what_is_done_and_how_the_last_trials_ended():
     assert head.startswith(" 0 of 4 shapes")
     assert shape == f" trial 3 of up to 20: shrink {SHAPES[0].label}"
     assert best == " best so far 6.02 µs, default 12.04 µs: 2.00x"
-    assert last == f" last trials: launch failed ({LONG_REASON}), too slow, ok 6.02"
+    assert last == f" last trials: launch failed ({LONG_REASON}), too slow, ok 6.02 µs"
     assert status == (
         " compiling 3, 5 waiting; GPU at 1980 MHz, 54 °C, held down: power cap"  # one line
     )
@@ -99,7 +99,7 @@ def test_a_name_that_is_too_long_leaves_the_numbers_before_it():
 @pytest.mark.parametrize(
     ("events", "text"),
     [
-        ((), "going on to the next shape"),
+        ((SEARCHING[0], done(1, 20)), "going on to the next shape"),
         (SEARCHING[:1], "best so far: nothing works yet"),
         ((*SEARCHING, Choosing(shape=SHAPES[0], finalists=7)), "timing 7 finalists side by side"),
         ((Looked(shape=SHAPES[0]),), "batch sizes between the tuned ones: 1 timed"),
@@ -135,6 +135,33 @@ def said(verbosity: Verbosity, *, width: int = 160, is_terminal: bool = False) -
         for event in (planned(), *SEARCHING, done(1, 3, selection())):
             display.watch(event)
     return file.getvalue()
+
+
+def test_the_display_starts_with_what_it_is_doing():
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        console.print(drawn(RunProgress(), None))
+    head, doing = capture.get().splitlines()
+    assert head.startswith(" starting")
+    assert "listing every shape's configurations" in doing
+
+
+def test_lines_of_a_shape_name_its_layer():
+    layers = {SHAPES[0]: "o, down"}
+    event = done(1, 20, selection())
+    assert shape_line(event, layers).startswith(f"[1/4] shrink o, down: {SHAPES[0].label}: ")
+    assert "shrink o, down: " in shape_line(event, layers, wide=False)
+    progress = RunProgress()
+    for each in (planned(), *SEARCHING):
+        progress.watch(each)
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        console.print(drawn(progress, None, layers))
+    assert "trial 3 of up to 20: shrink o, down: m=1" in capture.get()
+
+
+def test_latencies_of_a_verbose_run_have_a_unit():
+    assert "ok 6.02 µs" in said(Verbosity.VERBOSE)
 
 
 def test_a_file_gets_a_line_a_shape_and_nothing_else():

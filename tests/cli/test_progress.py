@@ -117,7 +117,7 @@ def test_batch_sizes_between_rows_are_counted():
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({}, "ok 6.02"),
+        ({}, "ok 6.02 µs"),
         ({"outcome": Outcome.TOO_SLOW, "reason": "slower than the best"}, "too slow"),
         (
             {"outcome": Outcome.LAUNCH_FAILED, "samples_us": (), "reason": "OutOfResources: …"},

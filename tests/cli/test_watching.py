@@ -31,7 +31,8 @@ def test_on_a_terminal_no_line_is_broken(autotune, recording, columns):
     assert any(" of 2 shapes " in line for line in lines)
     header = next(line for line in lines if line.startswith("op "))
     assert ("cut short" in header) is (columns == 200)
-    assert len(lines[lines.index(header) :]) == 3, "a row of the table was folded"
+    rows = [line for line in lines[lines.index(header) :] if not line.startswith("invalid: ")]
+    assert len(rows) == 3, "a row of the table was folded"
 
 
 def test_a_quiet_run_says_nothing_and_writes_its_files(autotune, recording):

@@ -178,7 +178,7 @@ def test_a_hundred_shapes_of_two_hundred_trials_stay_small(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ExportError, match=r"there is no folder .*nowhere; make it, or name"):
+    with pytest.raises(ExportError, match=r"there is no folder .*nowhere; .*name another file"):
         check_writable(tmp_path / "nowhere" / "report.html")
 
 

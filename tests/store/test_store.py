@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -14,6 +17,7 @@ from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.search import TrialMirror
 from autotune.store import Patience, Store, engine, explained
+from tests.absent import without
 from tests.contracts.examples import finished
 from tests.patience import PATIENCE_S
 from tests.recordings import ENVIRONMENT, SHRINK
@@ -81,6 +85,48 @@ def test_a_password_is_not_repeated_in_a_message():
     with pytest.raises(StorageError, match=r"someone:\*\*\*@") as raised:
         Store("postgresql+psycopg://someone:opensesame@127.0.0.1:1/autotune")
     assert "opensesame" not in str(raised.value)
+
+
+def test_a_password_in_what_is_no_url_is_not_repeated_either():
+    with pytest.raises(StorageError, match=r"someone:\*\*\*@") as raised:
+        Store("postgresql+psycopg://someone:opensesame@127.0.0.1:port/autotune")
+    assert "opensesame" not in str(raised.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("url", "missing", "message"),
+    [
+        ("postgresql+psycopg", ("psycopg",), r"package psycopg, .*; pip install '.*\[postgres\]'"),
+        (
+            "postgresql+psycopg2",
+            ("psycopg2",),
+            r"psycopg2, .*, but psycopg is: give postgresql\+psycopg://h/n",
+        ),
+        (
+            "postgresql+psycopg2",
+            ("psycopg", "psycopg2"),
+            r"\[postgres\].* begins with postgresql\+psycopg://",
+        ),
+        ("mysql", ("MySQLdb",), r"package MySQLdb, which is not installed; install it"),
+    ],
+)
+def test_a_missing_driver_is_named_and_only_what_is_missing(tmp_path, url, missing, message):
+    if "psycopg" not in missing:
+        pytest.importorskip("psycopg")
+    script = f"from autotune.store import Store; Store('{url}://h/n')"
+    ended = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-c", script],
+        env=without(tmp_path, *missing),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    said = ended.stderr.splitlines()[-1]
+    assert said.startswith("autotune.errors.StorageError: ")
+    assert re.search(message, said), said
+    assert url == "mysql" or "sqlite" not in said
 
 
 def test_an_empty_file_becomes_a_database(tmp_path):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from autotune.errors import InputError
+from autotune.errors import InputError, printable, shown
 from autotune.launch.op import VLLM_RANKS
 from autotune.plan.models.config_json import read_json
 from autotune.plan.models.modules import Split
+from autotune.plan.models.patterns import PatternError, matching
 
 #: What PEFT takes for every linear layer but the logits.
 _ALL_LINEAR = "all-linear"
+
+#: The modules that vLLM takes whole from an adapter, for classification.
+_SAVED_WHOLE = {"classifier", "score"}
+
+#: Ways to make the first weights that leave the model's own weights as they are.
+_PLAIN_INITS = {"gaussian", "eva", "orthogonal", "mica", "lora_ga"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +27,28 @@ class Place:
     """One module of one decoder layer, by its names.
 
     Attributes:
-        path: Its path from the model down, such as ``model.layers.0.self_attn.qkv_proj``.
-        parts: The paths by which adapters name it, such as ``model.layers.0.self_attn.q_proj``.
+        path: Its path in vLLM from the model down, such as ``model.layers.0.self_attn.qkv_proj``.
+        parts: For every part of it that an adapter names, such as ``q_proj``, the paths by which
+            adapters may name it: models of several media have two or three.
         split: How vLLM divides it.
+        is_linear: Whether ``transformers`` makes it of linear layers.
+        index: The number of its decoder layer; None outside of them.
     """
 
     path: str
-    parts: tuple[str, ...]
+    parts: tuple[tuple[str, ...], ...]
     split: Split
+    is_linear: bool = True
+    index: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every path by which adapters name a part."""
+        return tuple(name for part in self.parts for name in part)
+
+
+#: For every target the paths of the places that have LoRA by it.
+Found = Mapping[str, frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +60,17 @@ class Adapter:
         rank: The largest of its ranks.
         target_modules: Names of modules or ends of their paths; or one pattern for whole paths.
         target_parameters: Names of parameters or ends of their paths, such as fused experts have.
+        exclude_modules: Modules that have no LoRA though they are targets; as ``target_modules``.
+        layers: The numbers of the decoder layers that have LoRA; None for all. A pattern in
+            ``target_modules`` goes before it.
     """
 
     source: str
     rank: int
     target_modules: tuple[str, ...] | str
     target_parameters: tuple[str, ...] = ()
+    exclude_modules: tuple[str, ...] | str = ()
+    layers: frozenset[int] | None = None
 
     @property
     def server_rank(self) -> int:
@@ -59,7 +84,7 @@ class Adapter:
                 return rank
         raise InputError(
             f"{self.source}: the adapter's rank is above vLLM's largest: "
-            f"got {self.rank}; {VLLM_RANKS[-1]} is the most"
+            f"got {shown(self.rank)}; {VLLM_RANKS[-1]} is the most"
         )
 
     @property
@@ -68,22 +93,74 @@ class Adapter:
         modules = self.target_modules
         return (*((modules,) if isinstance(modules, str) else modules), *self.target_parameters)
 
-    def names(self, target: str, place: Place) -> bool:
-        """Whether one of ``targets`` names a module, by PEFT's rules.
+    def named(self, places: Sequence[Place]) -> Found:
+        """The places that each of ``targets`` names, by PEFT's rules, excluded ones among them.
 
         Raises:
-            InputError: The target is a pattern that is not a valid regular expression.
+            InputError: A pattern is no valid regular expression, or takes too long to match.
         """
-        if target != self.target_modules:
-            return any(f".{path}".endswith(f".{target}") for path in place.parts)
-        if target == _ALL_LINEAR:
-            return place.split not in {Split.EMBEDDING, Split.LOGITS}
+        return {target: frozenset(self._named(target, places)) for target in self.targets}
+
+    def with_lora(self, places: Sequence[Place]) -> frozenset[str]:
+        """The paths of the places that have LoRA.
+
+        Raises:
+            InputError: A pattern is no valid regular expression, or takes too long to match.
+        """
+        excluded = self._matches("exclude_modules", self.exclude_modules, places)
+        kept = [_without(place, excluded) for place in places]
+        by_module = [p for one in self._modules for p in self._named(one, kept)]
+        return frozenset(
+            [*by_module, *(p for one in self.target_parameters for p in self._named(one, places))]
+        )
+
+    @property
+    def _modules(self) -> tuple[str, ...]:
+        modules = self.target_modules
+        return (modules,) if isinstance(modules, str) else modules
+
+    def _named(self, target: str, places: Sequence[Place]) -> Iterable[str]:
+        is_all = self.target_modules == target and target.lower() == _ALL_LINEAR
+        if is_all:
+            return [
+                place.path
+                for place in places
+                if place.parts and _is_in_all_linear(place) and self._is_in_layers(place, target)
+            ]
+        is_pattern = target == self.target_modules
+        names = self._matches("target_modules", target if is_pattern else (target,), places)
+        return [
+            place.path
+            for place in places
+            if not names.isdisjoint(place.names)
+            and (is_pattern or self._is_in_layers(place, target))
+        ]
+
+    def _is_in_layers(self, place: Place, target: str) -> bool:
+        return self.layers is None or place.index in self.layers or target in place.names
+
+    def _matches(
+        self, field: str, given: tuple[str, ...] | str, places: Sequence[Place]
+    ) -> frozenset[str]:
+        """The names that a list of ends of paths, or one pattern for whole paths, matches."""
+        names = [name for place in places for name in place.names]
+        if not isinstance(given, str):
+            ends = tuple(f".{end}" for end in given)
+            return frozenset(name for name in names if f".{name}".endswith(ends))
         try:
-            return any(re.fullmatch(target, path) for path in place.parts)
-        except re.error as error:
-            raise InputError(
-                f"{self.source}: target_modules is no valid pattern: got {target!r}: {error}"
-            ) from error
+            return matching(given, names)
+        except PatternError as error:
+            raise InputError(f"{self.source}: {field} {error}") from error
+
+
+def _is_in_all_linear(place: Place) -> bool:
+    return place.is_linear and place.split not in {Split.EMBEDDING, Split.LOGITS}
+
+
+def _without(place: Place, excluded: frozenset[str]) -> Place:
+    """The place without the parts that are excluded by any of their names."""
+    kept = tuple(part for part in place.parts if excluded.isdisjoint(part))
+    return replace(place, parts=kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +174,25 @@ class ServerTargets:
     targets: tuple[str, ...]
     source = "--target-modules"  # autotune's name for vLLM's flag
 
-    def names(self, target: str, place: Place) -> bool:
-        """Whether one of ``targets`` names a module, by vLLM's rules.
+    def named(self, places: Sequence[Place]) -> Found:
+        """The places that each target names, by vLLM's rules.
 
         The slices of a packed module name it. The parts of experts do not: vLLM knows the module
         as ``experts`` only (0.33.0, ``is_in_target_modules`` in ``vllm/lora/utils.py``).
         """
-        known = (place.path,) if place.split is Split.EXPERTS else (place.path, *place.parts)
-        return target == place.path or target in {path.rpartition(".")[2] for path in known}
+        return {
+            target: frozenset(place.path for place in places if _is_named(target, place))
+            for target in self.targets
+        }
+
+    def with_lora(self, places: Sequence[Place]) -> frozenset[str]:
+        """The paths of the places that have LoRA."""
+        return frozenset().union(*self.named(places).values())
+
+
+def _is_named(target: str, place: Place) -> bool:
+    known = (place.path,) if place.split is Split.EXPERTS else (place.path, *place.names)
+    return target == place.path or target in {path.rpartition(".")[2] for path in known}
 
 
 def read_adapter(source: str) -> Adapter:
@@ -114,40 +202,115 @@ def read_adapter(source: str) -> Adapter:
         source: An ``adapter_config.json``, a folder with one, or an id on the Hugging Face hub.
 
     Raises:
-        InputError: The file cannot be had or read, or it is not a LoRA adapter's.
+        InputError: The file cannot be had or read, it is not a LoRA adapter's, or vLLM refuses
+            such an adapter.
     """
     config = read_json(source, "adapter_config.json")
+    source = printable(source)
     kind = config.get("peft_type", "LORA")
     if kind != "LORA":
-        raise InputError(f"{source}: not a LoRA adapter: peft_type is {kind!r}")
+        raise InputError(f"{source}: not a LoRA adapter: peft_type is {shown(kind)}")
+    _check_served(source, config)
     return Adapter(
         source=source,
         rank=_largest_rank(source, config),
-        target_modules=_target_modules(source, config.get("target_modules")),
-        target_parameters=_names(source, "target_parameters", config.get("target_parameters")),
+        target_modules=_names_or_pattern(source, "target_modules", config),
+        target_parameters=_names(source, "target_parameters", config),
+        exclude_modules=_names_or_pattern(source, "exclude_modules", config),
+        layers=_layers(source, config),
     )
 
 
+# --------------------------------------------------------------------------- what vLLM refuses
+
+
+def _is_given(value: object) -> bool:
+    return bool(value)
+
+
+def _is_other_bias(value: object) -> bool:
+    return value not in (None, "none")
+
+
+def _is_other_init(value: object) -> bool:
+    return isinstance(value, str) and value.lower() not in _PLAIN_INITS
+
+
+#: Features that vLLM refuses an adapter for, with its reason: ``vllm/lora/peft_helper.py`` of
+#: 0.33.0.
+_REFUSED: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "use_dora": (_is_given, "vLLM does not support DoRA"),
+    "bias": (_is_other_bias, "vLLM does not support an adapter's bias"),
+    "lora_bias": (_is_given, "vLLM does not support LoRA bias"),
+    "layer_replication": (_is_given, "vLLM does not support layer_replication"),
+    "init_lora_weights": (
+        _is_other_init,
+        "vLLM does not support weights whose making changed the model's own",
+    ),
+    "alora_invocation_tokens": (_is_given, "vLLM does not support Activated LoRA"),
+    "use_bdlora": (_is_given, "vLLM does not support block-diagonal LoRA"),
+    "use_qalora": (_is_given, "vLLM does not support QALoRA"),
+}
+
+
+def _check_served(source: str, config: Mapping[str, Any]) -> None:
+    for field, (is_refused, reason) in _REFUSED.items():
+        value = config.get(field)
+        if is_refused(value):
+            raise InputError(
+                f"{source}: {reason}: got {field} {shown(value)}; leave --adapter out, or "
+                "convert it"
+            )
+    saved = [name for name in _names(source, "modules_to_save", config) if name not in _SAVED_WHOLE]
+    if saved:
+        raise InputError(
+            f"{source}: vLLM takes no whole modules from an adapter but classifier and score: got "
+            f"modules_to_save {shown(saved)}; leave --adapter out, or convert it"
+        )
+
+
+# --------------------------------------------------------------------------- values of the file
+
+
 def _largest_rank(source: str, config: Mapping[str, Any]) -> int:
-    overrides = config.get("rank_pattern")
-    others = overrides.values() if isinstance(overrides, dict) else ()
-    return max(_rank(source, value) for value in (config.get("r"), *others))
+    overrides = config.get("rank_pattern") or {}
+    if not isinstance(overrides, dict):
+        raise InputError(f"{source}: rank_pattern must be an object: got {shown(overrides)}")
+    return max(_rank(source, value) for value in (config.get("r"), *overrides.values()))
 
 
 def _rank(source: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        got = "nothing" if value is None else repr(value)
+        got = "nothing" if value is None else shown(value)
         raise InputError(f"{source}: r must be a whole number of at least 1: got {got}")
     return value
 
 
-def _target_modules(source: str, value: object) -> tuple[str, ...] | str:
-    return value if isinstance(value, str) else _names(source, "target_modules", value)
+def _names_or_pattern(source: str, key: str, config: Mapping[str, Any]) -> tuple[str, ...] | str:
+    value = config.get(key)
+    return value if isinstance(value, str) and value else _names(source, key, config)
 
 
-def _names(source: str, key: str, value: object) -> tuple[str, ...]:
+def _names(source: str, key: str, config: Mapping[str, Any]) -> tuple[str, ...]:
+    value = config.get(key)
     if value is None:
         return ()
-    if not isinstance(value, Collection) or not all(isinstance(name, str) for name in value):
-        raise InputError(f"{source}: {key} must be a list of names: got {value!r}")
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise InputError(f"{source}: {key} must be a list of names: got {shown(value)}")
     return tuple(value)
+
+
+def _layers(source: str, config: Mapping[str, Any]) -> frozenset[int] | None:
+    """``layers_to_transform``, of the modules that PEFT calls ``layers``."""
+    value, pattern = config.get("layers_to_transform"), config.get("layers_pattern")
+    if value is None:
+        return None
+    numbers = value if isinstance(value, list) else [value]
+    if not all(isinstance(each, int) and not isinstance(each, bool) for each in numbers):
+        raise InputError(
+            f"{source}: layers_to_transform must be a list of whole numbers: got {shown(value)}"
+        )
+    patterns = pattern if isinstance(pattern, list) else [pattern]
+    if pattern and "layers" not in patterns:
+        raise InputError(f"{source}: layers_pattern must be 'layers': got {shown(pattern)}")
+    return frozenset(numbers)

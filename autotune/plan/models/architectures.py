@@ -29,10 +29,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-from autotune.errors import InputError
 from autotune.plan.models.modules import Architecture, Module, Split, Where
+from autotune.plan.models.sparse import after_the_first, by_step, every, interleaved
 
 # --------------------------------------------------------------------------- attention
 
@@ -193,7 +192,8 @@ def _experts(
 
 def _fused_experts(name: str, size: str, number: str) -> Module:
     """Experts whose adapters have gate and up in one tensor (``is_3d_moe_weight``): one slice."""
-    return replace(_experts(name, size, number, parts=()), writes=(f"{size} + {size}",))
+    experts = _experts(name, size, number, parts=())
+    return replace(experts, writes=(f"{size} + {size}",), is_linear=False)
 
 
 # --------------------------------------------------------------------------- vocabulary
@@ -215,41 +215,6 @@ _EMBEDDING_IF_NAMED = replace(_EMBEDDING, only_if_named=True)
 _LOGITS_IF_NAMED = replace(_LOGITS, only_if_named=True)
 _VOCABULARY_IF_NAMED = (_EMBEDDING_IF_NAMED, _LOGITS_IF_NAMED)
 
-# --------------------------------------------------------------------------- sparse decoder layers
-
-
-def _every(_config: Mapping[str, Any], _index: int) -> bool:
-    return True
-
-
-def _after_the_first(config: Mapping[str, Any], index: int) -> bool:
-    first, step = _whole(config, "first_k_dense_replace", 0), _whole(config, "moe_layer_freq", 1)
-    return bool(config.get("n_routed_experts")) and index >= first and _is_nth(index, step)
-
-
-def _by_step(config: Mapping[str, Any], index: int) -> bool:
-    dense = config.get("mlp_only_layers", ())
-    if not isinstance(dense, list | tuple):
-        raise InputError(f"the config's mlp_only_layers must be a list: got {dense!r}")
-    step = _whole(config, "decoder_sparse_step", 1)
-    return bool(config.get("num_experts")) and index not in dense and _is_nth(index + 1, step)
-
-
-def _interleaved(config: Mapping[str, Any], index: int) -> bool:
-    return _is_nth(index + 1, _whole(config, "interleave_moe_layer_step", 1))
-
-
-def _is_nth(number: int, step: int) -> bool:
-    return step > 0 and number % step == 0
-
-
-def _whole(config: Mapping[str, Any], name: str, default: int) -> int:
-    value = config.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"the config's {name} must be a whole number: got {value!r}")
-    return value
-
-
 # --------------------------------------------------------------------------- the table
 
 _LLAMA = Architecture(modules=(*_ATTENTION, *_MLP, *_VOCABULARY))
@@ -265,6 +230,9 @@ _GEMMA_2 = Architecture(
     defaults={"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
 )
 
+#: The modules beside the language model in models of several media, whatever is in them.
+_OUTSIDE = frozenset({"vision_tower", "vision_model", "vision_adapter", "multi_modal_projector"})
+
 #: Published configs of the multimodal models leave out heads and vocabulary.
 _GEMMA_3 = Architecture(
     modules=_MISTRAL.modules,
@@ -274,6 +242,17 @@ _GEMMA_3 = Architecture(
         "head_dim": 256,
         "vocab_size": 262208,
     },
+)
+_GEMMA_3_WITH_IMAGES = replace(
+    _GEMMA_3,
+    text_types=("gemma3_text",),
+    tower=_OUTSIDE | {"out_proj", "fc1", "fc2"},
+)
+
+_MISTRAL_3 = replace(
+    _MISTRAL,
+    text_types=("mistral", "ministral3"),
+    tower=_OUTSIDE | {"linear_1", "linear_2", "merging_layer"},
 )
 
 #: vLLM runs it through the model's code in ``transformers``, and packs modules as in Llama.
@@ -291,7 +270,7 @@ _MIXTRAL = Architecture(
         ),
         *_VOCABULARY,
     ),
-    is_sparse=_every,
+    is_sparse=every,
 )
 
 _QWEN_MOE = (
@@ -307,8 +286,8 @@ _QWEN_MOE = (
     ),
     _experts("mlp.experts", "moe_intermediate_size", "num_experts"),
 )
-_QWEN_2_MOE = Architecture(modules=(*_QWEN_MOE, *_VOCABULARY_IF_NAMED), is_sparse=_by_step)
-_QWEN_3_MOE = Architecture(modules=(*_QWEN_MOE, *_VOCABULARY), is_sparse=_by_step)
+_QWEN_2_MOE = Architecture(modules=(*_QWEN_MOE, *_VOCABULARY_IF_NAMED), is_sparse=by_step)
+_QWEN_3_MOE = Architecture(modules=(*_QWEN_MOE, *_VOCABULARY), is_sparse=by_step)
 
 _DEEPSEEK = Architecture(
     modules=(
@@ -324,18 +303,18 @@ _DEEPSEEK = Architecture(
         _experts("mlp.experts", "moe_intermediate_size", "n_routed_experts"),
         *_VOCABULARY_IF_NAMED,
     ),
-    is_sparse=_after_the_first,
+    is_sparse=after_the_first,
 )
 
 _GPT_OSS = Architecture(
     modules=(
         *_ATTENTION,
-        _router("mlp.router", "num_local_experts"),
+        replace(_router("mlp.router", "num_local_experts"), is_linear=False),
         _fused_experts("mlp.experts", "intermediate_size", "num_local_experts"),
         replace(_EMBEDDING_IF_NAMED, name="embedding", parts=("embed_tokens",)),
         _LOGITS_IF_NAMED,
     ),
-    is_sparse=_every,
+    is_sparse=every,
 )
 
 _LLAMA_4 = Architecture(
@@ -347,7 +326,13 @@ _LLAMA_4 = Architecture(
         _experts("feed_forward.experts", "intermediate_size", "num_local_experts"),
         *_VOCABULARY,
     ),
-    is_sparse=_interleaved,
+    is_sparse=interleaved,
+)
+
+_LLAMA_4_WITH_IMAGES = replace(
+    _LLAMA_4,
+    text_types=("llama4_text",),
+    tower=_OUTSIDE | {"fc1", "fc2", "linear_1", "linear"},
 )
 
 #: The table, by the first name in a config's ``architectures``.
@@ -356,14 +341,14 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "DeepseekV3ForCausalLM": _DEEPSEEK,
     "Gemma2ForCausalLM": _GEMMA_2,
     "Gemma3ForCausalLM": _GEMMA_3,
-    "Gemma3ForConditionalGeneration": _GEMMA_3,
+    "Gemma3ForConditionalGeneration": _GEMMA_3_WITH_IMAGES,
     "GptOssForCausalLM": _GPT_OSS,
     "GraniteForCausalLM": _LLAMA,
     "GraniteMoeForCausalLM": _MIXTRAL,
     "Llama4ForCausalLM": _LLAMA_4,
-    "Llama4ForConditionalGeneration": _LLAMA_4,
+    "Llama4ForConditionalGeneration": _LLAMA_4_WITH_IMAGES,
     "LlamaForCausalLM": _LLAMA,
-    "Mistral3ForConditionalGeneration": _MISTRAL,
+    "Mistral3ForConditionalGeneration": _MISTRAL_3,
     "MistralForCausalLM": _MISTRAL,
     "MixtralForCausalLM": _MIXTRAL,
     "Olmo2ForCausalLM": _OLMO,

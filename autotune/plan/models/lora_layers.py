@@ -21,9 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from autotune.errors import InputError, ShapeError
+from autotune.errors import InputError, ShapeError, printable, shown
 from autotune.launch.op import VLLM_RANKS, LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.plan.models.adapters import Adapter, Place, ServerTargets
@@ -33,6 +33,24 @@ from autotune.plan.models.modules import Module, Split, Where
 #: The largest vocabulary that vLLM puts LoRA on the logits of
 #: (``vllm/lora/layers/logits_processor.py``, 0.33.0).
 LARGEST_VOCABULARY = 258048
+
+
+class Padding(NamedTuple):
+    """What the sizes of experts in MXFP4 are rounded up to a multiple of, on one GPU."""
+
+    intermediate: int
+    hidden: int
+
+
+#: By vLLM's ``--moe-backend``, of those that serve MXFP4 with LoRA on NVIDIA's GPUs: ``auto``
+#: chooses ``triton``, or ``marlin`` where Triton's kernels cannot be had (0.33.0,
+#: ``mxfp4_round_up_hidden_size_and_intermediate_size`` in
+#: ``vllm/model_executor/layers/fused_moe/oracle/mxfp4.py``).
+MOE_BACKENDS: Mapping[str, Padding] = {
+    "triton": Padding(intermediate=64, hidden=1),
+    "marlin": Padding(intermediate=128, hidden=256),
+    "flashinfer_trtllm": Padding(intermediate=128, hidden=256),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +66,10 @@ class Server:
         tensor_parallel: Its ``--tensor-parallel-size``.
         fully_sharded: Whether it runs with ``--fully-sharded-loras``.
         expert_parallel: Whether it runs with ``--enable-expert-parallel``.
+        mixed_moe_lora_format: Whether it runs with ``--enable-mixed-moe-lora-format``.
+        moe_shared_loras: Whether it runs with ``--enable-moe-shared-loras``.
+        moe_backend: Its ``--moe-backend``, one of ``MOE_BACKENDS``, or what ``auto`` chose there;
+            it pads experts in MXFP4.
 
     Raises:
         InputError: vLLM has no such rank, or ``tensor_parallel`` is below 1.
@@ -60,6 +82,9 @@ class Server:
     tensor_parallel: int = 1
     fully_sharded: bool = False
     expert_parallel: bool = False
+    mixed_moe_lora_format: bool = False
+    moe_shared_loras: bool = False
+    moe_backend: str = "triton"
 
     def __post_init__(self) -> None:
         if self.rank not in VLLM_RANKS:
@@ -73,6 +98,11 @@ class Server:
     def shards(self) -> int:
         """How many GPUs divide what is whole without fully-sharded LoRAs; 1 without those."""
         return self.tensor_parallel if self.fully_sharded else 1
+
+    @property
+    def divides_w13(self) -> bool:
+        """Whether gate and up are two slices even where a model's experts have both in one."""
+        return self.mixed_moe_lora_format or self.moe_shared_loras
 
     @property
     def part_of_rank(self) -> int:
@@ -150,15 +180,18 @@ def lora_layers(
     modules = [module for module in fields.architecture.modules if fields.has(module)]
     places = {module.name: _places(fields, module) for module in modules}
     named = _named(targets)
+    with_lora = None
     if named is not None:
-        _check_targets(fields, named, [place for found in places.values() for place in found])
+        everywhere = [place for found in places.values() for place in found]
+        _check_targets(fields, named, everywhere)
+        with_lora = named.with_lora(everywhere)
     layers = []
     for module in modules:
-        runs = sum(_has_lora(module, place, named) for place in places[module.name])
+        runs = sum(_has_lora(module, place, with_lora) for place in places[module.name])
         if runs and module.computed:
             layers.append(_layer(fields, module, server, runs))
     if not layers:
-        got = "none" if named is None else ", ".join(named.targets) or "none"
+        got = "none" if named is None else ", ".join(map(printable, named.targets)) or "none"
         raise InputError(
             f"no layer of {fields.name} computes LoRA for these targets: got {got}; name others"
         )
@@ -167,20 +200,38 @@ def lora_layers(
 
 # --------------------------------------------------------------------------- which layers
 
+#: Where the language model is in vLLM in a model of several media.
+_IN_LANGUAGE_MODEL = "language_model."
+
+#: Where ``transformers`` has it: from 4.52 on, before, and in a checkpoint of the text alone. vLLM
+#: loads adapters by all three (``hf_to_vllm_mapper`` of such a model).
+_SPELLINGS = ("model.language_model.", "language_model.model.", "model.")
+_SPELLINGS_OF_LOGITS = ("", "language_model.")
+
 
 def _places(fields: Fields, module: Module) -> list[Place]:
     """Every place in the model that has a module."""
     if module.where is Where.OUTSIDE:
-        above = ["model." if module.split is Split.EMBEDDING else ""]
-    else:
-        above = [f"model.layers.{index}." for index in _decoder_layers(fields, module.where)]
-    return [_place(f"{prefix}{module.name}", module) for prefix in above]
+        return [_place(fields, module, "", None)]
+    return [
+        _place(fields, module, f"layers.{index}.", index)
+        for index in _decoder_layers(fields, module.where)
+    ]
 
 
-def _place(path: str, module: Module) -> Place:
+def _place(fields: Fields, module: Module, layer: str, index: int | None) -> Place:
+    """The module of one decoder layer, by its path in vLLM and by those that adapters use."""
+    is_inside = module.split is not Split.LOGITS
+    above = "model." if is_inside else ""
+    spellings: tuple[str, ...] = (above,)
+    if fields.architecture.text_types:
+        above = f"{_IN_LANGUAGE_MODEL}{above}"
+        spellings = _SPELLINGS if is_inside else _SPELLINGS_OF_LOGITS
+    path = f"{layer}{module.name}"
     parent = path if module.split is Split.EXPERTS else path.rpartition(".")[0]
-    parts = tuple(f"{parent}.{part}" for part in module.parts)
-    return Place(path, parts or (path,), module.split)
+    below = [f"{parent}.{part}".removeprefix(".") for part in module.parts] or [path]
+    parts = tuple(tuple(f"{start}{part}" for start in spellings) for part in below)
+    return Place(f"{above}{path}", parts, module.split, module.is_linear, index)
 
 
 def _decoder_layers(fields: Fields, where: Where) -> list[int]:
@@ -198,20 +249,20 @@ def _named(targets: Collection[str] | Adapter | None) -> Adapter | ServerTargets
     return ServerTargets(tuple(targets))
 
 
-def _has_lora(module: Module, place: Place, targets: Adapter | ServerTargets | None) -> bool:
-    if targets is None:
-        return not module.only_if_named
-    return any(targets.names(target, place) for target in targets.targets)
+def _has_lora(module: Module, place: Place, with_lora: frozenset[str] | None) -> bool:
+    return not module.only_if_named if with_lora is None else place.path in with_lora
 
 
 def _check_targets(fields: Fields, targets: Adapter | ServerTargets, places: list[Place]) -> None:
-    for target in targets.targets:
-        if not any(targets.names(target, place) for place in places):
+    """Refuse a target that names nothing; vLLM passes over the names of a vision tower."""
+    tower = fields.architecture.tower
+    for target, found in targets.named(places).items():
+        if not found and tower.isdisjoint(target.split(".")):
             there = dict.fromkeys(
-                name.rpartition(".")[2] for place in places for name in (place.path, *place.parts)
+                name.rpartition(".")[2] for place in places for name in (place.path, *place.names)
             )
             raise InputError(
-                f"{targets.source}: no LoRA layer of {fields.name} is called {target!r}; "
+                f"{targets.source}: no LoRA layer of {fields.name} is called {shown(target)}; "
                 f"it has {', '.join(there)}"
             )
 
@@ -276,6 +327,11 @@ def _logits(fields: Fields, module: Module, server: Server) -> _Shapes:
     return _whole(fields, module, server)
 
 
+def _rounded_up(size: int, multiple: int) -> int:
+    """The smallest multiple that is not below a size."""
+    return -(-size // multiple) * multiple
+
+
 def _experts(fields: Fields, module: Module, server: Server) -> _Shapes:
     deals_out = server.expert_parallel and server.tensor_parallel > 1
     if deals_out and server.fully_sharded:
@@ -284,13 +340,18 @@ def _experts(fields: Fields, module: Module, server: Server) -> _Shapes:
             "leave one of the two out"
         )
     ways = 1 if deals_out else server.tensor_parallel
-    written = [fields.size(size, ways=ways) for size in module.writes]
-    # Fully-sharded LoRAs divide the output of w2, as large as the input, among the GPUs: this only
-    # checks that they can.
-    fields.size(module.reads, ways=server.shards)
+    padding = MOE_BACKENDS[server.moe_backend] if fields.has_mxfp4_experts else Padding(1, 1)
+    # Gate and up are alike in size, and w2 reads their product.
+    gate_and_up = sum(fields.size(size, ways=ways) for size in module.writes)
+    middle = _rounded_up(gate_and_up // 2, padding.intermediate)
+    is_fused = len(module.writes) == 1 and not server.divides_w13
+    written = [2 * middle] if is_fused else [middle, middle]
+    hidden_size = _rounded_up(fields.size(module.reads), padding.hidden)
+    if hidden_size % server.shards:  # fully-sharded LoRAs divide the output of w2
+        fields.size(module.reads, ways=server.shards)
     w13 = server.shape(
         LoraOp.W13_SHRINK,
-        hidden_size=fields.size(module.reads),
+        hidden_size=hidden_size,
         num_slices=len(written),
         # vLLM looks both kernels of w13 up by the rank of its A.
         rank=server.part_of_rank,
@@ -302,8 +363,6 @@ def _experts(fields: Fields, module: Module, server: Server) -> _Shapes:
         fully_sharded=server.fully_sharded,
         shards=server.shards,
     )
-    # Gate and up are alike in size, and w2 reads their product.
-    middle = sum(written) // 2
     w2 = replace(w13, op=LoraOp.W2_SHRINK, num_slices=1, rank=server.rank, intermediate_size=middle)
     return (w13, replace(w13, op=LoraOp.W13_EXPAND), w2, replace(w2, op=LoraOp.W2_EXPAND))
 

@@ -47,6 +47,8 @@ class Module:
         number: ``EXPERTS`` only: the number of experts, a formula.
         top_k: ``EXPERTS`` only: the number of experts that a token goes to, a formula.
         only_if_named: Whether it has LoRA only where targets name it.
+        is_linear: Whether ``transformers`` makes it of linear layers, which PEFT's ``all-linear``
+            stands for, and not of parameters.
         computed: False where vLLM loads an adapter's weights but never launches a kernel for them.
     """
 
@@ -62,6 +64,7 @@ class Module:
     top_k: str = ""
     only_if_named: bool = False
     computed: bool = True
+    is_linear: bool = True
 
 
 #: From a config and the index of a decoder layer to whether that layer is a mixture of experts.
@@ -75,9 +78,15 @@ class Architecture:
     Attributes:
         modules: Every module that may have LoRA.
         is_sparse: Which decoder layers are mixtures of experts; None where no module depends on it.
+        text_types: For models of several media: the ``model_type`` that the language model in
+            their ``text_config`` may have. Such a model's layers lie in ``language_model``.
+        tower: For models of several media: names that the modules outside the language model have,
+            which vLLM gives no LoRA unless it runs with ``--enable-tower-connector-lora``.
         defaults: Fields that published configs leave out, with the values of ``transformers``.
     """
 
     modules: tuple[Module, ...]
     is_sparse: IsSparse | None = None
+    text_types: tuple[str, ...] = ()
+    tower: frozenset[str] = frozenset()
     defaults: Mapping[str, int] = field(default_factory=dict)

@@ -27,6 +27,7 @@ from autotune.search.contest.curves import Curve, Summary, curve_of
 from autotune.search.contest.helion import LFBO
 from autotune.search.contest.kernel_tuner import PREFIX, installed_peers, is_peer, search_as_peer
 from autotune.search.contest.replayed import Replayed, search
+from autotune.search.samplers.by_name import check_installed
 from autotune.search.samplers.known import experience
 from autotune.search.samplers.transfer import Neighbour, in_order
 
@@ -136,7 +137,7 @@ def sampler_names(text: str | None) -> list[str]:
     and so is ``exhaustive``.
 
     Raises:
-        InputError: One of the names is not that of a sampler.
+        InputError: One of the names is not that of a sampler, or it is not installed.
     """
     if text is None:
         return ["random", "tpe", ADAPTIVE, *installed_peers()]
@@ -147,6 +148,7 @@ def sampler_names(text: str | None) -> list[str]:
                 f"--samplers must be some of {', '.join(SAMPLERS)}, {LFBO} and {PREFIX}STRATEGY: "
                 f"got {name!r}"
             )
+        check_installed(name)
     return names
 
 

@@ -35,6 +35,8 @@ def note_text(selection: Selection, environment: Environment) -> str:
         f"- vLLM looks it up in `{shape.file_name(environment.gpu)}` as `{key}`",
         f"- {selection.trials} trials: {counts}",
     ]
+    if selection.replayed is not None:
+        lines.append(f"- **replayed, not measured here**: {selection.replayed}")
     if shape.op.is_moe:
         lines.append("- the four ops of its layer get one `block_m`: what is exported may differ")
     return "\n".join(lines) + "\n"

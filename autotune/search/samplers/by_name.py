@@ -6,6 +6,7 @@ moved to the nearest configuration that is valid and untried.
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from autotune.errors import InputError, install_hint
 from autotune.launch.config import KernelConfig
@@ -26,8 +27,12 @@ from autotune.search.samplers.encoding import Positions
 from autotune.search.samplers.transfer import Neighbour
 from autotune.search.samplers.untried import Untried
 
-#: Trials drawn at random before a model is asked: Optuna's default for TPE and GP.
+#: Trials drawn at random before a model is asked: Optuna's default for TPE and GP. Those that were
+#: cut short or failed count too: Optuna's GP would count only complete ones, of which few are left.
 _STARTUP_TRIALS = 10
+
+#: The states of trials that are over.
+_OVER = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class ExhaustiveSampler(UntriedSampler):
@@ -72,9 +77,11 @@ class ModelSampler(UntriedSampler):
     def choose(self, study: Study, trial: FrozenTrial, seed: int) -> KernelConfig:
         """The untried configuration nearest to what the model proposes.
 
-        A random one while the model has too few trials to propose anything.
+        A random one for the first trials, and while the model has nothing to propose from.
         """
         rng = np.random.default_rng(seed)
+        if len(study.get_trials(deepcopy=False, states=_OVER)) < _STARTUP_TRIALS:
+            return self._untried.any(rng)
         proposed = self._model(seed).sample_relative(study, trial, self._positions.distributions)
         return self._untried.nearest(proposed, rng) if proposed else self._untried.any(rng)
 
@@ -91,8 +98,19 @@ def _tpe(seed: int) -> BaseSampler:
 
 
 def _gp(seed: int) -> BaseSampler:
-    try:
-        return _quietly(optuna.samplers.GPSampler, seed=seed, n_startup_trials=_STARTUP_TRIALS)
+    return _quietly(optuna.samplers.GPSampler, seed=seed, n_startup_trials=1)
+
+
+def check_installed(name: str) -> None:
+    """Refuse a sampler whose libraries are not installed, before anything is searched.
+
+    Raises:
+        InputError: The sampler is ``gp``, and scipy cannot be imported.
+    """
+    if name != "gp":
+        return
+    try:  # Optuna imports it once it fits a model, which is after the random trials
+        importlib.import_module("scipy.optimize")
     except ImportError as error:
         raise InputError(
             f"the sampler 'gp' needs scipy ({error}); install it with: {install_hint('gp')}, "

@@ -23,7 +23,7 @@ def test_a_config_is_found_by_its_path_or_its_folder(tmp_path):
     [
         ("{", "config.json: cannot be read as JSON: Expecting property name"),
         ("[1]", "config.json: must hold a JSON object: got list"),
-        (b"\xff\xfe\x00", "config.json: cannot be read as JSON: 'utf-8' codec"),
+        (b"\xff\xfe\x00", "config.json: not UTF-8: 'utf-8' codec"),
     ],
 )
 def test_a_file_without_a_json_object_is_refused(tmp_path, text, message):

@@ -562,8 +562,8 @@ def test_without_targets_every_layer_is_there_that_vllm_gives_lora_to(model, nam
 def test_every_known_architecture_has_a_config_among_the_tests_or_shares_the_entry_of_one():
     tested = [config_of(path.stem)["architectures"][0] for path in MODELS.glob("*.json")]
 
-    entries = [ARCHITECTURES[name] for name in tested]
-    assert all(entry in entries for entry in ARCHITECTURES.values())
+    entries = [ARCHITECTURES[name].modules for name in tested]
+    assert all(entry.modules in entries for entry in ARCHITECTURES.values())
 
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in MODELS.glob("*.json")))
@@ -692,7 +692,11 @@ def test_a_config_that_gives_no_layers_is_one_clear_line(change, message):
     ("model", "change", "message"),
     [
         ("deepseek-v3", {"first_k_dense_replace": "3"}, "first_k_dense_replace must be a whole"),
-        ("qwen3-30b-a3b", {"mlp_only_layers": 3}, "mlp_only_layers must be a list: got 3"),
+        (
+            "qwen3-30b-a3b",
+            {"mlp_only_layers": 3},
+            "mlp_only_layers must be a list of whole numbers: got 3",
+        ),
         ("qwen3-30b-a3b", {"num_experts_per_tok": None}, "must have num_experts_per_tok"),
     ],
 )

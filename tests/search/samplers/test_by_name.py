@@ -72,3 +72,14 @@ def test_an_axis_that_is_not_searched_is_never_sampled(runner):
     study = optuna.create_study(sampler=sampler)
     with pytest.raises(InputError, match="num_widgets is no axis of this search space"):
         study.ask().suggest_int("num_widgets", 1, 2)
+
+
+@pytest.mark.slow
+def test_trials_that_were_cut_short_count_as_random_ones_for_the_gaussian_process(runner):
+    """A model that would wait for ten complete trials would draw most of a search at random."""
+    pytest.importorskip("scipy")
+    at_random = chosen(runner, "random", 20)
+    by_model = chosen(runner, "gp", 20)
+    same = [one == other for one, other in zip(at_random, by_model, strict=True)]
+    assert all(same[:10])
+    assert not any(same[10:])

@@ -1,0 +1,79 @@
+"""What is printed can be read everywhere: in a file, in a pipe, whatever texts it holds."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.cli.console import HarmlessConsole, harmless
+from tests.cli.test_model import MODELS
+from tests.recordings import ENVIRONMENT, SHRINK, lines
+
+#: What a hostile file may hold: moves the cursor, sets a title, rings, turns text around.
+HOSTILE = "a\x1b[2Jb\x1b]0;title\x07c\x9b31md\u202ee\rf"
+
+
+@given(st.text())
+def test_no_text_that_is_shown_can_steer_a_terminal(text):
+    shown = harmless(text)
+    kinds = {unicodedata.category(each) for each in shown if each not in "\n\t"}
+    assert not kinds & {"Cc", "Cs"}
+    shown.encode()
+    assert harmless(shown) == shown
+
+
+@given(st.text())
+def test_a_harmless_text_stays_as_it_is(text):
+    plain = "".join(each for each in text if unicodedata.category(each) not in ("Cc", "Cs", "Cf"))
+    assert harmless(plain) == plain
+
+
+def test_a_console_prints_only_what_is_harmless_and_keeps_its_own_colours():
+    file = io.StringIO()
+    console = HarmlessConsole(file=file, force_terminal=True, color_system="standard")
+    console.print(HOSTILE, style="bold", markup=False, highlight=False)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
+    assert text == "a[2Jb]0;titlec31mdef\n"
+    assert file.getvalue().startswith("\x1b[1ma")
+
+
+def test_reasons_and_names_of_a_recording_are_shown_harmless(autotune, tmp_path):
+    path = tmp_path / "r.jsonl.gz"
+    first, *rest = lines(SHRINK)[:8]
+    failed = {"outcome": "compile_failed", "reason": f"{HOSTILE}\nautotune: all is well"}
+    rows = [first | {"is_default": True}, *({**row, **failed, "samples_us": []} for row in rest)]
+    with gzip.open(path, "wt") as file:
+        for row in ({"schema": "autotune-recording/1", "environment": ENVIRONMENT}, *rows):
+            file.write(json.dumps(row) + "\n")
+    ended = autotune("run", "-v", "--replay", path, "--trials", 8)
+    assert "compile failed (a[2Jb" in ended.out
+    shown = ended.out + ended.err
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", shown)
+    assert "\nautotune: all is well" not in shown
+
+
+@pytest.mark.parametrize("name", ["qwen3-30b-a3b", "deepseek-v3"])
+def test_in_a_pipe_every_row_of_shapes_is_one_whole_line(autotune, name):
+    study = MODELS.parent / f"{name}.toml"
+    ended = autotune("shapes", study)
+    assert ended.code == 0, ended.err
+    table = ended.out.partition("\n\n")[0].splitlines()
+    rows = {
+        (row["layer"], row["op"]) for row in json.loads(autotune("shapes", study, "--json").out)
+    }
+    for layer, op in rows:
+        assert [line for line in table if line.startswith(f"{layer} ") and f" {op} " in line]
+    assert "…" not in ended.out
+
+
+def test_summaries_of_commands_are_whole(autotune):
+    text = " ".join(autotune("--help").out.split())
+    assert "Measure whole search spaces on the GPU, for replays without one." in text
+    assert "..." not in text.partition("Commands:")[2]

@@ -1,0 +1,127 @@
+"""Which layers an adapter has where plain names do not say it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.errors import InputError
+from autotune.plan.models import Adapter, LoraLayer, Server, lora_layers, read_adapter, read_config
+
+MODELS = Path(__file__).parents[3] / "studies" / "models"
+
+
+def layers_of(model: str, adapter: Adapter | None = None, **change: Any) -> dict[str, LoraLayer]:
+    config = dict(read_config(str(MODELS / f"{model}.json"))) | change
+    return {
+        layer.name: layer for layer in lora_layers(config, Server(max_loras=8, rank=16), adapter)
+    }
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads an adapter's config of these fields."""
+
+    def read(**fields: Any) -> Adapter:
+        path = tmp_path / "adapter_config.json"
+        path.write_text(json.dumps({"peft_type": "LORA", "r": 16, "lora_alpha": 16} | fields))
+        return read_adapter(str(path))
+
+    return read
+
+
+ALL = ["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"^(language_model|model\.language_model)(?=\.).*\.(q|o|up|down)_proj$",
+        r"model.language_model.layers.[\d]+.(mlp|cross_attn|self_attn).(up|down|gate|q|k|v|o)_proj",
+        r"language_model\.model\.layers\.\d+\..*_proj",
+        r"model\.layers\.\d+\..*_proj",
+    ],
+)
+def test_every_spelling_of_a_language_model_among_media_is_found(read, pattern):
+    assert list(layers_of("gemma-3-4b", read(target_modules=pattern))) == ALL
+
+
+def test_names_of_a_vision_tower_are_passed_over(read):
+    names = ["q_proj", "o_proj", "fc1", "fc2", "out_proj"]
+
+    assert list(layers_of("gemma-3-4b", read(target_modules=names))) == ALL[:2]
+    path = "vision_tower.vision_model.encoder.layers.0.self_attn.whatever"
+    assert list(layers_of("gemma-3-4b", read(target_modules=["o_proj", path]))) == ALL[1:2]
+    with pytest.raises(InputError, match="is called 'fc1'"):
+        layers_of("llama-3.1-8b", read(target_modules=["q_proj", "fc1"]))
+
+
+@pytest.mark.parametrize(
+    ("excluded", "names"),
+    [
+        (["o_proj", "mlp.up_proj", "gate_proj"], ["self_attn.qkv_proj", "mlp.down_proj"]),
+        # One slice is enough for the module that it is packed in.
+        (["q_proj", "v_proj"], ALL),
+        (r".*\.mlp\..*", ALL[:2]),
+    ],
+)
+def test_excluded_modules_have_no_lora(read, excluded, names):
+    found = read(target_modules="all-linear", exclude_modules=excluded)
+
+    assert list(layers_of("llama-3.1-8b", found)) == names
+
+
+def test_all_linear_stands_for_no_parameters_which_are_named_by_themselves(read):
+    assert list(layers_of("gpt-oss-120b", read(target_modules="all-linear"))) == ALL[:2]
+    parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    found = read(target_modules="all-linear", target_parameters=parameters)
+    assert list(layers_of("gpt-oss-120b", found)) == [*ALL[:2], "mlp.experts"]
+
+
+def test_layers_to_transform_are_the_only_ones(read):
+    found = read(target_modules=["o_proj"], layers_to_transform=[0, 5, 31])
+
+    assert layers_of("llama-3.1-8b", found)["self_attn.o_proj"].runs == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"use_dora": True}, "does not support DoRA: got use_dora True"),
+        ({"bias": "all"}, "does not support an adapter's bias: got bias 'all'"),
+        ({"bias": "lora_only"}, "does not support an adapter's bias"),
+        ({"lora_bias": True}, "does not support LoRA bias"),
+        ({"modules_to_save": ["lm_head", "score"]}, r"got modules_to_save \['lm_head'\]"),
+        ({"layer_replication": [[0, 16], [8, 32]]}, "does not support layer_replication"),
+        ({"init_lora_weights": "pissa_niter_4"}, "changed the model's own: got init_lora_weights"),
+        ({"alora_invocation_tokens": [1]}, "does not support Activated LoRA"),
+        ({"use_bdlora": {"a": 1}}, "does not support block-diagonal LoRA"),
+        ({"use_qalora": True}, "does not support QALoRA"),
+        ({"rank_pattern": [1]}, "rank_pattern must be an object"),
+        ({"target_parameters": "gate_up_proj"}, "target_parameters must be a list of names"),
+        ({"layers_to_transform": ["0"]}, "layers_to_transform must be a list of whole numbers"),
+        ({"layers_to_transform": 0, "layers_pattern": "h"}, "layers_pattern must be 'layers'"),
+    ],
+)
+def test_what_vllm_refuses_is_refused_with_its_reason(read, fields, message):
+    with pytest.raises(InputError, match=message) as info:
+        read(target_modules=["q_proj"], **fields)
+    assert str(info.value).isprintable()
+
+
+def test_what_vllm_takes_is_taken(read):
+    found = read(
+        target_modules=["q_proj"], bias="none", modules_to_save=["score"], init_lora_weights="eva"
+    )
+    assert found.targets == ("q_proj",)
+
+
+@pytest.mark.slow
+def test_a_pattern_that_never_ends_names_its_adapter_and_field(read):
+    found = read(target_modules=["q_proj"], exclude_modules="(.*)*(.*)*(.*)*(.*)*Z")
+
+    with pytest.raises(InputError, match=r"adapter_config.json: exclude_modules is a pattern that"):
+        layers_of("llama-3.1-8b", found)

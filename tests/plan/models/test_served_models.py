@@ -1,0 +1,150 @@
+"""Configs that do not say plainly what vLLM makes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.errors import InputError
+from autotune.launch.op import LoraOp
+from autotune.launch.shape import KernelShape
+from autotune.plan.models import LoraLayer, Server, lora_layers, read_config
+
+MODELS = Path(__file__).parents[3] / "studies" / "models"
+
+
+def config_of(model: str) -> dict[str, Any]:
+    return dict(read_config(str(MODELS / f"{model}.json")))
+
+
+def layers_of(config: dict[str, Any], **flags: Any) -> dict[str, LoraLayer]:
+    server = Server(**{"max_loras": 8, "rank": 16, **flags})
+    return {layer.name: layer for layer in lora_layers(config, server)}
+
+
+# ------------------------------------------------------------------ the number of experts
+
+
+@pytest.mark.parametrize(
+    ("model", "old", "new"),
+    [
+        ("qwen3-30b-a3b", "num_experts", "num_local_experts"),
+        ("qwen1.5-moe-a2.7b", "num_experts", "num_local_experts"),
+        ("mixtral-8x7b", "num_local_experts", "num_experts"),
+        ("deepseek-v3", "n_routed_experts", "num_local_experts"),
+        ("gpt-oss-120b", "num_experts_per_tok", "experts_per_token"),
+    ],
+)
+def test_a_field_is_found_by_the_name_that_another_release_of_transformers_writes(model, old, new):
+    config = config_of(model)
+    renamed = {key: value for key, value in config.items() if key != old} | {new: config[old]}
+
+    assert layers_of(renamed) == layers_of(config)
+
+
+def test_two_values_of_one_field_are_refused():
+    config = config_of("qwen3-30b-a3b") | {"num_local_experts": 64}
+
+    with pytest.raises(InputError, match="two values of one field: got num_experts 128 and num_l"):
+        layers_of(config)
+
+
+@pytest.mark.parametrize("model", ["qwen3-30b-a3b", "deepseek-v3", "mixtral-8x7b"])
+def test_a_mixture_of_experts_that_does_not_say_how_many_is_not_taken_for_dense(model):
+    names = {"num_experts", "num_local_experts", "n_routed_experts"}
+    config = {key: value for key, value in config_of(model).items() if key not in names}
+
+    with pytest.raises(InputError, match=r"experts.* whole number.*: got nothing"):
+        layers_of(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_local_experts": 8}, "not known with a mixture of experts: .* num_experts 8"),
+        ({"kv_lora_rank": 512}, "not known with multi-head latent attention: .* kv_lora_rank 512"),
+        ({"text_config": []}, r"text_config must be an object: got \[\]"),
+        ({"num_hidden_layers": 2**24}, "num_hidden_layers of 4096 or less: got 16777216"),
+    ],
+)
+def test_a_config_that_its_architecture_cannot_be_is_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        layers_of(config_of("llama-3.1-8b") | change)
+
+
+# ------------------------------------------------------------------ several media
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "is_known"),
+    [
+        ("Mistral3ForConditionalGeneration", "mistral", True),
+        ("Mistral3ForConditionalGeneration", "ministral3", True),
+        ("Mistral3ForConditionalGeneration", "mistral4", False),
+        ("Gemma3ForConditionalGeneration", "gemma3_text", True),
+        ("Gemma3ForConditionalGeneration", "gemma4_text", False),
+        ("Gemma3ForConditionalGeneration", ["gemma3_text"], False),
+    ],
+)
+def test_the_language_model_among_media_is_one_that_is_known(architecture, kind, is_known):
+    text = config_of("mistral-nemo-12b") | {"model_type": kind}
+    config = {"architectures": [architecture], "text_config": text}
+
+    if is_known:
+        assert "self_attn.qkv_proj" in layers_of(config)
+    else:
+        with pytest.raises(InputError, match="unknown language model in"):
+            layers_of(config)
+
+
+# ------------------------------------------------------------------ GPT-OSS
+
+
+def gpt_oss(quantization: str | None = "mxfp4") -> dict[str, Any]:
+    return config_of("gpt-oss-120b") | {"quantization_config": {"quant_method": quantization}}
+
+
+def w13_and_w2(config: dict[str, Any], **flags: Any) -> tuple[KernelShape, KernelShape]:
+    shapes = {shape.op: shape for shape in layers_of(config, **flags)["mlp.experts"].shapes}
+    return shapes[LoraOp.W13_SHRINK], shapes[LoraOp.W2_SHRINK]
+
+
+@pytest.mark.parametrize("flag", ["mixed_moe_lora_format", "moe_shared_loras"])
+def test_a_server_of_2d_loras_has_gate_and_up_apart(flag):
+    w13, w2 = w13_and_w2(gpt_oss(), **{flag: True})
+
+    assert (w13.num_slices, w13.intermediate_size) == (2, 2880)
+    assert (w2.num_slices, w2.intermediate_size) == (1, 2880)
+    # Models whose experts are apart anyway are served alike.
+    mixtral = config_of("mixtral-8x7b")
+    assert layers_of(mixtral, **{flag: True}) == layers_of(mixtral)
+
+
+@pytest.mark.parametrize(
+    ("backend", "ways", "hidden", "w13", "w2"),
+    [
+        # 2880, 1440, 720 and 360, rounded up to 64; w13 has twice that.
+        ("triton", 1, 2880, 5760, 2880),
+        ("triton", 2, 2880, 2944, 1472),
+        ("triton", 4, 2880, 1536, 768),
+        ("triton", 8, 2880, 768, 384),
+        # To 128, and the hidden size to 256.
+        ("marlin", 1, 3072, 5888, 2944),
+        ("marlin", 2, 3072, 3072, 1536),
+        ("marlin", 4, 3072, 1536, 768),
+        ("marlin", 8, 3072, 768, 384),
+    ],
+)
+def test_experts_in_mxfp4_are_padded_on_each_gpu(backend, ways, hidden, w13, w2):
+    first, second = w13_and_w2(gpt_oss(), tensor_parallel=ways, moe_backend=backend)
+
+    assert (first.hidden_size, second.hidden_size) == (hidden, hidden)
+    assert (first.intermediate_size, second.intermediate_size) == (w13, w2)
+
+
+def test_experts_that_are_not_in_mxfp4_are_not_padded():
+    first, _ = w13_and_w2(gpt_oss(None), tensor_parallel=2, moe_backend="marlin")
+
+    assert (first.hidden_size, first.intermediate_size) == (2880, 2880)
