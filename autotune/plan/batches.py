@@ -16,6 +16,12 @@ from autotune.errors import InputError
 MAX_NUM_BATCHED_TOKENS = 8192
 MAX_NUM_SEQS = 1024
 
+#: The largest of these defaults. A larger batch needs the server's flag.
+_LARGEST_DEFAULT = 16_384
+
+#: How many batch sizes a warning names.
+_MOST_NAMED = 4
+
 #: The largest batch that vLLM captures, whatever ``max_num_seqs`` is (1024 on Blackwell).
 _LARGEST_CAPTURED = 512
 
@@ -52,6 +58,23 @@ class Batches:
                 f"max_num_batched_tokens must be at least max_num_seqs: got {tokens} for {seqs}"
             )
         return cls(max_num_batched_tokens=tokens, max_num_seqs=seqs)
+
+    def notes(self, counts: Iterable[int]) -> list[str]:
+        """A warning about batch sizes that no server has, if there are any.
+
+        Args:
+            counts: The batch sizes to tune.
+        """
+        most = max(self.max_num_batched_tokens, _LARGEST_DEFAULT)
+        beyond = sorted({count for count in counts if count > most})
+        if not beyond:
+            return []
+        sizes = ", ".join(map(str, beyond[:_MOST_NAMED])) + (" ..." if beyond[_MOST_NAMED:] else "")
+        warning = (
+            f"warning: no server has a batch of {sizes} tokens, but one whose "
+            f"--max-num-batched-tokens is above {most}: leave them out, or give its value"
+        )
+        return [warning]
 
     @property
     def captured(self) -> tuple[int, ...]:

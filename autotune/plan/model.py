@@ -9,6 +9,7 @@ from typing import Any
 
 from autotune.errors import InputError
 from autotune.plan.documents import expanded, is_there
+from autotune.plan.lacking import flags_text, lacking_text
 from autotune.plan.models import Adapter, Server, lora_layers, read_adapter, read_config
 from autotune.plan.models.modules import Split
 from autotune.plan.workload import Kernel
@@ -62,11 +63,23 @@ class ModelTable:
         paths = {key: _from(folder, table[key]) for key in ("config", "adapter") if key in table}
         return cls(**{**table, **paths})
 
-    def missing_value(self, lora: Mapping[str, Any]) -> str | None:
-        """The value of ``[lora]`` that the model needs and nothing gives, as a message says it."""
-        if "max_loras" in lora:
+    def missing_value(self, lora: Mapping[str, Any], *, is_flag: bool = False) -> str | None:
+        """What the model needs and nothing gives, as a message says it; None if nothing.
+
+        Args:
+            lora: The values of ``[lora]``, or of the flags.
+            is_flag: Whether the model is that of a flag: then nothing is said of a study file.
+        """
+        given = {*lora, *([] if self.adapter is None else ["rank"])}
+        lacking = [name for name in ("max_loras", "rank") if name not in given]
+        if not lacking:
             return None
-        return "the model needs max_loras: add it to [lora] or give --max-loras"
+        adapter = ", or --adapter, which has a rank" if "rank" in lacking else ""
+        if is_flag:
+            return (
+                f"a model needs {flags_text(lacking)} beside it: give what the server has{adapter}"
+            )
+        return lacking_text("the model", lacking) + adapter
 
     def kernels(self, lora: Mapping[str, Any]) -> list[Kernel]:
         """Every kernel of every layer that has LoRA.
@@ -126,8 +139,6 @@ def _from(folder: Path, path: str) -> str:
 
 
 def _rank(rank: int | None, adapter: Adapter | None) -> int:
-    if rank is None and adapter is None:
-        raise InputError("a model needs a rank: add rank to [lora], or give --rank or --adapter")
     if rank is None and adapter is not None:
         return adapter.server_rank
     if adapter is not None and rank is not None and adapter.rank > rank:

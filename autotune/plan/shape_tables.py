@@ -8,6 +8,7 @@ from typing import Any
 from autotune.errors import InputError, ShapeError, StudyFileError
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
+from autotune.plan.lacking import lacking_text
 from autotune.plan.workload import Kernel
 
 #: The tables, each with its number in the file, from 1.
@@ -15,7 +16,7 @@ ShapeTables = Mapping[int, Mapping[str, Any]]
 
 
 def missing_value(tables: ShapeTables, lora: Mapping[str, Any], *, has_tokens: bool) -> str | None:
-    """The first value that a table needs and nothing gives, as a message says it; None if none.
+    """What the first table that lacks values lacks, as a message says it; None if none does.
 
     Args:
         tables: The tables.
@@ -23,15 +24,10 @@ def missing_value(tables: ShapeTables, lora: Mapping[str, Any], *, has_tokens: b
         has_tokens: Whether the study gives batch sizes for the tables that name none.
     """
     for number, table in tables.items():
-        for name in ("max_loras", "rank"):
-            if name not in table and name not in lora:
-                flag = name.replace("_", "-")
-                return f"[[shapes]] no. {number} has no {name}: add it to [lora] or give --{flag}"
-        if "num_tokens" not in table and not has_tokens:
-            return (
-                f"[[shapes]] no. {number} has no num_tokens: "
-                "add [tokens] counts = [1, 16] or give --tokens"
-            )
+        given = {*table, *lora, *(["num_tokens"] if has_tokens else [])}
+        lacking = [name for name in ("max_loras", "rank", "num_tokens") if name not in given]
+        if lacking:
+            return lacking_text(f"[[shapes]] no. {number}", lacking)
     return None
 
 

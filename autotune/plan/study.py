@@ -34,6 +34,9 @@ from autotune.plan.shape_tables import (
 )
 from autotune.plan.workload import Kernel, Workload
 
+#: The source of a study of a model that a flag names.
+MODEL_FLAG = "--model"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyPlan:
@@ -112,7 +115,7 @@ class StudyPlan:
     def of_model(cls, config: str) -> StudyPlan:
         """The study of a model alone: its batch sizes are ``AUTO``."""
         return cls(
-            source="--model",
+            source=MODEL_FLAG,
             lora={},
             tokens=AUTO,
             shape_tables={},
@@ -163,7 +166,8 @@ class StudyPlan:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user must know of the shapes, in a line each; raises as ``workload``."""
-        return self.workload.notes
+        counts = [shape.num_tokens for shape in self.shapes]
+        return (*self.batches.notes(counts), *self.workload.notes)
 
     @property
     def batches(self) -> Batches:
@@ -287,9 +291,9 @@ class StudyPlan:
         )
 
     def _missing_value(self) -> str | None:
-        """The first value that a shape needs and nothing gives, as a message says it."""
+        """The values that a shape needs and nothing gives, as a message says it."""
         if self.model is not None:
-            return self.model.missing_value(self.lora)
+            return self.model.missing_value(self.lora, is_flag=self.source == MODEL_FLAG)
         return missing_value(self.shape_tables, self.lora, has_tokens=bool(self.tokens))
 
     def _read_workload(self) -> Workload:

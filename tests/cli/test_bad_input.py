@@ -131,6 +131,22 @@ def test_an_op_that_the_study_lacks_is_an_error(autotune):
     assert "--op: no shape of expand in study.toml; it has shrink" in line
 
 
+def test_a_model_flag_alone_is_told_every_flag_that_it_needs(autotune):
+    model = Path(__file__).parents[2] / "studies" / "models" / "phi-4.json"
+    line = autotune("shapes", "--model", model).has_failed_in_one_line()
+    assert "--max-loras and --rank" in line
+    assert "[lora]" not in line
+
+
+def test_a_batch_that_no_server_has_is_warned_of(autotune):
+    ended = autotune("shapes", "--tokens", "1,16384,1000000000")
+    assert ended.code == 0, ended.err
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("warning: ")]
+    assert "a batch of 1000000000 tokens" in line
+    given = ("--max-num-batched-tokens", 2_000_000_000)
+    assert "warning" not in autotune("shapes", "--tokens", "1,1000000000", *given).out
+
+
 # ------------------------------------------------------------------ recordings
 
 

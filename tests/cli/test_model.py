@@ -145,6 +145,9 @@ def test_check_finds_every_shape_in_a_folder_tuned_for_the_model_and_nothing_els
     recording = write_recording(tmp_path / "r.jsonl.gz", rows)
 
     ran = autotune("run", "--replay", recording, *flags, "--trials", 10, "--sampler", "random")
+    passes = ran.out.partition("All LoRA kernels of one forward pass, in milliseconds:\n")[2]
+    assert passes.splitlines()[0].split("  ") == ["tokens", "default ms", "tuned ms", "ratio"]
+    assert re.match(r"^ *16 .* \d\.\d{3} +\d\.\d{3} +\d+\.\d\dx$", passes.splitlines()[1])
     assert ran.code == 0, ran.out + ran.err
     ended = autotune("check", "tuned", *flags, "--json")
 

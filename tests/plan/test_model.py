@@ -197,13 +197,25 @@ def test_an_adapter_and_target_modules_contradict_each_other(tmp_path):
 # ------------------------------------------------------------------ what is refused
 
 
-def test_a_value_that_the_model_lacks_is_named_with_its_flag():
+def test_what_the_model_of_a_study_file_lacks_is_told_with_its_keys_and_flags(tmp_path):
+    (tmp_path / "s.toml").write_text(f'[model]\nconfig = "{MODELS / "phi-4.json"}"\n')
+    plan = StudyPlan.read(tmp_path / "s.toml")
+
+    told = r"the model has no max_loras and rank: add .*\[lora\].*, or give --max-loras and --rank"
+    with pytest.raises(StudyFileError, match=told):
+        _ = plan.shapes
+
+
+def test_values_that_the_model_lacks_are_named_together_by_their_flags():
     plan = StudyPlan.of_model(str(MODELS / "phi-4.json"))
 
-    with pytest.raises(StudyFileError, match=r"needs max_loras: add it to .* or give --max-loras"):
+    both = r"^--model: a model needs --max-loras and --rank beside it: give .* or --adapter"
+    with pytest.raises(StudyFileError, match=both):
         _ = plan.shapes
-    with pytest.raises(StudyFileError, match=r"needs a rank: .* give --rank or --adapter"):
+    with pytest.raises(StudyFileError, match=r"a model needs --rank beside it: .* or --adapter"):
         _ = plan.override(max_loras=8).shapes
+    with pytest.raises(StudyFileError, match=r"a model needs --max-loras beside it: [^-]*$"):
+        _ = plan.override(rank=8).shapes
 
 
 @pytest.mark.parametrize(

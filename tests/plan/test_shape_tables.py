@@ -43,13 +43,20 @@ def test_an_impossible_shape_is_refused_by_its_number(table, message):
         kernels_of({1: EXPAND, 2: table}, LORA)
 
 
-def test_the_first_missing_value_is_told_with_what_gives_it():
+def test_missing_values_are_told_together_with_what_gives_it():
     lacking = missing_value({1: SHRINK | {"rank": 8}, 2: EXPAND}, {"max_loras": 8}, has_tokens=True)
-    assert lacking == "[[shapes]] no. 2 has no rank: add it to [lora] or give --rank"
+    assert lacking == "[[shapes]] no. 2 has no rank: add rank = 16 to [lora], or give --rank"
 
     lacking = missing_value({1: SHRINK}, LORA, has_tokens=False)
     assert lacking is not None
-    assert lacking.startswith("[[shapes]] no. 1 has no num_tokens: add [tokens] counts")
+    assert lacking.startswith(
+        "[[shapes]] no. 1 has no num_tokens: add counts = [1, 16] to [tokens]"
+    )
+
+    lacking = missing_value({1: SHRINK}, {}, has_tokens=False)
+    assert lacking is not None
+    assert "has no max_loras, rank and num_tokens: " in lacking
+    assert lacking.endswith(", or give --max-loras, --rank and --tokens")
 
     assert missing_value({1: SHRINK | {"num_tokens": 1}}, LORA, has_tokens=False) is None
 

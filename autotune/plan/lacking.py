@@ -1,0 +1,34 @@
+"""The values that a study lacks, all of them in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+#: By a value's name the key in a study file, and the flag.
+_PLACES = {
+    "max_loras": ("max_loras = 8 to [lora]", "--max-loras"),
+    "rank": ("rank = 16 to [lora]", "--rank"),
+    "num_tokens": ("counts = [1, 16] to [tokens]", "--tokens"),
+}
+
+
+def lacking_text(who: str, names: Sequence[str]) -> str:
+    """What a study file lacks, and the keys and the flags that give it.
+
+    Args:
+        who: What needs the values, such as ``the model``.
+        names: The values' names, at least one.
+    """
+    keys = _listed([_PLACES[name][0] for name in names])
+    return f"{who} has no {_listed(names)}: add {keys}, or give {flags_text(names)}"
+
+
+def flags_text(names: Sequence[str]) -> str:
+    """The flags that give values, such as ``--max-loras and --rank``."""
+    return _listed([_PLACES[name][1] for name in names])
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Such as ``a, b and c``."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
