@@ -232,11 +232,7 @@ def main() -> None:
     chance, found = random.Random(given.seed), Found()  # noqa: S311 - nothing is kept secret by it
     with ExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="kills-")))
-        folder.chmod(0o755)
-        server = None
-        if given.postgres:
-            (folder / "postgres").mkdir()
-            server = opened.enter_context(PostgresServer(folder / "postgres"))
+        server = opened.enter_context(PostgresServer()) if given.postgres else None
 
         def new_run(name: str) -> Run:
             url = "sqlite:///autotune.db" if server is None else server.new_database()

@@ -11,6 +11,7 @@ import subprocess
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -38,17 +39,15 @@ class PostgresServer:
         url: The server's URL, without a database's name.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Start nothing yet.
-
-        Args:
-            folder: An empty folder for the server's files. Its parents are searchable by all users:
-                the server refuses to run as root, and then runs as the user ``postgres``.
-        """
+    def __init__(self) -> None:
+        """Start nothing yet. The server refuses to run as root; then ``postgres`` owns it."""
         programs = postgres_programs()
         if programs is None:
             raise FileNotFoundError("no PostgreSQL server programs: install PostgreSQL")
-        self._programs, self._folder = programs, folder
+        self._programs = programs
+        # Not in a folder of pytest's, which every new pytest closes to other users.
+        self._files = TemporaryDirectory(prefix="postgres-")
+        self._folder = Path(self._files.name)
         self._owner = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
         self._port = _free_port()
         self.url = f"postgresql+psycopg://postgres@127.0.0.1:{self._port}"
@@ -62,6 +61,7 @@ class PostgresServer:
 
     def __exit__(self, *_exception: object) -> None:
         self._call("pg_ctl", "-m", "immediate", "-w", "-t", str(_LIMIT_S), "stop", is_checked=False)
+        self._files.cleanup()
 
     def start(self) -> None:
         """Start it, and wait until it answers."""

@@ -13,13 +13,9 @@ from tests.postgres import PostgresServer
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory) -> Iterator[PostgresServer]:
+def postgres_server() -> Iterator[PostgresServer]:
     """A PostgreSQL server of our own."""
-    folder = tmp_path_factory.mktemp("postgres")
-    for path in (folder, *folder.parents[:3]):
-        if path.stat().st_uid == 0 and path.name.startswith(("postgres", "pytest-", "popen-")):
-            path.chmod(0o755)
-    with PostgresServer(folder) as server:
+    with PostgresServer() as server:
         yield server
 
 

@@ -122,13 +122,9 @@ def test_what_is_wrong_for_good_is_said_at_once(tmp_path):
 
 
 @pytest.fixture
-def server(tmp_path_factory) -> Iterator[PostgresServer]:
+def server() -> Iterator[PostgresServer]:
     """A server of this test's own."""
-    folder = tmp_path_factory.mktemp("postgres")
-    for path in (folder, *folder.parents[:3]):
-        if path.stat().st_uid == 0 and path.name.startswith(("postgres", "pytest-", "popen-")):
-            path.chmod(0o755)
-    with PostgresServer(folder) as running:
+    with PostgresServer() as running:
         yield running
 
 
