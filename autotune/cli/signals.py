@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -84,12 +85,26 @@ def heeded() -> Iterator[None]:
     }
     for number in before:
         signal.signal(number, _heed)
+    reported, sys.unraisablehook = sys.unraisablehook, _unless_stopped(sys.unraisablehook)
     try:
         yield
     finally:
         if _heed.stop is None:
+            sys.unraisablehook = reported
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _unless_stopped(
+    report: Callable[[sys.UnraisableHookArgs], object],
+) -> Callable[[sys.UnraisableHookArgs], object]:
+    """Report what Python cannot raise, but not that a signal came there."""
+
+    def hook(about: sys.UnraisableHookArgs) -> None:
+        if _heed.stop is None or not isinstance(about.exc_value, Stopped | SystemExit):
+            report(about)
+
+    return hook
 
 
 @contextmanager

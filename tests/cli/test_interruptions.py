@@ -218,3 +218,33 @@ def test_a_late_second_signal_ends_a_run_that_waits_for_its_database(autotune):
     _, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (130, "autotune: ended at once\n")
     assert autotune(*RUN).code == 0
+
+
+IN_A_DESTRUCTOR = """
+import os, signal
+from autotune.cli.signals import Stopped, check_stopped, heeded, stoppable
+
+class Ends:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGHUP)
+        signal.getsignal(signal.SIGHUP)
+
+with heeded(), stoppable():
+    del_me = Ends()
+    del del_me
+    try:
+        check_stopped()
+    except Stopped as stop:
+        print(stop.number)
+"""
+
+
+def test_a_signal_within_a_destructor_shows_no_traceback():
+    ended = subprocess.run(  # noqa: S603 - the lines above
+        [sys.executable, "-c", IN_A_DESTRUCTOR],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr) == ("1\n", "")
