@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ HOSTILE: list[Any] = [
 
 @st.composite
 def mutated(draw: st.DrawFn, value: Any) -> Any:
-    """A JSON value of which one place, at any depth, was replaced, left out or doubled."""
+    """A JSON value of which one place, at any depth, was replaced or left out."""
     if isinstance(value, dict) and value and draw(st.integers(0, 3)):
         key = draw(st.sampled_from(sorted(value)))
         if not draw(st.integers(0, 5)):
@@ -27,3 +28,20 @@ def mutated(draw: st.DrawFn, value: Any) -> Any:
         at = draw(st.integers(0, len(value) - 1))
         return [*value[:at], draw(mutated(value[at])), *value[at + 1 :]]
     return draw(st.sampled_from(HOSTILE) | st.integers() | st.floats() | st.text())
+
+
+def nested(depth: int) -> list[Any]:
+    """Lists within lists."""
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def places(content: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in nested tables and lists, from the outermost inwards."""
+    keys = content if isinstance(content, dict) else range(len(content))
+    for key in keys:
+        yield (*above, key)
+        if isinstance(content[key], dict | list):
+            yield from places(content[key], (*above, key))

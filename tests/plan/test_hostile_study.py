@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from autotune.errors import InputError, StudyFileError, shown
 from autotune.launch.shape import LARGEST_SIZE, KernelShape
 from autotune.plan.file import fields_of
 from autotune.plan.study import StudyPlan
+from tests.mutated import nested, places
 
 _HUGE = int("f" * 5000, 16)  # more digits than Python writes
 
@@ -73,13 +73,6 @@ def _with_model() -> dict[str, Any]:
     }
 
 
-def _nested(depth: int) -> list[Any]:
-    value: list[Any] = []
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
 _HOSTILE = st.one_of(
     st.sampled_from(
         [
@@ -87,7 +80,7 @@ _HOSTILE = st.one_of(
             *(math.nan, math.inf, -math.inf, -0.0, 1.5, True, False, "", "1", "\x00", "\x1b[2J"),
             *("a\nb", "\u202e", "x" * 5000, "~nobody/x", "é", "auto", "uniform", "hit=999999"),
             *([], [[]], {}, {"": {}}, [{}], {"op": "shrink"}, [_HUGE], [1] * 1000),
-            *(datetime.date(2026, 1, 1), datetime.time(1), _nested(200)),
+            *(datetime.date(2026, 1, 1), datetime.time(1), nested(200)),
         ]
     ),
     st.integers(),
@@ -95,15 +88,6 @@ _HOSTILE = st.one_of(
     st.text(max_size=8),
     st.lists(st.integers(-2, 2**33), max_size=3),
 )
-
-
-def _places(content: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in nested tables and lists, from the outermost inwards."""
-    keys = content if isinstance(content, dict) else range(len(content))
-    for key in keys:
-        yield (*above, key)
-        if isinstance(content[key], dict | list):
-            yield from _places(content[key], (*above, key))
 
 
 def _put(content: Any, place: tuple[Any, ...], value: Any) -> None:
@@ -118,8 +102,8 @@ def _check_harmless(error: Exception) -> None:
     assert len(line) < 1500
 
 
-_ALL = [*((_with_shapes, p) for p in _places(_with_shapes()))]
-_ALL += [(_with_model, p) for p in _places(_with_model())]
+_ALL = [*((_with_shapes, p) for p in places(_with_shapes()))]
+_ALL += [(_with_model, p) for p in places(_with_model())]
 
 
 @given(where=st.sampled_from(_ALL), value=_HOSTILE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from autotune.errors import InputError
 from autotune.plan.documents import LARGEST_BYTES
 from autotune.plan.models import Server, lora_layers, read_adapter, read_config
+from tests.mutated import nested, places
 
 MODELS = Path(__file__).parents[3] / "studies" / "models"
 
@@ -38,32 +38,17 @@ _ADAPTER: dict[str, Any] = {
 }
 
 
-def _nested(depth: int) -> list[Any]:
-    value: list[Any] = []
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
 _HOSTILE = st.one_of(
     st.sampled_from(
         [
             *(None, 0, -1, 1, 2, 2**24, 2**31, 2**64, 10**4000, math.nan, math.inf, 1.5, 16.0),
             *(True, False, "", "1", "\x00", "\x1b[2J", "a\nb", "\u202e", "x" * 5000),
-            *([], [[]], {}, {"": 1}, [None], ["\x1b"], [1] * 100, _nested(200)),
+            *([], [[]], {}, {"": 1}, [None], ["\x1b"], [1] * 100, nested(200)),
         ]
     ),
     st.integers(),
     st.text(max_size=8),
 )
-
-
-def _places(content: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    keys = content if isinstance(content, dict) else range(len(content))
-    for key in keys:
-        yield (*above, key)
-        if isinstance(content[key], dict | list):
-            yield from _places(content[key], (*above, key))
 
 
 def _changed(content: Any, place: tuple[Any, ...], value: Any) -> Any:
@@ -80,7 +65,7 @@ def _check_harmless(error: Exception) -> None:
     assert len(str(error)) < 2500
 
 
-_IN_CONFIGS = [(name, place) for name, config in _CONFIGS.items() for place in _places(config)]
+_IN_CONFIGS = [(name, place) for name, config in _CONFIGS.items() for place in places(config)]
 
 
 @given(where=st.sampled_from(_IN_CONFIGS), value=_HOSTILE)
@@ -93,7 +78,7 @@ def test_a_hostile_value_anywhere_in_a_config_is_taken_or_refused_in_one_line(wh
         _check_harmless(error)
 
 
-@given(place=st.sampled_from([*_places(_ADAPTER)]), value=_HOSTILE)
+@given(place=st.sampled_from([*places(_ADAPTER)]), value=_HOSTILE)
 def test_a_hostile_value_anywhere_in_an_adapter_is_taken_or_refused_in_one_line(
     tmp_path_factory, place, value
 ):
