@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 from autotune.choose.selection import Selection
@@ -27,6 +28,7 @@ from autotune.launch.space import SearchSpace
 from autotune.measure.cuda.runner import CudaRunner
 from autotune.measure.runners import gpu_runner
 from autotune.search import Budget, ShapeTuner, TrialMirror
+from autotune.search.writer import Writer
 from autotune.store import Store
 
 SHAPE = KernelShape.from_mapping(
@@ -52,11 +54,13 @@ def search(
     """Run one whole search in a database of its own."""
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder) / 'engine.db'}"
-        store, mirror = Store(url), TrialMirror(url)
-        tuner = ShapeTuner(runner, space, store=store, mirror=mirror, sampler=sampler, seed=seed)
-        selection = tuner.run(Budget(trials=trials))
-        mirror.close()
-        store.close()
+        with (
+            closing(Store(url)) as store,
+            closing(TrialMirror(url)) as mirror,
+            closing(Writer(store, mirror)) as writer,
+        ):
+            tuner = ShapeTuner(runner, space, writer=writer, sampler=sampler, seed=seed)
+            selection = tuner.run(Budget(trials=trials))
     if selection is None:
         raise SystemExit("nothing works on this device")
     return selection
@@ -92,7 +96,7 @@ def repeated(runner: CudaRunner, space: SearchSpace, sampler: str, *, trials: in
     """Search ten times with ten seeds, and compare the chosen configurations side by side."""
     chosen = []
     for seed in range(REPEATS):
-        runner.forget()  # measure everything anew
+        runner.leave(SHAPE)  # measure everything anew
         chosen.append(search(runner, space, sampler, trials=trials, seed=seed).config)
     compared = runner.compare(SHAPE, list(dict.fromkeys(chosen)), lambda samples: False).samples_us
     latencies = {config: statistics.median(samples) for config, samples in compared.items()}
@@ -146,7 +150,7 @@ def main() -> None:
         with gpu_runner("builtin", print) as runner:
             space = runner.space(SHAPE, AXES)
             throughput(runner, space, "warm cache, exhaustive", "exhaustive")
-            runner.forget()
+            runner.leave(SHAPE)
             throughput(runner, space, "warm cache, tpe", "tpe")
             repeated(runner, space, "random", trials=len(space.configs))
             busy_processor(runner, space.default)

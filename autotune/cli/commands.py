@@ -34,6 +34,7 @@ from autotune.cli.flags import (
     CheckReplay,
     CheckStorage,
     CheckStudy,
+    ComparedEffort,
     ComparedTrials,
     EffortName,
     ExportOutput,
@@ -330,6 +331,7 @@ def compare_samplers(  # noqa: PLR0913 - one parameter a flag
     trials: ComparedTrials = None,
     seeds: Seeds = None,
     lookahead: Lookahead = None,
+    effort: ComparedEffort = None,
     plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
@@ -343,7 +345,11 @@ def compare_samplers(  # noqa: PLR0913 - one parameter a flag
     from autotune.search.contest.compare import Comparison, compare, sampler_names
     from autotune.search.contest.curves import by_sampler, by_shape, summaries
 
-    given = {"trials": trials, "seeds": seeds, "lookahead": lookahead}
+    given = {"trials": trials, "seeds": seeds, "lookahead": lookahead, "effort": effort}
+    if effort is not None and trials is None:
+        from autotune.plan.effort import EFFORTS
+
+        given["trials"] = EFFORTS[effort].trials
     with errors_in_one_line():
         if plot is not None:
             try_file(plot, ExportError, advice="name another file with -o")

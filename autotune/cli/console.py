@@ -242,13 +242,14 @@ def print_written(paths: Iterable[Path], folder: Path) -> None:
 
 def print_compared(comparison: Comparison, summaries: Sequence[Summary], *, as_json: bool) -> None:
     """Print the result of a contest of samplers, a row for each."""
-    from autotune.cli.contest import LEGEND, comparison_table
+    from autotune.cli.contest import LEGEND, LEGEND_OF_ENDS, comparison_table
 
     if as_json:
         out.print_json(json.dumps(comparison.as_dict(summaries)))
     else:
-        out.print(comparison_table(summaries))
-        out.print(LEGEND)
+        ends = comparison.effort is not None
+        out.print(comparison_table(summaries, ends=ends))
+        out.print(LEGEND + LEGEND_OF_ENDS * ends)
 
 
 def print_tuned(done: Done, plan: StudyPlan) -> None:

@@ -18,12 +18,25 @@ LEGEND = (
     "the default counts then."
 )
 
+#: Added to ``LEGEND`` where searches end by themselves.
+LEGEND_OF_ENDS = (
+    " trials: of a search, mean. at the end: how much slower than the recorded best its best is, "
+    "median and worst over shapes."
+)
 
-def comparison_table(summaries: Sequence[Summary]) -> Table:
-    """One row a sampler: regret (median, worst shape), trials until near the best, score, cost."""
+
+def comparison_table(summaries: Sequence[Summary], *, ends: bool = False) -> Table:
+    """One row a sampler: regret (median, worst shape), trials until near the best, score, cost.
+
+    Args:
+        summaries: One for each sampler.
+        ends: Whether searches end by themselves, so that their ends are compared, too.
+    """
     table = Table(box=None)
     table.add_column("sampler")
     first = summaries[0]
+    for name in ("trials", "at the end") if ends else ():
+        table.add_column(name, justify="right")
     for mark in first.regret:
         table.add_column(f"after {mark}", justify="right")
     for nearness in first.trials_to:
@@ -34,6 +47,7 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
     for each in summaries:
         table.add_row(
             each.name,
+            *([f"{each.trials:.1f}", "{:.1%} {:.1%}".format(*each.at_end)] if ends else []),
             *(f"{median:.1%} {worst:.1%}" for median, worst in each.regret.values()),
             *(f"{median:.0f} {mean:.1f}" for median, mean in each.trials_to.values()),
             f"{each.score:.2f}",

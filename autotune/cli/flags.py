@@ -210,6 +210,15 @@ Lookahead = Annotated[
         help="Configurations asked for at once, as a compile pool does; 1 if not given.",
     ),
 ]
+ComparedEffort = Annotated[
+    str | None,
+    typer.Option(
+        "--effort",
+        parser=parsers.choice(tuple(EFFORTS)),
+        metavar="|".join(EFFORTS),
+        help="Let searches end by themselves, as those of a run do; all trials are made if none.",
+    ),
+]
 Plot = Annotated[
     Path | None,
     typer.Option(

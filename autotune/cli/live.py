@@ -16,7 +16,7 @@ from rich.text import Text
 
 from autotune.cli.console import out, say
 from autotune.cli.exits import resumable
-from autotune.cli.progress import RunProgress, trial_text
+from autotune.cli.progress import RunProgress, Search, trial_text
 from autotune.cli.signals import check_stopped
 from autotune.cli.tables import selection_cells
 from autotune.launch.shape import KernelShape
@@ -225,8 +225,8 @@ def drawn(
         layers: The names of shapes' layers, where they are known.
     """
     lines = [_shape_text(progress, layers or {})]
-    if progress.shape is not None:
-        lines += [_best_text(progress), _last_text(progress)]
+    if (search := progress.search) is not None:
+        lines += [_best_text(search), _last_text(search)]
     if status is not None:
         lines.append(_status_text(status))
     texts = [Text(f" {line}", no_wrap=True, overflow="ellipsis") for line in lines]
@@ -250,21 +250,22 @@ def _head(progress: RunProgress) -> Table:
 
 
 def _shape_text(progress: RunProgress, layers: Mapping[KernelShape, str]) -> str:
-    shape = progress.shape
+    shape, search = progress.shape, progress.search
     if not progress.trials:
         return "listing every shape's configurations, and reading what earlier searches found"
-    if shape is None:
+    if shape is None or search is None:
         if progress.looked:
             return f"batch sizes between the tuned ones: {progress.looked} timed"
         return "going on to the next shape"
-    if progress.finalists:
-        return f"timing {progress.finalists} finalists side by side: {_name(shape, layers)}"
+    if search.finalists:
+        return f"timing {search.finalists} finalists side by side: {_name(shape, layers)}"
     more = ", going on" if progress.is_going_on else ""
-    return f"trial {progress.tried} of up to {progress.most}{more}: {_name(shape, layers)}"
+    more += f", beside {others} more" if (others := len(progress.searches) - 1) else ""
+    return f"trial {search.tried} of up to {search.most}{more}: {_name(shape, layers)}"
 
 
-def _best_text(progress: RunProgress) -> str:
-    best_us, default_us = progress.best_us, progress.default_us
+def _best_text(search: Search) -> str:
+    best_us, default_us = search.best_us, search.default_us
     if best_us is None:
         return "best so far: nothing works yet"
     text = f"best so far {best_us:.2f} µs"
@@ -273,9 +274,9 @@ def _best_text(progress: RunProgress) -> str:
     return text + f", default {default_us:.2f} µs: {default_us / best_us:.2f}x"
 
 
-def _last_text(progress: RunProgress) -> str:
+def _last_text(search: Search) -> str:
     """The latest trials, the last one first: the end of a line may be cut."""
-    latest = list(progress.last)[: -_SHOWN - 1 : -1]
+    latest = list(search.last)[: -_SHOWN - 1 : -1]
     return "last trials: " + (", ".join(map(trial_text, latest)) or "none yet")
 
 

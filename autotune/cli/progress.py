@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, Outcome
@@ -18,6 +20,27 @@ _LAST = 8
 _ENOUGH = 10
 
 
+@dataclass(slots=True)
+class Search:
+    """How far the search of one shape is.
+
+    Attributes:
+        tried: How many configurations are measured.
+        most: How many will be measured at most.
+        best_us: The fastest configuration, microseconds; None while none works.
+        default_us: vLLM's default, microseconds; None where it is not measured, or does not run.
+        last: The latest trials, in the order in which they were made.
+        finalists: How many finalists are timed side by side now; 0 while the shape is searched.
+    """
+
+    tried: int
+    most: int
+    best_us: float | None = None
+    default_us: float | None = None
+    last: deque[Measurement] = field(default_factory=lambda: deque(maxlen=_LAST))
+    finalists: int = 0
+
+
 class RunProgress:
     """The state of a run.
 
@@ -25,13 +48,8 @@ class RunProgress:
         lock: Another thread must hold it while it reads the state.
         trials: Per planned shape how many configurations are measured at most.
         done: Per finished shape how many configurations were measured.
-        shape: The shape that is searched now; None where none is.
-        tried: How many configurations of that shape are measured.
-        most: How many of them will be measured at most.
-        best_us: Its fastest configuration, microseconds; None while none works.
-        default_us: vLLM's default, microseconds; None where it is not measured, or does not run.
-        last: The shape's latest trials, in the order in which they were made.
-        finalists: How many finalists are timed side by side now; 0 while the shape is searched.
+        searches: Per shape that is searched now, how far its search is.
+        shape: Of these the one that something was last heard of; None where none is searched.
         measured: How many configurations of all shapes this run has measured.
         looked: At how many batch sizes between the tuned ones something was timed.
     """
@@ -47,18 +65,12 @@ class RunProgress:
         """
         self.lock = threading.Lock()
         self._time_budget_s, self._clock = time_budget_s, clock
-        self._started_s = clock()
-        #: Seconds spent on finished shapes of which this run measured something, and the time at
-        #: which the present shape was opened.
-        self._searching_s, self._opened_s = 0.0, self._started_s
-        self._new_here = 0
+        self._started_s = self._searching_s = clock()
         self.trials: Mapping[KernelShape, int] = {}
         self.done: dict[KernelShape, int] = {}
+        self.searches: dict[KernelShape, Search] = {}
         self.shape: KernelShape | None = None
-        self.tried = self.most = self.finalists = self.measured = self.looked = 0
-        self.best_us: float | None = None
-        self.default_us: float | None = None
-        self.last: deque[Measurement] = deque(maxlen=_LAST)
+        self.measured = self.looked = 0
 
     def watch(self, event: Event) -> None:
         """Bring the state up to date with an event."""
@@ -71,11 +83,18 @@ class RunProgress:
         return self._clock() - self._started_s
 
     @property
+    def search(self) -> Search | None:
+        """How far the search of ``shape`` is; None where none is searched."""
+        return None if self.shape is None else self.searches[self.shape]
+
+    @property
     def share(self) -> float:
         """How much of the first search of every shape is done, from 0 to 1."""
-        here = 0.0
-        if self.shape in self.trials and self.shape not in self.done and self.most:
-            here = min(1.0, self.tried / self.most)
+        here = math.fsum(
+            min(1.0, one.tried / one.most)
+            for shape, one in self.searches.items()
+            if shape in self.trials and shape not in self.done and one.most
+        )
         return min(1.0, (len(self.done) + here) / max(1, len(self.trials)))
 
     @property
@@ -99,45 +118,53 @@ class RunProgress:
         ahead = sum(
             most
             for shape, most in self.trials.items()
-            if shape not in self.done and shape != self.shape
+            if shape not in self.done and shape not in self.searches
         )
-        left = ahead * needed + max(0.0, self.most * needed - self.tried)
-        here_s = self._clock() - self._opened_s if self._new_here else 0.0
-        expected_s = left * (self._searching_s + here_s) / self.measured
+        under_way = self.searches.values()
+        left = ahead * needed + sum(max(0.0, one.most * needed - one.tried) for one in under_way)
+        expected_s = left * (self._clock() - self._searching_s) / self.measured
         return expected_s if left_s is None else min(left_s, expected_s)
 
     def _take(self, event: Event) -> None:
         match event:
             case Planned():
                 self.trials = event.trials
-                self._started_s = self._clock()
+                self._started_s = self._searching_s = self._clock()
             case Opened():
                 self._open(event)
             case Tried():
-                self.tried, self.measured = event.tried, self.measured + 1
-                self.best_us, self.default_us = event.best_us, event.default_us
-                self.last.append(event.measurement)
-                self._new_here += 1
+                self._count(event)
             case Choosing():
-                self.finalists = event.finalists
+                self.shape = event.shape
+                self.searches[event.shape].finalists = event.finalists
             case ShapeDone():
                 self._finish(event)
             case Looked():
                 self.shape, self.looked = None, self.looked + 1
 
     def _open(self, event: Opened) -> None:
-        self.shape, self.tried, self.most = event.shape, event.tried, event.most
-        self.best_us, self.default_us = event.best_us, event.default_us
-        self.finalists = self._new_here = 0
-        self._opened_s = self._clock()
-        self.last.clear()
+        self.shape = event.shape
+        self.searches[event.shape] = Search(
+            tried=event.tried,
+            most=event.most,
+            best_us=event.best_us,
+            default_us=event.default_us,
+        )
+
+    def _count(self, event: Tried) -> None:
+        if not self.measured:
+            self._searching_s = self._clock()
+        self.measured += 1
+        self.shape = event.measurement.shape
+        one = self.searches[self.shape]
+        one.tried, one.best_us, one.default_us = event.tried, event.best_us, event.default_us
+        one.last.append(event.measurement)
 
     def _finish(self, event: ShapeDone) -> None:
-        if self._new_here:
-            self._searching_s += self._clock() - self._opened_s
-            self._new_here = 0
-        self.done[event.tuned.shape] = event.tuned.trials
-        self.shape, self.finalists = None, 0
+        shape = event.tuned.shape
+        self.searches.pop(shape, None)
+        self.done[shape] = event.tuned.trials
+        self.shape = next(iter(self.searches), None)
 
 
 def trial_text(measurement: Measurement) -> str:

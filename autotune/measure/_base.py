@@ -40,8 +40,8 @@ class Runner(ABC):
 
     Attributes:
         environment: The GPU, kernels and versions that it measures with.
-        lookahead: How many configurations ``measure`` should be given at once, so that the next
-            are compiled while one is timed.
+        lookahead: How many configurations of all shapes should be under way, so that the next are
+            compiled while one is timed.
     """
 
     environment: Environment
@@ -78,6 +78,18 @@ class Runner(ABC):
 
         Called by ``space``, which takes the same arguments and raises the same errors.
         """
+
+    def first_ready(self, pending: Mapping[KernelShape, Sequence[KernelConfig]]) -> KernelShape:
+        """The shape of which a configuration can be measured first.
+
+        A runner that compiles has the configurations of all shapes compiled meanwhile, in the order
+        given, and waits until one is ready.
+
+        Args:
+            pending: Configurations to measure, per shape; the most urgent shape first. At least one
+                shape, and for every shape at least one configuration.
+        """
+        return next(iter(pending))
 
     @abstractmethod
     def measure(
@@ -126,6 +138,9 @@ class Runner(ABC):
 
     def recall(self, measurements: Iterable[Measurement]) -> None:  # noqa: B027 - most need not know
         """Take in measurements of earlier runs; the space of their shape was asked for before."""
+
+    def leave(self, shape: KernelShape) -> None:  # noqa: B027 - some runners hold nothing
+        """Drop what is held for a shape, and what is still to be compiled for it."""
 
     def ceilings(self) -> Ceilings | None:
         """What the device reaches at best, for rooflines; None where that is not known."""

@@ -284,6 +284,14 @@ class RecordingRunner(Runner):
         self._defaults[shape] = space.default
         return space
 
+    def first_ready(self, pending: Mapping[KernelShape, Sequence[KernelConfig]]) -> KernelShape:
+        """The shape that the inner runner has ready first."""
+        return self._inner.first_ready(pending)
+
+    def leave(self, shape: KernelShape) -> None:
+        """Let the inner runner drop what it holds for a shape."""
+        self._inner.leave(shape)
+
     def measure(
         self, shape: KernelShape, pending: Sequence[KernelConfig], stop: StopRule
     ) -> Measurement:

@@ -20,18 +20,21 @@ class Effort:
             more of them where others needed fewer.
         least_gain: The search ends where going on is expected to make the shape faster by less than
             this share of its latency.
+        fewest: Configurations that are measured before an expected gain may end the search.
     """
 
     trials: int
     least_gain: float
+    fewest: int
 
 
 #: The efforts, by the names that ``--effort`` takes. On the shipped recording a normal search ends
 #: after 86 trials in the mean, in spaces of more than 200 configurations (``studies/LOG.md``).
 EFFORTS: Mapping[str, Effort] = {
-    "quick": Effort(trials=60, least_gain=0.015),
-    "normal": Effort(trials=200, least_gain=0.005),
-    "thorough": Effort(trials=1000, least_gain=0.001),
+    "instant": Effort(trials=6, least_gain=0.2, fewest=3),
+    "quick": Effort(trials=60, least_gain=0.02, fewest=9),
+    "normal": Effort(trials=200, least_gain=0.01, fewest=12),
+    "thorough": Effort(trials=1000, least_gain=0.002, fewest=30),
 }
 
 #: The effort of a run that gives neither trials nor an effort.

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from autotune.plan.effort import Effort
+
 #: Configurations of a shape that are measured even when its time is over, the default among them.
 #: vLLM would give a shape without an entry the entry of a neighbour.
 FEWEST_TRIALS = 10
@@ -38,28 +40,35 @@ class Budget:
         deadline: When to stop, as ``time.monotonic()`` counts, but not before ``FEWEST_TRIALS``;
             None for no limit.
         least_gain: The search ends when going on is expected to gain less than this share; None for
-            no such end. A space of no more configurations than ``trials`` is searched whole.
+            no such end.
+        fewest: Configurations that are measured before an expected gain may end the search.
     """
 
     trials: int
     deadline: float | None = None
     least_gain: float | None = None
+    fewest: int = 1
+
+    @classmethod
+    def of(cls, effort: Effort | None, trials: int) -> Budget:
+        """The budget of an effort, or that of all trials without one."""
+        if effort is None:
+            return cls(trials=trials)
+        return cls(trials=trials, least_gain=effort.least_gain, fewest=effort.fewest)
 
     def is_spent(self, tried: int) -> bool:
         """Whether no further configuration may be started."""
         late = self.deadline is not None and time.monotonic() >= self.deadline
         return tried >= (min(FEWEST_TRIALS, self.trials) if late else self.trials)
 
-    def is_enough(self, best_us: Sequence[float], *, configs: int) -> bool:
+    def is_enough(self, gain: float, tried: int) -> bool:
         """Whether a search may end before its budget is spent.
 
         Args:
-            best_us: As for ``expected_gain``.
-            configs: How many configurations the space has.
+            gain: The share of its latency that the shape is expected to gain if the search goes on.
+            tried: How many configurations were measured.
         """
-        if self.least_gain is None or configs <= self.trials:
-            return False
-        return expected_gain(best_us) < self.least_gain
+        return self.least_gain is not None and tried >= self.fewest and gain < self.least_gain
 
 
 def expected_gain(best_us: Sequence[float]) -> float:

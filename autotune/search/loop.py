@@ -31,6 +31,10 @@ from autotune.search.samplers.transfer import Neighbour, nearest
 from autotune.search.samplers.untried import Untried
 from autotune.store import study_name
 
+#: Trials that every ``block_m`` gets even where the belief says that it is out of reach: the other
+#: ops of its layer may leave no choice.
+FEWEST_OF_BLOCK_M = 2
+
 
 class SearchLoop:
     """An Optuna study in memory, and the configurations that are measured or under way.
@@ -71,14 +75,15 @@ class SearchLoop:
         self._positions = Positions(space)
         self._untried = Untried(space, self._positions)
         make = sampler if callable(sampler) else partial(make_sampler, sampler)
+        self._sampler = make(
+            space,
+            self._untried,
+            self._positions,
+            seed=f"{seed}/{study_name(runner.environment, self._shape)}",
+            neighbours=nearest(self._shape, finished),
+        )
         self._study: Study = optuna.create_study(
-            sampler=make(
-                space,
-                self._untried,
-                self._positions,
-                seed=f"{seed}/{study_name(runner.environment, self._shape)}",
-                neighbours=nearest(self._shape, finished),
-            ),
+            sampler=self._sampler,
             pruner=RacingPruner(alike="block_m" if self._shape.op.is_moe else None),
         )
         self.sampler_s = time.perf_counter() - started
@@ -100,14 +105,25 @@ class SearchLoop:
         self._untried.take(config)
         self._note(config, measurement)
 
-    def ask(self, budget: Budget) -> bool:
-        """Choose the next configurations, as many as the runner wants to have under way.
+    @property
+    def pending(self) -> list[KernelConfig]:
+        """The configurations under way, oldest first."""
+        return list(self._pending)
+
+    def ask(self, budget: Budget, *, at_most: int | None = None) -> bool:
+        """Choose the next configurations.
+
+        Args:
+            budget: Says when the search is over.
+            at_most: How many configurations to have under way; by default as many as the runner
+                wants.
 
         Returns:
             Whether a configuration is under way. If not, the search is over.
         """
         started = time.perf_counter()
-        while len(self._pending) < self._runner.lookahead and len(self._untried):
+        most = self._runner.lookahead if at_most is None else at_most
+        while len(self._pending) < most and len(self._untried):
             tried = len(self.measured) + len(self._pending)
             if budget.is_spent(tried) or self._is_enough(budget):
                 break
@@ -117,7 +133,7 @@ class SearchLoop:
 
     def measure(self) -> Measurement:
         """Measure one of the configurations under way, whichever the runner has ready first."""
-        measurement = self._runner.measure(self._shape, list(self._pending), self._is_too_slow)
+        measurement = self._runner.measure(self._shape, self.pending, self._is_too_slow)
         trial = self._pending.pop(measurement.config)
         trial.set_constraint(CONSTRAINT, constraint(measurement))
         state, value = verdict(measurement)
@@ -128,7 +144,7 @@ class SearchLoop:
     @property
     def expected_gain(self) -> float:
         """Share of its latency that the shape is expected to gain if the search goes on."""
-        return expected_gain(self._best_us) if len(self._untried) else 0.0
+        return max(self._gains().values(), default=0.0)
 
     @property
     def outcomes(self) -> Counter[str]:
@@ -159,10 +175,29 @@ class SearchLoop:
     # ----------------------------------------------------------------- asking
 
     def _is_enough(self, budget: Budget) -> bool:
-        # A MoE op needs the best of every block_m, not only the best of all.
-        if self._shape.op.is_moe:
+        if budget.least_gain is None or len(self.measured) < budget.fewest:
             return False
-        return budget.is_enough(self._best_us, configs=len(self.space.configs))
+        if not self._sampler.is_informed and len(self.space.configs) <= budget.trials:
+            return False
+        return budget.is_enough(self.expected_gain, len(self.measured))
+
+    def _gains(self) -> dict[int | None, float]:
+        """The expected gain of going on.
+
+        A MoE op needs the best of every ``block_m`` in reach, so it has a gain for each of them.
+        """
+        if self._shape.op.is_moe:
+            return {block_m: self._gain(block_m) for block_m in self._untried.block_ms_left}
+        return {None: self._gain(None)} if len(self._untried) else {}
+
+    def _gain(self, block_m: int | None) -> float:
+        said = self._sampler.expected_gain(self._study, block_m=block_m)
+        if said is not None and self._sampler.is_informed:
+            return said
+        # Without neighbours the model has only what it measured, and may miss a whole region.
+        if block_m is not None:
+            return math.inf
+        return max(expected_gain(self._best_us), said or 0.0)
 
     def _choose(self) -> None:
         default = self.space.default
@@ -179,7 +214,12 @@ class SearchLoop:
     def _next_block_m(self) -> int | None:
         tried = Counter(dict.fromkeys(self.space.axes["block_m"], 0))
         tried.update(config.block_m for config in (*self.measured, *self._pending))
-        return next_block_m(self._untried.block_ms_left, tried, best_latencies_us(self.measured))
+        if not self._sampler.is_informed:
+            best_us = best_latencies_us(self.measured)
+            return next_block_m(self._untried.block_ms_left, tried, best_us)
+        gains = self._gains()
+        new = [block_m for block_m in gains if tried[block_m or 0] < FEWEST_OF_BLOCK_M]
+        return min(new, default=None) or max(gains, key=lambda each: gains[each], default=None)
 
     def _is_too_slow(self, config: KernelConfig, samples_us: Sequence[float]) -> bool:
         if config == self.space.default:  # needed in full: everything is compared with it

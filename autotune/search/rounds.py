@@ -1,13 +1,14 @@
 """Every shape is searched once; the budget that is left goes to shapes that still gain.
 
-Knows nothing of trials and samplers: the caller gives the function that searches a shape.
+Knows nothing of trials and samplers: the caller gives the function that searches shapes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
@@ -41,8 +42,27 @@ class Searched:
     default_us: float | None
 
 
-#: Searches one shape until its budget is spent, and chooses. Called again, it goes on.
-Search = Callable[[SearchSpace, Budget], Searched]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A shape's turn to be searched.
+
+    Attributes:
+        space: The shape's configurations.
+        early: The budget while turns before it are not over.
+        begin: Called once every turn before it is over. The budget from then on; None where too
+            little time is left.
+        end: Called with the result.
+    """
+
+    space: SearchSpace
+    early: Budget
+    begin: Callable[[], Budget | None]
+    end: Callable[[Searched], None]
+
+
+#: Searches shapes, in order or side by side, each until its budget is spent. A shape that comes
+#: again goes on.
+Search = Callable[[Sequence[Turn]], None]
 
 
 def search_in_rounds(plan: StudyPlan, spaces: Sequence[SearchSpace], search: Search) -> None:
@@ -54,7 +74,7 @@ def search_in_rounds(plan: StudyPlan, spaces: Sequence[SearchSpace], search: Sea
     Args:
         plan: Says trials, effort and time budget.
         spaces: The space of every shape, in the order in which they are searched.
-        search: Searches one space.
+        search: Searches shapes.
     """
     rounds = _Rounds(plan, spaces, search)
     rounds.first()
@@ -75,10 +95,14 @@ class _Rounds:
 
     def first(self) -> None:
         """Search every shape, each with an even share of the time."""
-        for number, space in enumerate(self._spaces):
-            left = len(self._spaces) - number
-            deadline = None if self._shares is None else self._shares.even_share(shapes_left=left)
-            self._go_on(space, trials=self._trials, deadline=deadline)
+        self._search(
+            [
+                self._turn(
+                    space, self._trials, partial(self._even_share, len(self._spaces) - number)
+                )
+                for number, space in enumerate(self._spaces)
+            ]
+        )
 
     def another(self) -> bool:
         """Go on with shapes that still gain, the worthiest first; returns whether any went on."""
@@ -90,20 +114,28 @@ class _Rounds:
             self._share_trials(worth)
         return sum(state.trials for state in self._states.values()) > before
 
+    def _even_share(self, shapes_left: int) -> float | None:
+        return None if self._shares is None else self._shares.even_share(shapes_left=shapes_left)
+
     def _share_time(self, worth: Mapping[SearchSpace, float], shares: TimeShares) -> None:
         total = math.fsum(worth.values())
+        turns = []
         for space, each in worth.items():
-            deadline = shares.share_by_worth(each, total=total)
+            share = partial(shares.share_by_worth, each, total=total)
+            turns.append(self._turn(space, self._most, share, needs_time=True))
             total -= each
-            if deadline is not None:
-                self._go_on(space, trials=self._most, deadline=deadline)
+        self._search(turns)
 
     def _share_trials(self, worth: Mapping[SearchSpace, float]) -> None:
         used = sum(state.trials for state in self._states.values())
         left = max(0, self._trials * len(self._spaces) - used)
-        for space, trials in extra_trials(left, worth, most=self._most - self._trials).items():
-            tried = self._states[space.shape].trials
-            self._go_on(space, trials=min(tried + trials, self._most), deadline=None)
+        shared = extra_trials(left, worth, most=self._most - self._trials)
+        self._search(
+            [
+                self._turn(space, min(self._states[space.shape].trials + trials, self._most))
+                for space, trials in shared.items()
+            ]
+        )
 
     def _worth(self) -> dict[SearchSpace, float]:
         """The shapes to go on with: microseconds that a forward pass may save, the most first."""
@@ -116,9 +148,26 @@ class _Rounds:
                 worth[space] = gain_us * max(runs, 1)
         return dict(sorted(worth.items(), key=lambda pair: -pair[1]))
 
-    def _go_on(self, space: SearchSpace, *, trials: int, deadline: float | None) -> None:
-        least_gain = None if self._effort is None else self._effort.least_gain
-        budget = Budget(trials=trials, deadline=deadline, least_gain=least_gain)
-        self._states[space.shape] = self._search(space, budget)
-        if self._shares is not None and deadline is not None:
-            self._shares.ended(deadline)
+    def _turn(
+        self,
+        space: SearchSpace,
+        trials: int,
+        share: Callable[[], float | None] = lambda: None,
+        *,
+        needs_time: bool = False,
+    ) -> Turn:
+        """A turn of up to so many trials, which ends at the deadline that ``share`` gives."""
+        early = Budget.of(self._effort, trials)
+        deadline: float | None = None
+
+        def begin() -> Budget | None:
+            nonlocal deadline
+            deadline = share()
+            return None if needs_time and deadline is None else replace(early, deadline=deadline)
+
+        def end(searched: Searched) -> None:
+            self._states[space.shape] = searched
+            if self._shares is not None and deadline is not None:
+                self._shares.ended(deadline)
+
+        return Turn(space=space, early=early, begin=begin, end=end)

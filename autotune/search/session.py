@@ -22,6 +22,7 @@ from autotune.search.samplers.by_name import check_installed
 from autotune.search.samplers.known import experience, finished_earlier
 from autotune.search.samplers.transfer import Neighbour, in_order
 from autotune.search.tuner import ShapeTuner
+from autotune.search.writer import Writer
 from autotune.store import Patience, RunLog, Store, facts
 from autotune.store.patience import PATIENCE_S
 
@@ -97,8 +98,8 @@ class Session:
             self.spaces = [self.space(shape) for shape in self._ordered()]
             patience = Patience(PATIENCE_S, say=self._say)
             self.store = opened.enter_context(closing(Store(plan.storage, patience=patience)))
-            self._mirror = TrialMirror(plan.storage, patience=patience)
-            opened.enter_context(closing(self._mirror))
+            mirror = opened.enter_context(closing(TrialMirror(plan.storage, patience=patience)))
+            self._writer = opened.enter_context(closing(Writer(self.store, mirror)))
             self._keep_facts()
             self._log = opened.enter_context(RunLog(self.store, self.runner.environment))
             self._opened = opened.pop_all()
@@ -121,17 +122,24 @@ class Session:
         """The space of a shape, with the axes that the plan gives its op."""
         return self.runner.space(shape, self.plan.axes[shape.op])
 
-    def tuner(self, space: SearchSpace) -> ShapeTuner:
-        """The tuner of a shape, which may learn from every other shape that was searched."""
-        others = [each for shape, each in self._finished.items() if shape != space.shape]
+    def tuner(self, space: SearchSpace, beside: Sequence[ShapeTuner] = ()) -> ShapeTuner:
+        """The tuner of a shape, which may learn from every other shape that was searched.
+
+        Args:
+            space: The shape's configurations.
+            beside: Tuners of other shapes that are searched now, to learn from what they know.
+        """
+        others = dict(self._finished)
+        if self.transfers:
+            others |= {each.shape: each.as_neighbour for each in beside}
+        others.pop(space.shape, None)
         return ShapeTuner(
             self.runner,
             space,
-            store=self.store,
-            mirror=self._mirror,
+            writer=self._writer,
             sampler=self.plan.sampler,
             seed=self.plan.seed,
-            finished=[*self.earlier, *others],
+            finished=[*self.earlier, *others.values()],
             watch=self.tell,
         )
 

@@ -12,8 +12,10 @@ from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.search.budget import Budget
 from autotune.search.events import Looked, Planned, ShapeDone, Tuned
+from autotune.search.pipeline import Pipeline
 from autotune.search.rounds import Searched, search_in_rounds
 from autotune.search.session import Session
+from autotune.search.tuner import ShapeTuner
 from autotune.store import facts
 from autotune.store.chosen import chosen_together
 
@@ -37,17 +39,16 @@ def tune(session: Session) -> Sequence[Tuned]:
             works for all ops of a MoE layer. What was measured before is kept.
     """
     spaces = session.spaces
+    numbers = {space.shape: number for number, space in enumerate(spaces, start=1)}
     tuned: dict[KernelShape, Tuned] = {}
 
-    def search(space: SearchSpace, budget: Budget) -> Searched:
-        before = tuned.get(space.shape)
-        tuner = session.tuner(space)
-        selection = tuner.run(budget)
+    def done(tuner: ShapeTuner, selection: Selection | None) -> Searched:
+        before = tuned.get(tuner.shape)
         session.learn(tuner)
-        result = Tuned(shape=space.shape, selection=selection, outcomes=tuner.outcomes)
-        tuned[space.shape] = result
+        result = Tuned(shape=tuner.shape, selection=selection, outcomes=tuner.outcomes)
+        tuned[tuner.shape] = result
         if before is None or before.trials != result.trials:
-            number = spaces.index(space) + 1
+            number = numbers[tuner.shape]
             session.tell(ShapeDone(tuned=result, number=number, count=len(spaces)))
         return Searched(
             trials=result.trials,
@@ -56,7 +57,7 @@ def tune(session: Session) -> Sequence[Tuned]:
         )
 
     session.tell(_planned(session.plan.trials, spaces))
-    search_in_rounds(session.plan, spaces, search)
+    search_in_rounds(session.plan, spaces, Pipeline(session, done).run)
     own = [one.selection for one in tuned.values() if one.selection is not None]
     chosen = chosen_together(own, session.store, session.runner.environment)
     by_shape = {one.shape: one for one in chosen}

@@ -8,27 +8,30 @@ from functools import partial
 
 from autotune.choose.finalists import finalists
 from autotune.choose.selection import Selection, is_settled, is_settled_at_every_block_m
+from autotune.launch.config import KernelConfig
 from autotune.launch.space import SearchSpace
 from autotune.measure import Runner
 from autotune.search.budget import Budget
-from autotune.search.dashboard.mirror import TrialMirror
 from autotune.search.events import Choosing, Opened, Tried, Watch, unwatched
 from autotune.search.loop import SearchLoop
 from autotune.search.samplers.transfer import Neighbour
-from autotune.search.writer import StudyWriter
-from autotune.store import Finished, Store, utc_now
+from autotune.search.writer import Writer
+from autotune.store import Finished, utc_now
 
 
 class ShapeTuner:
-    """Finds the best configuration of one shape."""
+    """Finds the best configuration of one shape, at once (``run``) or step by step.
+
+    Attributes:
+        shape: The shape.
+    """
 
     def __init__(  # noqa: PLR0913 - each by its name
         self,
         runner: Runner,
         space: SearchSpace,
         *,
-        store: Store,
-        mirror: TrialMirror,
+        writer: Writer,
         sampler: str,
         seed: int,
         finished: Sequence[Neighbour] = (),
@@ -39,18 +42,17 @@ class ShapeTuner:
         Args:
             runner: Measures configurations.
             space: The shape's configurations.
-            store: Keeps measurements and selections.
-            mirror: Keeps Optuna's trials.
+            writer: Keeps measurements and selections.
             sampler: One of ``SAMPLERS``.
             seed: The same seed makes the same choices.
             finished: Other shapes that were searched before, to learn from.
             watch: Called with every event.
         """
         self._watch = watch
-        self._runner, self._space, self._shape = runner, space, space.shape
-        self._store = store
-        self._record = store.study_of(self._shape, runner.environment)
-        self._writer = StudyWriter(store, mirror, self._record)
+        self._runner, self._space, self.shape = runner, space, space.shape
+        self._store = writer.store
+        self._record = self._store.study_of(self.shape, runner.environment)
+        self._writer = writer.open(self._record)
         self._untold: deque[Tried] = deque()
         self._told = 0
         self._loop = SearchLoop(runner, space, sampler=sampler, seed=seed, finished=finished)
@@ -59,20 +61,70 @@ class ShapeTuner:
         runner.recall(self._loop.measured.values())
 
     def run(self, budget: Budget) -> Selection | None:
-        """Search, time the finalists beside the default, and choose.
+        """Search, and choose.
+
+        Returns:
+            The selection; None where no configuration works.
+        """
+        self.begin(budget)
+        while self.ask(budget):
+            self.measure()
+        return self.choose()
+
+    # ----------------------------------------------------------------- step by step
+
+    def begin(self, budget: Budget) -> None:
+        """Tell that the search begins, or goes on."""
+        loop = self._loop
+        self._watch(
+            Opened(
+                shape=self.shape,
+                tried=len(loop.measured),
+                most=min(budget.trials, len(self._space.configs)),
+                best_us=loop.best_us,
+                default_us=loop.default_us,
+            )
+        )
+
+    def ask(self, budget: Budget, *, at_most: int | None = None) -> bool:
+        """Choose the next configurations; see ``SearchLoop.ask``.
+
+        Returns:
+            Whether a configuration is under way. If not, the search is over.
+        """
+        return self._loop.ask(budget, at_most=at_most)
+
+    @property
+    def pending(self) -> list[KernelConfig]:
+        """The configurations under way, oldest first."""
+        return self._loop.pending
+
+    def measure(self) -> None:
+        """Measure one of the configurations under way, whichever the runner has ready first."""
+        loop, started_at = self._loop, utc_now()
+        measurement = loop.measure()
+        self._writer.put(
+            Finished(measurement=measurement, started_at=started_at, finished_at=utc_now())
+        )
+        self._untold.append(
+            Tried(
+                measurement=measurement,
+                tried=len(loop.measured),
+                best_us=loop.best_us,
+                default_us=loop.default_us,
+            )
+        )
+        self._tell_kept()
+
+    def choose(self) -> Selection | None:
+        """Time the finalists beside the default, choose, and keep the selection.
 
         A selection that was made from exactly these measurements is returned as it is.
 
         Returns:
             The selection; None where no configuration works.
         """
-        try:
-            self._search(budget)
-        except KeyboardInterrupt:
-            self._store.patience.hurry()
-            raise
-        finally:
-            self._writer.close()
+        self._writer.flush()
         self._tell_kept()
         kept = self._store.selection(self._record)
         if kept is not None and self._stands(kept):
@@ -86,7 +138,7 @@ class ShapeTuner:
     @property
     def as_neighbour(self) -> Neighbour:
         """The shape and its measurements, for other shapes to learn from."""
-        return Neighbour(self._shape, tuple(self._loop.measured.values()))
+        return Neighbour(self.shape, tuple(self._loop.measured.values()))
 
     @property
     def expected_gain(self) -> float:
@@ -97,33 +149,6 @@ class ShapeTuner:
     def outcomes(self) -> Counter[str]:
         """How many configurations ended in which outcome."""
         return self._loop.outcomes
-
-    def _search(self, budget: Budget) -> None:
-        loop = self._loop
-        self._watch(
-            Opened(
-                shape=self._shape,
-                tried=len(loop.measured),
-                most=min(budget.trials, len(self._space.configs)),
-                best_us=loop.best_us,
-                default_us=loop.default_us,
-            )
-        )
-        while loop.ask(budget):
-            started_at = utc_now()
-            measurement = loop.measure()
-            self._writer.put(
-                Finished(measurement=measurement, started_at=started_at, finished_at=utc_now())
-            )
-            self._untold.append(
-                Tried(
-                    measurement=measurement,
-                    tried=len(loop.measured),
-                    best_us=loop.best_us,
-                    default_us=loop.default_us,
-                )
-            )
-            self._tell_kept()
 
     def _tell_kept(self) -> None:
         """Tell of the trials that are in the database: a kill never loses what was told."""
@@ -138,17 +163,17 @@ class ShapeTuner:
         return kept.config in self._loop.measured and kept.outcomes == dict(self.outcomes)
 
     def _select(self) -> Selection | None:
-        default, is_moe = self._space.default, self._shape.op.is_moe
+        default, is_moe = self._space.default, self.shape.op.is_moe
         those = finalists(default, self._loop.measured, is_moe=is_moe)
         if not those:
             return None
-        self._watch(Choosing(shape=self._shape, finalists=len(those)))
+        self._watch(Choosing(shape=self.shape, finalists=len(those)))
         rule = is_settled_at_every_block_m if is_moe else is_settled
-        comparison = self._runner.compare(self._shape, those, partial(rule, default))
+        comparison = self._runner.compare(self.shape, those, partial(rule, default))
         if not comparison.samples_us:
             return None
         return Selection.of_samples(
-            self._shape,
+            self.shape,
             default,
             comparison.samples_us,
             outcomes=self.outcomes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 
 import optuna
@@ -18,30 +18,121 @@ from autotune.search.samplers.objective import frozen_trial
 from autotune.store import Finished, Store, StudyRecord
 
 
-class StudyWriter:
-    """Writes the measurements and Optuna's trials of one study.
+class Writer:
+    """Writes the measurements and Optuna's trials of all studies of a run, from one thread.
 
-    A thread takes all measurements since it last looked. It writes the measurements in one
-    transaction, then their trials in another. A kill between the two loses trials, never
-    measurements, and the next run adds the lost trials.
+    The thread takes all measurements since it last looked. For each study it writes the
+    measurements in one transaction, then their trials in another. A kill between the two loses
+    trials, never measurements, and the next run adds the lost trials.
+
+    Attributes:
+        store: Keeps measurements.
     """
 
-    def __init__(self, store: Store, mirror: TrialMirror, record: StudyRecord) -> None:
-        """Open the study, and add Optuna's trials that a kill lost.
+    def __init__(self, store: Store, mirror: TrialMirror) -> None:
+        """Start the thread.
 
         Args:
             store: Keeps measurements.
             mirror: Keeps Optuna's trials.
+        """
+        self.store, self._mirror = store, mirror
+        self._queue: queue.SimpleQueue[_Item | threading.Event | None] = queue.SimpleQueue()
+        self._error: Exception | None = None
+        self._has_failed = False
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    def open(self, record: StudyRecord) -> StudyWriter:
+        """Open a study, and add Optuna's trials that a kill lost.
+
+        Raises:
+            StorageError: The database cannot be used.
+        """
+        return StudyWriter(self, self.store, self._mirror, record)
+
+    def put(self, study: StudyWriter, finished: Finished) -> None:
+        """Hand over a measurement; returns at once, also while the database does not answer.
+
+        Raises:
+            StorageError: An earlier measurement could not be written.
+        """
+        self._raise()
+        self._queue.put((study, finished))
+
+    def flush(self) -> None:
+        """Wait until everything is written; Ctrl-C makes it wait ten seconds at most.
+
+        Raises:
+            StorageError: A measurement could not be written.
+        """
+        written = threading.Event()
+        self._queue.put(written)
+        try:
+            written.wait()
+        except KeyboardInterrupt:
+            self.store.patience.hurry()
+            written.wait()
+            raise
+        self._raise()
+
+    def close(self) -> None:
+        """Write what is left, and end the thread; what cannot be written was said before."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _run(self) -> None:
+        more = True
+        while more:
+            taken = [self._queue.get()]
+            while not self._queue.empty():
+                taken.append(self._queue.get())
+            more = None not in taken
+            batches: dict[StudyWriter, list[Finished]] = {}
+            for each in taken:
+                if isinstance(each, tuple):
+                    batches.setdefault(each[0], []).append(each[1])
+            for study, batch in batches.items():
+                self._write(study, batch)
+            for each in taken:
+                if isinstance(each, threading.Event):
+                    each.set()
+
+    def _write(self, study: StudyWriter, batch: Sequence[Finished]) -> None:
+        if self._has_failed:
+            return
+        try:
+            study.write(batch)
+        except Exception as error:  # noqa: BLE001 - raised again in the owner's thread
+            self._error, self._has_failed = error, True
+
+
+class StudyWriter:
+    """Writes the measurements and Optuna's trials of one study."""
+
+    def __init__(
+        self, writer: Writer, store: Store, mirror: TrialMirror, record: StudyRecord
+    ) -> None:
+        """Open the study, and add Optuna's trials that a kill lost.
+
+        Args:
+            writer: Calls ``write`` from its thread.
+            store: Keeps measurements.
+            mirror: Keeps Optuna's trials.
             record: The study's entry in the store.
         """
-        self._store, self._mirror, self._record = store, mirror, record
+        self._writer, self._store, self._mirror, self._record = writer, store, mirror, record
         self._distributions = value_distributions(record.shape.op)
         self._study: optuna.Study = mirror.open_study(record)
         self.earlier: Sequence[Finished] = store.finished(record)
         lost = self.earlier[mirror.count(self._study) :]
         mirror.add(self._study, [self._trial(item) for item in lost])
-        self._kept = 0
-        self._batches = _Batches(self._write)
+        self._put = self._kept = 0
 
     def put(self, finished: Finished) -> None:
         """Hand over a measurement; returns at once, also while the database does not answer.
@@ -49,25 +140,22 @@ class StudyWriter:
         Raises:
             StorageError: An earlier measurement could not be written.
         """
-        self._batches.put(finished)
+        self._writer.put(self, finished)
+        self._put += 1
 
     @property
     def kept(self) -> int:
         """How many of the measurements that were handed over are in the database."""
         return self._kept
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Wait until everything is written; Ctrl-C makes it wait ten seconds at most.
 
         Raises:
             StorageError: A measurement could not be written.
         """
-        try:
-            self._batches.close()
-        except KeyboardInterrupt:
-            self._store.patience.hurry()
-            self._batches.close()
-            raise
+        if self._kept < self._put:
+            self._writer.flush()
 
     def keep_note(self, selection: Selection) -> None:
         """Keep a note about the selection, for Optuna's dashboard.
@@ -77,7 +165,12 @@ class StudyWriter:
         """
         self._mirror.keep_note(self._study, note_text(selection, self._record.environment))
 
-    def _write(self, batch: Sequence[Finished]) -> None:
+    def write(self, batch: Sequence[Finished]) -> None:
+        """Write measurements and their trials; called in the Writer's thread.
+
+        Raises:
+            StorageError: They cannot be written.
+        """
         self._store.add(self._record, batch)
         self._kept += len(batch)
         self._mirror.add(self._study, [self._trial(item) for item in batch])
@@ -92,46 +185,10 @@ class StudyWriter:
         return trial
 
 
+#: A measurement and the study that it belongs to.
+_Item = tuple[StudyWriter, Finished]
+
+
 def _local(utc: datetime) -> datetime:
     """A naive local time, as Optuna's trials have it."""
     return utc.replace(tzinfo=timezone.utc).astimezone().replace(tzinfo=None)
-
-
-class _Batches:
-    """A thread that calls a function with all items that were put since its last call."""
-
-    def __init__(self, write: Callable[[Sequence[Finished]], None]) -> None:
-        self._write = write
-        self._queue: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
-        self._error: Exception | None = None
-        self._has_failed = False
-        self._thread = threading.Thread(target=self._run, name="study-writer", daemon=True)
-        self._thread.start()
-
-    def put(self, item: Finished) -> None:
-        self._raise()
-        self._queue.put(item)
-
-    def close(self) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        self._raise()
-
-    def _raise(self) -> None:
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-
-    def _run(self) -> None:
-        more = True
-        while more:
-            items = [self._queue.get()]
-            while not self._queue.empty():
-                items.append(self._queue.get())
-            more = None not in items
-            batch = [item for item in items if item is not None]
-            if batch and not self._has_failed:
-                try:
-                    self._write(batch)
-                except Exception as error:  # noqa: BLE001 - raised again in the owner's thread
-                    self._error, self._has_failed = error, True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from autotune.search import Budget, ShapeTuner, TrialMirror
 from autotune.search.events import Tuned, Watch, unwatched
 from autotune.search.session import Session
 from autotune.search.tune import tune as tune_session
+from autotune.search.writer import Writer
 from autotune.store import Store
 from tests.recordings import ENVIRONMENT, SHRINK, lines
 
@@ -88,20 +89,16 @@ def opened(
     shape: KernelShape = SHAPE,
 ) -> Iterator[ShapeTuner]:
     """A tuner of a shape."""
-    store = Store(url)
-    mirror = TrialMirror(url)
-    try:
+    with ExitStack() as stack:
+        store = stack.enter_context(closing(Store(url)))
+        mirror = stack.enter_context(closing(TrialMirror(url)))
         yield ShapeTuner(
             runner,
             runner.space(shape, axes or {}),
-            store=store,
-            mirror=mirror,
+            writer=stack.enter_context(closing(Writer(store, mirror))),
             sampler=sampler,
             seed=seed,
         )
-    finally:
-        mirror.close()
-        store.close()
 
 
 def tuned(runner: ReplayRunner, url: str, trials: int, **options: object) -> Selection | None:

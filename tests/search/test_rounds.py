@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,7 +12,7 @@ from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.plan.study import StudyPlan
 from autotune.search import Budget
-from autotune.search.rounds import Searched, search_in_rounds
+from autotune.search.rounds import Searched, Turn, search_in_rounds
 from tests.recordings import SHRINK
 
 DEFAULT = KernelConfig(
@@ -39,7 +39,12 @@ class MadeUp:
         self.trials: dict[int, int] = {}
         self.order: list[int] = []
 
-    def __call__(self, space: SearchSpace, budget: Budget) -> Searched:
+    def __call__(self, turns: Sequence[Turn]) -> None:
+        for turn in turns:
+            budget = turn.begin() or Budget(trials=0)
+            turn.end(self._search(turn.space, budget))
+
+    def _search(self, space: SearchSpace, budget: Budget) -> Searched:
         tokens = space.shape.num_tokens
         self.order.append(tokens)
         tried = self.trials.get(tokens, 0)

@@ -62,7 +62,7 @@ class _Slot:
 
 
 class CompilePool:
-    """Compiles jobs in the order in which they are submitted.
+    """Compiles jobs in the order in which they are wanted.
 
     The pool has no thread of its own: only ``pump`` hands out jobs and takes results, and the owner
     calls it while waiting for something else.
@@ -121,12 +121,20 @@ class CompilePool:
             self._submitted.add(job)
             self._waiting.append(job)
 
+    def want(self, jobs: Sequence[CompileJob]) -> None:
+        """Queue jobs, and from now on compile those that wait in this order, before all others."""
+        for job in jobs:
+            self.submit(job)
+        urgent = dict.fromkeys(jobs)
+        waiting = set(self._waiting)
+        first = [job for job in urgent if job in waiting]
+        self._waiting = deque((*first, *(job for job in self._waiting if job not in urgent)))
+
     def first_done(
         self, jobs: Sequence[CompileJob]
     ) -> tuple[CompileJob, CompiledKernel | CompileFailure]:
         """Wait until a job is done; where several are, the first in the sequence is answered."""
-        for job in jobs:
-            self.submit(job)
+        self.want(jobs)
         while True:
             self.pump()
             for job in jobs:

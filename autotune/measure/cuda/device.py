@@ -40,8 +40,15 @@ from autotune.measure.measurement import Ceilings, Outcome
 #: Weight sets that launches rotate over, if the memory holds them.
 _WEIGHT_SETS = 16
 
-#: Share of the device's memory that weight sets may take.
+#: Share of the device's memory that weight sets of a shape may take, and those of all others held.
 _WEIGHT_SHARE = 0.25
+
+#: Shapes whose inputs are held at a time, so that a search may go back and forth between them.
+_MOST_HELD = 8
+
+#: Memory that is wanted for the inputs of a shape, in multiples of its weight sets: the reference
+#: result and what is made on the way take some too.
+_ROOM = 2
 
 #: Size of the buffer that is copied to measure the memory, in multiples of the L2 cache: what the
 #: cache still holds from the copy before is then a small part of the buffer.
@@ -59,12 +66,13 @@ _SEED = 2026
 
 
 class DeviceServer:
-    """Answers the requests of ``protocol``; holds the inputs of one shape at a time."""
+    """Answers the requests of ``protocol``; holds the inputs of the shapes opened last."""
 
     def __init__(self, provider_name: str) -> None:
         self._provider = provider(provider_name)
         self._device = describe_device()
         self._flush = CacheFlush(self._device.l2_bytes)
+        self._held: dict[KernelShape, _OpenShape] = {}  # the one opened last comes last
         self._open_shape: _OpenShape | None = None
         self._clock: LaunchClock | None = None
         self._ready: dict[KernelConfig, LaunchClock] = {}
@@ -104,9 +112,29 @@ class DeviceServer:
         )
 
     def _open(self, shape: KernelShape) -> None:
-        self._clock = self._open_shape = None  # give the memory back first
+        self._clock = self._open_shape = None  # their graphs go before other inputs come
         self._ready.clear()
-        self._open_shape = _OpenShape(shape, self._provider, self._device, self._flush)
+        held = self._held.pop(shape, None)
+        if held is None:
+            self._make_room(self._bytes_of(shape))
+            held = _OpenShape(shape, self._provider, self._device, self._flush)
+        self._held[shape] = self._open_shape = held
+
+    def _bytes_of(self, shape: KernelShape) -> int:
+        """Size of all weight sets of a shape that is not held yet."""
+        pair = self._provider.runs_pair(shape)
+        sets = _weight_sets(shape, self._device.memory_bytes, pair=pair)
+        return sets * weight_set_bytes(shape, pair=pair)
+
+    def _make_room(self, needed_bytes: int) -> None:
+        """Drop the shapes opened longest ago, until the inputs of another have room beside them."""
+        limit_bytes = self._device.memory_bytes * _WEIGHT_SHARE
+        while self._held and (
+            len(self._held) >= _MOST_HELD
+            or sum(each.weight_bytes for each in self._held.values()) > limit_bytes
+            or _usable_bytes() < _ROOM * needed_bytes
+        ):
+            del self._held[next(iter(self._held))]
 
     def _start(self, config: KernelConfig, samples: int) -> Started | Failure:
         self._clock = None  # its graph goes before the next is captured
@@ -150,7 +178,11 @@ class DeviceServer:
 
 
 class _OpenShape:
-    """The inputs of one shape, and what its launches must leave in the output."""
+    """The inputs of one shape, and what its launches must leave in the output.
+
+    Attributes:
+        weight_bytes: Size of all its weight sets.
+    """
 
     def __init__(
         self, shape: KernelShape, kernels: KernelProvider, device: Device, flush: CacheFlush
@@ -158,6 +190,7 @@ class _OpenShape:
         self._kernels, self._flush = kernels, flush
         pair = kernels.runs_pair(shape)
         self._inputs = rotating_inputs(shape, device.memory_bytes, pair=pair)
+        self.weight_bytes = len(self._inputs.weight_sets) * weight_set_bytes(shape, pair=pair)
         self._expected = expect(self._inputs)
 
     def checked_clock(self, config: KernelConfig) -> tuple[float, LaunchClock] | Failure:
@@ -189,8 +222,13 @@ def rotating_inputs(shape: KernelShape, memory_bytes: int, *, pair: bool = False
         memory_bytes: Size of the device's memory.
         pair: As for ``make_inputs``.
     """
+    sets = _weight_sets(shape, memory_bytes, pair=pair)
+    return _inputs_that_fit(shape, sets, pair=pair)
+
+
+def _weight_sets(shape: KernelShape, memory_bytes: int, *, pair: bool) -> int:
     room = int(memory_bytes * _WEIGHT_SHARE) // weight_set_bytes(shape, pair=pair)
-    return _inputs_that_fit(shape, max(1, min(_WEIGHT_SETS, room)), pair=pair)
+    return max(1, min(_WEIGHT_SETS, room))
 
 
 def _inputs_that_fit(shape: KernelShape, weight_sets: int, *, pair: bool) -> Inputs:
@@ -202,6 +240,12 @@ def _inputs_that_fit(shape: KernelShape, weight_sets: int, *, pair: bool) -> Inp
             raise
     torch.cuda.empty_cache()
     return _inputs_that_fit(shape, weight_sets // 2, pair=pair)
+
+
+def _usable_bytes() -> int:
+    """Memory that tensors can be made in: free on the device, or kept by torch and unused."""
+    free_bytes, _ = torch.cuda.mem_get_info()
+    return free_bytes + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 def _measure_ceilings(l2_bytes: int) -> Ceilings:

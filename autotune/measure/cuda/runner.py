@@ -101,8 +101,7 @@ class CudaRunner(Runner):
             WorkerDied: A process cannot start; the message says why.
         """
         self._timeout_s = config_timeout_s
-        self._shape: KernelShape | None = None
-        self._twins: dict[str, Measurement] = {}
+        self._twins: dict[KernelShape, dict[str, Measurement]] = {}
         self.figures = EngineFigures()
         workers = compile_workers or _cores()
         self.compilers = CompilePool(provider, workers=workers, timeout_s=compile_timeout_s)
@@ -132,6 +131,18 @@ class CudaRunner(Runner):
         )
         return SearchSpace.of_grid(grid, default=advice.default)
 
+    def first_ready(self, pending: Mapping[KernelShape, Sequence[KernelConfig]]) -> KernelShape:
+        """Have all configurations compiled, and wait for the first that is.
+
+        Until one is ready, the inputs of the first shape are made.
+        """
+        jobs = [self._job(shape, config) for shape, those in pending.items() for config in those]
+        self.compilers.want(jobs)
+        self._searcher.open(next(iter(pending)))
+        self._stand_by()
+        job, _ = self.compilers.first_done(jobs)
+        return job.shape
+
     def measure(
         self, shape: KernelShape, pending: Sequence[KernelConfig], stop: StopRule
     ) -> Measurement:
@@ -142,7 +153,8 @@ class CudaRunner(Runner):
             return Measurement(
                 shape=shape, config=config, outcome=compiled.outcome, reason=compiled.reason
             )
-        twin = self._twins.get(compiled.fingerprint or "")
+        twins = self._twins.setdefault(shape, {})
+        twin = twins.get(compiled.fingerprint or "")
         if twin is not None:
             self.figures.reused += 1
             return replace(twin, config=config)
@@ -153,7 +165,7 @@ class CudaRunner(Runner):
             spills=compiled.spills,
         )
         if compiled.fingerprint is not None:
-            self._twins[compiled.fingerprint] = measurement
+            twins[compiled.fingerprint] = measurement
         return measurement
 
     def compare(
@@ -165,19 +177,15 @@ class CudaRunner(Runner):
         The last one counts; its states say whether the clocks were still held down.
         """
         started = time.monotonic()
-        self._turn_to(shape)
-        self._referee.start()
         runnable = [config for config in configs if self._can_be_launched(shape, config)]
         comparison = self._referee.compare(shape, runnable, enough)
         self.figures.compare_s += time.monotonic() - started
         return comparison
 
-    def forget(self) -> None:
-        """Drop what is known of the present shape, so that all of it is measured again."""
-        if self._shape is not None:
-            self.compilers.forget(self._shape)
-        self._twins.clear()
-        self._shape = None
+    def leave(self, shape: KernelShape) -> None:
+        """Drop what is known of a shape: what it asks for again is compiled and measured again."""
+        self.compilers.forget(shape)
+        self._twins.pop(shape, None)
 
     @property
     def status(self) -> RunnerStatus:
@@ -203,23 +211,19 @@ class CudaRunner(Runner):
 
     # ----------------------------------------------------------------- inside
 
-    def _turn_to(self, shape: KernelShape) -> None:
-        """Make ``shape`` the present one, and forget what belongs to another."""
-        if self._shape != shape:
-            self.forget()
-        self._shape = shape
+    def _stand_by(self) -> None:
+        """Start the processes that will be needed, unless they run."""
+        self._searcher.prepare_spare()
+        self._referee.start()
 
     def _first_compiled(
         self, shape: KernelShape, configs: Sequence[KernelConfig]
     ) -> tuple[KernelConfig, CompiledKernel | CompileFailure]:
         """Wait for the first of the configurations that is compiled; inputs are made meanwhile."""
-        self._turn_to(shape)
         jobs = [self._job(shape, config) for config in configs]
-        for job in jobs:
-            self.compilers.submit(job)
+        self.compilers.want(jobs)
         self._searcher.open(shape)
-        self._searcher.prepare_spare()
-        self._referee.start()
+        self._stand_by()
         job, compiled = self.compilers.first_done(jobs)
         return job.config, compiled
 

@@ -22,7 +22,9 @@ from autotune.errors import AutotuneError, InputError
 from autotune.launch.shape import KernelShape
 from autotune.measure.cuda.worker import held_back, leave_to_owner
 from autotune.measure.replay import ReplayRunner
+from autotune.plan.effort import EFFORTS
 from autotune.plan.file import ADAPTIVE, SAMPLERS
+from autotune.search.budget import Budget
 from autotune.search.contest.curves import Curve, Summary, curve_of
 from autotune.search.contest.helion import LFBO
 from autotune.search.contest.kernel_tuner import PREFIX, installed_peers, is_peer, search_as_peer
@@ -42,16 +44,25 @@ class Comparison:
         seeds: How many times each sampler searches each shape.
         lookahead: How many configurations are under way; any of them is answered next. Kernel
             Tuner's strategies ask for one at a time, or for a population.
+        effort: One of ``EFFORTS``, by which searches end by themselves; None for searches that make
+            all their trials. Other tuners' searches know no effort.
     """
 
     samplers: Sequence[str]
     trials: int = 200
     seeds: int = 3
     lookahead: int = 1
+    effort: str | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """The budget of each search."""
+        return Budget.of(None if self.effort is None else EFFORTS[self.effort], self.trials)
 
     def as_dict(self, summaries: Iterable[Summary]) -> dict[str, Any]:
         """The comparison and its results as JSON-ready values."""
-        own = {"trials": self.trials, "seeds": self.seeds, "lookahead": self.lookahead}
+        own: dict[str, Any] = {"trials": self.trials, "seeds": self.seeds}
+        own |= {"lookahead": self.lookahead, "effort": self.effort}
         return own | {"samplers": [each.as_dict() for each in summaries]}
 
     def tasks(self, number: int, runner: ReplayRunner) -> Iterator[_Task]:
@@ -124,7 +135,7 @@ class _Task:
             shape,
             sampler=self.sampler,
             seed=self.seed,
-            trials=trials,
+            budget=self.comparison.budget,
             lookahead=self.comparison.lookahead,
             finished=finished,
         )

@@ -94,6 +94,8 @@ class Summary:
             search that never got there counts as one trial more than it had.
         score: The mean score over searches.
         sampler_ms: Milliseconds in the sampler per trial, mean over searches.
+        trials: The number of trials of a search, mean over searches.
+        at_end: The regret at the end of a search, median and worst over shapes.
     """
 
     sampler: str
@@ -105,6 +107,8 @@ class Summary:
     trials_to: dict[float, tuple[float, float]]
     score: float
     sampler_ms: float
+    trials: float
+    at_end: tuple[float, float]
 
     @property
     def name(self) -> str:
@@ -147,6 +151,8 @@ def _summary(curves: Sequence[Curve]) -> Summary:
         trials_to={nearness: _trials_to(curves, nearness) for nearness in NEARNESS},
         score=statistics.fmean(curve.score for curve in curves),
         sampler_ms=1e3 * statistics.fmean(c.sampler_s / len(c.regret) for c in curves),
+        trials=statistics.fmean(len(c.regret) for c in curves),
+        at_end=_over_shapes(curves, trials),
     )
 
 

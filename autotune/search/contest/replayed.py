@@ -45,7 +45,7 @@ def search(  # noqa: PLR0913 - a search has as many sides
     *,
     sampler: str,
     seed: int,
-    trials: int,
+    budget: Budget,
     lookahead: int = 1,
     finished: Sequence[Neighbour] = (),
 ) -> Replayed:
@@ -56,14 +56,13 @@ def search(  # noqa: PLR0913 - a search has as many sides
         shape: The shape.
         sampler: The sampler's name.
         seed: The same seed makes the same choices, and the same order of answers.
-        trials: The number of distinct configurations.
+        budget: Says when the search ends.
         lookahead: How many configurations are under way; any of them is answered next.
         finished: Shapes that were searched before, to learn from.
     """
     out_of_order = _OutOfOrder(runner, lookahead=lookahead, seed=f"{seed}/{shape.label}")
     space = out_of_order.space(shape, {})
     loop = SearchLoop(out_of_order, space, sampler=sampler, seed=seed, finished=finished)
-    budget = Budget(trials=trials)
     while loop.ask(budget):
         loop.measure()
     return Replayed(

@@ -25,7 +25,12 @@ class UntriedSampler(BaseSampler):
 
     A choice depends on the seed and on how many configurations were handed out, not on the state of
     a random generator. So a search that goes on after an interruption makes the same choices.
+
+    Attributes:
+        is_informed: Whether it knows other shapes that were searched before.
     """
+
+    is_informed: bool = False
 
     def __init__(self, untried: Untried, positions: Positions, *, seed: str) -> None:
         """Choose from ``untried``. The search marks what was chosen as taken.
@@ -64,6 +69,18 @@ class UntriedSampler(BaseSampler):
             InputError: Optuna asked for a parameter that is not an axis of the space.
         """
         raise InputError(f"{param_name} is no axis of this search space")
+
+    def expected_gain(self, study: Study, *, block_m: int | None = None) -> float | None:
+        """By what share of its latency the shape is expected to get faster if the search goes on.
+
+        Args:
+            study: The study that is searched.
+            block_m: Only what configurations with this ``block_m`` gain counts; None for all.
+
+        Returns:
+            The share; None where the sampler has no model to tell it from.
+        """
+        return None
 
     @abstractmethod
     def choose(self, study: Study, trial: FrozenTrial, seed: int) -> KernelConfig:

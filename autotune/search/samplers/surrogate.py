@@ -7,6 +7,7 @@ Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, chapter
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+
+#: Places in the list of points.
+Rows = npt.NDArray[np.int_]
 
 #: The logarithm of latency over best latency at which differences fade: beyond 65 % slower (e^0.5)
 #: it matters little how slow a configuration is. Of 0.2, 0.3, 0.5 and 0.8, searches that knew the
@@ -48,12 +52,20 @@ _INTERPOLATED_NOISE = 5e-3
 #: Points that ``interpolated`` predicts at a time, so that its memory does not grow with them.
 _AT_ONCE = 2_000
 
+#: ``hindsight`` looks at this many observations at least.
+_FEWEST_LATER = 4
+
+#: Added to the diagonal of a correlation matrix, so that rounding leaves it positive definite.
+_JITTER = 1e-6
+
 #: Votes fade as this power of likeness: failing is more local than being slow.
 _LOCAL = 4
 
 #: Length and noise are chosen again each time the observations have grown by a quarter, from the
 #: first 160 at most: later the choice changes little, and its cost grows with the cube.
 _GROWTH, _MOST_FITTED = 1.25, 160
+
+_erf = np.frompyfunc(math.erf, 1, 1)
 
 
 class Expected(NamedTuple):
@@ -99,7 +111,11 @@ def interpolated(points: Floats, targets: Floats, wanted: Floats) -> Floats:
 
 
 class Surrogate:
-    """A Gaussian process with a Matérn-3/2 kernel on a fixed list of points."""
+    """A Gaussian process with a Matérn-3/2 kernel on a fixed list of points.
+
+    Attributes:
+        prior: Squashed logarithms expected before any measurement, (count,).
+    """
 
     def __init__(self, points: Floats, belief: Floats | None = None) -> None:
         """Know nothing yet.
@@ -109,8 +125,8 @@ class Surrogate:
             belief: Squashed logarithms expected before any measurement, (count,); None for zeros.
         """
         self._points = points
-        self._prior = np.zeros(len(points)) if belief is None else belief
-        tilt = (self._prior - self._prior.mean()) * (_BELIEF / _AMPLITUDE)
+        self.prior = np.zeros(len(points)) if belief is None else belief
+        tilt = (self.prior - self.prior.mean()) * (_BELIEF / _AMPLITUDE)
         self._trend = np.stack((np.full(len(points), _LEVEL), tilt), axis=1)
         self._fitted = 0
         self._length, self._noise = _USUAL_LENGTH, _NOISES[1]
@@ -129,18 +145,69 @@ class Surrogate:
         seen = np.asarray(rows, dtype=int)[known]
         self._fit(seen, logs[known])
         self._extend(rows)
-        residuals = squash(logs[known]) - self._prior[seen]
+        residuals = squash(logs[known]) - self.prior[seen]
         slowness = np.minimum(logs[known] - logs[known].min(initial=np.inf), _SLOWEST)
         usual = float(np.median(slowness)) if len(slowness) else 0.0
         weights = np.zeros((len(rows), 2))
         kernel = self._kernel[np.ix_(np.flatnonzero(known), seen)]
         kernel += self._noise * np.eye(len(seen))
         weights[known] = np.linalg.solve(kernel, np.stack((residuals, slowness - usual), axis=1))
-        energy = float(residuals @ weights[known, 0]) + _AMPLITUDE_WEIGHT * _AMPLITUDE**2
-        scale = energy / (len(seen) + _AMPLITUDE_WEIGHT)
+        scale = _scale(float(residuals @ weights[known, 0]), len(seen))
         found = weights.T @ self._kernel[: len(rows)]
         spread = np.sqrt(scale * np.maximum(self._variance, 1e-9))
-        return Expected(self._prior + found[0], spread, usual + found[1])
+        return Expected(self.prior + found[0], spread, usual + found[1])
+
+    def draws(self, rows: Sequence[int], expected: Expected, wanted: Rows, count: int) -> Floats:
+        """Draws of the squashed logarithms at some points together, (count, len(wanted)).
+
+        Points that are alike are fast or slow together, so the lowest of many is not as low as if
+        each were drawn alone.
+
+        Args:
+            rows: As for ``predict``, which was called with them last.
+            expected: What ``predict`` returned.
+            wanted: The points.
+            count: How many draws; the same every time.
+        """
+        likeness = self._likeness(wanted)[:, wanted]
+        below = self._factor[: len(rows), wanted]
+        together = likeness + self._trend[wanted] @ self._trend[wanted].T - below.T @ below
+        own = np.sqrt(np.maximum(np.diag(together), 1e-12))
+        together /= np.outer(own, own)
+        together[np.diag_indices(len(wanted))] += _JITTER
+        standard = np.random.default_rng(0).standard_normal((count, len(wanted)))
+        spread = expected.spread[wanted]
+        found: Floats = expected.mean[wanted] + spread * (standard @ np.linalg.cholesky(together).T)
+        return found
+
+    def hindsight(self, rows: Sequence[int], logs: Floats) -> tuple[float, float]:
+        """What the later half of the observations gained, and what was to be expected of them.
+
+        Each is predicted from those before it. Both are sums of improvements on the lowest latency
+        before, in squashed logarithms.
+
+        Args:
+            rows: As for ``predict``, which was called with them last.
+            logs: As for ``predict``.
+
+        Returns:
+            The gain, and the sum of expected improvements.
+        """
+        known = np.isfinite(logs)
+        seen, values = np.asarray(rows, dtype=int)[known], squash(logs[known])
+        later = max(1, len(seen) - max(_FEWEST_LATER, len(seen) // 2))
+        if later >= len(seen):
+            return 0.0, 0.0
+        kernel = self._kernel[np.ix_(np.flatnonzero(known), seen)]
+        factor = np.linalg.cholesky(kernel + (self._noise + _JITTER) * np.eye(len(seen)))
+        # Row i of the factor holds the prediction of observation i from those before it.
+        white = np.linalg.solve(factor, values - self.prior[seen])
+        scale = np.sqrt(_scale(float(white @ white), len(seen)))
+        means, spreads = values - np.diag(factor) * white, scale * np.diag(factor)
+        lowest = np.minimum.accumulate(values)
+        before = lowest[later - 1 : -1]
+        expected = expected_improvement(before, means[later:], spreads[later:])
+        return float(lowest[later - 1] - lowest[-1]), float(expected.sum())
 
     def votes(self, rows: Sequence[int], weights: Floats) -> Floats:
         """The sum of the weights of ``rows`` at every point, each weight fading with distance.
@@ -198,7 +265,7 @@ class Surrogate:
         self._fitted = count
         if not count:
             return
-        targets = squash(logs[:count]) - self._prior[seen[:count]]
+        targets = squash(logs[:count]) - self.prior[seen[:count]]
         trend, points = self._trend[seen[:count]], self._points[seen[:count]]
         distance = _distances(points, points)
         likeliest, least = (self._length, self._noise), np.inf
@@ -212,6 +279,29 @@ class Surrogate:
         if likeliest != (self._length, self._noise):
             self._length, self._noise = likeliest
             self._forget()
+
+
+def expected_improvement(best: float | Floats, mean: Floats, spread: Floats) -> Floats:
+    """Expected improvement on ``best`` (Jones, Schonlau and Welch, 1998, equation 15)."""
+    z = (best - mean) / spread
+    density = np.exp(-0.5 * z**2) / math.sqrt(2.0 * math.pi)
+    below = 0.5 * (1.0 + np.asarray(_erf(z / math.sqrt(2.0)), dtype=float))
+    improvement: Floats = spread * (z * below + density)
+    # Where all improvements are too small for floats to tell apart, z decides the order.
+    return np.maximum(improvement, 0.0) + 1e-12 / (1.0 + np.exp(np.clip(-z, -50.0, 50.0)))
+
+
+def _scale(energy: float, count: int) -> float:
+    """The variance by which a kernel of variance 1 is scaled.
+
+    It is the mean square of the observations' surprises, each predicted from those before it, so
+    predictions that were wrong widen all spreads.
+
+    Args:
+        energy: The sum of the squares.
+        count: How many observations there are.
+    """
+    return (energy + _AMPLITUDE_WEIGHT * _AMPLITUDE**2) / (count + _AMPLITUDE_WEIGHT)
 
 
 def _distances(ones: Floats, others: Floats) -> Floats:

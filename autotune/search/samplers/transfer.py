@@ -25,12 +25,14 @@ from autotune.measure import Measurement, Outcome
 from autotune.search.samplers.features import between_shapes
 from autotune.search.samplers.surrogate import Floats, interpolated, squash
 
-#: Neighbours to learn from. Of 3, 8 and 12, 12 was best on shapes unlike all neighbours. The time
-#: of a belief grows with the cube of the number (0.2 s for 12).
-_MOST_NEIGHBOURS = 12
+#: Measurements to learn from, of the nearest shapes. A shape that was left soon has few, so that
+#: more shapes count. The time of a belief grows with the cube of the number.
+_MOST_POINTS = 720
 
-#: How many measurements of a neighbour are used, and how many of these are its fastest.
-_MOST_LEARNED, _FASTEST = 200, 100
+#: How many measurements of a neighbour are used, and how many of these are its fastest. With 200,
+#: 100 of them the fastest, the time of a belief was ten times as long, and the best of the twelve
+#: configurations that it put first was no better (44 recorded shapes, ``studies/LOG.md``).
+_MOST_LEARNED, _FASTEST = 60, 40
 
 #: Shapes farther apart than this, in powers of two over all sizes, do not learn from each other.
 _FARTHEST = 12.0
@@ -107,7 +109,14 @@ def nearest(shape: KernelShape, finished: Iterable[Neighbour]) -> list[Neighbour
     ]
     near = [pair for pair in near if pair[0] <= _FARTHEST and pair[1].timed]
     near.sort(key=lambda pair: pair[0])
-    return [each for _, each in near[:_MOST_NEIGHBOURS]]
+    found: list[Neighbour] = []
+    points = 0
+    for _, each in near:
+        if points >= _MOST_POINTS:
+            break
+        found.append(each)
+        points += min(len(each.timed), _MOST_LEARNED)
+    return found
 
 
 def in_order(shapes: Sequence[KernelShape], known: Iterable[KernelShape] = ()) -> list[KernelShape]:

@@ -42,6 +42,11 @@ class Untried:
         """Every ``block_m`` with configurations left."""
         return set(self._block_m[self._left].tolist())
 
+    def left_of(self, block_m: int | None) -> npt.NDArray[np.intp]:
+        """Places of all configurations left with this ``block_m``, ascending; None for any."""
+        alike = True if block_m is None else self._block_m == block_m
+        return np.flatnonzero(self._left & alike)
+
     def look_among(self, block_m: int | None) -> None:
         """From now on find only configurations with this ``block_m``; None for any."""
         self._among = (
