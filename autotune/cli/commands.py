@@ -114,7 +114,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     from autotune.cli.handover import check_output, hand_over, refuse_foreign
     from autotune.cli.live import Verbosity, run_watched
     from autotune.measure.cuda.gpu import has_gpu
-    from autotune.measure.runners import gpu_runner, replay_runner, stand_in
+    from autotune.measure.runners import gpu_runner, prepare_gpu, replay_runner, stand_in
     from autotune.search.run import check_places, check_rows_max
 
     if replay and kernels:
@@ -125,6 +125,8 @@ def run(  # noqa: PLR0913 - one parameter a flag
     out.outlive_reader(say_unread)
     with errors_in_one_line():
         recorded = replay_runner(replay) if replay else None
+        if recorded is None:
+            prepare_gpu(kernels or "auto")
         plan = flags.plan(None if recorded is None else recorded.shapes).override(
             trials=trials,
             effort=effort,

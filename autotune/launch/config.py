@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, TypeGuard
 
 from autotune.errors import SpaceError, shown
@@ -52,8 +53,14 @@ class KernelConfig:
 
     def as_dict(self) -> dict[str, int]:
         """The parameters that the op has, in the order in which they are written."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        values = zip(_NAMES, _values(self), strict=True)
+        return {name: value for name, value in values if value is not None}
+
+
+#: The names of all parameters, and what reads their values. ``as_dict`` is called for every
+#: configuration of every space.
+_NAMES = tuple(field.name for field in fields(KernelConfig))
+_values = attrgetter(*_NAMES)
 
 
 def is_value(value: object) -> TypeGuard[int]:

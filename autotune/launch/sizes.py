@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
@@ -96,10 +99,17 @@ def least_shared_memory_bytes(op: LoraOp, config: KernelConfig, value_bytes: int
         config: The configuration that is really launched.
         value_bytes: Size of a weight, bytes.
     """
+    needed: int = tiles_bytes(op, config.as_dict(), value_bytes)
+    return needed
+
+
+def tiles_bytes(op: LoraOp, values: Mapping[str, Any], value_bytes: int) -> Any:  # noqa: ANN401 - numbers or arrays
+    """``least_shared_memory_bytes``, where the parameters' values may also be arrays."""
+    block_m, block_n, block_k = (values[name] for name in ("block_m", "block_n", "block_k"))
     if op.is_moe:
-        return (config.block_m + config.block_n) * config.block_k * value_bytes
-    rows = config.block_m + config.block_n if op is LoraOp.SHRINK else config.block_n
-    return (config.num_stages - 1) * rows * config.block_k * value_bytes
+        return (block_m + block_n) * block_k * value_bytes
+    rows = block_m + block_n if op is LoraOp.SHRINK else block_n
+    return (values["num_stages"] - 1) * rows * block_k * value_bytes
 
 
 def sizes_text(shape: KernelShape) -> str:

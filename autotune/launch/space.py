@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from autotune.errors import SpaceError, shown
 from autotune.launch.config import LARGEST_VALUE, KernelConfig, is_value
@@ -19,6 +19,7 @@ from autotune.launch.sizes import (
     least_shared_memory_bytes,
     matmul_sizes,
     next_power_of_two,
+    tiles_bytes,
 )
 
 #: The smallest blocks that a kernel runs with: vLLM's default for rank 8 has a ``block_n`` of 8.
@@ -227,14 +228,68 @@ class Grid:
     shared_memory_bytes: int | None = None
     forced: Mapping[str, int] = field(default_factory=dict)
 
-    def points(self) -> Iterator[KernelConfig]:
-        """Every configuration that no rule throws out, aliases included, in a fixed order."""
-        limits = block_limits(matmul_sizes(self.shape))
-        axes = [self._in_order(name, limits.get(name)) for name in self.axes]
-        for values in itertools.product(*axes):
-            config = KernelConfig(**dict(zip(self.axes, values, strict=True)))
-            if self._broken_rule(config) is None:
-                yield config
+    def points(self) -> Iterator[tuple[KernelConfig, KernelConfig]]:
+        """Every launch that no rule throws out, in a fixed order, each once.
+
+        The rules are those of ``rejection``, for all points of the grid at once: a grid has up to
+        20,000 points, and a run up to hundreds of grids.
+
+        Returns:
+            The configurations as they are launched, each with the first one that launches so.
+        """
+        import numpy as np
+
+        sizes = matmul_sizes(self.shape)
+        limits = block_limits(sizes)
+        names = tuple(self.axes)
+        axes = [
+            [each for each in self._in_order(name, limits.get(name)) if not value_fault(name, each)]
+            for name in names
+        ]
+        columns = np.meshgrid(*(np.array(values, dtype=np.int64) for values in axes), indexing="ij")
+        asked = dict(zip(names, (column.ravel() for column in columns), strict=True))
+        launched = asked | {
+            name: np.full_like(asked["block_m"], value) for name, value in self.forced.items()
+        }
+        if "group_size_m" in asked:
+            launched["group_size_m"] = self._groups(launched, sizes[1])
+        works = (
+            asked["block_m"] * asked["block_n"] // (32 * asked["num_warps"]) <= MOST_ACCUMULATORS
+        )
+        if "split_k" in asked:
+            steps = {k: next_power_of_two(-(-sizes[2] // k)) for k in axes[names.index("block_k")]}
+            works &= asked["split_k"] <= np.vectorize(steps.get)(asked["block_k"])
+        if self.shared_memory_bytes is not None:
+            value_bytes = DTYPE_BYTES[self.shape.dtype]
+            needed = tiles_bytes(self.shape.op, launched, value_bytes)
+            works &= needed <= self.shared_memory_bytes
+        places = np.flatnonzero(works)
+        keys = np.zeros(len(places), dtype=np.int64)  # the same for points that launch alike
+        for name in names:
+            values, which = np.unique(launched[name][places], return_inverse=True)
+            keys = keys * len(values) + which
+        _, firsts = np.unique(keys, return_index=True)
+        places = places[np.sort(firsts)]
+        own, launches = (
+            zip(*(table[name][places].tolist() for name in names), strict=True)
+            for table in (asked, launched)
+        )
+        for values, launch in zip(own, launches, strict=True):
+            config = KernelConfig(**dict(zip(names, values, strict=True)))
+            is_same = values == launch
+            yield (
+                (config if is_same else KernelConfig(**dict(zip(names, launch, strict=True)))),
+                config,
+            )
+
+    def _groups(self, launched: Mapping[str, Any], columns: int) -> Any:  # noqa: ANN401 - arrays
+        """``group_size_m`` as it is launched, for all points; see ``as_launched``."""
+        import numpy as np
+
+        blocks = np.unique(launched["block_m"]).tolist()
+        rows = {block: -(-launched_rows(self.shape, block) // block) for block in blocks}
+        group = np.minimum(launched["group_size_m"], np.vectorize(rows.get)(launched["block_m"]))
+        return np.where(-(-columns // launched["block_n"]) == 1, 1, group)
 
     def launch(self, config: KernelConfig) -> KernelConfig:
         """The configuration that is really launched; two with the same result are aliases."""
@@ -301,17 +356,21 @@ class SearchSpace:
         """
         self.shape, self.default, self._grid = shape, default, grid
         self._unread = dict(unread or {})
-        self._canonical = {self._launch(default): default}
-        valid = [self._canonical.setdefault(self._launch(config), config) for config in configs]
+        self._collect((self._launch(config), config) for config in configs)
+
+    def _collect(self, pairs: Iterable[tuple[KernelConfig, KernelConfig]]) -> None:
+        """Take in configurations, each with how it is launched."""
+        self._canonical = {self._launch(self.default): self.default}
+        valid = [self._canonical.setdefault(launch, config) for launch, config in pairs]
         if not valid:
             raise SpaceError(
-                f"no valid configuration for {shape.op.value} {shape.label}: "
+                f"no valid configuration for {self.shape.op.value} {self.shape.label}: "
                 "widen its axes in the study file"
             )
-        self.configs = tuple(dict.fromkeys([default, *valid]))
-        tables = [config.as_dict() for config in self.configs]
+        self.configs = tuple(dict.fromkeys([self.default, *valid]))
         self.axes = {
-            name: tuple(sorted({table[name] for table in tables})) for name in shape.op.parameters
+            name: tuple(sorted({getattr(config, name) for config in self.configs}))
+            for name in self.shape.op.parameters
         }
 
     @classmethod
@@ -321,7 +380,10 @@ class SearchSpace:
         Raises:
             SpaceError: No configuration is valid.
         """
-        return cls(grid.shape, grid.points(), default=default, grid=grid)
+        space = cls.__new__(cls)
+        space.shape, space.default, space._grid, space._unread = grid.shape, default, grid, {}
+        space._collect(grid.points())
+        return space
 
     def with_unread(self, unread: Mapping[str, int]) -> SearchSpace:
         """The same configurations, where vLLM reads none of the parameters in ``unread``."""

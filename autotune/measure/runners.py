@@ -10,7 +10,19 @@ from autotune.errors import GpuMissing, KernelsUnusable
 from autotune.launch.environment import Environment
 from autotune.measure.cuda.gpu import has_gpu
 from autotune.measure.cuda.runner import CudaRunner
+from autotune.measure.cuda.worker import prepare
 from autotune.measure.replay import ReplayRunner, shipped_recording
+
+
+def prepare_gpu(kernels: str) -> None:
+    """Begin to start what ``gpu_runner`` needs, where this machine has a GPU. Returns at once.
+
+    Args:
+        kernels: As for ``gpu_runner``. Should others be asked for later, it only takes longer.
+    """
+    if has_gpu():
+        is_vllm = kernels == "vllm" or (kernels == "auto" and _has_vllm())
+        prepare("vllm" if is_vllm else "builtin")
 
 
 def gpu_runner(kernels: str, say: Callable[[str], None]) -> CudaRunner:
@@ -27,6 +39,7 @@ def gpu_runner(kernels: str, say: Callable[[str], None]) -> CudaRunner:
     """
     if not has_gpu():
         raise GpuMissing("no CUDA GPU here: run this where there is one")
+    prepare_gpu(kernels)
     if kernels != "auto":
         return CudaRunner(kernels)
     reason = "vLLM is not installed here"

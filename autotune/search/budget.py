@@ -66,7 +66,7 @@ class Budget:
 
         Args:
             gain: The share of its latency that the shape is expected to gain if the search goes on.
-            tried: How many configurations were measured.
+            tried: How many configurations were measured or are under way.
         """
         return self.least_gain is not None and tried >= self.fewest and gain < self.least_gain
 

@@ -10,7 +10,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import optuna
@@ -71,6 +71,8 @@ class SearchLoop:
         self._runner, self._shape = runner, space.shape
         self._best_us: list[float] = []
         self._pending: dict[KernelConfig, Trial] = {}
+        #: The gains that were expected last, with how many were measured and under way then.
+        self._said: tuple[tuple[int, int], Mapping[int | None, float]] | None = None
         started = time.perf_counter()
         self._positions = Positions(space)
         self._untried = Untried(space, self._positions)
@@ -175,20 +177,25 @@ class SearchLoop:
     # ----------------------------------------------------------------- asking
 
     def _is_enough(self, budget: Budget) -> bool:
-        if budget.least_gain is None or len(self.measured) < budget.fewest:
+        tried = len(self.measured) + len(self._pending)
+        if budget.least_gain is None or tried < budget.fewest:
             return False
         if not self._sampler.is_informed and len(self.space.configs) <= budget.trials:
             return False
-        return budget.is_enough(self.expected_gain, len(self.measured))
+        return budget.is_enough(self.expected_gain, tried)
 
-    def _gains(self) -> dict[int | None, float]:
+    def _gains(self) -> Mapping[int | None, float]:
         """The expected gain of going on.
 
         A MoE op needs the best of every ``block_m`` in reach, so it has a gain for each of them.
         """
-        if self._shape.op.is_moe:
-            return {block_m: self._gain(block_m) for block_m in self._untried.block_ms_left}
-        return {None: self._gain(None)} if len(self._untried) else {}
+        counts = (len(self.measured), len(self._pending))
+        if self._said is None or self._said[0] != counts:
+            of: list[int | None] = [None] * bool(len(self._untried))
+            if self._shape.op.is_moe:
+                of = sorted(self._untried.block_ms_left)
+            self._said = counts, {block_m: self._gain(block_m) for block_m in of}
+        return self._said[1]
 
     def _gain(self, block_m: int | None) -> float:
         said = self._sampler.expected_gain(self._study, block_m=block_m)

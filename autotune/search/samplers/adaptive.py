@@ -8,8 +8,9 @@ chosen together lie far apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,7 +106,7 @@ class Chooser:
         raw = features(space.shape, space.configs)
         self._raw = raw[:, :RAW]
         self._points = scaled(raw)
-        self._surrogate = Surrogate(self._points, belief(space, neighbours))
+        self._surrogate = Surrogate(self._points, belief(space.shape, raw, neighbours))
         self.is_informed = bool(neighbours)
 
     def choose(self, history: History, free: npt.NDArray[np.int_], rng: np.random.Generator) -> int:
@@ -248,10 +249,6 @@ class AdaptiveSampler(UntriedSampler):
         """
         super().__init__(untried, positions, seed=seed)
         self._configs = space.configs
-        self._places = {
-            tuple(positions.params(config).values()): place
-            for place, config in enumerate(space.configs)
-        }
         self._chooser = Chooser(space, neighbours)
         self.is_informed = self._chooser.is_informed
 
@@ -269,12 +266,16 @@ class AdaptiveSampler(UntriedSampler):
             return None
         return self._chooser.expected_gain(history, free, reach=block_m and REACH)
 
+    def _place(self, params: Mapping[str, Any]) -> int | None:
+        if params.keys() != self._positions.axes.keys():
+            return None
+        return self._untried.place(self._positions.config(params))
+
     def _history(self, study: Study, trial: FrozenTrial | None = None) -> History:
         seen: dict[int, FrozenTrial] = {}
         number = None if trial is None else trial.number
         for other in study.get_trials(deepcopy=False):
-            key = tuple(other.params[name] for name in self._positions.axes if name in other.params)
-            place = self._places.get(key)
+            place = self._place(other.params)
             # FAIL is a fault of the tool or the machine: it says nothing about the configuration.
             if place is None or other.number == number or other.state is TrialState.FAIL:
                 continue

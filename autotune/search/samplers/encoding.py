@@ -7,9 +7,11 @@ on their axes. The database is read by people, dashboards and later versions, so
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from optuna.distributions import BaseDistribution, IntDistribution
 
 from autotune.launch.config import LARGEST_VALUE, KernelConfig
@@ -31,6 +33,14 @@ class Positions:
         """The trial parameters of a configuration."""
         values = config.as_dict()
         return {name: axis.index(values[name]) for name, axis in self.axes.items()}
+
+    def table(self, configs: Sequence[KernelConfig]) -> npt.NDArray[np.float64]:
+        """The trial parameters of many configurations, (len(configs), len(axes))."""
+        columns = [
+            np.searchsorted(axis, [getattr(config, name) for config in configs])
+            for name, axis in self.axes.items()
+        ]
+        return np.array(columns, dtype=float).reshape(len(columns), len(configs)).T
 
     def config(self, params: Mapping[str, Any]) -> KernelConfig:
         """The configuration of a trial's parameters."""

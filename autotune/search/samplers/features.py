@@ -107,7 +107,8 @@ def features(shape: KernelShape, configs: Sequence[KernelConfig]) -> Floats:
     resident = _resident_blocks(warps, shared, accumulators)
     waves = blocks / (_MULTIPROCESSORS * resident)
     busy = np.minimum(resident, np.ceil(blocks / _MULTIPROCESSORS))
-    launched = np.array([launched_rows(shape, int(block)) for block in m])
+    sides, which = np.unique(m, return_inverse=True)
+    launched = np.array([launched_rows(shape, int(side)) for side in sides])[which]
     slots = (shape.max_loras + 1) * shape.num_slices
     grid = slots * np.ceil(launched / m) * column_tiles * split
     derived = (
@@ -137,11 +138,11 @@ def scaled(raw: Floats) -> Floats:
     return points
 
 
-def between_shapes(shape: KernelShape, configs: Sequence[KernelConfig]) -> Floats:
-    """Configurations as points that can be compared between shapes, which also hold sizes."""
+def between_shapes(shape: KernelShape, raw: Floats) -> Floats:
+    """A shape's ``features`` as points that can be compared between shapes: they also hold sizes."""
     depth = matmul_sizes(shape)[2]
     sizes = (_DEPTH_WEIGHT * np.log2(depth), _SLICES_WEIGHT * np.log2(shape.num_slices))
-    return np.hstack((scaled(features(shape, configs)), np.tile(sizes, (len(configs), 1))))
+    return np.hstack((scaled(raw), np.tile(sizes, (len(raw), 1))))
 
 
 def _values(configs: Sequence[KernelConfig], name: str) -> Floats:

@@ -49,8 +49,8 @@ _USUAL_LENGTH, _LENGTH_SPREAD = 2.5, 0.7
 #: The share of the variance that is noise in ``interpolated``, over many shapes.
 _INTERPOLATED_NOISE = 5e-3
 
-#: Points that ``interpolated`` predicts at a time, so that its memory does not grow with them.
-_AT_ONCE = 2_000
+#: Points that ``interpolated`` predicts at a time: what it works on then stays in a core's cache.
+_AT_ONCE = 128
 
 #: ``hindsight`` looks at this many observations at least.
 _FEWEST_LATER = 4
@@ -103,6 +103,8 @@ def interpolated(points: Floats, targets: Floats, wanted: Floats) -> Floats:
     kernel[np.diag_indices(len(points))] += _INTERPOLATED_NOISE
     weights = np.linalg.solve(kernel, targets - usual)
     mean: Floats = np.empty(len(wanted))
+    # Single precision is enough for a belief, and takes half the time.
+    points, wanted, weights = (each.astype(np.float32) for each in (points, wanted, weights))
     for start in range(0, len(wanted), _AT_ONCE):  # a space may have any number of points
         some = slice(start, start + _AT_ONCE)
         mean[some] = _matern(_distances(wanted[some], points) / _USUAL_LENGTH) @ weights

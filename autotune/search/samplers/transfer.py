@@ -20,9 +20,8 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.launch.sizes import is_shrink, matmul_sizes
-from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome
-from autotune.search.samplers.features import between_shapes
+from autotune.search.samplers.features import between_shapes, features
 from autotune.search.samplers.surrogate import Floats, interpolated, squash
 
 #: Measurements to learn from, of the nearest shapes. A shape that was left soon has few, so that
@@ -77,7 +76,8 @@ class Neighbour:
         """Points to learn from, (count, features), and their squashed logarithms, (count,)."""
         timed = instructive(self.timed)
         latencies = np.array(list(timed.values()))
-        return between_shapes(self.shape, list(timed)), squash(np.log(latencies))
+        points = between_shapes(self.shape, features(self.shape, list(timed)))
+        return points, squash(np.log(latencies))
 
 
 def distance(one: KernelShape, other: KernelShape) -> float:
@@ -179,20 +179,21 @@ def _kind(shape: KernelShape) -> int:
     return 2 * shape.op.is_moe + is_shrink(shape.op)
 
 
-def belief(space: SearchSpace, neighbours: Sequence[Neighbour]) -> Floats | None:
+def belief(shape: KernelShape, raw: Floats, neighbours: Sequence[Neighbour]) -> Floats | None:
     """The squashed logarithm of latency that finished shapes predict for every configuration.
 
     Args:
-        space: The new space.
+        shape: The new shape.
+        raw: The ``features`` of its configurations, (configurations, figures).
         neighbours: Finished shapes, each with at least one timed configuration.
 
     Returns:
-        The predictions, (len(space.configs),); None without neighbours.
+        The predictions, (configurations,); None without neighbours.
     """
     if not neighbours:
         return None
     points, targets = zip(*(each.lessons for each in neighbours), strict=True)
-    wanted = between_shapes(space.shape, space.configs)
+    wanted = between_shapes(shape, raw)
     return interpolated(np.vstack(points), np.concatenate(targets), wanted)
 
 

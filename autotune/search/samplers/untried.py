@@ -19,17 +19,19 @@ class Untried:
         self._configs = space.configs
         self._index = {config: index for index, config in enumerate(space.configs)}
         self._names = tuple(positions.axes)
-        rows = [positions.params(config) for config in space.configs]
-        # rows: configurations, columns: axes
-        self._points = np.array([[row[name] for name in self._names] for row in rows], dtype=float)
+        self._points = positions.table(space.configs)
         self._block_m = np.array([config.block_m for config in space.configs])
-        self._left = np.ones(len(rows), dtype=bool)
-        self._among = np.ones(len(rows), dtype=bool)
+        self._left = np.ones(len(self._configs), dtype=bool)
+        self._among = np.ones(len(self._configs), dtype=bool)
         self.taken = 0
 
     def __len__(self) -> int:
         """How many configurations are left."""
         return len(self._configs) - self.taken
+
+    def place(self, config: KernelConfig) -> int | None:
+        """The place of a configuration in the space's ``configs``; None where it is not in it."""
+        return self._index.get(config)
 
     def take(self, config: KernelConfig) -> None:
         """Note that a trial has this configuration now."""
