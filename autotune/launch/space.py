@@ -228,14 +228,14 @@ class Grid:
     shared_memory_bytes: int | None = None
     forced: Mapping[str, int] = field(default_factory=dict)
 
-    def points(self) -> Iterator[tuple[KernelConfig, KernelConfig]]:
+    def launches(self) -> dict[KernelConfig, KernelConfig]:
         """Every launch that no rule throws out, in a fixed order, each once.
 
         The rules are those of ``rejection``, for all points of the grid at once: a grid has up to
         20,000 points, and a run up to hundreds of grids.
 
         Returns:
-            The configurations as they are launched, each with the first one that launches so.
+            The first configuration of each launch, with the configuration that is launched.
         """
         import numpy as np
 
@@ -274,13 +274,14 @@ class Grid:
             zip(*(table[name][places].tolist() for name in names), strict=True)
             for table in (asked, launched)
         )
+        found = {}
         for values, launch in zip(own, launches, strict=True):
             config = KernelConfig(**dict(zip(names, values, strict=True)))
-            is_same = values == launch
-            yield (
-                (config if is_same else KernelConfig(**dict(zip(names, launch, strict=True)))),
-                config,
-            )
+            if values != launch:
+                found[config] = KernelConfig(**dict(zip(names, launch, strict=True)))
+            else:
+                found[config] = config
+        return found
 
     def _groups(self, launched: Mapping[str, Any], columns: int) -> Any:  # noqa: ANN401 - arrays
         """``group_size_m`` as it is launched, for all points; see ``as_launched``."""
@@ -334,7 +335,7 @@ class SearchSpace:
     def __init__(
         self,
         shape: KernelShape,
-        configs: Iterable[KernelConfig],
+        configs: Iterable[KernelConfig] | Mapping[KernelConfig, KernelConfig],
         *,
         default: KernelConfig,
         grid: Grid | None = None,
@@ -344,7 +345,7 @@ class SearchSpace:
 
         Args:
             shape: The shape.
-            configs: The valid configurations.
+            configs: The valid configurations; a mapping also says how each is launched.
             default: vLLM's configuration for the shape.
             grid: Finds aliases and reasons for rejections. None for a recording: it holds each
                 launch once, and only what was recorded can be searched.
@@ -356,21 +357,18 @@ class SearchSpace:
         """
         self.shape, self.default, self._grid = shape, default, grid
         self._unread = dict(unread or {})
-        self._collect((self._launch(config), config) for config in configs)
-
-    def _collect(self, pairs: Iterable[tuple[KernelConfig, KernelConfig]]) -> None:
-        """Take in configurations, each with how it is launched."""
-        self._canonical = {self._launch(self.default): self.default}
-        valid = [self._canonical.setdefault(launch, config) for launch, config in pairs]
+        self._canonical = {self._launch(default): default}
+        launch = configs.__getitem__ if isinstance(configs, Mapping) else self._launch
+        valid = [self._canonical.setdefault(launch(config), config) for config in configs]
         if not valid:
             raise SpaceError(
-                f"no valid configuration for {self.shape.op.value} {self.shape.label}: "
+                f"no valid configuration for {shape.op.value} {shape.label}: "
                 "widen its axes in the study file"
             )
-        self.configs = tuple(dict.fromkeys([self.default, *valid]))
+        self.configs = tuple(dict.fromkeys([default, *valid]))
         self.axes = {
             name: tuple(sorted({getattr(config, name) for config in self.configs}))
-            for name in self.shape.op.parameters
+            for name in shape.op.parameters
         }
 
     @classmethod
@@ -380,10 +378,7 @@ class SearchSpace:
         Raises:
             SpaceError: No configuration is valid.
         """
-        space = cls.__new__(cls)
-        space.shape, space.default, space._grid, space._unread = grid.shape, default, grid, {}
-        space._collect(grid.points())
-        return space
+        return cls(grid.shape, grid.launches(), default=default, grid=grid)
 
     def with_unread(self, unread: Mapping[str, int]) -> SearchSpace:
         """The same configurations, where vLLM reads none of the parameters in ``unread``."""

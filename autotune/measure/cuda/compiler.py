@@ -68,6 +68,7 @@ class CompilePool:
     calls it while waiting for something else.
 
     Attributes:
+        workers: How many processes compile.
         wanted_s: Seconds in which a job was waiting, times the number of workers.
         busy_s: The part of ``wanted_s`` in which workers were compiling.
     """
@@ -79,7 +80,7 @@ class CompilePool:
         workers: int,
         timeout_s: float = COMPILE_TIMEOUT_S,
     ) -> None:
-        """Start the processes.
+        """Note what to start; the first job that is submitted starts the processes.
 
         Args:
             provider: Name of the kernel provider.
@@ -87,7 +88,8 @@ class CompilePool:
             timeout_s: Limit for one job, in seconds.
         """
         self._provider, self._timeout_s = provider, timeout_s
-        self._slots = [_Slot(self._start()) for _ in range(workers)]
+        self.workers = workers
+        self._slots: list[_Slot] = []
         self._waiting: deque[CompileJob] = deque()
         self._submitted: set[CompileJob] = set()
         self._results: dict[CompileJob, CompiledKernel | CompileFailure] = {}
@@ -95,10 +97,10 @@ class CompilePool:
         self.busy_s = 0.0
         self._looked_at = time.monotonic()
 
-    @property
-    def workers(self) -> int:
-        """How many processes compile."""
-        return len(self._slots)
+    def start(self) -> None:
+        """Start the processes, unless they run."""
+        if not self._slots:
+            self._slots = [_Slot(self._start()) for _ in range(self.workers)]
 
     @property
     def compiling(self) -> int:
@@ -117,6 +119,7 @@ class CompilePool:
 
     def submit(self, job: CompileJob) -> None:
         """Queue a job, unless it was submitted before."""
+        self.start()
         if job not in self._submitted:
             self._submitted.add(job)
             self._waiting.append(job)
@@ -174,7 +177,7 @@ class CompilePool:
         self._looked_at = now
 
     def _start(self) -> Worker:
-        return Worker(make_compiler, (self._provider,))
+        return Worker(make_compiler, (self._provider,), is_forked=True)
 
     def _hand_out(self, slot: _Slot, job: CompileJob) -> None:
         try:

@@ -1,7 +1,6 @@
-"""Imported in the process that workers are forked from, so that they need not import it.
+"""Imported in the process that compile workers are forked from, so that they need not import it.
 
-What fails here fails again in the worker that needs it, which says why. Nothing here may initialize
-CUDA: a forked process could not use it then.
+What fails here fails again in the worker that needs it, which says why.
 """
 
 from __future__ import annotations
@@ -11,13 +10,11 @@ import os
 
 from autotune.measure.cuda.worker import PREPARED
 
-# Triton reads it when a kernel is defined; the interpreter compiles nothing.
+# As in each of the workers: without a GPU, and with kernels that can be compiled.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.pop("TRITON_INTERPRET", None)
-# Without it torch initializes CUDA to count devices.
-os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 with contextlib.suppress(Exception):
-    from autotune.measure.cuda import device  # noqa: F401
     from autotune.measure.kernels import provider
 
     provider(os.environ.get(PREPARED, "builtin"))

@@ -112,7 +112,10 @@ class CudaRunner(Runner):
         self._searcher = make_process()
         self._referee = Referee(make_process(), config_timeout_s=config_timeout_s)
         try:
+            # All start side by side. The compilers come last: their start waits for an import.
             self._searcher.start()
+            self._referee.start()
+            self.compilers.start()
             description: Description = self._searcher.ask(Describe(), REQUEST_TIMEOUT_S)
         except BaseException:
             self.close()
@@ -139,7 +142,6 @@ class CudaRunner(Runner):
         jobs = [self._job(shape, config) for shape, those in pending.items() for config in those]
         self.compilers.want(jobs)
         self._searcher.open(next(iter(pending)))
-        self._stand_by()
         job, _ = self.compilers.first_done(jobs)
         return job.shape
 
@@ -177,6 +179,7 @@ class CudaRunner(Runner):
         The last one counts; its states say whether the clocks were still held down.
         """
         started = time.monotonic()
+        self._referee.start()
         runnable = [config for config in configs if self._can_be_launched(shape, config)]
         comparison = self._referee.compare(shape, runnable, enough)
         self.figures.compare_s += time.monotonic() - started
@@ -184,6 +187,7 @@ class CudaRunner(Runner):
 
     def leave(self, shape: KernelShape) -> None:
         """Drop what is known of a shape: what it asks for again is compiled and measured again."""
+        self._searcher.prepare_spare()
         self.compilers.forget(shape)
         self._twins.pop(shape, None)
 
@@ -211,11 +215,6 @@ class CudaRunner(Runner):
 
     # ----------------------------------------------------------------- inside
 
-    def _stand_by(self) -> None:
-        """Start the processes that will be needed, unless they run."""
-        self._searcher.prepare_spare()
-        self._referee.start()
-
     def _first_compiled(
         self, shape: KernelShape, configs: Sequence[KernelConfig]
     ) -> tuple[KernelConfig, CompiledKernel | CompileFailure]:
@@ -223,7 +222,6 @@ class CudaRunner(Runner):
         jobs = [self._job(shape, config) for config in configs]
         self.compilers.want(jobs)
         self._searcher.open(shape)
-        self._stand_by()
         job, compiled = self.compilers.first_done(jobs)
         return job.config, compiled
 

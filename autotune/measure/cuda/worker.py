@@ -29,9 +29,10 @@ Handler = Callable[[Any], Any]
 #: How long a process may take to start and import what it needs, in seconds.
 START_TIMEOUT_S = 120.0
 
-#: Processes are forked from one that has imported what they need (``prepare``), where there is such a
-#: thing: a dozen and a half imports of torch and vLLM at a time took three times as long as one.
-_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+#: How processes start that never touch the GPU: forked from one that has imported what they need
+#: (``prepare``), where there is such a thing. As many imports of torch and vLLM at a time as there
+#: are cores took three times as long as one.
+_FORKED = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 #: The environment variable that tells ``preloaded`` whose kernels to import.
 PREPARED = "AUTOTUNE_PREPARED"
@@ -64,7 +65,7 @@ def prepare(provider: str) -> None:
     Args:
         provider: Name of the kernel provider.
     """
-    if _METHOD == "forkserver":
+    if _FORKED == "forkserver":
         os.environ[PREPARED] = provider
         multiprocessing.set_forkserver_preload(["autotune.measure.cuda.preloaded"])
         with held_back(*_FOR_THE_OWNER):
@@ -79,14 +80,22 @@ class Worker:
     was under way when they came has not failed.
     """
 
-    def __init__(self, make_handler: Callable[..., Handler], args: Sequence[object]) -> None:
+    def __init__(
+        self,
+        make_handler: Callable[..., Handler],
+        args: Sequence[object],
+        *,
+        is_forked: bool = False,
+    ) -> None:
         """Start the process, without waiting until it is ready.
 
         Args:
             make_handler: Called once in the process; must be importable by name.
             args: The arguments of ``make_handler``, picklable.
+            is_forked: Whether the process is forked from one that is prepared. It must not use a
+                GPU then.
         """
-        context = multiprocessing.get_context(_METHOD)
+        context = multiprocessing.get_context(_FORKED if is_forked else "spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(
             target=_serve, args=(theirs, make_handler, tuple(args), dict(os.environ)), daemon=True

@@ -139,7 +139,7 @@ def scaled(raw: Floats) -> Floats:
 
 
 def between_shapes(shape: KernelShape, raw: Floats) -> Floats:
-    """A shape's ``features`` as points that can be compared between shapes: they also hold sizes."""
+    """A shape's ``features`` as points to compare between shapes, which also hold sizes."""
     depth = matmul_sizes(shape)[2]
     sizes = (_DEPTH_WEIGHT * np.log2(depth), _SLICES_WEIGHT * np.log2(shape.num_slices))
     return np.hstack((scaled(raw), np.tile(sizes, (len(raw), 1))))
