@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from autotune.errors import SpaceError, shown
@@ -228,69 +230,45 @@ class Grid:
     shared_memory_bytes: int | None = None
     forced: Mapping[str, int] = field(default_factory=dict)
 
-    def launches(self) -> dict[KernelConfig, KernelConfig]:
+    def launches(self) -> Mapping[KernelConfig, KernelConfig]:
         """Every launch that no rule throws out, in a fixed order, each once.
 
         The rules are those of ``rejection``, for all points of the grid at once: a grid has up to
-        20,000 points, and a run up to hundreds of grids.
+        20,000 points, and a run up to hundreds of grids, many of them alike.
 
         Returns:
             The first configuration of each launch, with the configuration that is launched.
         """
-        import numpy as np
-
         sizes = matmul_sizes(self.shape)
         limits = block_limits(sizes)
-        names = tuple(self.axes)
-        axes = [
-            [each for each in self._in_order(name, limits.get(name)) if not value_fault(name, each)]
-            for name in names
-        ]
-        columns = np.meshgrid(*(np.array(values, dtype=np.int64) for values in axes), indexing="ij")
-        asked = dict(zip(names, (column.ravel() for column in columns), strict=True))
-        launched = asked | {
-            name: np.full_like(asked["block_m"], value) for name, value in self.forced.items()
+        axes = {
+            name: tuple(
+                value
+                for value in self._in_order(name, limits.get(name))
+                if not value_fault(name, value)
+            )
+            for name in self.axes
         }
-        if "group_size_m" in asked:
-            launched["group_size_m"] = self._groups(launched, sizes[1])
-        works = (
-            asked["block_m"] * asked["block_n"] // (32 * asked["num_warps"]) <= MOST_ACCUMULATORS
+        splits = {k: next_power_of_two(-(-sizes[2] // k)) for k in axes["block_k"]}
+        return _launches(
+            self.shape.op,
+            tuple(axes.items()),
+            tuple(sorted(self.forced.items())),
+            tuple(splits.items()) if "split_k" in axes else (),
+            tuple(self._groups(axes, sizes[1])) if "group_size_m" in axes else (),
+            (DTYPE_BYTES[self.shape.dtype], self.shared_memory_bytes),
         )
-        if "split_k" in asked:
-            steps = {k: next_power_of_two(-(-sizes[2] // k)) for k in axes[names.index("block_k")]}
-            works &= asked["split_k"] <= np.vectorize(steps.get)(asked["block_k"])
-        if self.shared_memory_bytes is not None:
-            value_bytes = DTYPE_BYTES[self.shape.dtype]
-            needed = tiles_bytes(self.shape.op, launched, value_bytes)
-            works &= needed <= self.shared_memory_bytes
-        places = np.flatnonzero(works)
-        keys = np.zeros(len(places), dtype=np.int64)  # the same for points that launch alike
-        for name in names:
-            values, which = np.unique(launched[name][places], return_inverse=True)
-            keys = keys * len(values) + which
-        _, firsts = np.unique(keys, return_index=True)
-        places = places[np.sort(firsts)]
-        own, launches = (
-            zip(*(table[name][places].tolist() for name in names), strict=True)
-            for table in (asked, launched)
-        )
-        found = {}
-        for values, launch in zip(own, launches, strict=True):
-            config = KernelConfig(**dict(zip(names, values, strict=True)))
-            if values != launch:
-                found[config] = KernelConfig(**dict(zip(names, launch, strict=True)))
-            else:
-                found[config] = config
-        return found
 
-    def _groups(self, launched: Mapping[str, Any], columns: int) -> Any:  # noqa: ANN401 - arrays
-        """``group_size_m`` as it is launched, for all points; see ``as_launched``."""
-        import numpy as np
-
-        blocks = np.unique(launched["block_m"]).tolist()
-        rows = {block: -(-launched_rows(self.shape, block) // block) for block in blocks}
-        group = np.minimum(launched["group_size_m"], np.vectorize(rows.get)(launched["block_m"]))
-        return np.where(-(-columns // launched["block_n"]) == 1, 1, group)
+    def _groups(
+        self, axes: Mapping[str, Sequence[int]], columns: int
+    ) -> Iterator[tuple[tuple[int, int], int]]:
+        """For every ``block_m`` and ``block_n``, the largest ``group_size_m`` that differs."""
+        most = max(axes["group_size_m"], default=1)
+        for block_m in axes["block_m"]:
+            rows = -(-launched_rows(self.shape, block_m) // block_m)
+            for block_n in axes["block_n"]:
+                group = 1 if -(-columns // block_n) == 1 else min(rows, most)
+                yield (block_m, block_n), group
 
     def launch(self, config: KernelConfig) -> KernelConfig:
         """The configuration that is really launched; two with the same result are aliases."""
@@ -320,6 +298,64 @@ class Grid:
             value_bytes=DTYPE_BYTES[self.shape.dtype],
             limit_bytes=self.shared_memory_bytes,
         )
+
+
+@lru_cache(maxsize=64)
+def _launches(
+    op: LoraOp,
+    axes: tuple[tuple[str, tuple[int, ...]], ...],
+    forced: tuple[tuple[str, int], ...],
+    splits: tuple[tuple[int, int], ...],
+    groups: tuple[tuple[tuple[int, int], int], ...],
+    memory: tuple[int, int | None],
+) -> Mapping[KernelConfig, KernelConfig]:
+    """The launches of a grid; see ``Grid.launches``.
+
+    Args:
+        op: The op.
+        axes: The values of every parameter, in the order in which they are gone through.
+        forced: Parameters that the kernels set themselves.
+        splits: For every ``block_k`` the largest ``split_k``; empty where there is none.
+        groups: For every ``block_m`` and ``block_n`` the largest ``group_size_m`` that differs from
+            the ones below; empty where there is none.
+        memory: Size of a weight, and of a block's shared memory or None, bytes.
+    """
+    import numpy as np
+
+    names = [name for name, _ in axes]
+    grid = np.meshgrid(*(np.array(each, dtype=np.int64) for _, each in axes), indexing="ij")
+    asked: dict[str, Any] = dict(zip(names, (column.ravel() for column in grid), strict=True))
+    launched = asked | {name: np.full_like(asked["block_m"], value) for name, value in forced}
+    for (block_m, block_n), most in groups:
+        alike = (launched["block_m"] == block_m) & (launched["block_n"] == block_n)
+        group = np.where(alike, np.minimum(launched["group_size_m"], most), 0)
+        launched["group_size_m"] = np.where(alike, group, launched["group_size_m"])
+    accumulators = asked["block_m"] * asked["block_n"] // (32 * asked["num_warps"])
+    works = accumulators <= MOST_ACCUMULATORS
+    for block_k, most in splits:
+        works &= (asked["block_k"] != block_k) | (asked["split_k"] <= most)
+    value_bytes, limit_bytes = memory
+    if limit_bytes is not None:
+        works &= tiles_bytes(op, launched, value_bytes) <= limit_bytes
+    places = np.flatnonzero(works)
+    keys = np.zeros(len(places), dtype=np.int64)  # the same for points that launch alike
+    for name in names:
+        values, which = np.unique(launched[name][places], return_inverse=True)
+        keys = keys * len(values) + which
+    _, firsts = np.unique(keys, return_index=True)
+    places = places[np.sort(firsts)]
+    own, launches = (
+        zip(*(table[name][places].tolist() for name in names), strict=True)
+        for table in (asked, launched)
+    )
+    found = {}
+    for values, launch in zip(own, launches, strict=True):
+        config = KernelConfig(**dict(zip(names, values, strict=True)))
+        if values != launch:
+            found[config] = KernelConfig(**dict(zip(names, launch, strict=True)))
+        else:
+            found[config] = config
+    return MappingProxyType(found)
 
 
 class SearchSpace:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from autotune.choose.selection import Selection
@@ -52,6 +53,7 @@ class Pipeline:
         self._session, self._runner, self._done = session, session.runner, done
         self._open: dict[KernelShape, _Open] = {}
         self._waiting: deque[Turn] = deque()
+        self._next: Future[_Open] | None = None
 
     def run(self, turns: Sequence[Turn]) -> None:
         """Search shapes, each until its budget is spent.
@@ -62,17 +64,20 @@ class Pipeline:
         """
         self._waiting = deque(turns)
         self._near = _nearest_before([turn.space.shape for turn in turns])
-        while self._open or self._waiting:
-            self._fill()
-            for each in [each for each in self._open.values() if not each.tuner.pending]:
-                self._finish(each)
-            pending = {
-                shape: each.tuner.pending
-                for shape, each in self._open.items()
-                if each.tuner.pending
-            }
-            if pending:
-                self._open[self._runner.first_ready(pending)].tuner.measure()
+        with ThreadPoolExecutor(1, thread_name_prefix="next-shape") as self._thread:
+            while self._open or self._waiting or self._next:
+                self._step()
+
+    def _step(self) -> None:
+        """Measure one configuration, and finish the shapes whose search is over."""
+        self._fill()
+        for each in [each for each in self._open.values() if not each.tuner.pending]:
+            self._finish(each)
+        pending = {
+            shape: each.tuner.pending for shape, each in self._open.items() if each.tuner.pending
+        }
+        if pending:
+            self._open[self._runner.first_ready(pending)].tuner.measure()
 
     def _fill(self) -> None:
         """Choose configurations until as many are under way as the runner wants."""
@@ -80,13 +85,27 @@ class Pipeline:
         room = self._runner.lookahead
         for each in self._open.values():
             room -= self._ask(each, room)
-        while room > 0 and self._waiting and len(self._open) < _MOST_OPEN:
-            turn = self._next_turn()
-            tuner = self._session.tuner(turn.space, [each.tuner for each in self._open.values()])
-            each = self._open[turn.space.shape] = _Open(turn, tuner, turn.early)
-            tuner.begin(each.budget)
+        while room > 0 and (self._waiting or self._next) and len(self._open) < _MOST_OPEN:
+            each = self._take_next()
+            self._open[each.tuner.shape] = each
+            each.tuner.begin(each.budget)
             self._begin_first()
             room -= self._ask(each, room)
+
+    def _take_next(self) -> _Open:
+        """The next shape, and begin to make ready the one after it where something is compiled."""
+        each = (self._next or self._ready_next()).result()
+        is_ahead = self._runner.lookahead > 1 and self._waiting
+        self._next = self._ready_next() if is_ahead else None
+        return each
+
+    def _ready_next(self) -> Future[_Open]:
+        """Make the next shape ready in a thread: that takes as long as measuring some trials."""
+        turn = self._next_turn()
+        beside = [each.tuner for each in self._open.values()]
+        return self._thread.submit(
+            lambda: _Open(turn, self._session.tuner(turn.space, beside), turn.early)
+        )
 
     def _begin_first(self) -> None:
         """Begin the turn of the shape that was opened first, unless it has begun."""
@@ -97,7 +116,7 @@ class Pipeline:
 
     def _ask(self, each: _Open, room: int) -> int:
         """Choose configurations of a shape, one at least; returns how many are under way."""
-        shapes = min(_SIDE_BY_SIDE, len(self._open) + len(self._waiting))
+        shapes = min(_SIDE_BY_SIDE, len(self._open) + len(self._waiting) + (self._next is not None))
         share = -(-self._runner.lookahead // shapes)
         each.tuner.ask(each.budget, at_most=max(1, min(share, room)))
         return len(each.tuner.pending)

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from threadpoolctl import threadpool_limits
+
 from autotune.errors import InputError, WorkerDied
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
@@ -84,6 +86,9 @@ class Session:
         plan = self.plan
         check_installed(plan.sampler)
         with ExitStack() as opened:
+            # The sampler's matrices are small. Threads for them would wait for cores that compile:
+            # a belief then took ten times as long (H100, 16 cores).
+            opened.enter_context(threadpool_limits(1, user_api="blas"))
             if self._record is not None:
                 environment, ceilings = self.runner.environment, self.runner.ceilings()
                 replayed = self.runner.replayed

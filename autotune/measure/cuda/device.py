@@ -89,7 +89,8 @@ class DeviceServer:
             case Open(shape):
                 self._open(shape)
                 return None
-            case Start(config, samples):
+            case Start(shape, config, samples):
+                self._open(shape)
                 return self._start(config, samples)
             case More(samples):
                 return self._more(samples)
@@ -112,7 +113,7 @@ class DeviceServer:
         )
 
     def _open(self, shape: KernelShape) -> None:
-        self._clock = self._open_shape = None  # their graphs go before other inputs come
+        self._clock = None  # its graph goes before the next is captured, or other inputs come
         self._ready.clear()
         held = self._held.pop(shape, None)
         if held is None:
@@ -137,7 +138,6 @@ class DeviceServer:
             del self._held[next(iter(self._held))]
 
     def _start(self, config: KernelConfig, samples: int) -> Started | Failure:
-        self._clock = None  # its graph goes before the next is captured
         checked = self._checked_clock(config)
         if isinstance(checked, Failure):
             return checked

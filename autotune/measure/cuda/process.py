@@ -35,7 +35,7 @@ class DeviceProcess:
         self._compilers = compilers
         self._worker: Worker | None = None
         self._spare: Worker | None = None
-        self._shape: KernelShape | None = None
+        self._opened: set[KernelShape] = set()
 
     def start(self) -> None:
         """Start the process unless it runs; the first request waits until it is ready."""
@@ -52,18 +52,17 @@ class DeviceProcess:
         if self._worker is not None:
             self._worker.kill()
         self._worker, self._spare = self._spare or self._make_worker(), None
-        self._shape = None
+        self._opened.clear()
 
     def open(self, shape: KernelShape) -> None:
-        """Have the process hold the inputs of ``shape``.
+        """Have the process make the inputs of ``shape``, unless it has made them before.
 
         Raises:
             WorkerDied: The inputs cannot be made.
         """
-        if self._shape != shape:
-            self._shape = None
+        if shape not in self._opened:
             self.ask(Open(shape), REQUEST_TIMEOUT_S)
-            self._shape = shape
+            self._opened.add(shape)
 
     def ask(self, request: object, timeout_s: float) -> Any:  # noqa: ANN401 - each request has its own answer
         """Have a request answered.

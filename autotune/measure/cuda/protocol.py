@@ -41,15 +41,19 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Asks to make the inputs of a shape and drop those of the last; answered by None."""
+    """Asks to make the inputs of a shape, and to go on with it; answered by None."""
 
     shape: KernelShape
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Asks to check a configuration and take samples; answered by ``Started`` or ``Failure``."""
+    """Asks to check a configuration and take samples; answered by ``Started`` or ``Failure``.
 
+    Its shape was opened before; others may have been opened since.
+    """
+
+    shape: KernelShape
     config: KernelConfig
     samples: int
 

@@ -11,7 +11,7 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.measure._base import EnoughRule
 from autotune.measure.cuda.process import REQUEST_TIMEOUT_S, DeviceProcess
-from autotune.measure.cuda.protocol import Failure, Prepare, TakeTurns, Turns
+from autotune.measure.cuda.protocol import Failure, Open, Prepare, TakeTurns, Turns
 from autotune.measure.measurement import Comparison, DeviceState
 
 #: In one turn every configuration is timed once. After this many turns the caller is asked whether
@@ -87,7 +87,7 @@ class Referee:
 
     def _prepare(self, shape: KernelShape, configs: Sequence[KernelConfig]) -> list[KernelConfig]:
         """Make configurations ready in the device's process, and return those that run."""
-        self._process.open(shape)
+        self._process.ask(Open(shape), REQUEST_TIMEOUT_S)
         ready = []
         for config in configs:
             try:

@@ -253,7 +253,8 @@ class CudaRunner(Runner):
         def ended(outcome: Outcome, reason: str = "", **facts: Any) -> Measurement:  # noqa: ANN401 - fields differ in type
             return Measurement(shape=shape, config=config, outcome=outcome, reason=reason, **facts)
 
-        clock = _RemoteClock(self._searcher, config, deadline=time.monotonic() + self._timeout_s)
+        deadline = time.monotonic() + self._timeout_s
+        clock = _RemoteClock(self._searcher, shape, config, deadline=deadline)
         try:
             samples, cut = race(clock.take, lambda so_far: stop(config, so_far))
         except _NotTimed as error:
@@ -276,8 +277,11 @@ class CudaRunner(Runner):
 class _RemoteClock:
     """Times one configuration in the device's process; the first samples come with the check."""
 
-    def __init__(self, process: DeviceProcess, config: KernelConfig, *, deadline: float) -> None:
-        self._process, self._config, self._deadline = process, config, deadline
+    def __init__(
+        self, process: DeviceProcess, shape: KernelShape, config: KernelConfig, *, deadline: float
+    ) -> None:
+        self._process, self._deadline = process, deadline
+        self._shape, self._config = shape, config
         self.relative_error: float | None = None
 
     def take(self, count: int) -> Sequence[float]:
@@ -288,7 +292,7 @@ class _RemoteClock:
             WorkerDied: The process ended, or the deadline has passed.
         """
         is_first = self.relative_error is None
-        request = Start(self._config, count) if is_first else More(count)
+        request = Start(self._shape, self._config, count) if is_first else More(count)
         answer: Started | Failure | tuple[float, ...]
         answer = self._process.ask(request, self._deadline - time.monotonic())
         if isinstance(answer, Failure):
