@@ -18,7 +18,7 @@ from autotune.measure.measurement import outcome_counts
 
 if TYPE_CHECKING:
     from autotune.export.bench import Benched
-    from autotune.export.check import Finding, LookedUp, Report
+    from autotune.export.check import AskedBatch, Finding, LookedUp, Report
 
 #: How many findings of one kind in one file are printed; a file may have thousands of entries.
 _MOST_ALIKE = 5
@@ -147,7 +147,7 @@ def shapes_table(layers: Mapping[KernelShape, str], runs: Mapping[KernelShape, i
     for (kind, layer), those in kinds.items():
         numbers = (kind.num_slices, kind.hidden_size, kind.rank)
         key = key_text((kind.lookup_key._asdict() | {"m": "m"}).values())
-        tokens = _counts_text([shape.num_tokens for shape in those])
+        tokens = counts_text([shape.num_tokens for shape in those])
         counts = [str(runs[those[0]])] if has_runs else []
         row = (layer, kind.op.value, *counts, *map(str, numbers), _slice_sizes_text(kind))
         table.add_row(*row, kind.file_name("{gpu}"), key, tokens)
@@ -171,7 +171,7 @@ def shape_rows(
     ]
 
 
-def _counts_text(counts: Sequence[int]) -> str:
+def counts_text(counts: Sequence[int]) -> str:
     """Batch sizes, shortened where they are many, such as ``1, 2 ... 8192 (14)``."""
     if len(counts) <= _MOST_COUNTS:
         return ", ".join(map(str, counts))
@@ -217,6 +217,17 @@ def check_table(lookups: Iterable[LookedUp], layers: Mapping[KernelShape, str]) 
         key = key_text(shape.lookup_key)
         names = (shape.op.value, layers.get(shape, ""), sizes_text(shape), str(shape.num_tokens))
         table.add_row(*names, lookup.file, key, _found_text(lookup))
+    return table
+
+
+def batches_table(batches: Iterable[AskedBatch]) -> Table:
+    """One row a batch size that a server asked for: how many of its look-ups end in which way."""
+    outcomes = ("exact", "nearest", "default", "stops")
+    table = plain_table((), ("tokens", "asked", *outcomes))
+    table.add_column("when")
+    for each in batches:
+        ends = (str(each.outcomes[name]) for name in outcomes)
+        table.add_row(str(each.num_tokens), str(each.count), *ends, each.when)
     return table
 
 

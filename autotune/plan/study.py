@@ -174,6 +174,18 @@ class StudyPlan:
         return tuple(each.shape for each in self.workload.launched)
 
     @property
+    def looked_up(self) -> tuple[KernelShape, ...]:
+        """The shapes to look up in a folder: of a trace all that were asked for, else ``shapes``.
+
+        Raises:
+            StudyFileError: As ``workload``.
+        """
+        if self.trace is None or not self.is_auto:
+            return self.shapes
+        asked = (each.shape for each in self.trace.asked)
+        return tuple(each for each in asked if self.ops is None or each.op in self.ops)
+
+    @property
     def layers(self) -> dict[KernelShape, str]:
         """Every shape with the names of its layers, such as ``o, down``; raises as ``workload``."""
         return {each.shape: ", ".join(each.names) for each in self.workload.launched}

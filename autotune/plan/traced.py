@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -103,9 +103,13 @@ class _LookUp(_Figures):
     @property
     def _launch(self) -> dict[str, Any]:
         return {
-            **{"op": self.op, "num_tokens": self.batch, "rank": self.rank},
-            **{"hidden_size": self.hidden_size, "num_slices": self.num_slices},
-            **{"max_loras": self.max_loras, "dtype": self.dtype},
+            "op": self.op,
+            "num_tokens": self.batch,
+            "rank": self.rank,
+            "hidden_size": self.hidden_size,
+            "num_slices": self.num_slices,
+            "max_loras": self.max_loras,
+            "dtype": self.dtype,
         }
 
     def _dense(self) -> dict[str, Any]:
@@ -132,9 +136,12 @@ class _LookUp(_Figures):
         experts = max(a[1], b[1])
         return {
             **self._launch,
-            **{"hidden_size": hidden if is_w13 else hidden * shards, "intermediate_size": inner},
-            **{"top_k": self.top_k, "num_experts": experts},
-            **{"fully_sharded": self.fully_sharded, "shards": shards},
+            "hidden_size": hidden if is_w13 else hidden * shards,
+            "intermediate_size": inner,
+            "top_k": self.top_k,
+            "num_experts": experts,
+            "fully_sharded": self.fully_sharded,
+            "shards": shards,
             "global_experts": self.global_experts or everywhere or experts,
         }
 
@@ -162,9 +169,14 @@ class Asked:
 
     def joined(self, other: Asked) -> Asked:
         """The same shape as two processes saw it."""
-        first = min(self.when, other.when, key=("capture", "start", "serving").index)
         layers = max(self.layers, other.layers)
-        return replace(self, count=self.count + other.count, layers=layers, when=first)
+        when = first_of((self.when, other.when))
+        return replace(self, count=self.count + other.count, layers=layers, when=when)
+
+
+def first_of(whens: Iterable[When]) -> When:
+    """The first of several times: ``capture``, else ``start``, else ``serving``."""
+    return min(whens, key=get_args(When).index)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,10 +254,10 @@ class Trace:
         return [replace(kind, num_tokens=count) for count in self.sizes("capture", kind=kind)]
 
     def _rows(self, kind: KernelShape) -> list[int]:
-        """The batch sizes to tune: those asked for, thinned, and above the graphs doublings."""
-        captured = self.sizes("capture", kind=kind)
-        rows = thinned(self.sizes(kind=kind))
-        return doubled(rows, after=captured[-1]) if captured else rows
+        """The batch sizes to tune: those asked for, thinned, and doublings beyond the graphs."""
+        sizes = self.sizes(kind=kind)
+        captured = self.sizes("capture", kind=kind) or sizes[:1]
+        return doubled(thinned(sizes), after=captured[-1])
 
     def _is_sampled(self, kind: KernelShape) -> bool:
         """Whether only sampled tokens go through it: logits are no part of the graphs."""
@@ -263,7 +275,8 @@ def read_trace(path: Path) -> Trace:
     """
     source = printable(str(path))
     lines = read_lines(path, "the trace")
-    header = _header(source, next(lines, b""))
+    first = next(lines, b"")
+    header = _header(source, first) if first else _Header.model_validate({})
     firsts, latest = _read(source, lines)
     if not firsts:
         raise InputError(
@@ -330,9 +343,7 @@ def _asked(
     firsts: Mapping[_Name, tuple[int, _LookUp]], latest: Mapping[_Name, _Figures]
 ) -> tuple[dict[KernelShape, Asked], list[str]]:
     """Every shape once, and why look-ups are left out, a line each."""
-    everywhere = {
-        one.layer: one.global_experts for _, one in firsts.values() if one.global_experts
-    }
+    everywhere = {one.layer: one.global_experts for _, one in firsts.values() if one.global_experts}
     asked: dict[KernelShape, Asked] = {}
     left_out: list[str] = []
     for name, (number, one) in firsts.items():
@@ -342,9 +353,7 @@ def _asked(
             left_out.append(f"line {number}, {shown(one.op)[1:-1]} {key_text(one.key)}: {error}")
             continue
         figures = latest[name]
-        new = Asked(
-            shape=shape, count=figures.count, layers=figures.layers, when=figures.when
-        )
+        new = Asked(shape=shape, count=figures.count, layers=figures.layers, when=figures.when)
         asked[shape] = asked[shape].joined(new) if shape in asked else new
     return asked, left_out
 

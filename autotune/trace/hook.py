@@ -70,14 +70,12 @@ class _Finder:
     def __init__(self, make: Callable[[], Wrap]) -> None:
         self._make = make
 
-    def find_spec(
-        self, name: str, path: Any = None, target: Any = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, *place: object) -> ModuleSpec | None:
         """The module's spec, with a loader that binds; None for every other module."""
         if name != HOME:
             return None
         others = (each for each in list(sys.meta_path) if each is not self)
-        found = (each.find_spec(name, path, target) for each in others)
+        found = (each.find_spec(name, *place) for each in others)
         spec = next((each for each in found if each is not None), None)
         if spec is not None and hasattr(spec.loader, "exec_module"):
             spec.loader = _Loader(spec.loader, self._make)  # type: ignore[assignment]
@@ -87,7 +85,7 @@ class _Finder:
 class _Loader:
     """A module's own loader, and what follows it. It is gone once the module is imported."""
 
-    def __init__(self, loader: Any, make: Callable[[], Wrap]) -> None:
+    def __init__(self, loader: Any, make: Callable[[], Wrap]) -> None:  # noqa: ANN401 - of any kind
         self._loader, self._make = loader, make
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

@@ -120,7 +120,7 @@ class Ledger:
         @functools.wraps(look_up)
         def asked(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever vLLM passes
             try:
-                known = settled.get((args, *kwargs.items()))
+                known = settled.get((args, *kwargs.values()))
                 if known is None:
                     note(args, kwargs, sys._getframe(1))  # noqa: SLF001 - the caller's tensors
                 else:
@@ -140,7 +140,7 @@ class Ledger:
         """Count a look-up whose caller is read."""
         if self._is_broken:
             return
-        call = (args, *kwargs.items())
+        call = (args, *kwargs.values())
         named = dict(zip(_NAMES, args, strict=False)) | kwargs
         facts, place = facts_of(str(named["op_type"]), frame)
         asked = self._asked.get((call, facts))
@@ -174,9 +174,7 @@ class Ledger:
 
     def _write_soon(self) -> None:
         if self._writer is None:
-            self._writer = threading.Thread(
-                target=self._write, name="autotune-trace", daemon=True
-            )
+            self._writer = threading.Thread(target=self._write, name="autotune-trace", daemon=True)
             self._writer.start()
             # A forked process of multiprocessing may end without atexit.
             multiprocessing.util.Finalize(None, self.close, exitpriority=0)

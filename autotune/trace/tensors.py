@@ -96,12 +96,9 @@ def _of_experts(names: Mapping[str, Any], op: str, side: str) -> tuple[Any, ...]
     """The stacked weights of the experts of a layer."""
     stacked = names.get(f"lora_{side}_stacked")
     if stacked is None:  # 0.15.1: the layer has them
-        stacked = getattr(names.get("self"), f"{_part(op)}_lora_{side}_stacked", None)
+        part = "w13" if "_w13_" in op else "w2"
+        stacked = _unless_fault(lambda: getattr(names["self"], f"{part}_lora_{side}_stacked"))
     return _tensors(stacked)
-
-
-def _part(op: str) -> str:
-    return "w13" if "_w13_" in op else "w2"
 
 
 def _tensors(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - whatever the caller has
@@ -116,7 +113,7 @@ def _sizes(tensors: tuple[Any, ...]) -> Sizes | None:
 
 
 def _dtype(tensors: tuple[Any, ...]) -> str | None:
-    return str(tensors[0].dtype).rpartition(".")[2] if tensors else None
+    return _unless_fault(lambda: str(tensors[0].dtype).rpartition(".")[2])
 
 
 def _global_experts(names: Mapping[str, Any]) -> int | None:
@@ -133,9 +130,10 @@ def _on_host(number: Any) -> int | None:  # noqa: ANN401 - a number, or a tensor
     return None if getattr(number, "is_cuda", False) else int(number)
 
 
-def _fully_sharded(names: Mapping[str, Any]) -> bool:
-    own = getattr(names.get("self"), "fully_sharded", False)
-    return bool(names.get("fully_sharded", own))
+def _fully_sharded(names: Mapping[str, Any]) -> bool | None:
+    if "fully_sharded" in names:
+        return _unless_fault(lambda: bool(names["fully_sharded"]))
+    return _unless_fault(lambda: bool(names["self"].fully_sharded))
 
 
 def _unless_fault(read: Callable[[], _Value]) -> _Value | None:

@@ -95,7 +95,8 @@ def dense(shape):
             "scaling": 1.0, "offset_start": 0, "add_inputs": shape.add_inputs,
         }
         code = wrapper.__wrapped__.__code__
-        wrapper(**{name: given[name] for name in code.co_varnames[:code.co_argcount] if name in given})
+        names = code.co_varnames[:code.co_argcount]
+        wrapper(**{name: given[name] for name in names if name in given})
     return inputs  # the addresses of weights that are alive differ
 
 for name, attributes in {
