@@ -35,6 +35,9 @@ _Weights = Annotated[
     Field(min_length=1, max_length=64),
 ]
 
+#: What a GPU's name holds, such as ``Quadro RTX 6000/8000``: it becomes part of files' names.
+_GPU = r"^[A-Za-z0-9 _+()/-]{0,200}$"
+
 #: Which of the reasons why look-ups are left out are told.
 _MOST_REASONS = 3
 
@@ -43,8 +46,8 @@ class _Header(Untrusted):
     """The first line."""
 
     format: str = Field("", alias="schema")
-    vllm: str = ""
-    gpu: str = ""
+    vllm: Annotated[str, Field(max_length=100)] = ""
+    gpu: Annotated[str, Field(pattern=_GPU)] = ""
 
 
 class _Figures(Untrusted):
@@ -275,8 +278,7 @@ def read_trace(path: Path) -> Trace:
     """
     source = printable(str(path))
     lines = read_lines(path, "the trace")
-    first = next(lines, b"")
-    header = _header(source, first) if first else _Header.model_validate({})
+    header = _header(source, next(lines, b""))
     firsts, latest = _read(source, lines)
     if not firsts:
         raise InputError(
@@ -300,16 +302,15 @@ _Name = tuple[str, int]
 
 
 def _header(source: str, text: bytes) -> _Header:
-    try:
-        header = read_json(_Header, text)
-    except InputError:
-        header = _Header.model_validate({})
-    if header.format != SCHEMA:
+    if not text:
+        return _Header.model_validate({})
+    if SCHEMA.encode() not in text:
         raise InputError(
             f"{source} is no trace: its first line has no schema {SCHEMA!r}; give the file that "
             "autotune trace wrote"
         )
-    return header
+    with _named(source, 1):
+        return read_json(_Header, text)
 
 
 def _read(
