@@ -39,7 +39,7 @@ CheckStorage = Annotated[
 ServerCommand = Annotated[
     list[str],
     typer.Argument(
-        metavar="-- COMMAND ...", help="The server's own command, such as vllm serve MODEL."
+        metavar="COMMAND", help="The server's own command, after --, such as vllm serve MODEL."
     ),
 ]
 TraceOutput = Annotated[

@@ -14,11 +14,14 @@ from autotune.cli.console import err, say
 from autotune.cli.tables import counts_text
 from autotune.errors import InputError, printable
 from autotune.files import try_file
-from autotune.plan.traced import Trace, read_trace
+from autotune.plan.traced import Trace, When, read_trace
 from autotune.trace import PLUGIN, SCHEMA, VARIABLE
 
 #: The variable that names vLLM's folder of tuned files.
 _FOLDER = "VLLM_TUNED_CONFIG_FOLDER"
+
+#: What the times of look-ups are called.
+_TIMES: dict[When, str] = {"capture": "captured", "start": "at start", "serving": "serving"}
 
 #: What is passed on to the server.
 _PASSED = (
@@ -64,7 +67,7 @@ def summary_of(file: Path) -> list[str]:
     except InputError as error:
         return [f"autotune: nothing to tune: {error}"]
     lines = [*trace.notes, _counted(trace)]
-    for when, name in (("capture", "captured"), ("start", "at start"), ("serving", "serving")):
+    for when, name in _TIMES.items():
         sizes = trace.sizes(when)
         if sizes:
             lines.append(f"Batch sizes, {name}: {counts_text(sizes)}")

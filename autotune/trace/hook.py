@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -70,12 +70,14 @@ class _Finder:
     def __init__(self, make: Callable[[], Wrap]) -> None:
         self._make = make
 
-    def find_spec(self, name: str, *place: object) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """The module's spec, with a loader that binds; None for every other module."""
         if name != HOME:
             return None
         others = (each for each in list(sys.meta_path) if each is not self)
-        found = (each.find_spec(name, *place) for each in others)
+        found = (each.find_spec(name, path, target) for each in others)
         spec = next((each for each in found if each is not None), None)
         if spec is not None and hasattr(spec.loader, "exec_module"):
             spec.loader = _Loader(spec.loader, self._make)  # type: ignore[assignment]

@@ -30,11 +30,13 @@ class Journal:
 
     Attributes:
         process: Names the process in its lines: two processes never have the same.
+        gpu: The GPU's name, for the first line.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._file: int | None = None
+        self.gpu = ""
         self.process = f"{os.getpid()}-{time.time_ns():x}"
 
     def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -50,16 +52,16 @@ class Journal:
             self._file = _opened(self._path)
         _lock(self._file)
         try:
-            _append(self._file, "".join(texts))
+            _append(self._file, "".join(texts), self.gpu)
         finally:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
-def _append(file: int, text: str) -> None:
+def _append(file: int, text: str, gpu: str) -> None:
     size = os.fstat(file).st_size
     if size == 0:
-        text = json.dumps(_header()) + "\n" + text
+        text = json.dumps(_header(gpu)) + "\n" + text
     elif os.pread(file, 1, size - 1) != b"\n":  # a process was killed while it wrote
         text = "\n" + text
     data, written = text.encode(), 0
@@ -93,9 +95,9 @@ def _lock(file: int) -> None:
             return
 
 
-def _header() -> dict[str, str]:
+def _header(gpu: str) -> dict[str, str]:
     """What the first line says: what the file is, and of which vLLM and GPU."""
-    return {"schema": SCHEMA, "vllm": _release(), "gpu": _gpu()}
+    return {"schema": SCHEMA, "vllm": _release(), "gpu": gpu}
 
 
 def _release() -> str:
@@ -103,10 +105,3 @@ def _release() -> str:
         return importlib.metadata.version("vllm")
     except Exception:  # noqa: BLE001 - vLLM may be on the path without being installed
         return str(getattr(sys.modules.get("vllm"), "__version__", ""))
-
-
-def _gpu() -> str:
-    try:
-        return str(sys.modules["torch"].cuda.get_device_name())
-    except Exception:  # noqa: BLE001 - there is none, or it is no CUDA device
-        return ""

@@ -141,7 +141,7 @@ class Ledger:
         if self._is_broken:
             return
         call = (args, *kwargs.values())
-        named = dict(zip(_NAMES, args, strict=False)) | kwargs
+        named = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
         facts, place = facts_of(str(named["op_type"]), frame)
         asked = self._asked.get((call, facts))
         if asked is None:
@@ -152,7 +152,7 @@ class Ledger:
         kernel.places.setdefault(facts, set()).add(place or 0)
         asked.count += 1
         is_new = asked.count == 1
-        if asked.when == "start" and _is_capturing():
+        if asked.when != "capture" and _is_capturing():
             asked.when, is_new = "capture", True
         if is_new:
             self._new.append(asked)
@@ -174,6 +174,8 @@ class Ledger:
 
     def _write_soon(self) -> None:
         if self._writer is None:
+            # Here, as CUDA knows this thread's device.
+            self._journal.gpu = _gpu()
             self._writer = threading.Thread(target=self._write, name="autotune-trace", daemon=True)
             self._writer.start()
             # A forked process of multiprocessing may end without atexit.
@@ -220,6 +222,13 @@ class Ledger:
         self._wake.set()
         if self._writer is not None and self._writer is not threading.current_thread():
             self._writer.join(_PATIENCE_S)
+
+
+def _gpu() -> str:
+    try:
+        return str(sys.modules["torch"].cuda.get_device_name())
+    except Exception:  # noqa: BLE001 - there is none, or it is no CUDA device
+        return ""
 
 
 def _is_capturing() -> bool:

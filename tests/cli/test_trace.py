@@ -50,7 +50,8 @@ def run(autotune, package) -> Callable[..., Ended]:
 
     def run_script(script: str, *flags: object, **variables: str) -> Ended:
         environ = server.environment(package, None, **variables)
-        return autotune.in_a_process(
+        command: Command = autotune
+        return command.in_a_process(
             "trace", *flags, "--", *server.command(script), variables=environ
         )
 
@@ -225,6 +226,7 @@ def test_a_command_is_needed(autotune):
 # ------------------------------------------------------------------ --trace
 
 
+@pytest.mark.slow
 def test_what_was_looked_up_is_tuned_and_then_found(run, autotune):
     run("compile_or_warm_up_model((1, 16)); forward(17)")
     replayed = ("--trace", "trace.jsonl", "--replay", shipped_recording(), "--tokens", "1,16")
@@ -252,6 +254,7 @@ def test_what_was_looked_up_is_tuned_and_then_found(run, autotune):
     assert len(whole["shapes"]) == 12
 
 
+@pytest.mark.slow
 def test_a_forward_pass_is_timed_by_how_many_layers_were_seen(run, autotune):
     run("compile_or_warm_up_model((1, 16))")
     replayed = ("--trace", "trace.jsonl", "--replay", shipped_recording())

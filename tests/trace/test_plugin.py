@@ -147,6 +147,17 @@ def test_a_server_that_is_killed_loses_no_look_up(folder, trace):
     assert len(read_trace(trace).asked) == 12
 
 
+def test_counts_are_written_while_the_server_runs(folder, trace):
+    script = (
+        "compile_or_warm_up_model()\nfor _ in range(500): forward(7)\nimport time; time.sleep(1e6)"
+    )
+    with server.start(script, server.environment(folder, trace)) as process:
+        wait_for(lambda: trace.exists() and '"count": 2000,' in trace.read_text())
+        process.kill()
+
+    assert {each.count for each in read_trace(trace).asked} == {4, 2000}
+
+
 def wait_for(is_so: Any) -> None:
     for _ in range(int(PATIENCE_S * 100)):
         if is_so():
