@@ -149,6 +149,18 @@ class _LookUp(_Figures):
         }
 
     @property
+    def kind(self) -> tuple[object, ...]:
+        """What says which kernel it is, whatever the batch size."""
+        outer = (self.op, self.max_loras, self.num_slices, self.add_inputs)
+        return *outer, self.rank, self.hidden_size, self.moe_intermediate_size
+
+    def with_tensors_of(self, other: _LookUp) -> _LookUp:
+        """The look-up with the tensors of another one of its kernel, where its own were unseen."""
+        if self.lora_a or self.lora_b:
+            return self
+        return other.model_copy(update={"batch": self.batch})
+
+    @property
     def layer(self) -> tuple[object, ...]:
         """What the ops of a MoE layer have in common, whichever knew its experts."""
         return self.max_loras, self.hidden_size, self.top_k, self.lora_a and self.lora_a[0][1]
@@ -347,7 +359,9 @@ def _asked(
     everywhere = {one.layer: one.global_experts for _, one in firsts.values() if one.global_experts}
     asked: dict[KernelShape, Asked] = {}
     left_out: list[str] = []
-    for name, (number, one) in firsts.items():
+    seen = {one.kind: one for _, one in firsts.values() if one.lora_a or one.lora_b}
+    for name, (number, blind) in firsts.items():
+        one = blind.with_tensors_of(seen.get(blind.kind, blind))
         try:
             shape = one.shape(everywhere.get(one.layer))
         except ShapeError as error:

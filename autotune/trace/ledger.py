@@ -88,7 +88,7 @@ class Kernel:
     @property
     def is_known(self) -> bool:
         """Whether its next caller has the tensors that the others had."""
-        return self.calls >= _KNOWN and len(self.places) == 1
+        return self.calls >= _KNOWN and len(self.places) <= 1
 
 
 class Ledger:
@@ -142,6 +142,8 @@ class Ledger:
             return
         call = (args, *kwargs.values())
         named = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
+        if not all(isinstance(each, int | str | None) for each in named.values()):
+            return  # a compiler asks with symbols
         facts, place = facts_of(str(named["op_type"]), frame)
         asked = self._asked.get((call, facts))
         if asked is None:
@@ -149,7 +151,8 @@ class Ledger:
             self._all.append(asked)
         kernel = asked.kernel
         kernel.calls += 1
-        kernel.places.setdefault(facts, set()).add(place or 0)
+        if facts.has_tensors:
+            kernel.places.setdefault(facts, set()).add(place or 0)
         asked.count += 1
         is_new = asked.count == 1
         if asked.when != "capture" and _is_capturing():

@@ -21,6 +21,9 @@ _Value = TypeVar("_Value")
 #: The worker's functions that launch kernels before the first request, in every release.
 STARTS = frozenset({"determine_available_memory", "compile_or_warm_up_model"})
 
+#: Frames between a look-up and the function that has the tensors; in these releases none.
+_NEAREST = 6
+
 #: Frames between a look-up and the worker; a model has fewer.
 _DEEPEST = 300
 
@@ -46,6 +49,11 @@ class Facts(NamedTuple):
     global_experts: int | None = None
     fully_sharded: bool | None = None
 
+    @property
+    def has_tensors(self) -> bool:
+        """Whether the caller's tensors could be seen: a compile ahead has none."""
+        return (self.lora_a or self.lora_b) is not None
+
 
 def facts_of(op: str, frame: FrameType) -> tuple[Facts, int | None]:
     """What the caller of a look-up holds, and where its first weight lies.
@@ -57,9 +65,10 @@ def facts_of(op: str, frame: FrameType) -> tuple[Facts, int | None]:
     Returns:
         The facts, and the address of the first weight, which tells the layers apart.
     """
-    names = frame.f_locals
     if op in ("shrink", "expand"):
-        weights = _tensors(names.get(f"lora_{'a' if op == 'shrink' else 'b'}_weights"))
+        name = f"lora_{'a' if op == 'shrink' else 'b'}_weights"
+        names = _variables(frame, name)
+        weights = _tensors(names.get(name))
         sizes = _sizes(weights)
         facts = Facts(
             lora_a=sizes if op == "shrink" else None,
@@ -68,6 +77,7 @@ def facts_of(op: str, frame: FrameType) -> tuple[Facts, int | None]:
             active_loras=_unless_fault(lambda: _on_host(names["num_active_loras"])),
         )
     else:
+        names = _variables(frame, "lora_a_stacked")
         weights, others = (_of_experts(names, op, side) for side in ("a", "b"))
         facts = Facts(
             lora_a=_sizes(weights),
@@ -78,6 +88,18 @@ def facts_of(op: str, frame: FrameType) -> tuple[Facts, int | None]:
             fully_sharded=_fully_sharded(names),
         )
     return facts, _unless_fault(lambda: int(weights[0].data_ptr()))
+
+
+def _variables(frame: FrameType, name: str) -> Mapping[str, Any]:
+    """The variables of the nearest caller that has one of this name; else of the nearest."""
+    caller: FrameType | None = frame
+    for _ in range(_NEAREST):
+        if caller is None:
+            break
+        if name in caller.f_code.co_varnames:
+            return caller.f_locals
+        caller = caller.f_back
+    return frame.f_locals
 
 
 def is_start(frame: FrameType) -> bool:

@@ -141,6 +141,15 @@ def test_without_tensors_the_keys_are_taken(tmp_path):
     assert asked.shape == shape_of(slice_sizes=[4096, 4096])
 
 
+def test_a_look_up_without_tensors_has_those_of_the_same_kernel_at_another_size(tmp_path):
+    """vLLM may look up sizes that it compiles ahead, and then has no tensors."""
+    blind = {**looked_up(shape_of(), number=1, batch=64), "lora_b": None, "dtype": "float32"}
+
+    asked = read_trace(written(tmp_path, blind, looked_up(shape_of()))).asked
+
+    assert [each.shape for each in asked] == at(shape_of(), 64, 4)
+
+
 def test_experts_elsewhere_are_known_from_the_layers_other_look_up(tmp_path):
     w2, w13 = (each.shape for each in read_trace(written(tmp_path, EXPERTS, W13)).asked)
 

@@ -225,6 +225,38 @@ print("fine")
     assert not trace.exists() or trace.read_text() == "" or read_trace(trace).asked
 
 
+def test_the_tensors_of_a_caller_further_up_are_found(folder, trace):
+    script = """
+def _lora_expand(inputs, lora_b_weights):
+    def dispatch():
+        return (lambda: utils.get_lora_op_configs(
+            op_type="expand", max_loras=9, batch=2, hidden_size=64, rank=16, num_slices=2,
+            add_inputs=False,
+        ))()
+    return dispatch()
+
+_lora_expand(None, [Weight((8, 1, size, 16), 1) for size in (64, 32)])
+"""
+    said(script, server.environment(folder, trace))
+
+    (asked,) = read_trace(trace).asked
+    assert asked.shape.slice_sizes == (64, 32)
+
+
+def test_symbols_of_a_compiler_are_no_look_up(folder, trace):
+    script = """
+class Symbol:
+    pass
+
+print(len(str(utils.get_lora_op_configs("shrink", 9, Symbol(), 4096, 16, 1))) > 0)
+forward(3)
+"""
+    out, err = said(script, server.environment(folder, trace))
+
+    assert (out, err) == ("True\n", "")
+    assert read_trace(trace).sizes() == [3]
+
+
 #: Callers whose variables are not what they seem.
 ODD = """
 class Odd:
