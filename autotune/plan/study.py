@@ -297,6 +297,11 @@ class StudyPlan:
             StudyFileError: A flag's value is out of range, or no shape is left.
         """
         lora = checked_flags(TABLES["lora"], max_loras=max_loras, rank=rank)
+        if self.trace is not None and lora:
+            raise StudyFileError(
+                f"{self.source} says {' and '.join(lora)}, as the server had it: "
+                f"got {', '.join(map(str, lora.values()))}; leave it out"
+            )
         listed = tokens if tokens is None or isinstance(tokens, str) else list(tokens)
         counts = checked_flags({"tokens": token_counts}, tokens=listed)
         plain = checked_flags(

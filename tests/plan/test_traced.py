@@ -238,6 +238,13 @@ def test_given_batch_sizes_and_ops_replace_those_of_the_trace(tmp_path):
         _ = StudyPlan.of_trace(trace).override(ops=[LoraOp.W2_EXPAND]).shapes
 
 
+def test_the_servers_own_numbers_cannot_be_replaced(tmp_path):
+    plan = StudyPlan.of_trace(read_trace(written(tmp_path, looked_up(SHRINK))))
+
+    with pytest.raises(InputError, match=r"t\.jsonl says rank, as the server had it: got 32"):
+        plan.override(rank=32)
+
+
 def test_a_check_looks_up_every_size_that_was_asked_for(tmp_path):
     plan = StudyPlan.of_trace(served(tmp_path))
 

@@ -243,6 +243,49 @@ def test_layers_are_told_apart_by_their_weights(release, tmp_path):
     assert {each.count for each in trace.asked} == {2}
 
 
+#: Has vLLM load its plugins as each of its processes does, and prints what the look-up is.
+LOAD = """
+import json
+from vllm.plugins import load_general_plugins
+load_general_plugins()
+load_general_plugins()
+from vllm.lora.ops.triton_ops import lora_expand_op, lora_shrink_op, utils
+modules = (utils, lora_expand_op, lora_shrink_op)
+print(json.dumps([hasattr(each.get_lora_op_configs, "__autotune_trace__") for each in modules]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_traced"),
+    [({}, True), ({"VLLM_PLUGINS": "autotune_trace"}, True), ({"VLLM_PLUGINS": "mine"}, False)],
+)
+def test_vllm_loads_the_plugin_by_its_entry_point(release, variables, is_traced, tmp_path):
+    """As after an install: the entry points of ``pyproject.toml`` lie on the path."""
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    at = lines.index('[project.entry-points."vllm.general_plugins"]')
+    name, _, target = lines[at + 1].partition("#")[0].partition(" = ")
+    info = tmp_path / "lora_autotune-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lora-autotune\nVersion: 0\n")
+    entry = f"{name} = {json.loads(target)}"
+    (info / "entry_points.txt").write_text(f"[vllm.general_plugins]\n{entry}\n")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "TRITON_"))}
+    path = [str(release), str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    clean |= {"PYTHONPATH": os.pathsep.join(path), "AUTOTUNE_TRACE": str(tmp_path / "t.jsonl")}
+
+    run = subprocess.run(  # noqa: S603 - the script above
+        [sys.executable, "-c", LOAD],
+        env=clean | variables,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout.splitlines()[-1]) == [is_traced] * 3
+
+
 def test_the_worker_starts_by_the_functions_that_are_known(release):
     text = (release / "vllm/v1/worker/gpu_worker.py").read_text()
 
