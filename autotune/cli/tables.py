@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,12 @@ OUTCOMES_TEXT = (
     "invalid: thrown out by a rule, never launched. failed: did not compile or run, or gave wrong "
     "numbers. cut short: plainly slower than the best, so its timing was ended early."
 )
+
+#: How a look-up ends, as ``LookedUp.outcome`` has it.
+_ENDS = ("exact", "nearest", "default", "stops")
+
+#: Up to so many batch sizes of a server that served have a row each.
+_MOST_SERVING = 30
 
 #: Up to so many batch sizes are listed one by one.
 _MOST_COUNTS = 6
@@ -221,13 +228,26 @@ def check_table(lookups: Iterable[LookedUp], layers: Mapping[KernelShape, str]) 
 
 
 def batches_table(batches: Iterable[AskedBatch]) -> Table:
-    """One row a batch size that a server asked for: how many of its look-ups end in which way."""
-    outcomes = ("exact", "nearest", "default", "stops")
-    table = plain_table((), ("tokens", "asked", *outcomes))
-    table.add_column("when")
+    """One row a batch size that a server asked for: how many of its look-ups end in which way.
+
+    Where many sizes came up while it served, those between two powers of two are one row.
+    """
+    known, serving = [], []
     for each in batches:
-        ends = (str(each.outcomes[name]) for name in outcomes)
-        table.add_row(str(each.num_tokens), str(each.count), *ends, each.when)
+        (serving if each.when == "serving" else known).append(each)
+    groups = [[each] for each in known]
+    if len(serving) > _MOST_SERVING:
+        by_power = itertools.groupby(serving, key=lambda each: each.num_tokens.bit_length())
+        groups += [list(those) for _, those in by_power]
+    else:
+        groups += [[each] for each in serving]
+    table = plain_table((), ("tokens", "asked", *_ENDS))
+    table.add_column("when")
+    for those in sorted(groups, key=lambda those: those[0].num_tokens):
+        first, last = those[0].num_tokens, those[-1].num_tokens
+        tokens = str(first) if first == last else f"{first} to {last} ({len(those)} sizes)"
+        ends = (str(sum(each.outcomes[name] for each in those)) for name in _ENDS)
+        table.add_row(tokens, str(sum(each.count for each in those)), *ends, those[0].when)
     return table
 
 
@@ -256,7 +276,7 @@ def finding_lines(findings: Iterable[Finding]) -> list[str]:
 
 def check_counts(report: Report) -> str:
     """One line: how many look-ups ended in which way, and how many findings there are."""
-    counts = Counter({"exact": 0, "nearest": 0, "default": 0, "stops": 0})
+    counts = Counter(dict.fromkeys(_ENDS, 0))
     counts.update(lookup.outcome for lookup in report.lookups)
     told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     shapes = f"{_counted(counts.total(), 'shape')} looked up: {told}; " if report.lookups else ""

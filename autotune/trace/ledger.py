@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import itertools
 import logging
 import multiprocessing.util
 import os
@@ -109,6 +110,7 @@ class Ledger:
         self._journal = Journal(self._path)
         self._new: deque[Asked] = deque()
         self._all: list[Asked] = []
+        self._numbers = itertools.count()
         self._wake, self._done = threading.Event(), threading.Event()
         self._writer: threading.Thread | None = None
         self._is_broken = False
@@ -171,7 +173,7 @@ class Ledger:
         line = {"op": given.pop("op_type")}
         line |= {name: value for name, value in given.items() if value is not None}
         when = "start" if is_start(frame) else "serving"
-        return Asked(len(self._all), line, kernel, facts, when)
+        return Asked(next(self._numbers), line, kernel, facts, when)
 
     # ----------------------------------------------------------------- writing
 

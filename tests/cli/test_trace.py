@@ -254,6 +254,35 @@ def test_what_was_looked_up_is_tuned_and_then_found(run, autotune):
     assert len(whole["shapes"]) == 12
 
 
+def test_many_sizes_of_a_server_that_served_are_rows_by_powers_of_two(run, autotune):
+    run("compile_or_warm_up_model((1, 300))\nfor size in range(200, 400): forward(size)")
+    tuned = autotune.folder / "tuned"
+    tuned.mkdir()
+    (tuned / "NVIDIA_H100_80GB_HBM3_SHRINK.json").write_text(
+        '{"9": {"1": {"1": {"1": {"1": {}}}}}}'
+    )
+
+    ended = autotune("check", "tuned", "--trace", "trace.jsonl")
+
+    tokens = [" ".join(line.split()[:-6]) for line in ended.out.splitlines()[1:5]]
+    assert tokens == ["1", "200 to 255 (56 sizes)", "256 to 399 (143 sizes)", "300"]
+
+
+def test_a_check_is_for_the_gpu_that_was_traced(run, autotune):
+    run("forward(1)")
+    trace = autotune.folder / "trace.jsonl"
+    trace.write_text(trace.read_text().replace('"gpu": ""', '"gpu": "NVIDIA L4"'))
+    tuned = autotune.folder / "tuned"
+    tuned.mkdir()
+    (tuned / "NVIDIA_H100_80GB_HBM3_SHRINK.json").write_text("{}")
+
+    ended = autotune("check", "tuned", "--trace", "trace.jsonl", "--json")
+
+    found = json.loads(ended.out)
+    assert {each["gpu"] for each in found["shapes"]} == {"NVIDIA L4"}
+    assert "other_gpu" in {each["kind"] for each in found["findings"]}
+
+
 @pytest.mark.slow
 def test_a_forward_pass_is_timed_by_how_many_layers_were_seen(run, autotune):
     run("compile_or_warm_up_model((1, 16))")
