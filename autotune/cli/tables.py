@@ -232,10 +232,9 @@ def batches_table(batches: Iterable[AskedBatch]) -> Table:
 
     Where many sizes came up while it served, those between two powers of two are one row.
     """
-    known, serving = [], []
-    for each in batches:
-        (serving if each.when == "serving" else known).append(each)
-    groups = [[each] for each in known]
+    listed = list(batches)
+    serving = [each for each in listed if each.when == "serving"]
+    groups = [[each] for each in listed if each.when != "serving"]
     if len(serving) > _MOST_SERVING:
         by_power = itertools.groupby(serving, key=lambda each: each.num_tokens.bit_length())
         groups += [list(those) for _, those in by_power]
