@@ -59,9 +59,11 @@ from autotune.cli.flags import (
     Samplers,
     Seed,
     Seeds,
+    ServerCommand,
     Storage,
     StudiesStorage,
     TimeBudget,
+    TraceOutput,
     Trials,
     Verbose,
     Version,
@@ -198,6 +200,21 @@ def shapes(*, flags: ShapeFlags, replay: Replay = None, as_json: AsJson = False)
         print_shapes(flags.plan(replay_runner(replay).shapes if replay else None), as_json=as_json)
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def trace(*, command: ServerCommand, file: TraceOutput = Path("trace.jsonl")) -> None:
+    """Run a server, and write down every LoRA kernel that it looks up.
+
+    The server's own command follows --. Signals are passed on to it, and its exit code is that of
+    autotune. What it has asked is said at its end. Give the file to run, shapes, check and bench
+    with --trace.
+    """
+    from autotune.cli.trace import run_traced
+
+    with errors_in_one_line():
+        code = run_traced(command, file)
+    raise typer.Exit(code)
+
+
 @app.command()
 @takes_shapes()
 def bench(
@@ -281,15 +298,17 @@ def check(
     The exit code is 3 if vLLM would stop, compute wrong numbers, or never read one of the files.
     """
     from autotune.cli.sources import plans_by_gpu
+    from autotune.export.check import by_batch
     from autotune.export.check import check as check_files
 
     if replay and storage:
         raise typer.BadParameter("--replay and --storage both name the shapes; give one of them")
     with errors_in_one_line():
         plans = plans_by_gpu(flags, replay=replay, storage=storage)
-        report = check_files(folder, {gpu: plan.shapes for gpu, plan in plans.items()})
+        report = check_files(folder, {gpu: plan.looked_up for gpu, plan in plans.items()})
+        asked = [each for plan in plans.values() if plan.trace for each in plan.trace.asked]
         layers = {shape: names for plan in plans.values() for shape, names in plan.layers.items()}
-    print_checked(report, layers, as_json=as_json)
+    print_checked(report, layers, batches=by_batch(report.lookups, asked), as_json=as_json)
     _end(not report.has_errors)
 
 

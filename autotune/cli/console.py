@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from autotune.cli.progress import RunProgress
     from autotune.export.bench import Benched
-    from autotune.export.check import Report
+    from autotune.export.check import AskedBatch, Report
     from autotune.launch.shape import KernelShape
     from autotune.measure.measurement import Replayed
     from autotune.plan.study import StudyPlan
@@ -211,14 +211,24 @@ def print_benched(rows: Sequence[Benched], *, as_json: bool) -> None:
         out.print(verdict_counts(rows))
 
 
-def print_checked(report: Report, layers: Mapping[KernelShape, str], *, as_json: bool) -> None:
-    """Print what ``check`` found, shape by shape."""
-    from autotune.cli.tables import check_table
+def print_checked(
+    report: Report,
+    layers: Mapping[KernelShape, str],
+    *,
+    batches: Sequence[AskedBatch] = (),
+    as_json: bool,
+) -> None:
+    """Print what ``check`` found: batch by batch where a server was traced, else by shapes."""
+    from autotune.cli.tables import batches_table, check_table
 
     if as_json:
-        out.print_json(json.dumps(report.as_dict()))
+        asked = {"batches": [each.as_dict() for each in batches]} if batches else {}
+        out.print_json(json.dumps(report.as_dict() | asked))
         return
-    if report.lookups:
+    if batches:
+        out.print(batches_table(batches))
+        out.print()
+    elif report.lookups:
         out.print(check_table(report.lookups, layers))
         out.print()
     print_findings(report)

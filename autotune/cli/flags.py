@@ -36,6 +36,19 @@ CheckStorage = Annotated[
     typer.Option(metavar="URL", help="Look up the shapes of a database for their GPU."),
 ]
 
+ServerCommand = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="COMMAND", help="The server's own command, after --, such as vllm serve MODEL."
+    ),
+]
+TraceOutput = Annotated[
+    Path,
+    typer.Option(
+        "-o", "--output", metavar="FILE", help="The file to write; an older trace is replaced."
+    ),
+]
+
 # ------------------------------------------------------------------ what is measured, and how
 
 Kernels = Annotated[

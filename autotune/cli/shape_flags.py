@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -13,11 +13,13 @@ import typer
 
 from autotune.cli import parsers
 from autotune.cli.parsers import Names, TokenCounts, WholeNumber
+from autotune.errors import StudyFileError
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.plan.file import MODEL_TABLE, TABLES
 from autotune.plan.models import MOE_BACKENDS
 from autotune.plan.study import StudyPlan
+from autotune.plan.traced import read_trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,7 @@ class ShapeFlags:
             parser=parsers.tokens,
             metavar="1,16,64|auto",
             help="Batch sizes, in tokens; auto chooses among those that vLLM captures, and is what "
-            "a --model gets if none.",
+            "a --model or a --trace gets if none.",
         ),
     ] = None
     ops: Annotated[
@@ -61,6 +63,12 @@ class ShapeFlags:
     config: Annotated[
         str | None,
         typer.Option("--model", metavar="M", help="A config.json, its folder, or a hub id."),
+    ] = None
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="What autotune trace wrote, in place of a model and its flags."
+        ),
     ] = None
     tensor_parallel: Annotated[
         WholeNumber | None,
@@ -140,17 +148,19 @@ class ShapeFlags:
     def plan(self, recorded: Sequence[KernelShape] | None = None) -> StudyPlan:
         """The plan that the flags ask for.
 
-        Its shapes are those of the study file, else of the model, else of the recording, else of
-        the quick-start study.
+        Its shapes are those of the study file, else of the trace, else of the model, else of the
+        recording, else of the quick-start study.
 
         Args:
             recorded: The shapes of a recording. With ``--tokens auto`` no others are asked for.
 
         Raises:
-            StudyFileError: The study file or a flag cannot be used.
+            InputError: The study file, the trace or a flag cannot be used.
         """
         given = self.given
-        given.pop("study", None)
+        self._check_beside_trace(given)
+        for name in ("study", "trace"):
+            given.pop(name, None)
         if self.adapter:
             given["adapter"] = parsers.once("--adapter", self.adapter)
         model = {name: given.pop(name) for name in MODEL_TABLE if name in given}
@@ -160,12 +170,34 @@ class ShapeFlags:
             plan = plan.answered_by(recorded)
         return plan.override(**given)
 
+    def _check_beside_trace(self, given: Iterable[str]) -> None:
+        """Refuse flags that a trace has the answer to."""
+        others = [name for name in given if name not in _BESIDE_TRACE]
+        if self.trace is not None and others:
+            names = " and ".join(map(_flag_of, others))
+            raise StudyFileError(
+                f"--trace says what the server looks up, whatever its flags: got {names}, too; "
+                "leave one of them out"
+            )
+
     def _unflagged(self, recorded: Sequence[KernelShape] | None) -> StudyPlan:
         if self.study is not None:
             return StudyPlan.read(self.study)
+        if self.trace is not None:
+            return StudyPlan.of_trace(read_trace(self.trace))
         if self.config is not None:
             return StudyPlan.of_model(self.config)
         return StudyPlan.quickstart() if recorded is None else StudyPlan.of_shapes(recorded)
+
+
+#: The flags that may be given with a trace: which of its shapes to take.
+_BESIDE_TRACE = ("trace", "tokens", "ops")
+
+
+def _flag_of(name: str) -> str:
+    """What a field's flag is called."""
+    called = {"study": "a study file", "config": "--model", "tensor_parallel": "--tp"}
+    return called.get(name, f"--{name.replace('_', '-')}")
 
 
 def takes_shapes(**instead: object) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -35,7 +35,8 @@ def plans_by_gpu(
 ) -> dict[str | None, StudyPlan]:
     """The plans whose shapes are looked up, each for the GPU of a recording or a database.
 
-    Without recording and database the GPU is None, and without any flag there is no plan.
+    Without recording and database the GPU is that of the trace, else None, and without any flag
+    there is no plan.
 
     Raises:
         InputError: A flag, the recording or the database cannot be used.
@@ -43,7 +44,10 @@ def plans_by_gpu(
     known = _shapes_by_gpu(replay, storage)
     if known:
         return {gpu: flags.plan(shapes) for gpu, shapes in known.items()}
-    return {None: flags.plan()} if flags.given else {}
+    if not flags.given:
+        return {}
+    plan = flags.plan()
+    return {plan.trace.gpu or None if plan.trace else None: plan}
 
 
 def _shapes_by_gpu(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from autotune.measure.measurement import outcome_counts
 
 if TYPE_CHECKING:
     from autotune.export.bench import Benched
-    from autotune.export.check import Finding, LookedUp, Report
+    from autotune.export.check import AskedBatch, Finding, LookedUp, Report
 
 #: How many findings of one kind in one file are printed; a file may have thousands of entries.
 _MOST_ALIKE = 5
@@ -28,6 +29,12 @@ OUTCOMES_TEXT = (
     "invalid: thrown out by a rule, never launched. failed: did not compile or run, or gave wrong "
     "numbers. cut short: plainly slower than the best, so its timing was ended early."
 )
+
+#: How a look-up ends, as ``LookedUp.outcome`` has it.
+_ENDS = ("exact", "nearest", "default", "stops")
+
+#: Up to so many batch sizes of a server that served have a row each.
+_MOST_SERVING = 30
 
 #: Up to so many batch sizes are listed one by one.
 _MOST_COUNTS = 6
@@ -147,7 +154,7 @@ def shapes_table(layers: Mapping[KernelShape, str], runs: Mapping[KernelShape, i
     for (kind, layer), those in kinds.items():
         numbers = (kind.num_slices, kind.hidden_size, kind.rank)
         key = key_text((kind.lookup_key._asdict() | {"m": "m"}).values())
-        tokens = _counts_text([shape.num_tokens for shape in those])
+        tokens = counts_text([shape.num_tokens for shape in those])
         counts = [str(runs[those[0]])] if has_runs else []
         row = (layer, kind.op.value, *counts, *map(str, numbers), _slice_sizes_text(kind))
         table.add_row(*row, kind.file_name("{gpu}"), key, tokens)
@@ -171,7 +178,7 @@ def shape_rows(
     ]
 
 
-def _counts_text(counts: Sequence[int]) -> str:
+def counts_text(counts: Sequence[int]) -> str:
     """Batch sizes, shortened where they are many, such as ``1, 2 ... 8192 (14)``."""
     if len(counts) <= _MOST_COUNTS:
         return ", ".join(map(str, counts))
@@ -220,6 +227,29 @@ def check_table(lookups: Iterable[LookedUp], layers: Mapping[KernelShape, str]) 
     return table
 
 
+def batches_table(batches: Iterable[AskedBatch]) -> Table:
+    """One row a batch size that a server asked for: how many of its look-ups end in which way.
+
+    Where many sizes came up while it served, those between two powers of two are one row.
+    """
+    listed = list(batches)
+    serving = [each for each in listed if each.when == "serving"]
+    groups = [[each] for each in listed if each.when != "serving"]
+    if len(serving) > _MOST_SERVING:
+        by_power = itertools.groupby(serving, key=lambda each: each.num_tokens.bit_length())
+        groups += [list(those) for _, those in by_power]
+    else:
+        groups += [[each] for each in serving]
+    table = plain_table((), ("tokens", "asked", *_ENDS))
+    table.add_column("when")
+    for those in sorted(groups, key=lambda those: those[0].num_tokens):
+        first, last = those[0].num_tokens, those[-1].num_tokens
+        tokens = str(first) if first == last else f"{first} to {last} ({len(those)} sizes)"
+        ends = (str(sum(each.outcomes[name] for each in those)) for name in _ENDS)
+        table.add_row(tokens, str(sum(each.count for each in those)), *ends, those[0].when)
+    return table
+
+
 def _found_text(lookup: LookedUp) -> str:
     if lookup.outcome == "nearest" and lookup.path is not None:
         return f"nearest: {key_text(lookup.path)}"
@@ -245,7 +275,7 @@ def finding_lines(findings: Iterable[Finding]) -> list[str]:
 
 def check_counts(report: Report) -> str:
     """One line: how many look-ups ended in which way, and how many findings there are."""
-    counts = Counter({"exact": 0, "nearest": 0, "default": 0, "stops": 0})
+    counts = Counter(dict.fromkeys(_ENDS, 0))
     counts.update(lookup.outcome for lookup in report.lookups)
     told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     shapes = f"{_counted(counts.total(), 'shape')} looked up: {told}; " if report.lookups else ""

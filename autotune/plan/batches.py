@@ -87,10 +87,8 @@ class Batches:
     @property
     def grid(self) -> tuple[int, ...]:
         """The batch sizes to tune: captured sizes, thinned, then up to the largest prefill step."""
-        sizes = thinned(self.captured)
-        while sizes[-1] * _STEP <= self.max_num_batched_tokens:
-            sizes.append(sizes[-1] * _STEP)
-        return tuple(dict.fromkeys([*sizes, self.max_num_batched_tokens]))
+        captured = thinned(self.captured)
+        return tuple(doubled([*captured, self.max_num_batched_tokens], after=captured[-1]))
 
 
 def thinned(sizes: Iterable[int]) -> list[int]:
@@ -101,3 +99,12 @@ def thinned(sizes: Iterable[int]) -> list[int]:
         if size >= kept[-1] * _STEP:
             kept.append(size)
     return list(dict.fromkeys([*kept, *ordered[-1:]]))
+
+
+def doubled(sizes: Iterable[int], *, after: int) -> list[int]:
+    """Ascending numbers, and doublings of ``after``, one of them, up to the largest."""
+    ordered = list(sizes)
+    more = [after]
+    while more[-1] * _STEP <= ordered[-1]:
+        more.append(more[-1] * _STEP)
+    return sorted({*ordered, *more})

@@ -1,16 +1,22 @@
-"""Reading a small file whole: a study file, or a model's or an adapter's config."""
+"""Reading a file: a small one whole, such as a study file or a config, or a trace by lines."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from autotune.errors import InputError, printable
 
 #: No study file and no config is larger: the largest known has 2 MB. What is larger is something
 #: else, such as a model's weights, and would fill the memory.
 LARGEST_BYTES = 2**24
+
+#: Bytes of a line. One of a trace has 500, or 2000 with the most slices.
+LONGEST_LINE = 2**16
 
 
 def read_document(path: Path, what: str = "the file") -> str:
@@ -25,21 +31,49 @@ def read_document(path: Path, what: str = "the file") -> str:
             is larger than ``LARGEST_BYTES``, or it is not UTF-8.
     """
     name = printable(str(path))
-    try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InputError(f"cannot read {what} {name}: not a file but a pipe or a device")
-            content = file.read(LARGEST_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {what} {name}: {error.strerror}; check the path") from error
-    except ValueError as error:  # no path has such characters
-        raise InputError(f"cannot read {what} {name}: {error}; check the path") from error
+    with _opened(path, what) as file:
+        content = file.read(LARGEST_BYTES + 1)
     if len(content) > LARGEST_BYTES:
         raise InputError(f"{name}: larger than the {LARGEST_BYTES} bytes that are read of {what}")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{name}: not UTF-8: {error}; save it as UTF-8") from error
+
+
+def read_lines(path: Path, what: str) -> Iterator[bytes]:
+    """The lines of a file of any length, each with its end.
+
+    Args:
+        path: As for ``read_document``.
+        what: What the file is, as messages name it.
+
+    Raises:
+        InputError: The file cannot be read, or a line is longer than ``LONGEST_LINE``.
+    """
+    with _opened(path, what) as file:
+        number = 0
+        while text := file.readline(LONGEST_LINE + 1):
+            number += 1
+            if len(text) > LONGEST_LINE:
+                name = printable(str(path))
+                raise InputError(f"{name} line {number}: longer than {LONGEST_LINE} bytes")
+            yield text
+
+
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[BinaryIO]:
+    """Open a file; whatever goes wrong in reading it is an ``InputError``."""
+    name = printable(str(path))
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InputError(f"cannot read {what} {name}: not a file but a pipe or a device")
+            yield file
+    except OSError as error:
+        raise InputError(f"cannot read {what} {name}: {error.strerror}; check the path") from error
+    except ValueError as error:  # no path has such characters
+        raise InputError(f"cannot read {what} {name}: {error}; check the path") from error
 
 
 def _without_waiting(path: str, flags: int) -> int:

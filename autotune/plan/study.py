@@ -32,6 +32,7 @@ from autotune.plan.shape_tables import (
     of_ops,
     without_values,
 )
+from autotune.plan.traced import Trace
 from autotune.plan.workload import Kernel, Workload
 
 #: The source of a study of a model that a flag names.
@@ -49,6 +50,7 @@ class StudyPlan:
             ``AUTO`` for the batch sizes of ``batches``.
         shape_tables: ``[[shapes]]``, each with its number in the file, from 1; empty with a model.
         model: ``[model]``, in place of ``[[shapes]]``; None without.
+        trace: What a server looked up, in place of a model; None without.
         limits: The rest of ``[tokens]``: the limits of the server's batches that were given.
         ops: The ops to tune; None for all.
         recorded: The shapes that can be measured where recordings answer for the GPU: with ``AUTO``
@@ -71,6 +73,7 @@ class StudyPlan:
     shape_tables: ShapeTables
     axes: Axes
     model: ModelTable | None = None
+    trace: Trace | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
     ops: frozenset[LoraOp] | None = None
     recorded: frozenset[KernelShape] | None = None
@@ -124,6 +127,23 @@ class StudyPlan:
         )
 
     @classmethod
+    def of_trace(cls, trace: Trace) -> StudyPlan:
+        """The study of what a server looked up: its batch sizes are ``AUTO``, of those asked for.
+
+        Raises:
+            StudyFileError: vLLM would refuse such batches.
+        """
+        return cls(
+            source=trace.source,
+            lora={},
+            tokens=AUTO,
+            shape_tables={},
+            axes={op: {} for op in LoraOp},
+            trace=trace,
+            limits=trace.limits,
+        )
+
+    @classmethod
     def of_shapes(
         cls, shapes: Iterable[KernelShape], *, source: str = "the recording"
     ) -> StudyPlan:
@@ -152,6 +172,18 @@ class StudyPlan:
     def shapes(self) -> tuple[KernelShape, ...]:
         """Every shape once, in the order of the file, tokens innermost; raises as ``workload``."""
         return tuple(each.shape for each in self.workload.launched)
+
+    @property
+    def looked_up(self) -> tuple[KernelShape, ...]:
+        """The shapes to look up in a folder: of a trace all that were asked for, else ``shapes``.
+
+        Raises:
+            StudyFileError: As ``workload``.
+        """
+        if self.trace is None or not self.is_auto:
+            return self.shapes
+        asked = (each.shape for each in self.trace.asked)
+        return tuple(each for each in asked if self.ops is None or each.op in self.ops)
 
     @property
     def layers(self) -> dict[KernelShape, str]:
@@ -187,11 +219,13 @@ class StudyPlan:
         return self.tokens == AUTO
 
     def captured(self, kind: KernelShape) -> list[KernelShape]:
-        """A shape at every batch size that vLLM captures.
+        """A shape at every batch size that vLLM captures, or did capture where it was traced.
 
         Logits are computed of at most one token a sequence: a shape of only logits stops at
         ``max_num_seqs``.
         """
+        if self.trace is not None:
+            return self.trace.captured(kind.without_batch)
         is_sampled = kind.without_batch in self.workload.sampled
         most = self.batches.max_num_seqs if is_sampled else None
         sizes = self.batches.captured
@@ -263,6 +297,11 @@ class StudyPlan:
             StudyFileError: A flag's value is out of range, or no shape is left.
         """
         lora = checked_flags(TABLES["lora"], max_loras=max_loras, rank=rank)
+        if self.trace is not None and lora:
+            raise StudyFileError(
+                f"{self.source} says {' and '.join(lora)}, as the server had it: "
+                f"got {', '.join(map(str, lora.values()))}; leave it out"
+            )
         listed = tokens if tokens is None or isinstance(tokens, str) else list(tokens)
         counts = checked_flags({"tokens": token_counts}, tokens=listed)
         plain = checked_flags(
@@ -277,7 +316,7 @@ class StudyPlan:
             warm_start=warm_start,
         )
         tables = self.shape_tables
-        if ops is not None and self.model is None:
+        if ops is not None and tables:
             tables = of_ops(tables, ops, self.source)
         replaced = {*lora, *(["num_tokens"] if counts else [])}
         return replace(
@@ -292,6 +331,8 @@ class StudyPlan:
 
     def _missing_value(self) -> str | None:
         """The values that a shape needs and nothing gives, as a message says it."""
+        if self.trace is not None:
+            return None
         if self.model is not None:
             return self.model.missing_value(self.lora, is_flag=self.source == MODEL_FLAG)
         return missing_value(self.shape_tables, self.lora, has_tokens=bool(self.tokens))
@@ -308,22 +349,26 @@ class StudyPlan:
                 batches.grid if isinstance(self.tokens, str) else self.tokens,
                 max_num_seqs=batches.max_num_seqs,
                 recorded=self.recorded if self.is_auto else None,
-                may_share=self.model is not None,
+                may_share=bool(self.model or self.trace),
             )
         except StudyFileError:
             raise
         except InputError as error:
             raise StudyFileError(f"{self.source}: {error}") from error
         of_model = self.model.notes(kernels) if self.model is not None else ()
-        return replace(found, notes=(*of_model, *found.notes))
+        of_trace = self.trace.notes if self.trace is not None else ()
+        return replace(found, notes=(*of_model, *of_trace, *found.notes))
 
     def _kernels(self) -> list[Kernel]:
-        """The kernels of the model or of the ``[[shapes]]`` tables."""
-        if self.model is None:
+        """The kernels of the model, of the trace or of the ``[[shapes]]`` tables."""
+        if self.model is not None:
+            kernels, where = self.model.kernels(self.lora), f"the model {self.model.config}"
+        elif self.trace is not None:
+            kernels, where = self.trace.kernels(rows=self.is_auto), self.source
+        else:
             return kernels_of(self.shape_tables, self.lora)
-        kernels = self.model.kernels(self.lora)
         kept = [each for each in kernels if self.ops is None or each.shape.op in self.ops]
         if not kept:
             there = dict.fromkeys(each.shape.op.value for each in kernels)
-            raise no_such_op(self.ops or (), f"the model {self.model.config}", there)
+            raise no_such_op(self.ops or (), where, there)
         return kept

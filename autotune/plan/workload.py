@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from autotune.errors import InputError
 from autotune.launch.op import LookupKey, key_text
 from autotune.launch.shape import KernelShape
+from autotune.launch.sizes import sizes_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,10 +200,15 @@ def one_an_entry(launched: Iterable[Launched]) -> tuple[list[Launched], list[str
 
 def _shared(first: Launched, other: Launched) -> str:
     return (
-        f"vLLM has one entry for {first.shape.op.value} of {', '.join(first.names)} and of "
-        f"{', '.join(other.names)}, which differ: {_differences(first.shape, other.shape)}. It is "
+        f"vLLM has one entry for {first.shape.op.value} of {_who(first)} and of "
+        f"{_who(other)}, which differ: {_differences(first.shape, other.shape)}. It is "
         "tuned for the former, which writes more."
     )
+
+
+def _who(launched: Launched) -> str:
+    """The names of a shape's layers, or its sizes where they have none."""
+    return ", ".join(launched.names) or sizes_text(launched.shape)
 
 
 def _differences(one: KernelShape, other: KernelShape) -> str:

@@ -59,8 +59,9 @@ def test_of_two_adapters_none_is_taken_without_a_word():
         ShapeFlags(**MODEL, adapter=["one", "two"]).plan()
 
 
-def test_every_flag_but_the_study_is_tested_here():
-    assert {each.name for each in fields(ShapeFlags)} == {"study", *VALUES}
+def test_every_flag_but_the_study_and_the_trace_is_tested_here():
+    """A trace is in place of a model: ``test_trace.py`` has it."""
+    assert {each.name for each in fields(ShapeFlags)} == {"study", "trace", *VALUES}
 
 
 def test_without_flags_the_plan_is_the_recordings_or_else_the_quick_start_study():

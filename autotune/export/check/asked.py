@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,9 +14,56 @@ from autotune.export.check.findings import Finding, LookedUp
 from autotune.export.lookup import look_up
 from autotune.launch.op import LookupKey, key_text
 from autotune.launch.shape import KernelShape
+from autotune.plan.traced import Asked, first_of
 
 #: The levels of a key that say which layer it is for; the others say how the layer is served.
 _SIZES = ("k", "n", "i")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedBatch:
+    """A batch size that a server asked for.
+
+    Attributes:
+        num_tokens: The batch size.
+        when: When it was asked for first, as in ``Asked``.
+        count: How often it was asked for, by all processes and kernels together.
+        outcomes: How many kernels' look-ups end in which way, as in ``LookedUp``.
+    """
+
+    num_tokens: int
+    when: str
+    count: int
+    outcomes: Counter[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The batch size as JSON-ready values."""
+        ends = {name: self.outcomes[name] for name in ("exact", "nearest", "default", "stops")}
+        return {"tokens": self.num_tokens, "when": self.when, "asked": self.count, **ends}
+
+
+def by_batch(lookups: Iterable[LookedUp], asked: Iterable[Asked]) -> list[AskedBatch]:
+    """What is found for every batch size that a server asked for, ascending.
+
+    Args:
+        lookups: What vLLM finds for the shapes.
+        asked: The shapes, with how often they were asked for.
+    """
+    known = {each.shape: each for each in asked}
+    by_size: dict[int, list[tuple[Asked, LookedUp]]] = {}
+    for lookup in lookups:
+        if lookup.shape in known:
+            pair = known[lookup.shape], lookup
+            by_size.setdefault(lookup.shape.num_tokens, []).append(pair)
+    return [
+        AskedBatch(
+            num_tokens=size,
+            when=first_of(one.when for one, _ in pairs),
+            count=sum(one.count for one, _ in pairs),
+            outcomes=Counter(lookup.outcome for _, lookup in pairs),
+        )
+        for size, pairs in sorted(by_size.items())
+    ]
 
 
 def look_up_all(
