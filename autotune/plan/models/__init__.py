@@ -7,7 +7,7 @@ is for one token.
 """
 
 from autotune.plan.models.adapters import Adapter, read_adapter
-from autotune.plan.models.config_json import read_config
+from autotune.plan.models.json_files import read_config
 from autotune.plan.models.lora_layers import MOE_BACKENDS, LoraLayer, Server, lora_layers
 
 __all__ = [

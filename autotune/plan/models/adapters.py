@@ -8,7 +8,7 @@ from typing import Any
 
 from autotune.errors import InputError, printable, shown
 from autotune.launch.op import VLLM_RANKS
-from autotune.plan.models.config_json import read_json
+from autotune.plan.models.json_files import read_json
 from autotune.plan.models.modules import Split
 from autotune.plan.models.patterns import PatternError, matching
 

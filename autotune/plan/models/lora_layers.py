@@ -19,7 +19,7 @@ logits       whole, over the whole vocabulary   whole
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from autotune.launch.op import VLLM_RANKS, LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.plan.models.adapters import Adapter, Place, ServerTargets
 from autotune.plan.models.config_json import Fields
-from autotune.plan.models.modules import Module, Split, Where
+from autotune.plan.models.modules import EVERY_LAYER, OUTSIDE, Module, Split
 
 #: The largest vocabulary that vLLM puts LoRA on the logits of
 #: (``vllm/lora/layers/logits_processor.py``, 0.33.0).
@@ -177,8 +177,8 @@ def lora_layers(
             flags for this model, or a target is in none of its layers.
     """
     fields = Fields.of(config)
-    modules = [module for module in fields.architecture.modules if fields.has(module)]
-    places = {module.name: _places(fields, module) for module in modules}
+    modules = [each for each in fields.model.architecture.modules if fields.has(each)]
+    places = _places(fields, modules)
     named = _named(targets)
     with_lora = None
     if named is not None:
@@ -187,7 +187,7 @@ def lora_layers(
         with_lora = named.with_lora(everywhere)
     layers = []
     for module in modules:
-        runs = sum(_has_lora(module, place, with_lora) for place in places[module.name])
+        runs = sum(_has_lora(module, place, with_lora) for place in places[module])
         if runs and module.computed:
             layers.append(_layer(fields, module, server, runs))
     if not layers:
@@ -200,33 +200,37 @@ def lora_layers(
 
 # --------------------------------------------------------------------------- which layers
 
-#: Where the language model is in vLLM in a model of several media.
-_IN_LANGUAGE_MODEL = "language_model."
 
-#: Where ``transformers`` has it: from 4.52 on, before, and in a checkpoint of the text alone. vLLM
-#: loads adapters by all three (``hf_to_vllm_mapper`` of such a model).
-_SPELLINGS = ("model.language_model.", "language_model.model.", "model.")
-_SPELLINGS_OF_LOGITS = ("", "language_model.")
+def _places(fields: Fields, modules: Sequence[Module]) -> dict[Module, list[Place]]:
+    """Every place in the model that has a module, for each."""
+    kinds = None
+    if any(module.where != OUTSIDE for module in modules):
+        kinds = _kinds(fields)
+    places: dict[Module, list[Place]] = {}
+    for module in modules:
+        if module.where == OUTSIDE:
+            places[module] = [_place(fields, module, "", None)]
+            continue
+        places[module] = [
+            _place(fields, module, f"layers.{index}.", index)
+            for index, kind in enumerate(kinds or ())
+            if module.where in kind
+        ]
+    return places
 
 
-def _places(fields: Fields, module: Module) -> list[Place]:
-    """Every place in the model that has a module."""
-    if module.where is Where.OUTSIDE:
-        return [_place(fields, module, "", None)]
+def _kinds(fields: Fields) -> list[frozenset[str]]:
+    """What each decoder layer is."""
+    rules, values = fields.model.architecture.kinds, fields.model.values
     return [
-        _place(fields, module, f"layers.{index}.", index)
-        for index in _decoder_layers(fields, module.where)
+        frozenset({EVERY_LAYER, *(rule(values, index) for rule in rules)})
+        for index in range(fields.number("num_hidden_layers"))
     ]
 
 
 def _place(fields: Fields, module: Module, layer: str, index: int | None) -> Place:
     """The module of one decoder layer, by its path in vLLM and by those that adapters use."""
-    is_inside = module.split is not Split.LOGITS
-    above = "model." if is_inside else ""
-    spellings: tuple[str, ...] = (above,)
-    if fields.architecture.text_types:
-        above = f"{_IN_LANGUAGE_MODEL}{above}"
-        spellings = _SPELLINGS if is_inside else _SPELLINGS_OF_LOGITS
+    above, spellings = _above(fields, is_inside=module.split is not Split.LOGITS)
     path = f"{layer}{module.name}"
     parent = path if module.split is Split.EXPERTS else path.rpartition(".")[0]
     below = [f"{parent}.{part}".removeprefix(".") for part in module.parts] or [path]
@@ -234,13 +238,19 @@ def _place(fields: Fields, module: Module, layer: str, index: int | None) -> Pla
     return Place(f"{above}{path}", parts, module.split, module.is_linear, index)
 
 
-def _decoder_layers(fields: Fields, where: Where) -> list[int]:
-    indices = list(range(fields.number("num_hidden_layers")))
-    is_sparse = fields.architecture.is_sparse
-    if where is Where.ALL or is_sparse is None:
-        return indices
-    wanted = where is Where.SPARSE
-    return [index for index in indices if is_sparse(fields.values, index) is wanted]
+def _above(fields: Fields, *, is_inside: bool) -> tuple[str, tuple[str, ...]]:
+    """What vLLM's paths have before a module's, and what those of checkpoints have there.
+
+    The logits lie outside of what holds the decoder layers.
+    """
+    wrapper, architecture = fields.model.wrapper, fields.model.architecture
+    if wrapper is not None:
+        if is_inside:
+            return wrapper.above, wrapper.spelled
+        return wrapper.above_logits, ("", "language_model.")
+    if not is_inside:
+        return "", ("",)
+    return architecture.above, architecture.spelled or (architecture.above,)
 
 
 def _named(targets: Collection[str] | Adapter | None) -> Adapter | ServerTargets | None:
@@ -254,10 +264,16 @@ def _has_lora(module: Module, place: Place, with_lora: frozenset[str] | None) ->
 
 
 def _check_targets(fields: Fields, targets: Adapter | ServerTargets, places: list[Place]) -> None:
-    """Refuse a target that names nothing; vLLM passes over the names of a vision tower."""
-    tower = fields.architecture.tower
-    for target, found in targets.named(places).items():
-        if not found and tower.isdisjoint(target.split(".")):
+    """Refuse targets that name nothing.
+
+    One of several may: PEFT gives such a name of an adapter no weights, and vLLM passes over those
+    of a vision tower.
+    """
+    named = targets.named(places)
+    if any(named.values()) and (isinstance(targets, Adapter) or fields.model.wrapper):
+        return
+    for target, found in named.items():
+        if not found:
             there = dict.fromkeys(
                 name.rpartition(".")[2] for place in places for name in (place.path, *place.names)
             )
@@ -342,10 +358,11 @@ def _experts(fields: Fields, module: Module, server: Server) -> _Shapes:
     ways = 1 if deals_out else server.tensor_parallel
     padding = MOE_BACKENDS[server.moe_backend] if fields.has_mxfp4_experts else Padding(1, 1)
     # Gate and up are alike in size, and w2 reads their product.
-    gate_and_up = sum(fields.size(size, ways=ways) for size in module.writes)
-    middle = _rounded_up(gate_and_up // 2, padding.intermediate)
+    total = sum(fields.size(size, ways=ways) for size in module.writes)
+    middle = _rounded_up(total // 2 if module.is_gated else total, padding.intermediate)
     is_fused = len(module.writes) == 1 and not server.divides_w13
-    written = [2 * middle] if is_fused else [middle, middle]
+    halves = [2 * middle] if is_fused else [middle, middle]
+    written = halves if module.is_gated else [middle]
     hidden_size = _rounded_up(fields.size(module.reads), padding.hidden)
     if hidden_size % server.shards:  # fully-sharded LoRAs divide the output of w2
         fields.size(module.reads, ways=server.shards)

@@ -55,8 +55,13 @@ def test_names_of_a_vision_tower_are_passed_over(read):
     assert list(layers_of("gemma-3-4b", read(target_modules=names))) == ALL[:2]
     path = "vision_tower.vision_model.encoder.layers.0.self_attn.whatever"
     assert list(layers_of("gemma-3-4b", read(target_modules=["o_proj", path]))) == ALL[1:2]
+
+
+def test_a_name_of_an_adapter_that_the_model_lacks_is_passed_over_unless_it_is_the_only_one(read):
+    # PEFT gives it no weights, so that vLLM never sees it.
+    assert list(layers_of("llama-3.1-8b", read(target_modules=["q_proj", "fc1"]))) == ALL[:1]
     with pytest.raises(InputError, match="is called 'fc1'"):
-        layers_of("llama-3.1-8b", read(target_modules=["q_proj", "fc1"]))
+        layers_of("llama-3.1-8b", read(target_modules=["fc1", "fc2"]))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""The layers of the table beside those that vLLM makes.
+
+``made_by_vllm.jsonl`` was written by vLLM 0.33.0: for each config it built the model on the meta
+device with its own classes, and its LoRA manager put LoRA on. A line has the fields of the config
+that matter, where the config comes from, and for each kind of layer how many of it there are on one
+GPU, its name, what its A reads and what its Bs write; for experts what they read, their width,
+how many there are and a token goes to, and the slices of w13.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.launch.op import LoraOp
+from autotune.plan.models import LoraLayer, Server, lora_layers
+
+MADE = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "made_by_vllm.jsonl").read_text().splitlines()
+]
+
+
+def as_vllm_has_it(layer: LoraLayer) -> tuple[Any, ...]:
+    """A layer by its name and its sizes, as in the file."""
+    shapes = {shape.op: shape for shape in layer.shapes}
+    name = layer.name.rpartition(".")[2]
+    if LoraOp.W13_SHRINK in shapes:
+        w13, w2 = shapes[LoraOp.W13_SHRINK], shapes[LoraOp.W2_SHRINK]
+        sizes = (w13.hidden_size, w2.intermediate_size, w13.num_experts, w13.top_k)
+        return (name, *sizes, w13.num_slices)
+    read = shapes[LoraOp.SHRINK].hidden_size if LoraOp.SHRINK in shapes else 0
+    return (name, read, tuple(shapes[LoraOp.EXPAND].slice_sizes))
+
+
+@pytest.mark.parametrize("made", MADE, ids=lambda made: made["config"]["architectures"][0])
+def test_layers_are_those_that_vllm_makes(made):
+    found: Counter[tuple[Any, ...]] = Counter()
+    for layer in lora_layers(made["config"], Server(max_loras=8, rank=16)):
+        found[as_vllm_has_it(layer)] += layer.runs
+
+    expected = {
+        (name, *(tuple(size) if isinstance(size, list) else size for size in sizes)): count
+        for count, name, *sizes in made["layers"]
+    }
+    assert found == expected
