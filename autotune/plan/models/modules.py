@@ -44,6 +44,8 @@ class Module:
         writes: Output size of each slice, formulas; ``EXPERTS``: of each slice of w13.
         parts: What adapters call its slices, where the slices have names of their own. The names
             stand in place of the module's own name; ``EXPERTS``: below it.
+        parameters: What adapters call parameters that checkpoints have in place of such slices,
+            below the module.
         where: ``EVERY_LAYER``, ``OUTSIDE``, or the kind of decoder layers that have it.
         if_given: A field of the config: models without it, or with null or 0, lack the module.
         if_absent: A field of the config: models that give it, other than as null or 0, lack the
@@ -63,6 +65,7 @@ class Module:
     reads: str = ""
     writes: tuple[str, ...]
     parts: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
     where: str = EVERY_LAYER
     if_given: str = ""
     if_absent: str = ""

@@ -24,6 +24,7 @@ _CONFIGS = {path.stem: json.loads(path.read_text()) for path in sorted(MODELS.gl
 _ADAPTER: dict[str, Any] = {
     "peft_type": "LORA",
     "r": 16,
+    "lora_alpha": 32,
     "rank_pattern": {"o_proj": 8},
     "target_modules": ["q_proj", "o_proj"],
     "target_parameters": [],

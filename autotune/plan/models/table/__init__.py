@@ -13,9 +13,14 @@ from autotune.plan.models.table.hybrid import HYBRID_MODELS
 from autotune.plan.models.table.media import MEDIA
 from autotune.plan.models.table.sparse import SPARSE_MODELS
 
+_ALL: Mapping[str, Architecture | Wrapper] = {
+    **DENSE_MODELS,
+    **SPARSE_MODELS,
+    **HYBRID_MODELS,
+    **MEDIA,
+}
+
 #: By the first name in a config's ``architectures``.
-ARCHITECTURES: Mapping[str, Architecture | Wrapper] = dict(
-    sorted({**DENSE_MODELS, **SPARSE_MODELS, **HYBRID_MODELS, **MEDIA}.items())
-)
+ARCHITECTURES: Mapping[str, Architecture | Wrapper] = {name: _ALL[name] for name in sorted(_ALL)}
 
 __all__ = ["ARCHITECTURES"]

@@ -40,9 +40,10 @@ def experts(  # noqa: PLR0913 - what models differ in
         split=Split.EXPERTS,
         reads=reads,
         writes=(size, size),
+        parts=parts,
         # New checkpoints have one parameter for all experts' gate and up and one for all their
         # down, which an adapter may name.
-        parts=(*parts, "gate_up_proj", "down_proj"),
+        parameters=("gate_up_proj", "down_proj"),
         where=where,
         number=number,
         top_k=top_k,
@@ -54,7 +55,7 @@ def fused(module: Module) -> Module:
     return replace(
         module,
         writes=(" + ".join(module.writes),),
-        parts=("gate_up_proj", "down_proj"),
+        parts=(),
         is_linear=False,
     )
 
