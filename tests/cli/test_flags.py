@@ -56,6 +56,7 @@ def test_a_flag_is_found_in_the_plan(name):
 def test_of_several_adapters_all_are_taken():
     plan = ShapeFlags(**MODEL, adapter=["one", "two"]).plan()
 
+    assert plan.model is not None
     assert plan.model.adapter == ("one", "two")
 
 

@@ -1,9 +1,9 @@
 """From a model's config to the LoRA layers that vLLM makes of it, and the kernels they launch.
 
 ``table`` has an entry for each architecture, in the words of its ``config.json``, and ``modules``
-defines what its entries are made of. ``language_model``, ``config_json`` and ``adapters`` read files,
-and ``lora_layers`` computes the shapes of the kernels. Nothing here knows of batch sizes: every shape
-is for one token.
+defines what its entries are made of. ``language_model``, ``config_json`` and ``adapters`` read
+files, and ``lora_layers`` computes the shapes of the kernels. Nothing here knows of batch sizes:
+every shape is for one token.
 """
 
 from autotune.plan.models.adapters import Adapter, read_adapter

@@ -6,7 +6,7 @@ vLLM makes the language model of its own class or of any that it has a class for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from autotune.plan.models.modules import Architecture, Wrapper
@@ -39,9 +39,16 @@ _BY_TYPE: Mapping[str, Architecture] = {
 }
 
 
-def _any(*first: str, **more: object) -> Wrapper:
-    """A wrapper around any language model; around the first where its config does not say."""
-    texts = {kind: _BY_TYPE[kind] for kind in (*first, *_BY_TYPE)}
+#: Those that are packed as Llama is, which wrappers with a ``packed_modules_mapping`` say of all.
+_AS_LLAMA = (
+    *("llama", "mistral", "ministral3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"),
+    "granite",
+)
+
+
+def _any(first: str, among: Collection[str] = tuple(_BY_TYPE), **more: object) -> Wrapper:
+    """A wrapper around several language models; around the first where its config does not say."""
+    texts = {kind: _BY_TYPE[kind] for kind in (first, *among)}
     return Wrapper(texts=texts, **more)  # type: ignore[arg-type]
 
 
@@ -61,9 +68,15 @@ _IDEFICS = Wrapper(
 _GLM_4_DENSE = replace(_TEXT["GlmForCausalLM"], modules=(*_TEXT["GlmForCausalLM"].modules[:4],))
 
 _QWEN_3_VL = _of("Qwen3ForCausalLM", types=("qwen3_vl_text", "qwen3"))
+_QWEN_3_MOE = with_fused_experts(_TEXT["Qwen3MoeForCausalLM"])
+#: The class does not say that dense layers pack gate and up: vLLM gives them no LoRA.
 _QWEN_3_VL_MOE = Wrapper(
     texts=dict.fromkeys(
-        ("qwen3_vl_moe_text", "qwen3_moe"), with_fused_experts(_TEXT["Qwen3MoeForCausalLM"])
+        ("qwen3_vl_moe_text", "qwen3_moe"),
+        replace(
+            _QWEN_3_MOE,
+            modules=tuple(each for each in _QWEN_3_MOE.modules if "gate_up" not in each.name),
+        ),
     )
 )
 _QWEN_3_5 = _of("Qwen3_5ForCausalLM", types=("qwen3_5_text", "qwen3_5"))
@@ -93,19 +106,19 @@ MEDIA: Mapping[str, Wrapper] = {
     "Glm4vMoeForConditionalGeneration": _of(
         "Glm4MoeForCausalLM", types=("glm4v_moe_text", "glm4v_moe")
     ),
-    "GraniteSpeechForConditionalGeneration": _any("granite"),
+    "GraniteSpeechForConditionalGeneration": _any("granite", _AS_LLAMA),
     "Idefics3ForConditionalGeneration": _IDEFICS,
     "InternS1ForConditionalGeneration": _any("qwen3"),
     "InternVLChatModel": _any("qwen2", at=("llm_config", "text_config")),
     "InternVLForConditionalGeneration": _any("qwen2"),
     "Llama4ForConditionalGeneration": _of("Llama4ForCausalLM", types=("llama4_text",)),
-    "LlavaForConditionalGeneration": _any("llama"),
-    "LlavaNextForConditionalGeneration": _any("llama"),
-    "LlavaNextVideoForConditionalGeneration": _any("llama"),
+    "LlavaForConditionalGeneration": _any("llama", _AS_LLAMA),
+    "LlavaNextForConditionalGeneration": _any("llama", _AS_LLAMA),
+    "LlavaNextVideoForConditionalGeneration": _any("llama", _AS_LLAMA),
     "Mistral3ForConditionalGeneration": Wrapper(
         texts={kind: _BY_TYPE[kind] for kind in ("mistral", "ministral3")}
     ),
-    "PaliGemmaForConditionalGeneration": _any("gemma"),
+    "PaliGemmaForConditionalGeneration": _any("gemma", _AS_LLAMA),
     "Qwen2VLForConditionalGeneration": _QWEN_2_VL,
     "Qwen2_5OmniForConditionalGeneration": _of(
         "Qwen2ForCausalLM",
