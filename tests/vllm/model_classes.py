@@ -125,8 +125,9 @@ class Release:
         packed = self.attribute(found, "packed_modules_mapping")
         merged = dict(packed) if isinstance(packed, dict) else {}
         for each in self.bases(found):
-            for node in ast.walk(each.node):
-                for target in node.targets if isinstance(node, ast.Assign) else ():
+            assigned = [node for node in ast.walk(each.node) if isinstance(node, ast.Assign)]
+            for node in assigned:
+                for target in node.targets:
                     if (
                         isinstance(target, ast.Subscript)
                         and ast.unparse(target.value) == "self.packed_modules_mapping"

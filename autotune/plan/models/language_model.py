@@ -63,6 +63,7 @@ def language_model_of(config: Mapping[str, Any]) -> Model:
         _call_alike(alike, values)
     _take_overrides(name, architecture, values)
     _check_kind(name, architecture, values)
+    _check_alike(name, architecture, values)
     numbers = {key: value for key, value in defaults.items() if isinstance(value, int)}
     formulas = {key: value for key, value in defaults.items() if isinstance(value, str)}
     return Model(name, architecture, {**numbers, **values}, formulas, wrapper)
@@ -187,6 +188,15 @@ def _check_kind(name: str, architecture: Architecture, values: Mapping[str, Any]
             raise InputError(
                 f"{name} is not known with {what}: its config has {field_name} {shown(value)}; "
                 f"{BY_HAND}"
+            )
+
+
+def _check_alike(name: str, architecture: Architecture, values: Mapping[str, Any]) -> None:
+    for one, other in architecture.alike.items():
+        if one in values and values[one] != values.get(other):
+            raise InputError(
+                f"{name} is known only with {one} as {other}: its config has "
+                f"{shown(values[one])} and {shown(values.get(other))}; {BY_HAND}"
             )
 
 

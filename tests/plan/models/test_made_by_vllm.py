@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from autotune.errors import InputError
 from autotune.launch.op import LoraOp
 from autotune.plan.models import LoraLayer, Server, lora_layers
 
@@ -48,3 +49,42 @@ def test_layers_are_those_that_vllm_makes(made):
         for count, name, *sizes in made["layers"]
     }
     assert found == expected
+
+
+#: The names of the number of experts, by releases of ``transformers``.
+NUMBERS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+OF_EXPERTS = [made for made in MADE if any(sizes[0] == "experts" for _, *sizes in made["layers"])]
+
+
+def _language_model(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that has its language model, for changing it."""
+    inside: dict[str, Any] = config.get("thinker_config", config)
+    found: dict[str, Any] = inside.get("text_config", inside)
+    return found
+
+
+@pytest.mark.parametrize("made", OF_EXPERTS, ids=lambda made: made["config"]["architectures"][0])
+def test_a_mixture_is_found_by_every_name_of_its_number_and_never_taken_for_dense(made):
+    server = Server(max_loras=8, rank=16)
+    layers = lora_layers(made["config"], server)
+    (name,) = set(_language_model(made["config"])) & set(NUMBERS)
+    for other in NUMBERS[:3] if name in NUMBERS[:3] else ():
+        config = json.loads(json.dumps(made["config"]))
+        _language_model(config)[other] = _language_model(config).pop(name)
+        assert lora_layers(config, server) == layers
+
+    config = json.loads(json.dumps(made["config"]))
+    del _language_model(config)[name]
+    with pytest.raises(InputError, match=r"whole number"):
+        lora_layers(config, server)
+
+
+@pytest.mark.parametrize("made", MADE, ids=lambda made: made["config"]["architectures"][0])
+def test_experts_of_an_architecture_without_any_are_refused(made):
+    if made not in OF_EXPERTS:
+        config = json.loads(json.dumps(made["config"]))
+        _language_model(config)["num_experts"] = 8
+        if "Gemma4" not in config["architectures"][0]:  # has experts beside, if at all
+            with pytest.raises(InputError, match="is not known with a mixture of experts"):
+                lora_layers(config, Server(max_loras=8, rank=16))

@@ -91,6 +91,7 @@ _OPT = Architecture(
         column("fc1", "ffn_dim"),
         row("fc2", "ffn_dim"),
     ),
+    alike={"word_embed_proj_dim": "hidden_size"},
     above="model.decoder.",
 )
 _CHAT_GLM = Architecture(

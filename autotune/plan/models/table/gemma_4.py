@@ -96,9 +96,8 @@ GEMMA_4 = Architecture(
         ),
         *VOCABULARY_IF_NAMED,
     ),
-    kinds=(_heads, _own_or_shared, _width, if_many("num_experts")),
+    kinds=(_heads, _own_or_shared, _width, if_many("num_experts", default=0)),
     defaults={
-        "num_experts": 0,
         "global_head_dim": 512,
         "num_global_key_value_heads": "num_key_value_heads",
     },

@@ -112,7 +112,7 @@ _GRANITE_HYBRID = Architecture(
         *VOCABULARY,
     ),
     kinds=(_ATTENTION_OR_MAMBA, if_many("num_local_experts")),
-    defaults={"mamba_expand": 2, "num_local_experts": 0},
+    defaults={"mamba_expand": 2},
 )
 _INNER = "hidden_size * mamba_expand"
 _JAMBA = Architecture(
@@ -144,7 +144,7 @@ _JAMBA = Architecture(
         attention_by_period,
         by_offset("expert_layer_period", "expert_layer_offset", "num_experts"),
     ),
-    defaults={"mamba_expand": 2, "num_experts": 16, "num_experts_per_tok": 2},
+    defaults={"mamba_expand": 2},
 )
 _LFM_2_MOE = Architecture(
     modules=(

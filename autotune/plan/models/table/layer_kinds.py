@@ -79,11 +79,16 @@ def by_offset(step: str, offset: str, number: str) -> LayerKind:
     return kind
 
 
-def if_many(number: str) -> LayerKind:
-    """Every layer is a mixture in models that have experts, none in others."""
+def if_many(number: str, *, default: int | None = None) -> LayerKind:
+    """Every layer is a mixture in models that have experts, none in others.
+
+    Args:
+        number: The field with the number of experts.
+        default: The number for configs without it; without one they are refused.
+    """
 
     def kind(config: _Config, _index: int) -> str:
-        return _named(_whole(config, number, 0) > 0)
+        return _named(_whole(config, number, default) > 0)
 
     return kind
 
