@@ -16,6 +16,9 @@ _MAY_BE_COPIED = frozenset(
     {"num_key_value_heads", "num_global_key_value_heads", "multi_query_group_num"}
 )
 
+#: Where there is a single one of these groups, every GPU has it.
+COPIED_IF_ONE = frozenset({"mamba_n_groups", "n_groups"})
+
 #: No model has a larger size: a larger number is a slip, and is better refused here than later.
 _LARGEST = 2**24
 
@@ -107,6 +110,8 @@ class Fields:
     def _divided(self, name: str, ways: int) -> int:
         value = self.number(name)
         if name in _MAY_BE_COPIED and value < ways and ways % value == 0:
+            return 1
+        if name in COPIED_IF_ONE and value == 1:
             return 1
         if value % ways:
             raise InputError(

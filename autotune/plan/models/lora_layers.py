@@ -231,6 +231,8 @@ _Shapes = tuple[KernelShape, ...]
 
 def _column(fields: Fields, module: Module, server: Server) -> _Shapes:
     written = [fields.size(size, ways=server.tensor_parallel) for size in module.writes]
+    if server.tensor_parallel > 1 and module.in_one_if and fields.number(module.in_one_if) == 1:
+        written = [sum(written)]
     return (
         server.shape(
             LoraOp.SHRINK,

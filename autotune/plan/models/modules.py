@@ -50,6 +50,7 @@ class Module:
         if_given: A field of the config: models without it, or with null or 0, lack the module.
         if_absent: A field of the config: models that give it, other than as null or 0, lack the
             module.
+        in_one_if: A field of the config: where it is 1, several GPUs have one slice with the sum.
         number: ``EXPERTS`` only: the number of experts, a formula.
         top_k: ``EXPERTS`` only: the number of experts that a token goes to, a formula.
         is_gated: ``EXPERTS`` only: whether w13 has a gate beside what it writes, so that w2 reads
@@ -69,6 +70,7 @@ class Module:
     where: str = EVERY_LAYER
     if_given: str = ""
     if_absent: str = ""
+    in_one_if: str = ""
     number: str = ""
     top_k: str = ""
     is_gated: bool = True

@@ -50,7 +50,7 @@ DELTA_RULE: Block = (
 def mamba_2(name: str, *, inner: str, groups: str, state: str, heads: str, where: str) -> Block:
     """A state space model of the second kind, whose input module has five slices.
 
-    vLLM looks ``n_groups`` up before it divides: GPUs that do not divide them are refused here.
+    GPUs share a single group; of several each has its part.
 
     Args:
         name: The path of the block below a decoder layer.
@@ -70,7 +70,12 @@ def mamba_2(name: str, *, inner: str, groups: str, state: str, heads: str, where
             computed=False,
             is_linear=False,
         ),
-        column(f"{name}.in_proj", inner, inner, grouped, grouped, heads, where=where),
+        column(
+            f"{name}.in_proj",
+            *(inner, inner, grouped, grouped, heads),
+            where=where,
+            in_one_if=groups,
+        ),
         row(f"{name}.out_proj", inner, where=where),
     )
 
