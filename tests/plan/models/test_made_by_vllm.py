@@ -2,9 +2,9 @@
 
 ``made_by_vllm.jsonl`` was written by vLLM 0.33.0: for each config it built the model on the meta
 device with its own classes, and its LoRA manager put LoRA on. A line has the fields of the config
-that matter, where the config comes from, and for each kind of layer how many of it there are on one
-GPU, its name, what its A reads and what its Bs write; for experts what they read, their width,
-how many there are and a token goes to, and the slices of w13.
+that matter, where the config comes from, and for each kind of layer how many of it there are on the
+first of one or two GPUs, its name, what its A reads and what its Bs write; for experts what they
+read, their width, how many there are and a token goes to, and the slices of w13.
 """
 
 from __future__ import annotations
@@ -19,11 +19,17 @@ import pytest
 from autotune.errors import InputError
 from autotune.launch.op import LoraOp
 from autotune.plan.models import LoraLayer, Server, lora_layers
+from autotune.plan.models.modules import Wrapper
+from autotune.plan.models.table import ARCHITECTURES
 
 MADE = [
     json.loads(line)
     for line in (Path(__file__).parent / "made_by_vllm.jsonl").read_text().splitlines()
 ]
+
+
+def _named(made: dict[str, Any]) -> str:
+    return f"{made['config']['architectures'][0]} on {made['tensor_parallel']}"
 
 
 def as_vllm_has_it(layer: LoraLayer) -> tuple[Any, ...]:
@@ -38,10 +44,11 @@ def as_vllm_has_it(layer: LoraLayer) -> tuple[Any, ...]:
     return (name, read, tuple(shapes[LoraOp.EXPAND].slice_sizes))
 
 
-@pytest.mark.parametrize("made", MADE, ids=lambda made: made["config"]["architectures"][0])
+@pytest.mark.parametrize("made", MADE, ids=_named)
 def test_layers_are_those_that_vllm_makes(made):
     found: Counter[tuple[Any, ...]] = Counter()
-    for layer in lora_layers(made["config"], Server(max_loras=8, rank=16)):
+    server = Server(max_loras=8, rank=16, tensor_parallel=made["tensor_parallel"])
+    for layer in lora_layers(made["config"], server):
         found[as_vllm_has_it(layer)] += layer.runs
 
     expected = {
@@ -64,7 +71,7 @@ def _language_model(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("made", OF_EXPERTS, ids=lambda made: made["config"]["architectures"][0])
+@pytest.mark.parametrize("made", OF_EXPERTS, ids=_named)
 def test_a_mixture_is_found_by_every_name_of_its_number_and_never_taken_for_dense(made):
     server = Server(max_loras=8, rank=16)
     layers = lora_layers(made["config"], server)
@@ -80,11 +87,16 @@ def test_a_mixture_is_found_by_every_name_of_its_number_and_never_taken_for_dens
         lora_layers(config, server)
 
 
-@pytest.mark.parametrize("made", MADE, ids=lambda made: made["config"]["architectures"][0])
+def _may_have_experts(made: dict[str, Any]) -> bool:
+    entry = ARCHITECTURES[made["config"]["architectures"][0]]
+    texts = entry.texts.values() if isinstance(entry, Wrapper) else [entry]
+    return any(module.number for text in texts for module in text.modules)
+
+
+@pytest.mark.parametrize("made", [made for made in MADE if not _may_have_experts(made)], ids=_named)
 def test_experts_of_an_architecture_without_any_are_refused(made):
-    if made not in OF_EXPERTS:
-        config = json.loads(json.dumps(made["config"]))
-        _language_model(config)["num_experts"] = 8
-        if "Gemma4" not in config["architectures"][0]:  # has experts beside, if at all
-            with pytest.raises(InputError, match="is not known with a mixture of experts"):
-                lora_layers(config, Server(max_loras=8, rank=16))
+    config = json.loads(json.dumps(made["config"]))
+    _language_model(config)["num_experts"] = 8
+
+    with pytest.raises(InputError, match="is not known with a mixture of experts"):
+        lora_layers(config, Server(max_loras=8, rank=16))

@@ -92,6 +92,13 @@ _QWEN_2_VL = _of(
 
 #: The table of models of several media, by the first name in a config's ``architectures``.
 MEDIA: Mapping[str, Wrapper] = {
+    "AudioFlamingo3ForConditionalGeneration": _any("qwen2", _AS_LLAMA),
+    "Blip2ForConditionalGeneration": _of(
+        "OPTForCausalLM",
+        types=("opt",),
+        above="language_model.model.decoder.",
+        spelled=("language_model.model.decoder.", "model.decoder."),
+    ),
     "Exaone4_5_ForConditionalGeneration": _of(
         "Exaone4ForCausalLM", types=("exaone4", "exaone4_5_text")
     ),
@@ -106,7 +113,9 @@ MEDIA: Mapping[str, Wrapper] = {
     "Glm4vMoeForConditionalGeneration": _of(
         "Glm4MoeForCausalLM", types=("glm4v_moe_text", "glm4v_moe")
     ),
+    "GlmAsrForConditionalGeneration": _any("llama", _AS_LLAMA),
     "GraniteSpeechForConditionalGeneration": _any("granite", _AS_LLAMA),
+    "GraniteSpeechPlusForConditionalGeneration": _any("granite", _AS_LLAMA),
     "Idefics3ForConditionalGeneration": _IDEFICS,
     "InternS1ForConditionalGeneration": _any("qwen3"),
     "InternVLChatModel": _any("qwen2", at=("llm_config", "text_config")),
@@ -115,6 +124,8 @@ MEDIA: Mapping[str, Wrapper] = {
     "LlavaForConditionalGeneration": _any("llama", _AS_LLAMA),
     "LlavaNextForConditionalGeneration": _any("llama", _AS_LLAMA),
     "LlavaNextVideoForConditionalGeneration": _any("llama", _AS_LLAMA),
+    "MiniCPMV4_6ForConditionalGeneration": _QWEN_3_5,
+    "MiniCPMV4_7ForConditionalGeneration": _QWEN_3_5,
     "Mistral3ForConditionalGeneration": Wrapper(
         texts={kind: _BY_TYPE[kind] for kind in ("mistral", "ministral3")}
     ),
@@ -126,6 +137,11 @@ MEDIA: Mapping[str, Wrapper] = {
         at=("thinker_config.text_config", "text_config"),
     ),
     "Qwen2_5_VLForConditionalGeneration": _QWEN_2_VL,
+    "Qwen3ASRForConditionalGeneration": _of(
+        "Qwen3ForCausalLM",
+        types=("qwen3_asr_text", "qwen3"),
+        at=("thinker_config.text_config", "text_config"),
+    ),
     "Qwen3VLForConditionalGeneration": _QWEN_3_VL,
     "Qwen3VLMoeForConditionalGeneration": _QWEN_3_VL_MOE,
     "Qwen3_5ForConditionalGeneration": _QWEN_3_5,

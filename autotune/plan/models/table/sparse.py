@@ -66,6 +66,16 @@ _OLMOE_EXPERTS = (
 _OLMOE = Architecture(modules=(*ATTENTION, *_OLMOE_EXPERTS, *VOCABULARY_IF_NAMED), kinds=(every,))
 _FLEX_OLMO = replace(_OLMOE, modules=(*ATTENTION, *_OLMOE_EXPERTS, *VOCABULARY_OF_BACKEND))
 
+_MELLUM = replace(
+    _OLMOE,
+    modules=(
+        *ATTENTION,
+        router("mlp.experts.gate", "num_experts"),
+        experts(),
+        *VOCABULARY_OF_BACKEND,
+    ),
+)
+
 _QWEN_MOE = (*ATTENTION, *mlp(where=DENSE), *QWEN_EXPERTS)
 _QWEN_2_MOE = Architecture(modules=(*_QWEN_MOE, *VOCABULARY_IF_NAMED), kinds=(by_step,))
 _QWEN_3_MOE = Architecture(modules=(*_QWEN_MOE, *VOCABULARY), kinds=(by_step,))
@@ -209,6 +219,7 @@ SPARSE_MODELS: Mapping[str, Architecture] = {
     "GraniteMoeSharedForCausalLM": _GRANITE_SHARED,
     "HYV3ForCausalLM": _HY_3,
     "Llama4ForCausalLM": _LLAMA_4,
+    "MellumForCausalLM": _MELLUM,
     "MiniMaxM2ForCausalLM": _MINIMAX_M2,
     "MistralLarge3ForCausalLM": _DEEPSEEK,
     "MixtralForCausalLM": _MIXTRAL,
