@@ -66,6 +66,7 @@ def language_model_of(config: Mapping[str, Any]) -> Model:
     _check_alike(name, architecture, values)
     numbers = {key: value for key, value in defaults.items() if isinstance(value, int)}
     formulas = {key: value for key, value in defaults.items() if isinstance(value, str)}
+    values |= {key: rule(values) for key, rule in architecture.derived.items()}
     return Model(name, architecture, {**numbers, **values}, formulas, wrapper)
 
 

@@ -89,6 +89,7 @@ class Architecture:
             alike.
         defaults: Fields that published configs leave out: the values of ``transformers``, or the
             formula that they follow from.
+        derived: Fields that no config has, by how they follow from those that it has.
         alike: Fields that must have the value of another one: vLLM makes other modules if not.
         above: What vLLM's paths have before ``layers``, and before the embedding.
         spelled: What checkpoints have there, where it is something else.
@@ -97,6 +98,7 @@ class Architecture:
     modules: tuple[Module, ...]
     kinds: tuple[LayerKind, ...] = ()
     defaults: Mapping[str, int | str] = field(default_factory=dict)
+    derived: Mapping[str, Callable[[Mapping[str, Any]], int | None]] = field(default_factory=dict)
     alike: Mapping[str, str] = field(default_factory=dict)
     above: str = "model."
     spelled: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from autotune.plan.models.modules import DENSE, Architecture
 from autotune.plan.models.table.blocks import (
@@ -146,6 +147,35 @@ _JAMBA = Architecture(
     ),
     defaults={"mamba_expand": 2},
 )
+
+
+def _width_of_lfm_2(config: Mapping[str, Any]) -> int | None:
+    """Two thirds of the width that the config says, rounded up; None where that is no number."""
+    width = config.get("block_ff_dim", config.get("intermediate_size"))
+    multiplier = config.get("block_ffn_dim_multiplier", 1)
+    multiple = config.get("block_multiple_of", 256)
+    is_size = isinstance(width, int) and 0 < width <= _LARGEST_WIDTH
+    is_factor = isinstance(multiplier, int | float) and 0 < multiplier <= _LARGEST_WIDTH
+    if not is_size or not is_factor or not isinstance(multiple, int) or multiple < 1:
+        return None
+    if not config.get("block_auto_adjust_ff_dim", True):
+        return int(width)
+    return multiple * -(-int(multiplier * int(2 * width / 3)) // multiple)
+
+
+#: Beyond it a product is no whole number anymore.
+_LARGEST_WIDTH = 2**24
+
+_LFM_2 = Architecture(
+    modules=(
+        *SHORT_CONVOLUTION,
+        *attention(out="out_proj", where="full_attention"),
+        *mlp("feed_forward", "width", up="w13", down="w2", parts=("w1", "w3")),
+        *VOCABULARY,
+    ),
+    kinds=(attention_kinds(),),
+    derived={"width": _width_of_lfm_2},
+)
 _LFM_2_MOE = Architecture(
     modules=(
         *SHORT_CONVOLUTION,
@@ -167,6 +197,7 @@ HYBRID_MODELS: Mapping[str, Architecture] = {
     "FalconH1ForCausalLM": _FALCON_H1,
     "GraniteMoeHybridForCausalLM": _GRANITE_HYBRID,
     "JambaForCausalLM": _JAMBA,
+    "Lfm2ForCausalLM": _LFM_2,
     "Lfm2MoeForCausalLM": _LFM_2_MOE,
     "NemotronHForCausalLM": _NEMOTRON_H,
 }
