@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from autotune.errors import InputError, StudyFileError, printable
+from autotune.errors import InputError
 from autotune.launch.op import LoraOp
 from autotune.plan.file import AUTO, parse_duration
 
@@ -97,11 +97,3 @@ def op(text: str) -> LoraOp:
 
 def _is_digits(text: str) -> bool:
     return text.isascii() and text.isdigit()
-
-
-def once(flag: str, values: Sequence[str]) -> str:
-    """The value of a flag that is given once; of two adapters each may have other layers."""
-    if len(values) > 1:
-        told = " and ".join(map(printable, values))
-        raise StudyFileError(f"{flag}: may be given once: got {told}; tune for one at a time")
-    return values[0]

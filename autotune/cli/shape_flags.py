@@ -119,7 +119,8 @@ class ShapeFlags:
         list[str] | None,
         typer.Option(
             metavar="A",
-            help="An adapter_config.json, its folder or a hub id: only its layers, at its rank.",
+            help="An adapter_config.json, its folder or a hub id: only its layers, at its rank. "
+            "May be repeated.",
         ),
     ] = None
     max_num_batched_tokens: Annotated[
@@ -162,7 +163,7 @@ class ShapeFlags:
         for name in ("study", "trace"):
             given.pop(name, None)
         if self.adapter:
-            given["adapter"] = parsers.once("--adapter", self.adapter)
+            given["adapter"] = tuple(self.adapter)
         model = {name: given.pop(name) for name in MODEL_TABLE if name in given}
         limits = {name: given.pop(name) for name in TABLES["tokens"] if name in given}
         plan = self._unflagged(recorded).with_model(model, limits)

@@ -186,6 +186,10 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(map(_text, value))
 
 
+def _text_or_names(value: object) -> tuple[str, ...]:
+    return (_text(value),) if isinstance(value, str) else _names(value)
+
+
 def _table(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"must be a table: got {shown(value)}")
@@ -226,7 +230,7 @@ MODEL_TABLE: Mapping[str, _Check] = {
     "moe_shared_loras": _flag,
     "moe_backend": _one_of(MOE_BACKENDS),
     "target_modules": _names,
-    "adapter": _text,
+    "adapter": _text_or_names,
 }
 
 

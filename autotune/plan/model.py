@@ -30,8 +30,9 @@ class ModelTable:
             MXFP4 are padded by it.
         target_modules: The server's ``--lora-target-modules``; None for every layer that can have
             LoRA.
-        adapter: An ``adapter_config.json``, its folder or its id on the hub: only the layers of
-            this adapter are tuned. It gives the rank, too, where nothing else does.
+        adapter: For each of some adapters an ``adapter_config.json``, its folder or its id on the
+            hub: only the layers of these adapters are tuned. They give the rank, too, where nothing
+            else does.
     """
 
     config: str
@@ -42,7 +43,7 @@ class ModelTable:
     moe_shared_loras: bool = False
     moe_backend: str = "triton"
     target_modules: tuple[str, ...] | None = None
-    adapter: str | None = None
+    adapter: tuple[str, ...] = ()
 
     @classmethod
     def of_file(cls, table: Mapping[str, Any], folder: Path) -> ModelTable:
@@ -60,8 +61,8 @@ class ModelTable:
                 "has no config: give the path of a config.json, its folder, or an id on the "
                 "Hugging Face hub"
             )
-        paths = {key: _from(folder, table[key]) for key in ("config", "adapter") if key in table}
-        return cls(**{**table, **paths})
+        adapters = tuple(_from(folder, each) for each in table.get("adapter", ()))
+        return cls(**{**table, "config": _from(folder, table["config"]), "adapter": adapters})
 
     def missing_value(self, lora: Mapping[str, Any], *, is_flag: bool = False) -> str | None:
         """What the model needs and nothing gives, as a message says it; None if nothing.
@@ -70,7 +71,7 @@ class ModelTable:
             lora: The values of ``[lora]``, or of the flags.
             is_flag: Whether the model is that of a flag: then nothing is said of a study file.
         """
-        given = {*lora, *([] if self.adapter is None else ["rank"])}
+        given = {*lora, *(["rank"] if self.adapter else [])}
         lacking = [name for name in ("max_loras", "rank") if name not in given]
         if not lacking:
             return None
@@ -91,15 +92,15 @@ class ModelTable:
         Raises:
             InputError: vLLM does not serve the model, the adapter and the flags together.
         """
-        adapter = None if self.adapter is None else read_adapter(self.adapter)
-        if adapter is not None and self.target_modules is not None:
+        adapters = [read_adapter(each) for each in self.adapter]
+        if adapters and self.target_modules is not None:
             raise InputError(
                 f"target_modules and adapter both say which layers have LoRA: got "
-                f"{', '.join(self.target_modules)} and {self.adapter}; leave one out"
+                f"{', '.join(self.target_modules)} and {', '.join(self.adapter)}; leave one out"
             )
         config = read_config(self.config)
         server = Server(
-            **{**lora, "rank": _rank(lora.get("rank"), adapter)},
+            **{**lora, "rank": _rank(lora.get("rank"), adapters)},
             tensor_parallel=self.tensor_parallel,
             fully_sharded=self.fully_sharded,
             expert_parallel=self.expert_parallel,
@@ -115,13 +116,13 @@ class ModelTable:
                 runs=layer.runs,
                 is_sampled=layer.split is Split.LOGITS,
             )
-            for layer in lora_layers(config, server, adapter or self.target_modules)
+            for layer in lora_layers(config, server, adapters or self.target_modules)
             for shape in layer.shapes
         ]
 
     def notes(self, kernels: Iterable[Kernel]) -> tuple[str, ...]:
         """What a user must know of these kernels of the model, in a line each."""
-        if self.adapter is None:
+        if not self.adapter:
             return ()
         names = " ".join(dict.fromkeys(each.place.rpartition(".")[2] for each in kernels))
         note = (
@@ -138,12 +139,15 @@ def _from(folder: Path, path: str) -> str:
     return str(there) if is_there(there) else path
 
 
-def _rank(rank: int | None, adapter: Adapter | None) -> int:
-    if rank is None and adapter is not None:
-        return adapter.server_rank
-    if adapter is not None and rank is not None and adapter.rank > rank:
-        raise InputError(
-            f"{adapter.source}: the adapter's rank is above the server's: "
-            f"got {adapter.rank} for {rank}; give --rank {adapter.server_rank}"
-        )
-    return rank or 0
+def _rank(rank: int | None, adapters: Iterable[Adapter]) -> int:
+    """The server's rank: the one that is given, or else the smallest that all adapters fit in."""
+    adapters = list(adapters)
+    if rank is None:
+        return max((each.server_rank for each in adapters), default=0)
+    for each in adapters:
+        if each.rank > rank:
+            raise InputError(
+                f"{each.source}: the adapter's rank is above the server's: "
+                f"got {each.rank} for {rank}; give --rank {each.server_rank}"
+            )
+    return rank

@@ -11,7 +11,6 @@ import pytest
 
 from autotune.cli import commands
 from autotune.cli.shape_flags import ShapeFlags
-from autotune.errors import StudyFileError
 from autotune.launch.op import LoraOp
 from autotune.plan.study import StudyPlan
 
@@ -49,14 +48,16 @@ def test_a_flag_is_found_in_the_plan(name):
         **{each.name: getattr(plan.model, each.name) for each in fields(plan.model)},
         "tokens": plan.tokens,
         "ops": list(plan.ops or ()),
-        "adapter": [plan.model.adapter],
+        "adapter": list(plan.model.adapter),
     }
     assert found[name] == VALUES[name]
 
 
-def test_of_two_adapters_none_is_taken_without_a_word():
-    with pytest.raises(StudyFileError, match="--adapter: may be given once: got one and two"):
-        ShapeFlags(**MODEL, adapter=["one", "two"]).plan()
+def test_of_several_adapters_all_are_taken():
+    plan = ShapeFlags(**MODEL, adapter=["one", "two"]).plan()
+
+    assert plan.model is not None
+    assert plan.model.adapter == ("one", "two")
 
 
 def test_every_flag_but_the_study_and_the_trace_is_tested_here():

@@ -271,7 +271,7 @@ def test_a_model_that_cannot_be_used_is_one_clear_line(autotune, model, change, 
 
 
 def test_an_adapter_for_other_modules_is_one_clear_line(autotune, model):
-    table = {"r": 8, "target_modules": ["query_key_value"]}
+    table = {"r": 8, "lora_alpha": 8, "target_modules": ["query_key_value"]}
     (autotune.folder / "adapter_config.json").write_text(json.dumps(table))
 
     line = autotune(

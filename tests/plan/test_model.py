@@ -155,13 +155,13 @@ def test_a_model_with_two_layers_of_one_key_can_be_tuned(tmp_path):
 
 def adapter(folder: Path, **table) -> str:
     (folder / "adapter_config.json").write_text(
-        json.dumps({"r": 12, "target_modules": ["o_proj"], **table})
+        json.dumps({"r": 12, "lora_alpha": 16, "target_modules": ["o_proj"], **table})
     )
     return str(folder)
 
 
 def test_an_adapter_gives_layers_and_the_rank_that_it_is_served_with(tmp_path):
-    plan = plan_of("llama-3.1-8b", {"adapter": adapter(tmp_path)}, tokens=[16])
+    plan = plan_of("llama-3.1-8b", {"adapter": (adapter(tmp_path),)}, tokens=[16])
 
     assert {shape.rank for shape in plan.shapes} == {16}
     assert list(plan.layers.values()) == ["self_attn.o_proj"] * 2
@@ -179,7 +179,7 @@ def test_an_adapter_gives_layers_and_the_rank_that_it_is_served_with(tmp_path):
     ],
 )
 def test_an_adapter_that_cannot_be_served_is_one_line(tmp_path, table, flags, message):
-    plan = plan_of("llama-3.1-8b", {"adapter": adapter(tmp_path, **table)}, **flags)
+    plan = plan_of("llama-3.1-8b", {"adapter": (adapter(tmp_path, **table),)}, **flags)
 
     with pytest.raises(StudyFileError, match=message):
         _ = plan.shapes
@@ -187,7 +187,7 @@ def test_an_adapter_that_cannot_be_served_is_one_line(tmp_path, table, flags, me
 
 def test_an_adapter_and_target_modules_contradict_each_other(tmp_path):
     plan = plan_of(
-        "llama-3.1-8b", {"adapter": adapter(tmp_path), "target_modules": ("o_proj",)}, rank=16
+        "llama-3.1-8b", {"adapter": (adapter(tmp_path),), "target_modules": ("o_proj",)}, rank=16
     )
 
     with pytest.raises(StudyFileError, match="both say which layers have LoRA: got o_proj and"):

@@ -1,7 +1,8 @@
 """Downloads what the tests need of vLLM: ``python -m tests.vllm.fetch``.
 
 A wheel is some hundred megabytes, nearly all of them compiled kernels. The Python files are kept,
-and the rest is not: they are enough to import the look-up on a machine without a GPU.
+and the rest is not: they are enough to import the look-up on a machine without a GPU, and to read
+what models are made of.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from zipfile import ZipFile
 
 from tests.vllm.releases import RELEASES, is_here, releases_folder
 
-#: Folders that the look-up does not import, and that hold much of the Python.
-_NOT_NEEDED = ("vllm/model_executor/models/", "vllm/models/", "vllm/third_party/")
+#: What nothing here imports or reads.
+_NOT_NEEDED = ("vllm/third_party/",)
 
 
 def fetch(version: str) -> None:

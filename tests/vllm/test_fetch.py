@@ -29,7 +29,7 @@ def _wheel(folder: Path) -> Path:
     return path
 
 
-def test_only_python_that_the_look_up_needs_is_unpacked(tmp_path, monkeypatch):
+def test_only_python_that_the_tests_need_is_unpacked(tmp_path, monkeypatch):
     monkeypatch.setenv("AUTOTUNE_VLLM_RELEASES", str(tmp_path / "releases"))
     monkeypatch.setattr(fetch, "download", lambda _, folder: _wheel(folder))
     fetch.fetch("9.9.9")
@@ -40,6 +40,8 @@ def test_only_python_that_the_look_up_needs_is_unpacked(tmp_path, monkeypatch):
         "vllm/__init__.py",
         "vllm/lora/ops/triton_ops/utils.py",
         "vllm/model_executor/layers/batch_invariant.py",
+        "vllm/model_executor/models/llama.py",
+        "vllm/models/llama.py",
         "vllm-9.9.9.dist-info/METADATA",
     }
     assert [path.name for path in releases_folder().iterdir()] == ["9.9.9"]

@@ -1,14 +1,15 @@
 """From a model's config to the LoRA layers that vLLM makes of it, and the kernels they launch.
 
-``architectures`` is the table: one entry per architecture, in the words of its ``config.json``.
-``modules`` defines what its entries are made of, ``config_json`` and ``adapters`` read files, and
-``lora_layers`` computes the shapes of the kernels. Nothing here knows of batch sizes: every shape
-is for one token.
+``table`` has an entry for each architecture, in the words of its ``config.json``, and ``modules``
+defines what its entries are made of. ``language_model``, ``config_json`` and ``adapters`` read
+files, and ``lora_layers`` computes the shapes of the kernels. Nothing here knows of batch sizes:
+every shape is for one token.
 """
 
 from autotune.plan.models.adapters import Adapter, read_adapter
-from autotune.plan.models.config_json import read_config
-from autotune.plan.models.lora_layers import MOE_BACKENDS, LoraLayer, Server, lora_layers
+from autotune.plan.models.json_files import read_config
+from autotune.plan.models.lora_layers import LoraLayer, lora_layers
+from autotune.plan.models.server import MOE_BACKENDS, Server
 
 __all__ = [
     "MOE_BACKENDS",

@@ -8,7 +8,7 @@ from typing import Any
 
 from autotune.errors import InputError, printable, shown
 from autotune.launch.op import VLLM_RANKS
-from autotune.plan.models.config_json import read_json
+from autotune.plan.models.json_files import read_json
 from autotune.plan.models.modules import Split
 from autotune.plan.models.patterns import PatternError, matching
 
@@ -31,6 +31,7 @@ class Place:
         parts: For every part of it that an adapter names, such as ``q_proj``, the paths by which
             adapters may name it: models of several media have two or three.
         split: How vLLM divides it.
+        parameters: The paths of parameters in place of parts, by which adapters may name it, too.
         is_linear: Whether ``transformers`` makes it of linear layers.
         index: The number of its decoder layer; None outside of them.
     """
@@ -38,6 +39,7 @@ class Place:
     path: str
     parts: tuple[tuple[str, ...], ...]
     split: Split
+    parameters: tuple[str, ...] = ()
     is_linear: bool = True
     index: int | None = None
 
@@ -63,6 +65,7 @@ class Adapter:
         exclude_modules: Modules that have no LoRA though they are targets; as ``target_modules``.
         layers: The numbers of the decoder layers that have LoRA; None for all. A pattern in
             ``target_modules`` goes before it.
+        layers_pattern: What the modules are called that hold the numbered layers; none for any.
     """
 
     source: str
@@ -71,6 +74,7 @@ class Adapter:
     target_parameters: tuple[str, ...] = ()
     exclude_modules: tuple[str, ...] | str = ()
     layers: frozenset[int] | None = None
+    layers_pattern: tuple[str, ...] = ()
 
     @property
     def server_rank(self) -> int:
@@ -99,7 +103,12 @@ class Adapter:
         Raises:
             InputError: A pattern is no valid regular expression, or takes too long to match.
         """
-        return {target: frozenset(self._named(target, places)) for target in self.targets}
+        modules = {target: frozenset(self._named(target, places)) for target in self._modules}
+        parameters = {
+            target: frozenset(self._with_parameter(target, places))
+            for target in self.target_parameters
+        }
+        return {**modules, **parameters}
 
     def with_lora(self, places: Sequence[Place]) -> frozenset[str]:
         """The paths of the places that have LoRA.
@@ -109,10 +118,11 @@ class Adapter:
         """
         excluded = self._matches("exclude_modules", self.exclude_modules, places)
         kept = [_without(place, excluded) for place in places]
-        by_module = [p for one in self._modules for p in self._named(one, kept)]
-        return frozenset(
-            [*by_module, *(p for one in self.target_parameters for p in self._named(one, places))]
-        )
+        by_module = [path for one in self._modules for path in self._named(one, kept)]
+        by_parameter = [
+            path for one in self.target_parameters for path in self._with_parameter(one, places)
+        ]
+        return frozenset([*by_module, *by_parameter])
 
     @property
     def _modules(self) -> tuple[str, ...]:
@@ -136,8 +146,24 @@ class Adapter:
             and (is_pattern or self._is_in_layers(place, target))
         ]
 
+    def _with_parameter(self, target: str, places: Sequence[Place]) -> Iterable[str]:
+        return [
+            place.path
+            for place in places
+            if any(f".{name}".endswith(f".{target}") for name in place.parameters)
+            and self._is_in_layers(place, target)
+        ]
+
     def _is_in_layers(self, place: Place, target: str) -> bool:
-        return self.layers is None or place.index in self.layers or target in place.names
+        if self.layers is None or target in place.names:
+            return True
+        if place.index not in self.layers:
+            return False
+        return not self.layers_pattern or any(
+            f".{pattern}.{place.index}." in f".{name}"
+            for pattern in self.layers_pattern
+            for name in place.names
+        )
 
     def _matches(
         self, field: str, given: tuple[str, ...] | str, places: Sequence[Place]
@@ -211,13 +237,16 @@ def read_adapter(source: str) -> Adapter:
     if kind != "LORA":
         raise InputError(f"{source}: not a LoRA adapter: peft_type is {shown(kind)}")
     _check_served(source, config)
+    rank = _largest_rank(source, config)
+    _check_needed(source, config)
     return Adapter(
         source=source,
-        rank=_largest_rank(source, config),
+        rank=rank,
         target_modules=_names_or_pattern(source, "target_modules", config),
         target_parameters=_names(source, "target_parameters", config),
         exclude_modules=_names_or_pattern(source, "exclude_modules", config),
         layers=_layers(source, config),
+        layers_pattern=_patterns(source, config),
     )
 
 
@@ -229,7 +258,7 @@ def _is_given(value: object) -> bool:
 
 
 def _is_other_bias(value: object) -> bool:
-    return value not in (None, "none")
+    return value != "none"
 
 
 def _is_other_init(value: object) -> bool:
@@ -250,13 +279,18 @@ _REFUSED: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "alora_invocation_tokens": (_is_given, "vLLM does not support Activated LoRA"),
     "use_bdlora": (_is_given, "vLLM does not support block-diagonal LoRA"),
     "use_qalora": (_is_given, "vLLM does not support QALoRA"),
+    # PEFT saves these as tensors of another name, which vLLM's loader stops at.
+    "trainable_token_indices": (_is_given, "vLLM does not support trained tokens"),
 }
+
+#: What vLLM must be told of an adapter: the fields of its ``PEFTHelper`` without a default.
+_NEEDED = ("lora_alpha", "target_modules")
 
 
 def _check_served(source: str, config: Mapping[str, Any]) -> None:
     for field, (is_refused, reason) in _REFUSED.items():
         value = config.get(field)
-        if is_refused(value):
+        if field in config and is_refused(value):
             raise InputError(
                 f"{source}: {reason}: got {field} {shown(value)}; leave --adapter out, or "
                 "convert it"
@@ -267,6 +301,18 @@ def _check_served(source: str, config: Mapping[str, Any]) -> None:
             f"{source}: vLLM takes no whole modules from an adapter but classifier and score: got "
             f"modules_to_save {shown(saved)}; leave --adapter out, or convert it"
         )
+
+
+def _check_needed(source: str, config: Mapping[str, Any]) -> None:
+    lacking = [field for field in _NEEDED if field not in config]
+    if lacking:
+        raise InputError(
+            f"{source}: vLLM takes no adapter without {lacking[0]}: got nothing for it; write it "
+            "there, as PEFT does"
+        )
+    alpha = config["lora_alpha"]
+    if not isinstance(alpha, int | float):
+        raise InputError(f"{source}: lora_alpha must be a number: got {shown(alpha)}")
 
 
 # --------------------------------------------------------------------------- values of the file
@@ -301,8 +347,8 @@ def _names(source: str, key: str, config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _layers(source: str, config: Mapping[str, Any]) -> frozenset[int] | None:
-    """``layers_to_transform``, of the modules that PEFT calls ``layers``."""
-    value, pattern = config.get("layers_to_transform"), config.get("layers_pattern")
+    """``layers_to_transform``."""
+    value = config.get("layers_to_transform")
     if value is None:
         return None
     numbers = value if isinstance(value, list) else [value]
@@ -310,7 +356,12 @@ def _layers(source: str, config: Mapping[str, Any]) -> frozenset[int] | None:
         raise InputError(
             f"{source}: layers_to_transform must be a list of whole numbers: got {shown(value)}"
         )
-    patterns = pattern if isinstance(pattern, list) else [pattern]
-    if pattern and "layers" not in patterns:
-        raise InputError(f"{source}: layers_pattern must be 'layers': got {shown(pattern)}")
     return frozenset(numbers)
+
+
+def _patterns(source: str, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """``layers_pattern``: what the modules with the decoder layers are called; none for any."""
+    value = config.get("layers_pattern")
+    if isinstance(value, str):
+        return (value,) if value else ()
+    return _names(source, "layers_pattern", config)

@@ -19,125 +19,21 @@ logits       whole, over the whole vocabulary   whole
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from autotune.errors import InputError, ShapeError, printable, shown
-from autotune.launch.op import VLLM_RANKS, LoraOp
+from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.plan.models.adapters import Adapter, Place, ServerTargets
 from autotune.plan.models.config_json import Fields
-from autotune.plan.models.modules import Module, Split, Where
+from autotune.plan.models.modules import EVERY_LAYER, OUTSIDE, Module, Split
+from autotune.plan.models.server import MOE_BACKENDS, Padding, Server
 
 #: The largest vocabulary that vLLM puts LoRA on the logits of
 #: (``vllm/lora/layers/logits_processor.py``, 0.33.0).
 LARGEST_VOCABULARY = 258048
-
-
-class Padding(NamedTuple):
-    """What the sizes of experts in MXFP4 are rounded up to a multiple of, on one GPU."""
-
-    intermediate: int
-    hidden: int
-
-
-#: By vLLM's ``--moe-backend``, of those that serve MXFP4 with LoRA on NVIDIA's GPUs: ``auto``
-#: chooses ``triton``, or ``marlin`` where Triton's kernels cannot be had (0.33.0,
-#: ``mxfp4_round_up_hidden_size_and_intermediate_size`` in
-#: ``vllm/model_executor/layers/fused_moe/oracle/mxfp4.py``).
-MOE_BACKENDS: Mapping[str, Padding] = {
-    "triton": Padding(intermediate=64, hidden=1),
-    "marlin": Padding(intermediate=128, hidden=256),
-    "flashinfer_trtllm": Padding(intermediate=128, hidden=256),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """The flags of a vLLM server that decide what its LoRA layers launch.
-
-    Attributes:
-        rank: Its ``--max-lora-rank``.
-        max_loras: Its ``--max-loras``.
-        active_loras: How many adapters the tokens of a batch are spread over; None for
-            ``max_loras``.
-        dtype: Of the LoRA weights.
-        tensor_parallel: Its ``--tensor-parallel-size``.
-        fully_sharded: Whether it runs with ``--fully-sharded-loras``.
-        expert_parallel: Whether it runs with ``--enable-expert-parallel``.
-        mixed_moe_lora_format: Whether it runs with ``--enable-mixed-moe-lora-format``.
-        moe_shared_loras: Whether it runs with ``--enable-moe-shared-loras``.
-        moe_backend: Its ``--moe-backend``, one of ``MOE_BACKENDS``, or what ``auto`` chose there;
-            it pads experts in MXFP4.
-
-    Raises:
-        InputError: vLLM has no such rank, or ``tensor_parallel`` is below 1.
-    """
-
-    rank: int
-    max_loras: int
-    active_loras: int | None = None
-    dtype: str = "bfloat16"
-    tensor_parallel: int = 1
-    fully_sharded: bool = False
-    expert_parallel: bool = False
-    mixed_moe_lora_format: bool = False
-    moe_shared_loras: bool = False
-    moe_backend: str = "triton"
-
-    def __post_init__(self) -> None:
-        if self.rank not in VLLM_RANKS:
-            most = "is above vLLM's largest" if self.rank > VLLM_RANKS[-1] else "is none of vLLM's"
-            allowed = ", ".join(map(str, VLLM_RANKS))
-            raise InputError(f"rank {most}: got {self.rank}; use one of {allowed}")
-        if self.tensor_parallel < 1:
-            raise InputError(f"tensor_parallel must be 1 or more: got {self.tensor_parallel}")
-
-    @property
-    def shards(self) -> int:
-        """How many GPUs divide what is whole without fully-sharded LoRAs; 1 without those."""
-        return self.tensor_parallel if self.fully_sharded else 1
-
-    @property
-    def divides_w13(self) -> bool:
-        """Whether gate and up are two slices even where a model's experts have both in one."""
-        return self.mixed_moe_lora_format or self.moe_shared_loras
-
-    @property
-    def part_of_rank(self) -> int:
-        """The rank of A on one GPU, for the modules whose A fully-sharded LoRAs divide.
-
-        Raises:
-            InputError: The GPUs do not divide the rank.
-        """
-        if self.rank % self.shards:
-            raise InputError(
-                f"tensor_parallel must divide the rank with fully-sharded LoRAs: "
-                f"got {self.tensor_parallel} for rank {self.rank}"
-            )
-        return self.rank // self.shards
-
-    def shape(self, op: LoraOp, **sizes: Any) -> KernelShape:  # noqa: ANN401 - a shape's fields
-        """A kernel's shape for one token.
-
-        Args:
-            op: The kernel.
-            sizes: Fields of ``KernelShape`` that the server's flags do not decide, and ``rank``
-                where it is not the server's.
-
-        Raises:
-            ShapeError: vLLM would never launch such a kernel.
-        """
-        values = {
-            "op": op,
-            "num_tokens": 1,
-            "rank": self.rank,
-            "max_loras": self.max_loras,
-            "active_loras": self.max_loras if self.active_loras is None else self.active_loras,
-            "dtype": self.dtype,
-        }
-        return KernelShape.from_mapping(values | sizes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,14 +57,14 @@ class LoraLayer:
 def lora_layers(
     config: Mapping[str, Any],
     server: Server,
-    targets: Collection[str] | Adapter | None = None,
+    targets: Collection[str] | Sequence[Adapter] | Adapter | None = None,
 ) -> tuple[LoraLayer, ...]:
     """The layers of a model that have LoRA, in the order of a forward pass within a decoder layer.
 
     Args:
         config: A model's config, as ``read_config`` gives it.
         server: The flags of the server that runs the model.
-        targets: The server's ``--lora-target-modules``, or an adapter whose layers alone are
+        targets: The server's ``--lora-target-modules``, or adapters, whose layers alone are
             wanted. None for every layer that can have LoRA: vLLM launches the kernels of all of
             them, whatever the adapters hold.
 
@@ -177,76 +73,99 @@ def lora_layers(
             flags for this model, or a target is in none of its layers.
     """
     fields = Fields.of(config)
-    modules = [module for module in fields.architecture.modules if fields.has(module)]
-    places = {module.name: _places(fields, module) for module in modules}
+    modules = [each for each in fields.model.architecture.modules if fields.has(each)]
+    places = _places(fields, modules)
     named = _named(targets)
-    with_lora = None
+    with_lora: frozenset[str] | None = None
     if named is not None:
         everywhere = [place for found in places.values() for place in found]
-        _check_targets(fields, named, everywhere)
-        with_lora = named.with_lora(everywhere)
+        for each in named:
+            _check_targets(fields, each, everywhere)
+            if isinstance(each, Adapter):
+                _check_format(fields, each, server, places)
+        with_lora = frozenset().union(*(each.with_lora(everywhere) for each in named))
     layers = []
     for module in modules:
-        runs = sum(_has_lora(module, place, with_lora) for place in places[module.name])
+        runs = sum(_has_lora(module, place, with_lora) for place in places[module])
         if runs and module.computed:
             layers.append(_layer(fields, module, server, runs))
     if not layers:
-        got = "none" if named is None else ", ".join(map(printable, named.targets)) or "none"
+        got = ", ".join(printable(target) for each in named or () for target in each.targets)
         raise InputError(
-            f"no layer of {fields.name} computes LoRA for these targets: got {got}; name others"
+            f"no layer of {fields.name} computes LoRA for these targets: got {got or 'none'}; name "
+            "others"
         )
     return tuple(layers)
 
 
 # --------------------------------------------------------------------------- which layers
 
-#: Where the language model is in vLLM in a model of several media.
-_IN_LANGUAGE_MODEL = "language_model."
 
-#: Where ``transformers`` has it: from 4.52 on, before, and in a checkpoint of the text alone. vLLM
-#: loads adapters by all three (``hf_to_vllm_mapper`` of such a model).
-_SPELLINGS = ("model.language_model.", "language_model.model.", "model.")
-_SPELLINGS_OF_LOGITS = ("", "language_model.")
+def _places(fields: Fields, modules: Sequence[Module]) -> dict[Module, list[Place]]:
+    """Every place in the model that has a module, for each."""
+    kinds = None
+    if any(module.where != OUTSIDE for module in modules):
+        kinds = _kinds(fields)
+    places: dict[Module, list[Place]] = {}
+    for module in modules:
+        if module.where == OUTSIDE:
+            places[module] = [_place(fields, module, "", None)]
+            continue
+        places[module] = [
+            _place(fields, module, f"layers.{index}.", index)
+            for index, kind in enumerate(kinds or ())
+            if module.where in kind
+        ]
+    return places
 
 
-def _places(fields: Fields, module: Module) -> list[Place]:
-    """Every place in the model that has a module."""
-    if module.where is Where.OUTSIDE:
-        return [_place(fields, module, "", None)]
+def _kinds(fields: Fields) -> list[frozenset[str]]:
+    """What each decoder layer is."""
+    rules, values = fields.model.architecture.kinds, fields.model.values
     return [
-        _place(fields, module, f"layers.{index}.", index)
-        for index in _decoder_layers(fields, module.where)
+        frozenset({EVERY_LAYER, *(rule(values, index) for rule in rules)})
+        for index in range(fields.number("num_hidden_layers"))
     ]
 
 
 def _place(fields: Fields, module: Module, layer: str, index: int | None) -> Place:
     """The module of one decoder layer, by its path in vLLM and by those that adapters use."""
-    is_inside = module.split is not Split.LOGITS
-    above = "model." if is_inside else ""
-    spellings: tuple[str, ...] = (above,)
-    if fields.architecture.text_types:
-        above = f"{_IN_LANGUAGE_MODEL}{above}"
-        spellings = _SPELLINGS if is_inside else _SPELLINGS_OF_LOGITS
+    above, spellings = _above(fields, is_inside=module.split is not Split.LOGITS)
     path = f"{layer}{module.name}"
     parent = path if module.split is Split.EXPERTS else path.rpartition(".")[0]
-    below = [f"{parent}.{part}".removeprefix(".") for part in module.parts] or [path]
+    below = [f"{parent}.{part}".removeprefix(".") for part in module.parts]
+    if not below and not module.parameters:
+        below = [path]
     parts = tuple(tuple(f"{start}{part}" for start in spellings) for part in below)
-    return Place(f"{above}{path}", parts, module.split, module.is_linear, index)
+    parameters = tuple(f"{start}{path}.{each}" for start in spellings for each in module.parameters)
+    return Place(f"{above}{path}", parts, module.split, parameters, module.is_linear, index)
 
 
-def _decoder_layers(fields: Fields, where: Where) -> list[int]:
-    indices = list(range(fields.number("num_hidden_layers")))
-    is_sparse = fields.architecture.is_sparse
-    if where is Where.ALL or is_sparse is None:
-        return indices
-    wanted = where is Where.SPARSE
-    return [index for index in indices if is_sparse(fields.values, index) is wanted]
+def _above(fields: Fields, *, is_inside: bool) -> tuple[str, tuple[str, ...]]:
+    """What vLLM's paths have before a module's, and what those of checkpoints have there.
+
+    The logits lie outside of what holds the decoder layers.
+    """
+    wrapper, architecture = fields.model.wrapper, fields.model.architecture
+    if wrapper is not None:
+        if is_inside:
+            return wrapper.above, wrapper.spelled
+        return wrapper.above_logits, ("", "language_model.")
+    if not is_inside:
+        return "", ("",)
+    return architecture.above, architecture.spelled or (architecture.above,)
 
 
-def _named(targets: Collection[str] | Adapter | None) -> Adapter | ServerTargets | None:
-    if targets is None or isinstance(targets, Adapter):
-        return targets
-    return ServerTargets(tuple(targets))
+def _named(
+    targets: Collection[str] | Sequence[Adapter] | Adapter | None,
+) -> list[Adapter] | list[ServerTargets] | None:
+    if targets is None:
+        return None
+    if isinstance(targets, Adapter):
+        return [targets]
+    adapters = [each for each in targets if isinstance(each, Adapter)]
+    names = tuple(each for each in targets if isinstance(each, str))
+    return adapters or [ServerTargets(names)]
 
 
 def _has_lora(module: Module, place: Place, with_lora: frozenset[str] | None) -> bool:
@@ -254,10 +173,16 @@ def _has_lora(module: Module, place: Place, with_lora: frozenset[str] | None) ->
 
 
 def _check_targets(fields: Fields, targets: Adapter | ServerTargets, places: list[Place]) -> None:
-    """Refuse a target that names nothing; vLLM passes over the names of a vision tower."""
-    tower = fields.architecture.tower
-    for target, found in targets.named(places).items():
-        if not found and tower.isdisjoint(target.split(".")):
+    """Refuse targets that name nothing.
+
+    One of several may: PEFT gives such a name of an adapter no weights, and vLLM passes over those
+    of a vision tower.
+    """
+    named = targets.named(places)
+    if any(named.values()) and (isinstance(targets, Adapter) or fields.model.wrapper):
+        return
+    for target, found in named.items():
+        if not found:
             there = dict.fromkeys(
                 name.rpartition(".")[2] for place in places for name in (place.path, *place.names)
             )
@@ -265,6 +190,29 @@ def _check_targets(fields: Fields, targets: Adapter | ServerTargets, places: lis
                 f"{targets.source}: no LoRA layer of {fields.name} is called {shown(target)}; "
                 f"it has {', '.join(there)}"
             )
+
+
+def _check_format(
+    fields: Fields, adapter: Adapter, server: Server, places: Mapping[Module, Sequence[Place]]
+) -> None:
+    """Refuse an adapter of all experts in one, where vLLM has them apart."""
+    found = frozenset().union(*(_of_parameters(adapter, places)))
+    apart = [module for module in places if module.number and len(module.writes) > 1]
+    for module in [] if server.mixed_moe_lora_format else apart:
+        if not found.isdisjoint(place.path for place in places[module]):
+            raise InputError(
+                f"{adapter.source}: {fields.name} has LoRA on each expert by itself: got "
+                f"target_parameters {shown(list(adapter.target_parameters))}; give "
+                "--mixed-moe-lora-format if the server has --enable-mixed-moe-lora-format"
+            )
+
+
+def _of_parameters(
+    adapter: Adapter, places: Mapping[Module, Sequence[Place]]
+) -> list[frozenset[str]]:
+    everywhere = [place for found in places.values() for place in found]
+    named = adapter.named(everywhere)
+    return [frozenset(), *(named[target] for target in adapter.target_parameters)]
 
 
 # --------------------------------------------------------------------------- how large
@@ -283,6 +231,8 @@ _Shapes = tuple[KernelShape, ...]
 
 def _column(fields: Fields, module: Module, server: Server) -> _Shapes:
     written = [fields.size(size, ways=server.tensor_parallel) for size in module.writes]
+    if server.tensor_parallel > 1 and module.in_one_if and fields.number(module.in_one_if) == 1:
+        written = [sum(written)]
     return (
         server.shape(
             LoraOp.SHRINK,
@@ -342,10 +292,11 @@ def _experts(fields: Fields, module: Module, server: Server) -> _Shapes:
     ways = 1 if deals_out else server.tensor_parallel
     padding = MOE_BACKENDS[server.moe_backend] if fields.has_mxfp4_experts else Padding(1, 1)
     # Gate and up are alike in size, and w2 reads their product.
-    gate_and_up = sum(fields.size(size, ways=ways) for size in module.writes)
-    middle = _rounded_up(gate_and_up // 2, padding.intermediate)
+    total = sum(fields.size(size, ways=ways) for size in module.writes)
+    middle = _rounded_up(total // 2 if module.is_gated else total, padding.intermediate)
     is_fused = len(module.writes) == 1 and not server.divides_w13
-    written = [2 * middle] if is_fused else [middle, middle]
+    halves = [2 * middle] if is_fused else [middle, middle]
+    written = halves if module.is_gated else [middle]
     hidden_size = _rounded_up(fields.size(module.reads), padding.hidden)
     if hidden_size % server.shards:  # fully-sharded LoRAs divide the output of w2
         fields.size(module.reads, ways=server.shards)

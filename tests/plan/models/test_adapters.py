@@ -11,7 +11,7 @@ from autotune.plan.models import Adapter, read_adapter
 
 
 def test_an_adapter_gives_its_modules_and_the_rank_of_a_server_for_it(tmp_path):
-    table = {"peft_type": "LORA", "r": 12, "target_modules": ["q_proj", "v_proj"]}
+    table = {"peft_type": "LORA", "r": 12, "lora_alpha": 24, "target_modules": ["q_proj", "v_proj"]}
     (tmp_path / "adapter_config.json").write_text(json.dumps(table))
 
     found = read_adapter(str(tmp_path))
@@ -21,7 +21,12 @@ def test_an_adapter_gives_its_modules_and_the_rank_of_a_server_for_it(tmp_path):
 
 
 def test_the_largest_rank_of_an_adapter_counts(tmp_path):
-    table = {"r": 8, "rank_pattern": {"o_proj": 48}, "target_modules": "all-linear"}
+    table = {
+        "r": 8,
+        "lora_alpha": 8,
+        "rank_pattern": {"o_proj": 48},
+        "target_modules": "all-linear",
+    }
     (tmp_path / "adapter_config.json").write_text(json.dumps(table))
 
     found = read_adapter(str(tmp_path))
@@ -36,7 +41,10 @@ def test_the_largest_rank_of_an_adapter_counts(tmp_path):
         ({"target_modules": ["q_proj"]}, "r must be a whole number of at least 1: got nothing"),
         ({"r": 0}, "r must be a whole number of at least 1: got 0"),
         ({"r": 8, "rank_pattern": {"o": "x"}}, "r must be a whole number .*: got 'x'"),
-        ({"r": 8, "target_modules": 1}, "target_modules must be a list of names: got 1"),
+        (
+            {"r": 8, "lora_alpha": 8, "target_modules": 1},
+            "target_modules must be a list of names: got 1",
+        ),
     ],
 )
 def test_a_file_that_is_not_a_lora_adapters_is_refused(tmp_path, table, message):

@@ -20,10 +20,16 @@ from tests.mutated import nested, places
 MODELS = Path(__file__).parents[3] / "studies" / "models"
 
 _CONFIGS = {path.stem: json.loads(path.read_text()) for path in sorted(MODELS.glob("*.json"))}
+_CONFIGS |= {
+    config["architectures"][0]: config
+    for line in (Path(__file__).parent / "made_by_vllm.jsonl").read_text().splitlines()
+    if (config := json.loads(line)["config"])
+}
 
 _ADAPTER: dict[str, Any] = {
     "peft_type": "LORA",
     "r": 16,
+    "lora_alpha": 32,
     "rank_pattern": {"o_proj": 8},
     "target_modules": ["q_proj", "o_proj"],
     "target_parameters": [],

@@ -14,7 +14,9 @@ from autotune.plan.models import Adapter, LoraLayer, Server, lora_layers, read_a
 MODELS = Path(__file__).parents[3] / "studies" / "models"
 
 
-def layers_of(model: str, adapter: Adapter | None = None, **change: Any) -> dict[str, LoraLayer]:
+def layers_of(
+    model: str, adapter: Adapter | list[Adapter] | None = None, **change: Any
+) -> dict[str, LoraLayer]:
     config = dict(read_config(str(MODELS / f"{model}.json"))) | change
     return {
         layer.name: layer for layer in lora_layers(config, Server(max_loras=8, rank=16), adapter)
@@ -55,8 +57,13 @@ def test_names_of_a_vision_tower_are_passed_over(read):
     assert list(layers_of("gemma-3-4b", read(target_modules=names))) == ALL[:2]
     path = "vision_tower.vision_model.encoder.layers.0.self_attn.whatever"
     assert list(layers_of("gemma-3-4b", read(target_modules=["o_proj", path]))) == ALL[1:2]
+
+
+def test_a_name_of_an_adapter_that_the_model_lacks_is_passed_over_unless_it_is_the_only_one(read):
+    # PEFT gives it no weights, so that vLLM never sees it.
+    assert list(layers_of("llama-3.1-8b", read(target_modules=["q_proj", "fc1"]))) == ALL[:1]
     with pytest.raises(InputError, match="is called 'fc1'"):
-        layers_of("llama-3.1-8b", read(target_modules=["q_proj", "fc1"]))
+        layers_of("llama-3.1-8b", read(target_modules=["fc1", "fc2"]))
 
 
 @pytest.mark.parametrize(
@@ -81,10 +88,55 @@ def test_all_linear_stands_for_no_parameters_which_are_named_by_themselves(read)
     assert list(layers_of("gpt-oss-120b", found)) == [*ALL[:2], "mlp.experts"]
 
 
-def test_layers_to_transform_are_the_only_ones(read):
-    found = read(target_modules=["o_proj"], layers_to_transform=[0, 5, 31])
+@pytest.mark.parametrize("pattern", [None, "", [], "layers", ["h", "layers"]])
+def test_layers_to_transform_are_the_only_ones(read, pattern):
+    found = read(target_modules=["o_proj"], layers_to_transform=[0, 5, 31], layers_pattern=pattern)
 
     assert layers_of("llama-3.1-8b", found)["self_attn.o_proj"].runs == 3
+
+
+def test_layers_of_another_name_are_none(read):
+    found = read(target_modules=["o_proj"], layers_to_transform=[0, 5, 31], layers_pattern="h")
+
+    with pytest.raises(InputError, match="is called 'o_proj'"):
+        layers_of("llama-3.1-8b", found)
+
+
+@pytest.mark.parametrize("field", ["lora_alpha", "target_modules"])
+def test_an_adapter_that_lacks_what_vllm_needs_is_refused(tmp_path, field):
+    fields = {"r": 16, "lora_alpha": 16, "target_modules": ["q_proj"]}
+    fields.pop(field)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(fields))
+
+    with pytest.raises(InputError, match=f"no adapter without {field}"):
+        read_adapter(str(tmp_path))
+
+
+def test_experts_in_one_are_for_servers_that_take_them(read):
+    parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    found = read(target_modules=["o_proj"], target_parameters=parameters)
+
+    with pytest.raises(InputError, match=r"each expert by itself: got target_parameters \["):
+        layers_of("qwen3-30b-a3b", found)
+    config = read_config(str(MODELS / "qwen3-30b-a3b.json"))
+    server = Server(max_loras=8, rank=16, mixed_moe_lora_format=True)
+    names = [layer.name for layer in lora_layers(config, server, found)]
+    assert names == ["self_attn.o_proj", "mlp.experts"]
+
+
+def test_a_module_of_the_name_of_a_parameter_is_another(read):
+    # GPT-OSS has no module of this name, only a parameter.
+    found = read(target_modules=["o_proj", "down_proj"])
+
+    assert list(layers_of("gpt-oss-120b", found)) == ["self_attn.o_proj"]
+
+
+def test_several_adapters_have_the_layers_of_all(read):
+    one, other = read(target_modules=["o_proj"]), read(target_modules=["up_proj", "o_proj"])
+
+    assert list(layers_of("llama-3.1-8b", [one, other])) == ["self_attn.o_proj", ALL[2]]
+    with pytest.raises(InputError, match="is called 'c_attn'"):
+        layers_of("llama-3.1-8b", [one, read(target_modules=["c_attn"])])
 
 
 @pytest.mark.parametrize(
@@ -103,7 +155,11 @@ def test_layers_to_transform_are_the_only_ones(read):
         ({"rank_pattern": [1]}, "rank_pattern must be an object"),
         ({"target_parameters": "gate_up_proj"}, "target_parameters must be a list of names"),
         ({"layers_to_transform": ["0"]}, "layers_to_transform must be a list of whole numbers"),
-        ({"layers_to_transform": 0, "layers_pattern": "h"}, "layers_pattern must be 'layers'"),
+        ({"layers_pattern": 1, "layers_to_transform": 0}, "layers_pattern must be a list"),
+        ({"lora_alpha": None}, "lora_alpha must be a number: got None"),
+        ({"bias": None}, "does not support an adapter's bias: got bias None"),
+        ({"trainable_token_indices": [1, 2]}, "does not support trained tokens"),
+        ({"init_lora_weights": "PiSSA"}, "changed the model's own: got init_lora_weights 'PiSSA'"),
     ],
 )
 def test_what_vllm_refuses_is_refused_with_its_reason(read, fields, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,69 @@ def test_a_mixture_of_experts_that_does_not_say_how_many_is_not_taken_for_dense(
 def test_a_config_that_its_architecture_cannot_be_is_refused(change, message):
     with pytest.raises(InputError, match=message):
         layers_of(config_of("llama-3.1-8b") | change)
+
+
+def made_by_vllm(architecture: str) -> dict[str, Any]:
+    """The config of an architecture in what vLLM was asked for."""
+    lines = (Path(__file__).parent / "made_by_vllm.jsonl").read_text().splitlines()
+    configs: list[dict[str, Any]] = [json.loads(line)["config"] for line in lines]
+    return next(each for each in configs if each["architectures"] == [architecture])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "change", "message"),
+    [
+        (
+            "OPTForCausalLM",
+            {"word_embed_proj_dim": 512},
+            "only with word_embed_proj_dim as hidden_size: its config has 512 and 768",
+        ),
+        (
+            "Qwen3ForCausalLM",
+            {"per_layer_config": {"3": {"head_dim": 64}}},
+            "not known with layers that differ so: its config has per_layer_config",
+        ),
+        (
+            "Gemma4ForCausalLM",
+            {"per_layer_config": {"05": {"head_dim": 512}, "11": {"head_dim": 256}}},
+            "not known with layers that differ so",
+        ),
+        (
+            "Gemma4ForCausalLM",
+            {"layer_types": ["full_attention"], "num_hidden_layers": 2},
+            "a kind for each layer",
+        ),
+        (
+            "Qwen3NextForCausalLM",
+            {"layer_types": "full", "num_hidden_layers": 2},
+            "a kind for each layer: got 'full'",
+        ),
+        ("NemotronHForCausalLM", {"hybrid_override_pattern": "M*X-"}, "must be one of M [*] - E"),
+        ("LlamaForCausalLM", {"linear_num_value_heads": 32}, "not known with linear attention"),
+        ("DeepseekV3ForCausalLM", {"index_n_heads": 64}, "not known with an indexer"),
+    ],
+)
+def test_a_config_that_contradicts_its_architecture_is_refused(architecture, change, message):
+    config = made_by_vllm(architecture) | change
+
+    with pytest.raises(InputError, match=message) as info:
+        layers_of(config)
+    assert str(info.value).isprintable()
+
+
+def test_layers_with_heads_of_their_own_are_read_as_either_release_writes_them():
+    as_5_writes_it = made_by_vllm("Gemma4ForCausalLM")
+    as_4_writes_it = {
+        **{key: value for key, value in as_5_writes_it.items() if key != "per_layer_config"},
+        "global_head_dim": 512,
+    }
+
+    assert layers_of(as_4_writes_it) == layers_of(as_5_writes_it)
+    of_few = as_4_writes_it | {"attention_k_eq_v": True, "num_global_key_value_heads": 2}
+    config = as_5_writes_it | {
+        "per_layer_config": {"5": {"head_dim": 512, "num_key_value_heads": 2}}
+    }
+    assert layers_of(of_few) == layers_of(config)
 
 
 # ------------------------------------------------------------------ several media

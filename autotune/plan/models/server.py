@@ -1,0 +1,116 @@
+"""The flags of a vLLM server that decide what its LoRA layers launch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from autotune.errors import InputError
+from autotune.launch.op import VLLM_RANKS, LoraOp
+from autotune.launch.shape import KernelShape
+
+
+class Padding(NamedTuple):
+    """What the sizes of experts in MXFP4 are rounded up to a multiple of, on one GPU."""
+
+    intermediate: int
+    hidden: int
+
+
+#: By vLLM's ``--moe-backend``, of those that serve MXFP4 with LoRA on NVIDIA's GPUs: ``auto``
+#: chooses ``triton``, or ``marlin`` where Triton's kernels cannot be had (0.33.0,
+#: ``mxfp4_round_up_hidden_size_and_intermediate_size`` in
+#: ``vllm/model_executor/layers/fused_moe/oracle/mxfp4.py``).
+MOE_BACKENDS: Mapping[str, Padding] = {
+    "triton": Padding(intermediate=64, hidden=1),
+    "marlin": Padding(intermediate=128, hidden=256),
+    "flashinfer_trtllm": Padding(intermediate=128, hidden=256),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """The flags of a vLLM server that decide what its LoRA layers launch.
+
+    Attributes:
+        rank: Its ``--max-lora-rank``.
+        max_loras: Its ``--max-loras``.
+        active_loras: How many adapters the tokens of a batch are spread over; None for
+            ``max_loras``.
+        dtype: Of the LoRA weights.
+        tensor_parallel: Its ``--tensor-parallel-size``.
+        fully_sharded: Whether it runs with ``--fully-sharded-loras``.
+        expert_parallel: Whether it runs with ``--enable-expert-parallel``.
+        mixed_moe_lora_format: Whether it runs with ``--enable-mixed-moe-lora-format``.
+        moe_shared_loras: Whether it runs with ``--enable-moe-shared-loras``.
+        moe_backend: Its ``--moe-backend``, one of ``MOE_BACKENDS``, or what ``auto`` chose there;
+            it pads experts in MXFP4.
+
+    Raises:
+        InputError: vLLM has no such rank, or ``tensor_parallel`` is below 1.
+    """
+
+    rank: int
+    max_loras: int
+    active_loras: int | None = None
+    dtype: str = "bfloat16"
+    tensor_parallel: int = 1
+    fully_sharded: bool = False
+    expert_parallel: bool = False
+    mixed_moe_lora_format: bool = False
+    moe_shared_loras: bool = False
+    moe_backend: str = "triton"
+
+    def __post_init__(self) -> None:
+        if self.rank not in VLLM_RANKS:
+            most = "is above vLLM's largest" if self.rank > VLLM_RANKS[-1] else "is none of vLLM's"
+            allowed = ", ".join(map(str, VLLM_RANKS))
+            raise InputError(f"rank {most}: got {self.rank}; use one of {allowed}")
+        if self.tensor_parallel < 1:
+            raise InputError(f"tensor_parallel must be 1 or more: got {self.tensor_parallel}")
+
+    @property
+    def shards(self) -> int:
+        """How many GPUs divide what is whole without fully-sharded LoRAs; 1 without those."""
+        return self.tensor_parallel if self.fully_sharded else 1
+
+    @property
+    def divides_w13(self) -> bool:
+        """Whether gate and up are two slices even where a model's experts have both in one."""
+        return self.mixed_moe_lora_format or self.moe_shared_loras
+
+    @property
+    def part_of_rank(self) -> int:
+        """The rank of A on one GPU, for the modules whose A fully-sharded LoRAs divide.
+
+        Raises:
+            InputError: The GPUs do not divide the rank.
+        """
+        if self.rank % self.shards:
+            raise InputError(
+                f"tensor_parallel must divide the rank with fully-sharded LoRAs: "
+                f"got {self.tensor_parallel} for rank {self.rank}"
+            )
+        return self.rank // self.shards
+
+    def shape(self, op: LoraOp, **sizes: Any) -> KernelShape:  # noqa: ANN401 - a shape's fields
+        """A kernel's shape for one token.
+
+        Args:
+            op: The kernel.
+            sizes: Fields of ``KernelShape`` that the server's flags do not decide, and ``rank``
+                where it is not the server's.
+
+        Raises:
+            ShapeError: vLLM would never launch such a kernel.
+        """
+        values = {
+            "op": op,
+            "num_tokens": 1,
+            "rank": self.rank,
+            "max_loras": self.max_loras,
+            "active_loras": self.max_loras if self.active_loras is None else self.active_loras,
+            "dtype": self.dtype,
+        }
+        return KernelShape.from_mapping(values | sizes)

@@ -1,0 +1,201 @@
+"""Of what kind the decoder layers of a model are, by its config and a layer's number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autotune.errors import InputError, shown
+from autotune.plan.models.modules import DENSE, SPARSE, LayerKind
+
+_Config = Mapping[str, Any]
+
+# --------------------------------------------------------------------------- mixtures of experts
+
+
+def every(_config: _Config, _index: int) -> str:
+    """Every decoder layer is a mixture of experts."""
+    return SPARSE
+
+
+def after_the_first(
+    first: str = "first_k_dense_replace", step: str = "moe_layer_freq", number: str = ""
+) -> LayerKind:
+    """All but the first layers are mixtures, or every n-th of those: DeepSeek and many others.
+
+    Args:
+        first: The field with how many dense layers there are before all others; 0 without it.
+        step: The field with the n; 1 without it.
+        number: The field with the number of experts, which must be there.
+    """
+
+    def kind(config: _Config, index: int) -> str:
+        listed = _listed(config, "mlp_layer_types", index)
+        if listed is not None:
+            return listed
+        is_sparse = _has_experts(config, number or "n_routed_experts")
+        is_sparse = is_sparse and index >= _whole(config, first, 0)
+        return _named(is_sparse and _is_nth(index, _whole(config, step, 1)))
+
+    return kind
+
+
+def by_step(config: _Config, index: int) -> str:
+    """Every n-th layer is a mixture but those that the config names as dense: Qwen."""
+    dense = config.get("mlp_only_layers", ())
+    if not isinstance(dense, list | tuple) or not all(type(each) is int for each in dense):
+        raise InputError(
+            f"the config's mlp_only_layers must be a list of whole numbers: got {shown(dense)}"
+        )
+    step = _whole(config, "decoder_sparse_step", 1)
+    is_sparse = _has_experts(config, "num_experts") and index not in dense
+    return _named(is_sparse and _is_nth(index + 1, step))
+
+
+def interleaved(config: _Config, index: int) -> str:
+    """Every n-th layer is a mixture: Llama 4."""
+    return _named(_is_nth(index + 1, _whole(config, "interleave_moe_layer_step", 1)))
+
+
+def from_start_to_end(config: _Config, index: int) -> str:
+    """Every n-th layer from a first to a last one is a mixture: Ernie 4.5."""
+    start, step = (
+        _whole(config, "moe_layer_start_index", 0),
+        _whole(config, "moe_layer_interval", 1),
+    )
+    end = config.get("moe_layer_end_index")
+    is_before_end = end in (None, -1) or index <= _whole(config, "moe_layer_end_index", 0)
+    is_sparse = _has_experts(config, "moe_num_experts") and index >= start and is_before_end
+    return _named(is_sparse and _is_nth(index + 1, step))
+
+
+def by_offset(step: str, offset: str, number: str) -> LayerKind:
+    """Every n-th layer from an offset on is a mixture: Jamba."""
+
+    def kind(config: _Config, index: int) -> str:
+        is_nth = (index - _whole(config, offset, 1)) % max(_whole(config, step, 2), 1) == 0
+        return _named(is_nth and _whole(config, number, None) > 1)
+
+    return kind
+
+
+def if_many(number: str, *, default: int | None = None) -> LayerKind:
+    """Every layer is a mixture in models that have experts, none in others.
+
+    Args:
+        number: The field with the number of experts.
+        default: The number for configs without it; without one they are refused.
+    """
+
+    def kind(config: _Config, _index: int) -> str:
+        return _named(_whole(config, number, default) > 0)
+
+    return kind
+
+
+# --------------------------------------------------------------------------- attention
+
+
+def attention_kinds(
+    *,
+    fields: Sequence[str] = ("layer_types", "layers_block_type"),
+    interval: str = "",
+    alike: Mapping[str, str] | None = None,
+) -> LayerKind:
+    """The kind that the config names for each layer, such as ``linear_attention``.
+
+    Args:
+        fields: The fields that may hold the list, the first that is there.
+        interval: The field with an n, for configs without the list: every n-th layer has
+            ``full_attention`` and the others ``linear_attention``; 4 without it.
+        alike: Other names of a kind.
+    """
+
+    def kind(config: _Config, index: int) -> str:
+        for field in fields:
+            found = _listed(config, field, index)
+            if found is not None:
+                return (alike or {}).get(found, found)
+        if not interval:
+            raise InputError(
+                f"the config must have {fields[0]}, a kind for each layer: got nothing"
+            )
+        is_full = _is_nth(index + 1, _whole(config, interval, 4))
+        return "full_attention" if is_full else "linear_attention"
+
+    return kind
+
+
+def attention_by_period(config: _Config, index: int) -> str:
+    """Every n-th layer from an offset on has attention, the others Mamba: Jamba."""
+    period, offset = _whole(config, "attn_layer_period", 8), _whole(config, "attn_layer_offset", 4)
+    return "attention" if (index - offset) % max(period, 1) == 0 else "mamba"
+
+
+#: What ``transformers`` 5 calls layers that 4 called otherwise.
+NAMES_OF_4 = {"linear_attention": "mamba", "full_attention": "attention"}
+
+#: The letters of ``hybrid_override_pattern``.
+_LETTERS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+
+
+_by_name = attention_kinds(fields=("layers_block_type", "layer_types"), alike=NAMES_OF_4)
+
+
+def by_letter(config: _Config, index: int) -> str:
+    """The kind by a letter for each layer, or by a list: Nemotron-H."""
+    pattern = config.get("hybrid_override_pattern")
+    if pattern is None:
+        return _by_name(config, index)
+    if not isinstance(pattern, str) or index >= len(pattern) or pattern[index] not in _LETTERS:
+        raise InputError(
+            f"the config's hybrid_override_pattern must be one of {' '.join(_LETTERS)} for each "
+            f"layer: got {shown(pattern)}"
+        )
+    return _LETTERS[pattern[index]]
+
+
+def with_index(config: _Config, index: int) -> str:
+    """Whether a layer looks its tokens up itself, or uses the choice of one before it: GLM 5."""
+    pattern = config.get("index_topk_pattern")
+    if isinstance(pattern, str) and index < len(pattern):
+        return "no index" if pattern[index] == "S" else "index"
+    step, offset = _whole(config, "index_topk_freq", 1), _whole(config, "index_skip_topk_offset", 2)
+    return "no index" if step and max(index - offset + 1, 0) % step else "index"
+
+
+# --------------------------------------------------------------------------- values
+
+
+def _named(is_sparse: bool) -> str:
+    return SPARSE if is_sparse else DENSE
+
+
+def _listed(config: _Config, field: str, index: int) -> str | None:
+    """What a list says of a layer; None where the config has no such list."""
+    listed = config.get(field)
+    if listed is None:
+        return None
+    if not isinstance(listed, list) or index >= len(listed) or not isinstance(listed[index], str):
+        raise InputError(
+            f"the config's {field} must be a list with a kind for each layer: got {shown(listed)}"
+        )
+    return str(listed[index])
+
+
+def _is_nth(number: int, step: int) -> bool:
+    return step > 0 and number % step == 0
+
+
+def _has_experts(config: _Config, name: str) -> bool:
+    """Whether the model has experts at all: a config without the field is not taken for dense."""
+    return _whole(config, name, None) > 0
+
+
+def _whole(config: _Config, name: str, default: int | None) -> int:
+    value = config.get(name)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        got = "nothing" if value is None else shown(value)
+        raise InputError(f"the config's {name} must be a whole number: got {got}")
+    return value
