@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from types import MappingProxyType
-from typing import Any
 
 from autotune.errors import SpaceError, shown
 from autotune.launch.config import LARGEST_VALUE, KernelConfig, is_value
 from autotune.launch.op import PARAMETER_DEFAULTS, LoraOp
 from autotune.launch.shape import DTYPE_BYTES, KernelShape
 from autotune.launch.sizes import (
+    MOST_ACCUMULATORS,
     SMALLEST_BLOCK,
     MatmulSizes,
     block_limits,
@@ -21,15 +19,10 @@ from autotune.launch.sizes import (
     least_shared_memory_bytes,
     matmul_sizes,
     next_power_of_two,
-    tiles_bytes,
 )
 
 #: The smallest blocks that a kernel runs with: vLLM's default for rank 8 has a ``block_n`` of 8.
 _SMALLEST = {"block_m": SMALLEST_BLOCK, "block_n": 8, "block_k": SMALLEST_BLOCK}
-
-#: float32 accumulators a thread may hold. A thread has 255 registers; with 1,024 accumulators
-#: ptxas did not end within a minute, and everything up to 256 compiled (H100, Triton 3.6).
-MOST_ACCUMULATORS = 256
 
 #: A thread block has 1,024 threads at most, 32 to a warp.
 MOST_WARPS = 32
@@ -239,6 +232,8 @@ class Grid:
         Returns:
             The first configuration of each launch, with the configuration that is launched.
         """
+        from autotune.launch.grid import launches  # numpy takes long to import
+
         sizes = matmul_sizes(self.shape)
         limits = block_limits(sizes)
         axes = {
@@ -250,7 +245,7 @@ class Grid:
             for name in self.axes
         }
         splits = {k: next_power_of_two(-(-sizes[2] // k)) for k in axes["block_k"]}
-        return _launches(
+        return launches(
             self.shape.op,
             tuple(axes.items()),
             tuple(sorted(self.forced.items())),
@@ -298,64 +293,6 @@ class Grid:
             value_bytes=DTYPE_BYTES[self.shape.dtype],
             limit_bytes=self.shared_memory_bytes,
         )
-
-
-@lru_cache(maxsize=64)
-def _launches(
-    op: LoraOp,
-    axes: tuple[tuple[str, tuple[int, ...]], ...],
-    forced: tuple[tuple[str, int], ...],
-    splits: tuple[tuple[int, int], ...],
-    groups: tuple[tuple[tuple[int, int], int], ...],
-    memory: tuple[int, int | None],
-) -> Mapping[KernelConfig, KernelConfig]:
-    """The launches of a grid; see ``Grid.launches``.
-
-    Args:
-        op: The op.
-        axes: The values of every parameter, in the order in which they are gone through.
-        forced: Parameters that the kernels set themselves.
-        splits: For every ``block_k`` the largest ``split_k``; empty where there is none.
-        groups: For every ``block_m`` and ``block_n`` the largest ``group_size_m`` that differs from
-            the ones below; empty where there is none.
-        memory: Size of a weight, and of a block's shared memory or None, bytes.
-    """
-    import numpy as np
-
-    names = [name for name, _ in axes]
-    grid = np.meshgrid(*(np.array(each, dtype=np.int64) for _, each in axes), indexing="ij")
-    asked: dict[str, Any] = dict(zip(names, (column.ravel() for column in grid), strict=True))
-    launched = asked | {name: np.full_like(asked["block_m"], value) for name, value in forced}
-    for (block_m, block_n), most in groups:
-        alike = (launched["block_m"] == block_m) & (launched["block_n"] == block_n)
-        group = np.where(alike, np.minimum(launched["group_size_m"], most), 0)
-        launched["group_size_m"] = np.where(alike, group, launched["group_size_m"])
-    accumulators = asked["block_m"] * asked["block_n"] // (32 * asked["num_warps"])
-    works = accumulators <= MOST_ACCUMULATORS
-    for block_k, most in splits:
-        works &= (asked["block_k"] != block_k) | (asked["split_k"] <= most)
-    value_bytes, limit_bytes = memory
-    if limit_bytes is not None:
-        works &= tiles_bytes(op, launched, value_bytes) <= limit_bytes
-    places = np.flatnonzero(works)
-    keys = np.zeros(len(places), dtype=np.int64)  # the same for points that launch alike
-    for name in names:
-        values, which = np.unique(launched[name][places], return_inverse=True)
-        keys = keys * len(values) + which
-    _, firsts = np.unique(keys, return_index=True)
-    places = places[np.sort(firsts)]
-    own, launches = (
-        zip(*(table[name][places].tolist() for name in names), strict=True)
-        for table in (asked, launched)
-    )
-    found = {}
-    for values, launch in zip(own, launches, strict=True):
-        config = KernelConfig(**dict(zip(names, values, strict=True)))
-        if values != launch:
-            found[config] = KernelConfig(**dict(zip(names, launch, strict=True)))
-        else:
-            found[config] = config
-    return MappingProxyType(found)
 
 
 class SearchSpace:

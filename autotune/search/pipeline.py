@@ -85,7 +85,8 @@ class Pipeline:
         room = self._runner.lookahead
         for each in self._open.values():
             room -= self._ask(each, room)
-        while room > 0 and (self._waiting or self._next) and len(self._open) < _MOST_OPEN:
+        most = _MOST_OPEN if self._runner.lookahead > 1 else 1
+        while room > 0 and (self._waiting or self._next) and len(self._open) < most:
             each = self._take_next()
             self._open[each.tuner.shape] = each
             each.tuner.begin(each.budget)
