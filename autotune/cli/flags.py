@@ -94,8 +94,9 @@ Sampler = Annotated[
 WarmStart = Annotated[
     str | None,
     typer.Option(
-        metavar="URL",
-        help="An older database of this GPU and these kernels, which the search learns from.",
+        metavar="URL|FILE",
+        help="An older database of this GPU and these kernels, or a file of autotune learn, which "
+        "the search learns from.",
     ),
 ]
 RowsMax = Annotated[

@@ -1,47 +1,80 @@
-"""Shapes that were searched before: of an older database, and of the shipped recordings."""
+"""Shapes that were searched before: of older databases and recordings, and of shipped ones."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 
 from autotune.errors import InputError
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, Runner
+from autotune.measure.recording import read_recording
 from autotune.measure.replay import ReplayRunner, shipped_recording
 from autotune.search.samplers.transfer import Neighbour
 from autotune.store import Store, shown
 
 
+#: How the files of SQLite databases end.
+_DATABASES = (".db", ".sqlite", ".sqlite3")
+
+
 def finished_earlier(url: str, environment: Environment) -> list[Neighbour]:
-    """The shapes of a database that have a selection, on the same GPU with the same provider.
+    """The shapes of a database or a recording, on the same GPU with the same provider.
 
     Drivers and versions may differ: what was fast there is tried first, and measured again.
 
     Args:
-        url: The older database.
+        url: The older database, of which shapes with a selection count; or a recording's path.
         environment: Where shapes will be searched now.
 
     Raises:
         StorageError: The database is missing or cannot be read.
-        InputError: The database has no such shape.
+        RecordingError: The recording is missing or cannot be read.
+        InputError: There is no such shape in it.
     """
-    store = Store(url, read_only=True)
-    try:
-        found = []
-        for measured_in, selection in store.selections():
-            if measured_in.is_like(environment):
-                shape = selection.shape
-                record = store.study_of(shape, measured_in)
-                measurements = [item.measurement for item in store.finished(record)]
-                found.append(Neighbour(shape, measurements))
-    finally:
-        store.close()
+    found = [
+        Neighbour(shape, measurements)
+        for measured_in, shape, measurements in measured_shapes(url)
+        if measured_in.is_like(environment)
+    ]
     if not found:
         raise InputError(
             f"--warm-start: {shown(url)} holds no finished shape of {environment.gpu} with "
-            f"{environment.provider} kernels; give another database, or none"
+            f"{environment.provider} kernels; give another, or none"
         )
+    return found
+
+
+def measured_shapes(
+    source: str,
+) -> list[tuple[Environment, KernelShape, Sequence[Measurement]]]:
+    """The measurements of every shape of a database or a recording, and where they were made.
+
+    Args:
+        source: The URL or the file of a database, of which shapes with a selection count; or a
+            recording's path.
+
+    Raises:
+        StorageError: The database is missing or cannot be read.
+        RecordingError: The recording is missing or cannot be read.
+    """
+    if "://" not in source and Path(source).suffix in _DATABASES:
+        source = f"sqlite:///{source}"
+    if "://" not in source:
+        recording = read_recording(Path(source))
+        return [
+            (recording.environment, shape, tuple(by_config.values()))
+            for shape, by_config in recording.shapes.items()
+        ]
+    with closing(Store(source, read_only=True)) as store:
+        found = []
+        for measured_in, selection in store.selections():
+            record = store.study_of(selection.shape, measured_in)
+            measurements = [item.measurement for item in store.finished(record)]
+            found.append((measured_in, selection.shape, measurements))
     return found
 
 
