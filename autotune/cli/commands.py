@@ -347,17 +347,15 @@ def compare_samplers(  # noqa: PLR0913 - one parameter a flag
     from autotune.search.contest.compare import Comparison, compare, sampler_names
     from autotune.search.contest.curves import by_sampler, by_shape, summaries
 
-    given = {"trials": trials, "seeds": seeds, "lookahead": lookahead, "effort": effort}
-    if effort is not None and trials is None:
-        from autotune.plan.effort import EFFORTS
-
-        given["trials"] = EFFORTS[effort].trials
     with errors_in_one_line():
         if plot is not None:
             try_file(plot, ExportError, advice="name another file with -o")
-        comparison = Comparison(
-            samplers=sampler_names(samplers),
-            **{name: value for name, value in given.items() if value is not None},
+        comparison = Comparison.of(
+            sampler_names(samplers),
+            trials=trials,
+            seeds=seeds,
+            lookahead=lookahead,
+            effort=effort,
         )
         curves = compare(replay_runners(replay or ()), comparison, progress=say_compared)
         if plot is not None:

@@ -23,7 +23,7 @@ from autotune.search.tuner import ShapeTuner
 #: one shape would choose most of its trials before it knows how the first ones ended.
 _SIDE_BY_SIDE = 5
 
-#: The most shapes that are searched side by side.
+#: The most shapes that are searched side by side; never more than the runner wants configurations.
 _MOST_OPEN = 8
 
 #: Called with a shape whose search is over, and what was chosen.
@@ -85,7 +85,8 @@ class Pipeline:
         room = self._runner.lookahead
         for each in self._open.values():
             room -= self._ask(each, room)
-        while room > 0 and (self._waiting or self._next) and len(self._open) < _MOST_OPEN:
+        most_open = min(_MOST_OPEN, self._runner.lookahead)
+        while room > 0 and (self._waiting or self._next) and len(self._open) < most_open:
             each = self._take_next()
             self._open[each.tuner.shape] = each
             each.tuner.begin(each.budget)

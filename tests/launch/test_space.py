@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from autotune.errors import SpaceError
 from autotune.launch.config import LARGEST_VALUE, KernelConfig
 from autotune.launch.op import DENSE_OPS, MOE_DEFAULTS, LoraOp
+from autotune.launch.rules import MOST_ACCUMULATORS
 from autotune.launch.shape import KernelShape
 from autotune.launch.sizes import (
     SMALLEST_BLOCK,
@@ -21,7 +22,7 @@ from autotune.launch.sizes import (
     matmul_sizes,
     next_power_of_two,
 )
-from autotune.launch.space import MOST_ACCUMULATORS, Grid, SearchSpace, complete_axes, default_axes
+from autotune.launch.space import Grid, SearchSpace, complete_axes, default_axes
 from tests.export.examples import EXPAND_CONFIG, SHRINK_CONFIG, qkv_expand, qkv_shrink, shapes
 
 MOE_OPS = tuple(op for op in LoraOp if op.is_moe)

@@ -101,7 +101,7 @@ class FakeDevice:
                 return Advice(KernelConfig.from_mapping(shape.op, table), {})
             case Open():
                 return None
-            case Start(config, samples):
+            case Start(_, config, samples):
                 return self._start(config, samples)
             case More(samples):
                 return self._samples(samples)

@@ -8,6 +8,7 @@ import pytest
 
 from autotune.launch.space import SearchSpace
 from autotune.measure import Outcome
+from autotune.search import Budget
 from autotune.search.contest.replayed import Replayed, search
 from autotune.search.samplers.adaptive import AdaptiveSampler, Chooser, History
 from autotune.search.samplers.encoding import Positions
@@ -18,7 +19,8 @@ SHAPE = shrink()
 
 
 def found(runner: Landscape, trials: int, seed: int = 0, **options: int) -> Replayed:
-    return search(runner, SHAPE, sampler="adaptive", seed=seed, trials=trials, **options)  # type: ignore[arg-type]
+    budget = Budget(trials=trials)
+    return search(runner, SHAPE, sampler="adaptive", seed=seed, budget=budget, **options)  # type: ignore[arg-type]
 
 
 def chosen(replayed: Replayed) -> list[object]:
@@ -71,13 +73,13 @@ def test_configurations_like_failed_ones_are_left_for_later():
 @pytest.mark.slow
 @pytest.mark.parametrize("lookahead", [1, 20])
 def test_it_beats_random_search_by_far(lookahead):
-    runner, seeds = Landscape(stride=1, noise=0.005), range(4)
+    runner, seeds, budget = Landscape(stride=1, noise=0.005), range(4), Budget(trials=60)
     ours, theirs = (
         [
             runner.regret(
                 SHAPE,
                 search(
-                    runner, SHAPE, sampler=name, seed=seed, trials=60, lookahead=lookahead
+                    runner, SHAPE, sampler=name, seed=seed, budget=budget, lookahead=lookahead
                 ).measurements,
             )
             for seed in seeds
