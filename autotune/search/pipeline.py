@@ -87,15 +87,15 @@ class Pipeline:
             room -= self._ask(each, room)
         most_open = min(_MOST_OPEN, self._runner.lookahead)
         while room > 0 and (self._waiting or self._next) and len(self._open) < most_open:
-            each = self._take_next()
-            self._open[each.tuner.shape] = each
+            each = self._open_next()
             each.tuner.begin(each.budget)
             self._begin_first()
             room -= self._ask(each, room)
 
-    def _take_next(self) -> _Open:
-        """The next shape, and begin to make ready the one after it where something is compiled."""
+    def _open_next(self) -> _Open:
+        """Open the next shape, and begin to make ready another where something is compiled."""
         each = (self._next or self._ready_next()).result()
+        self._open[each.tuner.shape] = each
         is_ahead = self._runner.lookahead > 1 and self._waiting
         self._next = self._ready_next() if is_ahead else None
         return each
