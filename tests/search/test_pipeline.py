@@ -115,6 +115,7 @@ class Searches:
         return Searched(trials=self.trials[tuner.shape], gain=0.0, default_us=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_every_shape_is_searched_within_its_budget_and_nothing_is_measured_twice(tmp_path, seed):
     runner, searches = Scattered(8, seed), Searches(tmp_path)
@@ -177,6 +178,7 @@ def test_shapes_learn_from_those_beside_them(tmp_path):
     assert len(runner.measured) == len(set(runner.measured))
 
 
+@pytest.mark.slow
 def test_an_interrupted_pipeline_goes_on_and_measures_nothing_again(tmp_path):
     class Interrupted(Scattered):
         def measure(

@@ -56,6 +56,8 @@ def obedient() -> Handler:
                 os._exit(value)
             case "raise":
                 raise ValueError(value)
+            case "environment":
+                return os.environ.get(value)
             case "refuse":
                 raise InputError(value)
             case "spawn":  # a child that would outlive its parent
