@@ -55,6 +55,7 @@ MAY_IMPORT = {
     "rich": {"cli"},
     "kernel_tuner": {"search/contest"},
     "helion": {"search/contest"},
+    "threadpoolctl": {"search"},
     "pandas": {"report"},
     "plotly": {"report"},
     "jinja2": {"report"},

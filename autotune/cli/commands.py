@@ -16,13 +16,11 @@ from autotune.cli.console import (
     print_answer,
     print_benched,
     print_checked,
-    print_compared,
     print_shapes,
     print_status,
     print_tuned,
     say,
     say_benched,
-    say_compared,
     say_no_gpu,
     say_recorded,
     say_unread,
@@ -34,17 +32,13 @@ from autotune.cli.flags import (
     CheckReplay,
     CheckStorage,
     CheckStudy,
-    ComparedEffort,
-    ComparedTrials,
     EffortName,
     ExportOutput,
     Folder,
     Host,
     Kernels,
-    Lookahead,
     Merge,
     Output,
-    Plot,
     Port,
     Quiet,
     Record,
@@ -56,9 +50,7 @@ from autotune.cli.flags import (
     RowsMax,
     Sample,
     Sampler,
-    Samplers,
     Seed,
-    Seeds,
     ServerCommand,
     Storage,
     StudiesStorage,
@@ -71,8 +63,9 @@ from autotune.cli.flags import (
     WatchStatus,
 )
 from autotune.cli.program import WholeSummaries
+from autotune.cli.searching import compare_samplers, learn
 from autotune.cli.shape_flags import ShapeFlags, takes_shapes
-from autotune.errors import ExportError, InputError, RecordingError
+from autotune.errors import InputError, RecordingError
 
 app = typer.Typer(
     cls=WholeSummaries,
@@ -344,46 +337,8 @@ def dashboard(
         serve_dashboard(storage, host=host, port=port, say=err.print)
 
 
-@app.command("compare-samplers")
-def compare_samplers(  # noqa: PLR0913 - one parameter a flag
-    *,
-    replay: Replay = None,
-    samplers: Samplers = None,
-    trials: ComparedTrials = None,
-    seeds: Seeds = None,
-    lookahead: Lookahead = None,
-    effort: ComparedEffort = None,
-    plot: Plot = None,
-    as_json: AsJson = False,
-) -> None:
-    """Search recorded shapes with every sampler, and tell how soon each comes near the best.
-
-    Without --replay the recording that comes with autotune is searched.
-    """
-    from autotune.files import try_file
-    from autotune.measure.runners import replay_runners
-    from autotune.report.plots.contest import write_comparison_plot
-    from autotune.search.contest.compare import Comparison, compare, sampler_names
-    from autotune.search.contest.curves import by_sampler, by_shape, summaries
-
-    given = {"trials": trials, "seeds": seeds, "lookahead": lookahead, "effort": effort}
-    if effort is not None and trials is None:
-        from autotune.plan.effort import EFFORTS
-
-        given["trials"] = EFFORTS[effort].trials
-    with errors_in_one_line():
-        if plot is not None:
-            try_file(plot, ExportError, advice="name another file with -o")
-        comparison = Comparison(
-            samplers=sampler_names(samplers),
-            **{name: value for name, value in given.items() if value is not None},
-        )
-        curves = compare(replay_runners(replay or ()), comparison, progress=say_compared)
-        if plot is not None:
-            groups = {name: by_shape(those) for name, those in by_sampler(curves).items()}
-            write_comparison_plot(groups, plot)
-            err.print(f"Drew {plot}")
-    print_compared(comparison, summaries(curves), as_json=as_json)
+app.command("compare-samplers")(compare_samplers)
+app.command("learn")(learn)
 
 
 def _end(is_sound: bool) -> None:

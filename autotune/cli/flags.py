@@ -158,6 +158,18 @@ Record = Annotated[
 RecordOutput = Annotated[
     Path, typer.Option("-o", "--output", metavar="FILE", help="The recording.")
 ]
+LearnOutput = Annotated[
+    Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write.")
+]
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="DATABASE|RECORDING...",
+        help="Databases of runs, by file or URL, and recordings; of a shape in several of them the "
+        "last counts.",
+        show_default=False,
+    ),
+]
 ReportOutput = Annotated[
     Path, typer.Option("-o", "--output", metavar="FILE", help="The page; report.html if none.")
 ]

@@ -122,7 +122,8 @@ class RunProgress:
         )
         under_way = self.searches.values()
         left = ahead * needed + sum(max(0.0, one.most * needed - one.tried) for one in under_way)
-        expected_s = left * (self._clock() - self._searching_s) / self.measured
+        # The time counts from the end of the first trial: before it, processes start.
+        expected_s = left * (self._clock() - self._searching_s) / (self.measured - 1)
         return expected_s if left_s is None else min(left_s, expected_s)
 
     def _take(self, event: Event) -> None:
@@ -141,6 +142,7 @@ class RunProgress:
                 self._finish(event)
             case Looked():
                 self.shape, self.looked = None, self.looked + 1
+                self.searches.clear()
 
     def _open(self, event: Opened) -> None:
         self.shape = event.shape

@@ -11,7 +11,8 @@ import numpy as np
 
 from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
-from autotune.launch.sizes import MOST_ACCUMULATORS, tiles_bytes
+from autotune.launch.rules import MOST_ACCUMULATORS
+from autotune.launch.sizes import tiles_bytes
 
 
 @lru_cache(maxsize=64)
@@ -52,8 +53,8 @@ def launches(
     places = np.flatnonzero(works)
     keys = np.zeros(len(places), dtype=np.int64)  # the same for points that launch alike
     for name in names:
-        values, which = np.unique(launched[name][places], return_inverse=True)
-        keys = keys * len(values) + which
+        distinct, which = np.unique(launched[name][places], return_inverse=True)
+        keys = keys * len(distinct) + which
     _, firsts = np.unique(keys, return_index=True)
     places = places[np.sort(firsts)]
     own, those = (

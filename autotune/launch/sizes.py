@@ -12,10 +12,6 @@ from autotune.launch.shape import KernelShape
 #: ``tl.dot`` takes no tile side below 16, so a smaller dimension is padded to 16.
 SMALLEST_BLOCK = 16
 
-#: float32 accumulators a thread may hold. A thread has 255 registers; with 1,024 accumulators
-#: ptxas did not end within a minute, and everything up to 256 compiled (H100, Triton 3.6).
-MOST_ACCUMULATORS = 256
-
 #: vLLM assigns blocks naively if there are this many experts, times adapters, per (token, expert)
 #: pair.
 _NAIVE_SPARSITY = 8

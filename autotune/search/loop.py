@@ -193,7 +193,7 @@ class SearchLoop:
         if self._said is None or self._said[0] != counts:
             of: list[int | None] = [None] * bool(len(self._untried))
             if self._shape.op.is_moe:
-                of = sorted(self._untried.block_ms_left)
+                of = [*sorted(self._untried.block_ms_left)]
             self._said = counts, {block_m: self._gain(block_m) for block_m in of}
         return self._said[1]
 
@@ -225,7 +225,7 @@ class SearchLoop:
             best_us = best_latencies_us(self.measured)
             return next_block_m(self._untried.block_ms_left, tried, best_us)
         gains = self._gains()
-        new = [block_m for block_m in gains if tried[block_m or 0] < FEWEST_OF_BLOCK_M]
+        new = [each for each in gains if each is not None and tried[each] < FEWEST_OF_BLOCK_M]
         return min(new, default=None) or max(gains, key=lambda each: gains[each], default=None)
 
     def _is_too_slow(self, config: KernelConfig, samples_us: Sequence[float]) -> bool:

@@ -23,7 +23,7 @@ from autotune.search.tuner import ShapeTuner
 #: one shape would choose most of its trials before it knows how the first ones ended.
 _SIDE_BY_SIDE = 5
 
-#: The most shapes that are searched side by side.
+#: The most shapes that are searched side by side; never more than the runner wants configurations.
 _MOST_OPEN = 8
 
 #: Called with a shape whose search is over, and what was chosen.
@@ -85,17 +85,17 @@ class Pipeline:
         room = self._runner.lookahead
         for each in self._open.values():
             room -= self._ask(each, room)
-        most = _MOST_OPEN if self._runner.lookahead > 1 else 1
-        while room > 0 and (self._waiting or self._next) and len(self._open) < most:
-            each = self._take_next()
-            self._open[each.tuner.shape] = each
+        most_open = min(_MOST_OPEN, self._runner.lookahead)
+        while room > 0 and (self._waiting or self._next) and len(self._open) < most_open:
+            each = self._open_next()
             each.tuner.begin(each.budget)
             self._begin_first()
             room -= self._ask(each, room)
 
-    def _take_next(self) -> _Open:
-        """The next shape, and begin to make ready the one after it where something is compiled."""
+    def _open_next(self) -> _Open:
+        """Open the next shape, and begin to make ready another where something is compiled."""
         each = (self._next or self._ready_next()).result()
+        self._open[each.tuner.shape] = each
         is_ahead = self._runner.lookahead > 1 and self._waiting
         self._next = self._ready_next() if is_ahead else None
         return each

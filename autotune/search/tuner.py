@@ -58,7 +58,6 @@ class ShapeTuner:
         self._loop = SearchLoop(runner, space, sampler=sampler, seed=seed, finished=finished)
         for item in self._writer.earlier:
             self._loop.take_over(item.measurement)
-        runner.recall(self._loop.measured.values())
 
     def run(self, budget: Budget) -> Selection | None:
         """Search, and choose.
@@ -74,8 +73,9 @@ class ShapeTuner:
     # ----------------------------------------------------------------- step by step
 
     def begin(self, budget: Budget) -> None:
-        """Tell that the search begins, or goes on."""
+        """Tell that the search begins, or goes on, and the runner what was measured before."""
         loop = self._loop
+        self._runner.recall(loop.measured.values())
         self._watch(
             Opened(
                 shape=self.shape,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 
 import optuna
@@ -68,18 +68,21 @@ class Writer:
         """
         written = threading.Event()
         self._queue.put(written)
-        try:
-            written.wait()
-        except KeyboardInterrupt:
-            self.store.patience.hurry()
-            written.wait()
-            raise
+        self._wait(written.wait)
         self._raise()
 
     def close(self) -> None:
         """Write what is left, and end the thread; what cannot be written was said before."""
         self._queue.put(None)
-        self._thread.join()
+        self._wait(self._thread.join)
+
+    def _wait(self, wait: Callable[[], object]) -> None:
+        try:
+            wait()
+        except KeyboardInterrupt:
+            self.store.patience.hurry()
+            wait()
+            raise
 
     def _raise(self) -> None:
         if self._error is not None:

@@ -54,6 +54,24 @@ class RunnerSuite(ABC):
         assert found.outcome is Outcome.TOO_SLOW
         assert asked == [(found.config, len(found.samples_us))]
 
+    def test_the_shape_that_is_ready_first_is_one_of_those_asked_for(self, runner: Runner) -> None:
+        """One of its configurations can be measured then."""
+        space = self.space(runner)
+        pending = {space.shape: space.configs[:3]}
+        ready = runner.first_ready(pending)
+        found = runner.measure(ready, pending[ready], never_stop)
+        assert found.shape == ready
+        assert found.config in pending[ready]
+
+    def test_a_shape_that_was_left_can_be_measured_again(self, runner: Runner) -> None:
+        """What was known of it may be forgotten; the outcome is the same."""
+        space = self.space(runner)
+        first = runner.measure(space.shape, [space.default], never_stop)
+        runner.leave(space.shape)
+        ready = runner.first_ready({space.shape: [space.default]})
+        again = runner.measure(ready, [space.default], never_stop)
+        assert (again.config, again.outcome) == (first.config, first.outcome)
+
     def test_compared_configurations_have_equally_many_samples(self, runner: Runner) -> None:
         """One sample of each in turn, so the i-th of one belongs to the i-th of the others."""
         space = self.space(runner)

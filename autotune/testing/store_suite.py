@@ -18,7 +18,7 @@ from autotune.errors import StorageError
 from autotune.launch.config import KernelConfig
 from autotune.measure import Measurement, Outcome
 from autotune.search.dashboard.mirror import TrialMirror
-from autotune.search.writer import StudyWriter
+from autotune.search.writer import Writer
 from autotune.store import Finished, Store
 from autotune.testing.landscape import ENVIRONMENT, configs, shrink
 
@@ -144,9 +144,12 @@ class StoreSuite(ABC):
         """Measurements are trials of an Optuna study of the same name, in the same order."""
         study = store.study("a study", _SHAPE, ENVIRONMENT)
         mirror = TrialMirror(url)
-        writer = StudyWriter(store, mirror, study)
+        writer = Writer(store, mirror)
+        opened = writer.open(study)
         for number in range(3):
-            writer.put(_finished(number))
+            opened.put(_finished(number))
+        opened.flush()
+        assert opened.kept == 3
         writer.close()
         mirror.close()
         storage = RDBStorage(url)

@@ -90,7 +90,7 @@ WHOLE = r"must be a whole number of at least [01]: got"
         ("--trials", "many", WHOLE),
         ("--max-loras", "0", WHOLE),
         ("--rank", "16.5", WHOLE),
-        ("--effort", "much", r"must be one of quick, normal, thorough: got 'much'"),
+        ("--effort", "much", r"must be one of instant, quick, normal, thorough: got 'much'"),
         ("--sampler", "luck", r"must be one of adaptive, tpe, gp, random, exhaustive: got 'luck'"),
         ("--kernels", "mine", r"must be one of auto, builtin.*: got 'mine'"),
         ("--time-budget", "soon", r"must be a duration such as 90s, 10m or 1h30m: got 'soon'"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autotune.cli.progress import RunProgress, trial_text
+from autotune.cli.progress import RunProgress, Search, trial_text
 from autotune.measure import Outcome
 from autotune.report.words import duration_text
 from autotune.search.events import Choosing, Event, Looked, Opened
@@ -27,6 +27,12 @@ def told(progress: RunProgress, *events: Event) -> RunProgress:
     return progress
 
 
+def present(progress: RunProgress) -> Search:
+    """The search that something was last heard of."""
+    assert progress.search is not None
+    return progress.search
+
+
 def searched(progress: RunProgress, clock: Clock, number: int, trials: int) -> None:
     """A shape from its first trial to its last, a second each."""
     progress.watch(Opened(shape=SHAPES[number - 1], tried=0, most=20))
@@ -41,12 +47,33 @@ def test_the_shapes_that_are_done_and_the_trials_of_the_present_one_make_its_sha
     told(progress, planned())
     searched(progress, clock, 1, 20)
     assert progress.share == pytest.approx(0.25)
-    told(progress, Choosing(shape=SHAPES[0], finalists=5), done(1, 20))
-    assert (progress.shape, progress.finalists, progress.share) == (None, 0, 0.25)
+    told(progress, Choosing(shape=SHAPES[0], finalists=5))
+    assert present(progress).finalists == 5
+    told(progress, done(1, 20))
+    assert (progress.shape, progress.search, progress.share) == (None, None, 0.25)
     searched(progress, clock, 2, 5)
     assert progress.share == pytest.approx((1 + 5 / 20) / 4)
-    assert (progress.tried, progress.most, progress.measured) == (5, 20, 25)
-    assert (progress.best_us, progress.default_us) == (6.02, 12.04)
+    search = present(progress)
+    assert (search.tried, search.most, progress.measured) == (5, 20, 25)
+    assert (search.best_us, search.default_us) == (6.02, 12.04)
+
+
+def test_shapes_that_are_searched_side_by_side_are_told_apart():
+    progress = told(RunProgress(), planned())
+    for shape in SHAPES[:2]:
+        progress.watch(Opened(shape=shape, tried=0, most=20))
+    told(progress, tried(1, SHAPES[0]), tried(1, SHAPES[1]), tried(2, SHAPES[1]))
+    assert (progress.shape, present(progress).tried) == (SHAPES[1], 2)
+    assert progress.searches[SHAPES[0]].tried == 1
+    assert progress.share == pytest.approx(3 / 20 / 4)
+    told(progress, done(2, 2))
+    assert (progress.shape, present(progress).tried) == (SHAPES[0], 1)
+
+
+def test_a_search_between_tuned_rows_is_over_once_another_row_is_looked_at():
+    progress = told(RunProgress(), planned(), Opened(shape=SHAPES[0], tried=0, most=20))
+    told(progress, Looked(shape=SHAPES[1]))
+    assert (progress.searches, progress.search) == ({}, None)
 
 
 def test_what_is_left_takes_as_long_as_what_was_done():
@@ -98,15 +125,15 @@ def test_a_run_whose_shapes_are_all_done_goes_on_with_some_of_them():
         progress.watch(done(number, 20))
     assert (progress.share, progress.is_going_on, progress.left_s) == (1.0, True, None)
     progress.watch(Opened(shape=SHAPES[0], tried=20, most=30, best_us=6.0))
-    assert (progress.share, progress.tried, progress.best_us) == (1.0, 20, 6.0)
+    assert (progress.share, present(progress).tried, present(progress).best_us) == (1.0, 20, 6.0)
 
 
 def test_the_last_trials_are_those_of_the_present_shape():
     progress = told(RunProgress(), planned())
     searched(progress, Clock(), 1, 20)
-    assert len(progress.last) == 8
+    assert len(present(progress).last) == 8
     progress.watch(Opened(shape=SHAPES[1], tried=0, most=20))
-    assert not progress.last
+    assert not present(progress).last
 
 
 def test_batch_sizes_between_rows_are_counted():

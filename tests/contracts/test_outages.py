@@ -17,7 +17,7 @@ from autotune.search import TrialMirror
 from autotune.search.dashboard import mirror as mirror_module
 from autotune.search.session import Session
 from autotune.search.tune import tune
-from autotune.search.writer import StudyWriter
+from autotune.search.writer import Writer
 from autotune.store import Patience, Store, patience
 from autotune.store.faults import is_passing
 from tests.contracts.examples import HERE, SHAPE, finished
@@ -76,13 +76,15 @@ def test_every_measurement_and_trial_is_kept_once_however_commits_fail(
             patch.setattr(mirror_module, "_known_tables", lambda: None)
         waits = Patience(PATIENCE_S)
         store, mirror = Store(url, patience=waits), TrialMirror(url, patience=waits)
-        writer = StudyWriter(store, mirror, store.study("a study", SHAPE, HERE))
+        writer = Writer(store, mirror)
+        study = writer.open(store.study("a study", SHAPE, HERE))
         Failing(store, mirror, fates)
         items = [finished(number) for number in range(6)]
         for item in items:
-            writer.put(item)
+            study.put(item)
+        study.flush()
+        assert study.kept == len(items)
         writer.close()
-        assert writer.kept == len(items)
         mirror.close()
         store.close()
     after = Store(url)

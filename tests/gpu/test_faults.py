@@ -6,6 +6,7 @@ import os
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome
 from autotune.measure.cuda.runner import CudaRunner
 from autotune.search import Budget, ShapeTuner, TrialMirror
+from autotune.search.writer import Writer
 from autotune.store import Store
 from tests.gpu.faulty import Fault
 from tests.recordings import SHRINK
@@ -59,8 +61,9 @@ def measured(tmp_path: Path, name: str, faults: Sequence[Fault]) -> dict[KernelC
     ) as runner:
         runner.faults = faults
         space = runner.space(SHAPE, {"block_m": (16,), "block_n": (16,), "num_warps": (2, 4)})
-        tuner = ShapeTuner(runner, space, store=store, mirror=mirror, sampler="exhaustive", seed=0)
-        assert tuner.run(Budget(trials=200)) is not None
+        with closing(Writer(store, mirror)) as writer:
+            tuner = ShapeTuner(runner, space, writer=writer, sampler="exhaustive", seed=0)
+            assert tuner.run(Budget(trials=200)) is not None
         record = store.study(
             f"{runner.environment.gpu}/{runner.environment.provider}/shrink/{SHAPE.label}",
             SHAPE,

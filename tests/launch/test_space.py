@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from autotune.errors import SpaceError
 from autotune.launch.config import LARGEST_VALUE, KernelConfig
 from autotune.launch.op import DENSE_OPS, MOE_DEFAULTS, LoraOp
+from autotune.launch.rules import MOST_ACCUMULATORS
 from autotune.launch.shape import KernelShape
 from autotune.launch.sizes import (
-    MOST_ACCUMULATORS,
     SMALLEST_BLOCK,
     assigns_naively,
     block_limits,

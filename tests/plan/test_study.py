@@ -301,6 +301,7 @@ def test_flags_replace_what_the_file_says(read):
     [
         ("", {}, (200, "normal")),
         ("trials = 50", {}, (50, None)),
+        ('effort = "instant"', {}, (6, "instant")),
         ('effort = "quick"', {}, (60, "quick")),
         ('effort = "quick"\ntrials = 50', {}, (50, "quick")),
         ("", {"trials": 50}, (50, None)),

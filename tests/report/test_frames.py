@@ -136,6 +136,8 @@ def test_a_row_of_summaries_has_losses_in_percent_and_trials():
         trials_to={0.05: (7.0, 9.5)},
         score=0.75,
         sampler_ms=3.0,
+        trials=60.0,
+        at_end=(0.0, 0.01),
     )
     (row,) = summaries_frame([summary]).to_dict("records")
     assert row == {

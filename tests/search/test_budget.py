@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.plan.effort import EFFORTS
 from autotune.search.budget import (
     FEWEST_TRIALS,
     Budget,
@@ -57,21 +58,31 @@ def test_trials_that_find_nothing_lower_what_is_expected(latencies, more):
 
 
 def test_a_search_ends_where_less_than_asked_for_is_expected():
-    settled, unsettled = [10.0] * 90, falling((60, 10.0), (30, 8.0))
     budget = Budget(trials=200, least_gain=0.005)
-    assert budget.is_enough(settled, configs=1000)
-    assert not budget.is_enough(unsettled, configs=1000)
-    assert not Budget(trials=200, least_gain=0.001).is_enough(settled, configs=1000)
+    assert budget.is_enough(0.004, 90)
+    assert not budget.is_enough(0.02, 90)
+    assert not Budget(trials=200, least_gain=0.001).is_enough(0.004, 90)
+
+
+def test_no_search_ends_before_the_fewest_trials_of_its_effort():
+    budget = Budget.of(EFFORTS["normal"], 200)
+    assert not budget.is_enough(0.0, budget.fewest - 1)
+    assert budget.is_enough(0.0, budget.fewest)
+
+
+def test_more_effort_means_more_trials_and_a_smaller_gain_that_counts():
+    efforts = list(EFFORTS.values())
+    assert list(EFFORTS) == ["instant", "quick", "normal", "thorough"]
+    assert [each.trials for each in efforts] == sorted(each.trials for each in efforts)
+    assert [each.fewest for each in efforts] == sorted(each.fewest for each in efforts)
+    gains = [each.least_gain for each in efforts]
+    assert gains == sorted(gains, reverse=True)
+    assert all(each.fewest <= each.trials for each in efforts)
 
 
 def test_without_a_least_gain_no_search_ends_before_its_trials():
-    assert not Budget(trials=200).is_enough([10.0] * 199, configs=1000)
-
-
-def test_a_space_that_the_budget_covers_is_searched_whole():
-    budget = Budget(trials=200, least_gain=0.005)
-    assert not budget.is_enough([10.0] * 199, configs=200)
-    assert budget.is_enough([10.0] * 199, configs=201)
+    assert not Budget(trials=200).is_enough(0.0, 199)
+    assert Budget.of(None, 200) == Budget(trials=200)
 
 
 def test_a_deadline_leaves_the_fewest_trials(monkeypatch):

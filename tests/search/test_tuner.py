@@ -120,9 +120,7 @@ def test_a_deadline_ends_a_search_that_has_trials_left(recording):
     class MovableBudget:
         trials = 100
         deadline: float | None = None
-
-        def is_enough(self, best_us: object, *, configs: int) -> bool:
-            return False
+        least_gain: float | None = None
 
         def is_spent(self, tried: int) -> bool:
             return Budget(trials=self.trials, deadline=self.deadline).is_spent(tried)

@@ -24,8 +24,8 @@ from autotune.launch.op import (
     key_text,
 )
 from autotune.launch.release import has_pipeline, one_shot_rank
+from autotune.launch.rules import WASTE_RULES, broken_rules, memory_rejection, value_fault
 from autotune.launch.shape import DTYPE_BYTES, KernelShape
-from autotune.launch.space import WASTE_RULES, broken_rules, memory_rejection, value_fault
 from autotune.measure.kernels.defaults import default_config
 
 #: More slices than any layer has; the default is the same for all numbers from two on.

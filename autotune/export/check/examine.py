@@ -33,8 +33,8 @@ from autotune.export.names import (
 )
 from autotune.launch.environment import Device
 from autotune.launch.op import LoraOp, gpu_file_prefix
+from autotune.launch.rules import WASTE_RULES
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import WASTE_RULES
 
 #: Kinds of findings about what a folder lacks or also holds, or about the GPU. Whoever has just
 #: exported has chosen that: models may share a folder, and so may GPUs, and what was measured ran.

@@ -95,7 +95,7 @@ class Worker:
             is_forked: Whether the process is forked from one that is prepared. It must not use a
                 GPU then.
         """
-        context = multiprocessing.get_context(_FORKED if is_forked else "spawn")
+        context: Any = multiprocessing.get_context(_FORKED if is_forked else "spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(
             target=_serve, args=(theirs, make_handler, tuple(args), dict(os.environ)), daemon=True

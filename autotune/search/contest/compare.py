@@ -33,6 +33,9 @@ from autotune.search.samplers.by_name import check_installed
 from autotune.search.samplers.known import experience
 from autotune.search.samplers.transfer import Neighbour, in_order
 
+#: A contest's figures where none are given.
+_TRIALS, _SEEDS, _LOOKAHEAD = 200, 3, 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
@@ -49,10 +52,31 @@ class Comparison:
     """
 
     samplers: Sequence[str]
-    trials: int = 200
-    seeds: int = 3
-    lookahead: int = 1
+    trials: int = _TRIALS
+    seeds: int = _SEEDS
+    lookahead: int = _LOOKAHEAD
     effort: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        samplers: Sequence[str],
+        *,
+        trials: int | None = None,
+        seeds: int | None = None,
+        lookahead: int | None = None,
+        effort: str | None = None,
+    ) -> Comparison:
+        """A contest where what is None is as usual: with an effort, the trials are the effort's."""
+        if trials is None:
+            trials = _TRIALS if effort is None else EFFORTS[effort].trials
+        return cls(
+            samplers=samplers,
+            trials=trials,
+            seeds=_SEEDS if seeds is None else seeds,
+            lookahead=_LOOKAHEAD if lookahead is None else lookahead,
+            effort=effort,
+        )
 
     @property
     def budget(self) -> Budget:

@@ -40,7 +40,9 @@ class Positions:
             np.searchsorted(axis, [getattr(config, name) for config in configs])
             for name, axis in self.axes.items()
         ]
-        return np.array(columns, dtype=float).reshape(len(columns), len(configs)).T
+        table = np.array(columns, dtype=float).reshape(len(columns), len(configs))
+        params: npt.NDArray[np.float64] = table.T
+        return params
 
     def config(self, params: Mapping[str, Any]) -> KernelConfig:
         """The configuration of a trial's parameters."""

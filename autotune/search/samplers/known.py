@@ -16,7 +16,6 @@ from autotune.measure.replay import ReplayRunner, shipped_recording
 from autotune.search.samplers.transfer import Neighbour
 from autotune.store import Store, shown
 
-
 #: How the files of SQLite databases end.
 _DATABASES = (".db", ".sqlite", ".sqlite3")
 
@@ -69,8 +68,8 @@ def measured_shapes(
             (recording.environment, shape, tuple(by_config.values()))
             for shape, by_config in recording.shapes.items()
         ]
+    found: list[tuple[Environment, KernelShape, Sequence[Measurement]]] = []
     with closing(Store(source, read_only=True)) as store:
-        found = []
         for measured_in, selection in store.selections():
             record = store.study_of(selection.shape, measured_in)
             measurements = [item.measurement for item in store.finished(record)]

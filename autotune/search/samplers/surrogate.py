@@ -104,7 +104,7 @@ def interpolated(points: Floats, targets: Floats, wanted: Floats) -> Floats:
     weights = np.linalg.solve(kernel, targets - usual)
     mean: Floats = np.empty(len(wanted))
     # Single precision is enough for a belief, and takes half the time.
-    points, wanted, weights = (each.astype(np.float32) for each in (points, wanted, weights))
+    points, wanted, weights = (np.float32(each) for each in (points, wanted, weights))
     for start in range(0, len(wanted), _AT_ONCE):  # a space may have any number of points
         some = slice(start, start + _AT_ONCE)
         mean[some] = _matern(_distances(wanted[some], points) / _USUAL_LENGTH) @ weights

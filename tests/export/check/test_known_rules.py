@@ -16,7 +16,8 @@ from autotune.export.check.limits import Limits, limits_of
 from autotune.export.names import is_base_moe, parse_name, unread_reason
 from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp, gpu_file_prefix
-from autotune.launch.space import WASTE_RULES, Grid, default_axes
+from autotune.launch.rules import WASTE_RULES
+from autotune.launch.space import Grid, default_axes
 from autotune.measure.kernels.defaults import default_config
 from tests.export.check.test_examine import GPU, SHRINK, check, kinds, nested, shrink_file, write
 from tests.export.examples import SHRINK_CONFIG, qkv_shrink, shapes

@@ -56,6 +56,8 @@ def obedient() -> Handler:
                 os._exit(value)
             case "raise":
                 raise ValueError(value)
+            case "environment":
+                return os.environ.get(value)
             case "refuse":
                 raise InputError(value)
             case "spawn":  # a child that would outlive its parent
@@ -101,7 +103,7 @@ class FakeDevice:
                 return Advice(KernelConfig.from_mapping(shape.op, table), {})
             case Open():
                 return None
-            case Start(config, samples):
+            case Start(_, config, samples):
                 return self._start(config, samples)
             case More(samples):
                 return self._samples(samples)

@@ -114,6 +114,24 @@ def test_a_kernel_that_cannot_be_compiled_says_why():
     assert "power of 2" in compiled.reason or "CompilationError" in compiled.reason
 
 
+def test_jobs_are_compiled_in_the_order_in_which_they_are_wanted():
+    shape = KernelShape.from_mapping(SHRINK)
+    one, two, three = (CompileJob(shape, config, H100) for config in space(shape).configs[:3])
+    pool = CompilePool("builtin", workers=1)
+    try:
+        pool.submit(one)
+        pool.submit(two)
+        pool.want([three, two])
+        late = time.monotonic() + PATIENCE_S
+        while len(pool._results) < 3:
+            assert time.monotonic() < late
+            pool.pump()
+            time.sleep(0.01)
+        assert list(pool._results) == [three, two, one]
+    finally:
+        pool.close()
+
+
 def test_results_of_a_finished_shape_are_dropped_and_its_jobs_can_be_submitted_again():
     shape = KernelShape.from_mapping(SHRINK)
     job = CompileJob(shape, space(shape).configs[0], H100)

@@ -93,6 +93,41 @@ def test_a_process_that_is_left_does_not_hold_up_the_end_of_its_owner():
     assert ends(int(ended.stdout))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("is_forked", [False, True])
+def test_a_process_ends_with_an_owner_that_is_killed(is_forked):
+    program = (
+        "import time\n"
+        "from autotune.measure.cuda.worker import Worker\n"
+        "from tests.measure.cuda.handlers import obedient\n"
+        "if __name__ == '__main__':\n"
+        f"    worker = Worker(obedient, (), is_forked={is_forked})\n"
+        "    worker.wait_until_ready()\n"
+        "    print(worker._process.pid, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        os.kill(pid, 0)  # it runs
+        owner.kill()
+    assert ends(pid)
+
+
+@pytest.mark.slow
+def test_a_forked_process_has_the_environment_variables_of_its_owner_at_its_start(monkeypatch):
+    for value in ("early", "late"):  # the process that both are forked from is as old as the first
+        monkeypatch.setenv("AUTOTUNE_TEST", value)
+        worker = Worker(obedient, (), is_forked=True)
+        worker.send(("environment", "AUTOTUNE_TEST"))
+        try:
+            assert worker.receive(PATIENCE_S) == value
+        finally:
+            worker.kill()
+
+
 def test_a_handler_that_cannot_be_made_says_why():
     worker = Worker(never_made, ())
     with pytest.raises(WorkerDied, match=r"^RuntimeError: no such device$"):

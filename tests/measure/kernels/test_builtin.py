@@ -17,7 +17,7 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from autotune.errors import InputError
 from autotune.launch.op import LoraOp
-from autotune.launch.space import as_launched
+from autotune.launch.rules import as_launched
 from autotune.measure.kernels import expand, fused_moe, provider, shrink
 from autotune.measure.kernels.builtin import BuiltinProvider
 from autotune.measure.kernels.inputs import make_inputs, operands_without_tensors

@@ -82,6 +82,22 @@ def test_samplers_are_compared_on_every_recorded_shape(runner):
     assert as_json["samplers"][1]["searches"] == 4
 
 
+def test_with_an_effort_searches_end_by_themselves(runner):
+    comparison = Comparison.of(["adaptive"], effort="instant", seeds=1)
+    assert (comparison.trials, comparison.seeds, comparison.lookahead) == (6, 1, 1)
+    curves = compare([runner], comparison, processes=1)
+    assert all(3 <= len(each.regret) <= 6 for each in curves)
+    for found in summaries(curves):
+        assert 3 <= found.trials <= 6
+        assert found.at_end[0] <= found.at_end[1]
+    assert comparison.as_dict([])["effort"] == "instant"
+
+
+def test_trials_go_before_those_of_an_effort():
+    assert Comparison.of(["random"], effort="quick", trials=7).trials == 7
+    assert Comparison.of(["random"], lookahead=4) == Comparison(samplers=["random"], lookahead=4)
+
+
 def test_how_many_processes_work_changes_nothing(runner):
     comparison = Comparison(samplers=["adaptive"], trials=15, seeds=1)
     one, two = (

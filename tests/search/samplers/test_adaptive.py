@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import math
 import statistics
+from collections.abc import Sequence
 
 import numpy as np
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autotune.launch.space import SearchSpace
-from autotune.measure import Outcome
+from autotune.measure import Outcome, never_stop
+from autotune.search import Budget
 from autotune.search.contest.replayed import Replayed, search
 from autotune.search.samplers.adaptive import AdaptiveSampler, Chooser, History
 from autotune.search.samplers.encoding import Positions
+from autotune.search.samplers.transfer import Neighbour
 from autotune.search.samplers.untried import Untried
 from autotune.testing.landscape import Landscape, configs, shrink
 
@@ -18,7 +24,8 @@ SHAPE = shrink()
 
 
 def found(runner: Landscape, trials: int, seed: int = 0, **options: int) -> Replayed:
-    return search(runner, SHAPE, sampler="adaptive", seed=seed, trials=trials, **options)  # type: ignore[arg-type]
+    budget = Budget(trials=trials)
+    return search(runner, SHAPE, sampler="adaptive", seed=seed, budget=budget, **options)  # type: ignore[arg-type]
 
 
 def chosen(replayed: Replayed) -> list[object]:
@@ -71,13 +78,13 @@ def test_configurations_like_failed_ones_are_left_for_later():
 @pytest.mark.slow
 @pytest.mark.parametrize("lookahead", [1, 20])
 def test_it_beats_random_search_by_far(lookahead):
-    runner, seeds = Landscape(stride=1, noise=0.005), range(4)
+    runner, seeds, budget = Landscape(stride=1, noise=0.005), range(4), Budget(trials=60)
     ours, theirs = (
         [
             runner.regret(
                 SHAPE,
                 search(
-                    runner, SHAPE, sampler=name, seed=seed, trials=60, lookahead=lookahead
+                    runner, SHAPE, sampler=name, seed=seed, budget=budget, lookahead=lookahead
                 ).measurements,
             )
             for seed in seeds
@@ -135,3 +142,56 @@ def test_only_configurations_of_the_wanted_block_m_are_chosen():
         assert config.block_m == (16, 64)[number % 2]
         untried.take(config)
         study.tell(asked, 10.0 + number % 7)
+
+
+# ------------------------------------------------------------------ what is to be gained
+
+EVERY = Landscape(noise=0, stride=61)
+SPACE = EVERY.space(SHAPE, {})
+TRUTHS = np.log([EVERY.truth_us(SHAPE, config) for config in SPACE.configs])
+
+
+def history(rows: Sequence[int], logs: Sequence[float]) -> History:
+    known = np.isfinite(logs)
+    return History(
+        list(rows), np.where(known, logs, np.nan), ~known, np.ones(len(known), dtype=bool)
+    )
+
+
+def gain_of(chooser: Chooser, rows: Sequence[int], logs: Sequence[float]) -> float:
+    free = np.setdiff1d(np.arange(len(SPACE.configs)), rows)
+    return chooser.expected_gain(history(rows, logs), free)
+
+
+@given(
+    st.permutations(range(len(SPACE.configs))),
+    st.lists(st.floats(-2.0, 5.0) | st.just(np.inf), min_size=1, max_size=40),
+    st.sampled_from([None, 1.2]),
+)
+def test_what_is_expected_to_be_gained_is_never_negative(order, latencies, reach):
+    rows = order[: len(latencies)]
+    free = np.setdiff1d(np.arange(len(SPACE.configs)), rows)
+    gain = Chooser(SPACE).expected_gain(history(rows, latencies), free, reach=reach)
+    assert gain >= 0
+    assert math.isinf(gain) is not np.isfinite(latencies).any()
+
+
+def test_little_is_to_be_gained_where_only_slow_configurations_are_left():
+    slowest = np.argsort(-TRUTHS)[np.isfinite(np.sort(-TRUTHS))][:8]
+    measured = np.setdiff1d(np.arange(len(TRUTHS)), slowest)
+    gain = gain_of(Chooser(SPACE), measured.tolist(), TRUTHS[measured].tolist())
+    assert gain < 0.002
+    few = measured[np.isfinite(TRUTHS[measured])][:6]
+    assert gain_of(Chooser(SPACE), few.tolist(), TRUTHS[few].tolist()) > 10 * gain
+
+
+def test_more_is_to_be_gained_where_measurements_surprise():
+    near = shrink(num_tokens=512)
+    measured = [EVERY.measure(near, [config], never_stop) for config in SPACE.configs]
+    neighbours = [Neighbour(near, measured)]
+    known = np.array([EVERY.truth_us(near, config) for config in SPACE.configs])
+    rows = np.argsort(known)[:10].tolist()
+    surprises = np.random.default_rng(0).permutation(TRUTHS[np.argsort(TRUTHS)[10:20]])
+    as_expected = gain_of(Chooser(SPACE, neighbours), rows, TRUTHS[rows].tolist())
+    surprised = gain_of(Chooser(SPACE, neighbours), rows, surprises.tolist())
+    assert surprised > as_expected

@@ -85,7 +85,8 @@ def test_registers_are_short_from_some_accumulators_a_thread_on():
 
 
 def test_between_shapes_the_sizes_count_and_within_one_they_do_not():
-    here, there = (between_shapes(shrink(num_slices=slices), configs()[:9]) for slices in (1, 2))
+    shapes = [shrink(num_slices=slices) for slices in (1, 2)]
+    here, there = (between_shapes(each, features(each, configs()[:9])) for each in shapes)
     within = scaled(features(shrink(), configs()[:9]))
     apart = np.linalg.norm(here[0] - here[1:], axis=1)
     assert np.allclose(apart, np.linalg.norm(within[0] - within[1:], axis=1))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autotune.search.samplers.surrogate import SOFT_LIMIT, Surrogate, interpolated, squash
 
@@ -85,3 +87,41 @@ def test_very_slow_is_told_from_slow():
     expected = Surrogate(GRID).predict(rows.tolist(), logs[rows])
     worst, bad = np.argsort(logs)[[-1, 32]]
     assert expected.slowness[worst] > expected.slowness[bad] + 0.5
+
+
+# ------------------------------------------------------------------ what is to be gained
+
+
+def test_draws_have_the_predicted_mean_and_spread_and_are_alike_where_points_are():
+    surrogate = Surrogate(GRID)
+    rows = [0, 7, 56]
+    expected = surrogate.predict(rows, LOGS[rows])
+    wanted = np.array([27, 28, 63])  # two neighbours, and one far from both
+    drawn = surrogate.draws(rows, expected, wanted, 4_000)
+    assert drawn.shape == (4_000, 3)
+    assert np.allclose(drawn.mean(axis=0), expected.mean[wanted], atol=0.02)
+    assert np.allclose(drawn.std(axis=0), expected.spread[wanted], rtol=0.1)
+    together = np.corrcoef(drawn.T)
+    assert together[0, 1] > together[0, 2]
+    assert np.array_equal(drawn, surrogate.draws(rows, expected, wanted, 4_000))
+
+
+@given(st.permutations(range(64)), st.lists(st.floats(-1.0, 3.0) | st.just(np.nan), max_size=30))
+def test_hindsight_is_never_negative(order, latencies):
+    surrogate, rows = Surrogate(GRID), order[: len(latencies)]
+    logs = np.array(latencies)
+    surrogate.predict(rows, logs)
+    gained, promised = surrogate.hindsight(rows, logs)
+    assert gained >= 0
+    assert promised >= 0
+
+
+def test_hindsight_tells_the_gain_of_the_later_half():
+    surrogate, rows = Surrogate(GRID), list(range(10))
+    logs = np.array([0.3, 0.2, 0.25, 0.2, 0.3, 0.1, 0.2, 0.0, 0.1, 0.2])
+    surrogate.predict(rows, logs)
+    gained, promised = surrogate.hindsight(rows, logs)
+    squashed = squash(logs)
+    assert gained == pytest.approx(squashed[:5].min() - squashed.min())
+    assert promised > 0
+    assert surrogate.hindsight(rows[:1], logs[:1]) == (0.0, 0.0)
