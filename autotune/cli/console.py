@@ -134,7 +134,7 @@ def print_shapes(plan: StudyPlan, *, as_json: bool) -> None:
     if plan.is_auto:
         counts = ", ".join(map(str, dict.fromkeys(shape.num_tokens for shape in layers)))
         out.print(f"Batch sizes (m): {counts}; rows between them are added after tuning.")
-    seconds = tuning_s(layers, plan.trials, between=len(plan.between))
+    seconds = tuning_s(layers, plan.trials, effort=plan.effort, between=len(plan.between))
     for line in (*plan.notes, studies_text(len(layers), seconds, plan.trials)):
         out.print(line)
 

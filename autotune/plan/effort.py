@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,20 +21,22 @@ class Effort:
         least_gain: The search ends where going on is expected to make the shape faster by less than
             this share of its latency.
         fewest: Configurations that are measured before an expected gain may end the search.
+        usual: The configurations that a shape needs in the mean, as recorded.
     """
 
     trials: int
     least_gain: float
     fewest: int
+    usual: int
 
 
-#: The efforts, by the names that ``--effort`` takes. On the shipped recording a normal search ends
-#: after 86 trials in the mean, in spaces of more than 200 configurations (``studies/LOG.md``).
+#: The efforts, by the names that ``--effort`` takes. The losses of 41 recorded shapes, none of which
+#: was among what was known, are in ``studies/LOG.md`` (2026-11-28).
 EFFORTS: Mapping[str, Effort] = {
-    "instant": Effort(trials=6, least_gain=0.2, fewest=3),
-    "quick": Effort(trials=60, least_gain=0.02, fewest=9),
-    "normal": Effort(trials=200, least_gain=0.01, fewest=12),
-    "thorough": Effort(trials=1000, least_gain=0.002, fewest=30),
+    "instant": Effort(trials=6, least_gain=0.2, fewest=3, usual=3),
+    "quick": Effort(trials=60, least_gain=0.02, fewest=9, usual=10),
+    "normal": Effort(trials=200, least_gain=0.01, fewest=12, usual=15),
+    "thorough": Effort(trials=1000, least_gain=0.002, fewest=30, usual=50),
 }
 
 #: The effort of a run that gives neither trials nor an effort.
@@ -44,8 +46,11 @@ NORMAL = "normal"
 #: 0.33.0's kernels; compiling takes most of it (``studies/LOG.md``, 2026-11-23).
 _CONFIGS_PER_S = 27.5
 
-#: Time to compare the finalists of a study and the default, six configurations, on that machine.
-_FINALISTS_S = 1.0
+#: Time until the first configuration is measured: half of it goes into importing vLLM.
+_START_S = 25.0
+
+#: Time to make a study's inputs, to compare its finalists and the default, and to go on to the next.
+_FINALISTS_S = 0.4
 
 #: Time to look at a shape between two rows: their two winners and the default.
 _BETWEEN_S = _FINALISTS_S / 2
@@ -68,8 +73,10 @@ def effort_beside(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"effort": None} if "trials" in given else {}
 
 
-def tuning_s(shapes: Iterable[KernelShape], trials: int, *, between: int = 0) -> float:
-    """Seconds that tuning takes on an H100 with 16 cores, at most.
+def tuning_s(
+    shapes: Collection[KernelShape], trials: int, *, effort: str | None = None, between: int = 0
+) -> float:
+    """About how many seconds tuning takes on an H100 with 16 cores and no compiled kernels.
 
     It takes less where a space holds fewer configurations than there are trials, as that of an
     ``expand`` of a small rank often does, and where configurations were measured in earlier runs.
@@ -77,11 +84,13 @@ def tuning_s(shapes: Iterable[KernelShape], trials: int, *, between: int = 0) ->
 
     Args:
         shapes: The shapes to tune.
-        trials: Distinct configurations for each shape.
+        trials: Distinct configurations for each shape, at most.
+        effort: One of ``EFFORTS``, by which searches end sooner; None if all trials are made.
         between: How many shapes between two rows are looked at afterwards.
     """
-    studies = sum(_FINALISTS_S + _trials(shape, trials) / _CONFIGS_PER_S for shape in shapes)
-    return studies + between * _BETWEEN_S
+    usual = trials if effort is None else min(trials, EFFORTS[effort].usual)
+    studies = sum(_FINALISTS_S + _trials(shape, usual) / _CONFIGS_PER_S for shape in shapes)
+    return _START_S + studies + between * _BETWEEN_S
 
 
 def _trials(shape: KernelShape, trials: int) -> int:

@@ -29,9 +29,9 @@ from autotune.search.samplers.surrogate import Floats, interpolated, squash
 _MOST_POINTS = 720
 
 #: How many measurements of a neighbour are used, and how many of these are its fastest. With 200,
-#: 100 of them the fastest, the time of a belief was ten times as long, and the best of the twelve
-#: configurations that it put first was no better (44 recorded shapes, ``studies/LOG.md``).
-_MOST_LEARNED, _FASTEST = 60, 40
+#: 100 of them the fastest, a belief took ten times as long, and the best of the twelve that it put
+#: first was no better (44 recorded shapes, ``studies/LOG.md``).
+MOST_LEARNED, FASTEST = 60, 40
 
 #: Shapes farther apart than this, in powers of two over all sizes, do not learn from each other.
 _FARTHEST = 12.0
@@ -115,7 +115,7 @@ def nearest(shape: KernelShape, finished: Iterable[Neighbour]) -> list[Neighbour
         if points >= _MOST_POINTS:
             break
         found.append(each)
-        points += min(len(each.timed), _MOST_LEARNED)
+        points += min(len(each.timed), MOST_LEARNED)
     return found
 
 
@@ -197,13 +197,17 @@ def belief(shape: KernelShape, raw: Floats, neighbours: Sequence[Neighbour]) -> 
     return interpolated(np.vstack(points), np.concatenate(targets), wanted)
 
 
-def instructive(timed: Mapping[KernelConfig, float]) -> dict[KernelConfig, float]:
+def instructive(
+    timed: Mapping[KernelConfig, float], most: int = MOST_LEARNED, *, fastest: int = FASTEST
+) -> dict[KernelConfig, float]:
     """The configurations worth learning from: the fastest, and an even sample of the others.
 
     Args:
         timed: Latencies by configuration, the fastest first, as in ``Neighbour.timed``.
+        most: How many.
+        fastest: How many of them are the fastest.
     """
     ranked = list(timed.items())
-    others = ranked[_FASTEST:]
-    every = max(1, math.ceil(len(others) / (_MOST_LEARNED - _FASTEST)))
-    return dict(ranked[:_FASTEST] + others[::every])
+    others = ranked[fastest:]
+    every = max(1, math.ceil(len(others) / (most - fastest)))
+    return dict(ranked[:fastest] + others[::every])

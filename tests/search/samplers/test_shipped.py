@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from autotune.measure.recording import read_recording
 from autotune.measure.replay import ReplayRunner, shipped_recording
+from autotune.search.learn import learn
 from autotune.search.samplers.known import experience
 from autotune.search.samplers.transfer import Neighbour, nearest
 from autotune.testing.landscape import Landscape, shrink
@@ -52,15 +52,11 @@ def test_a_shape_measured_here_comes_before_the_same_shape_from_elsewhere():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not STUDIES.exists(), reason="the recordings are in the repository alone")
-def test_what_is_shipped_is_what_the_recordings_of_the_repository_say(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(STUDIES))
-    from experience import write_experience  # type: ignore[import-not-found]
-
-    monkeypatch.delitem(sys.modules, "experience")
+def test_what_is_shipped_is_what_the_recordings_of_the_repository_say(tmp_path):
     paths = [
         STUDIES / "recordings" / f"{name}_h100.jsonl.gz" for name in ("narrowed", "whole", "model")
     ]
-    write_experience(tmp_path / "vllm_h100.jsonl.gz", paths)
+    learn([str(path) for path in paths], tmp_path / LEARNED.name)
     again, shipped = (read_recording(path).shapes for path in (tmp_path / LEARNED.name, LEARNED))
     assert again == shipped
 
