@@ -198,12 +198,13 @@ class SearchLoop:
         return self._said[1]
 
     def _gain(self, block_m: int | None) -> float:
+        is_informed = self._sampler.is_informed
+        if block_m is not None and not is_informed:
+            return math.inf
         said = self._sampler.expected_gain(self._study, block_m=block_m)
-        if said is not None and self._sampler.is_informed:
+        if said is not None and is_informed:
             return said
         # Without neighbours the model has only what it measured, and may miss a whole region.
-        if block_m is not None:
-            return math.inf
         return max(expected_gain(self._best_us), said or 0.0)
 
     def _choose(self) -> None:

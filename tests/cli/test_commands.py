@@ -106,6 +106,20 @@ def test_without_a_gpu_run_says_so_and_replays_the_shipped_recording(autotune):
     }
 
 
+@pytest.mark.slow
+def test_with_an_effort_a_contest_tells_when_searches_end_and_how_near_the_best(
+    autotune, recording
+):
+    contest = ("compare-samplers", "--replay", recording, "--samplers", "random", "--seeds", 1)
+    ended = autotune(*contest, "--effort", "quick")
+    assert ended.code == 0, ended.err
+    assert ended.out.split("\n")[0].split("  ")[0].strip() == "sampler"
+    assert "at the end" in ended.out.splitlines()[0]
+    assert "at the end" not in autotune(*contest, "--trials", 10).out
+    (found,) = json.loads(autotune(*contest, "--effort", "quick", "--json").out)["samplers"]
+    assert 9 <= found["trials"] <= 60
+
+
 # ------------------------------------------------------------------ export and shapes
 
 
