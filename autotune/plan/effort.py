@@ -30,8 +30,8 @@ class Effort:
     usual: int
 
 
-#: The efforts, by the names that ``--effort`` takes. The losses of 41 recorded shapes, none of which
-#: was among what was known, are in ``studies/LOG.md`` (2026-11-28).
+#: The efforts, by the names that ``--effort`` takes. What each loses is in ``studies/LOG.md``
+#: (2026-11-28): 41 recorded shapes, searched with what other recordings teach.
 EFFORTS: Mapping[str, Effort] = {
     "instant": Effort(trials=6, least_gain=0.2, fewest=3, usual=3),
     "quick": Effort(trials=60, least_gain=0.02, fewest=9, usual=10),
@@ -49,7 +49,7 @@ _CONFIGS_PER_S = 27.5
 #: Time until the first configuration is measured: half of it goes into importing vLLM.
 _START_S = 25.0
 
-#: Time to make a study's inputs, to compare its finalists and the default, and to go on to the next.
+#: Time to make a study's inputs, and to compare its finalists and the default.
 _FINALISTS_S = 0.4
 
 #: Time to look at a shape between two rows: their two winners and the default.

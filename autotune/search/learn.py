@@ -15,8 +15,8 @@ from autotune.measure.recording import RecordingWriter
 from autotune.search.samplers.known import measured_shapes
 from autotune.search.samplers.transfer import Neighbour, instructive
 
-#: How many configurations of a shape are kept, and how many are the fastest. A search that learned from 60 of these came nearer
-#: to the best than one that learned from 60 of all (``studies/LOG.md``).
+#: How many configurations of a shape are kept, and how many of these are the fastest. A search that
+#: learned from 60 of these came nearer to the best than one that learned from 60 of all.
 _MOST_KEPT, _FASTEST = 200, 100
 
 
