@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, Outcome
-from autotune.search.events import Choosing, Event, Looked, Opened, Planned, ShapeDone, Tried
+from autotune.search.events import (
+    Choosing,
+    Closed,
+    Event,
+    Looked,
+    Opened,
+    Planned,
+    ShapeDone,
+    Tried,
+)
 
 #: How many of a shape's latest trials are kept.
 _LAST = 8
@@ -138,8 +147,11 @@ class RunProgress:
             case Choosing():
                 self.shape = event.shape
                 self.searches[event.shape].finalists = event.finalists
+            case Closed():
+                self._close(event.shape)
             case ShapeDone():
-                self._finish(event)
+                self._close(event.tuned.shape)
+                self.done[event.tuned.shape] = event.tuned.trials
             case Looked():
                 self.shape, self.looked = None, self.looked + 1
                 self.searches.clear()
@@ -162,10 +174,8 @@ class RunProgress:
         one.tried, one.best_us, one.default_us = event.tried, event.best_us, event.default_us
         one.last.append(event.measurement)
 
-    def _finish(self, event: ShapeDone) -> None:
-        shape = event.tuned.shape
+    def _close(self, shape: KernelShape) -> None:
         self.searches.pop(shape, None)
-        self.done[shape] = event.tuned.trials
         self.shape = next(iter(self.searches), None)
 
 

@@ -100,6 +100,17 @@ class Choosing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """The search of a shape is over for now. It may be opened again, if budget is left.
+
+    Attributes:
+        shape: The shape.
+    """
+
+    shape: KernelShape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeDone:
     """A shape is done. The event comes again each time that the shape was searched further.
 
@@ -125,7 +136,7 @@ class Looked:
     shape: KernelShape
 
 
-Event: TypeAlias = Planned | Opened | Tried | Choosing | ShapeDone | Looked
+Event: TypeAlias = Planned | Opened | Tried | Choosing | Closed | ShapeDone | Looked
 
 #: Called with every event, in the thread that measures: it must return at once.
 Watch = Callable[[Event], None]

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from autotune.choose.selection import Selection
 from autotune.launch.shape import KernelShape
 from autotune.search.budget import Budget
+from autotune.search.events import Closed
 from autotune.search.rounds import Searched, Turn
-from autotune.search.samplers.transfer import distance
+from autotune.search.samplers.transfer import nearest_before
 from autotune.search.session import Session
 from autotune.search.tuner import ShapeTuner
 
@@ -63,7 +64,7 @@ class Pipeline:
                 there are others to go on with meanwhile.
         """
         self._waiting = deque(turns)
-        self._near = _nearest_before([turn.space.shape for turn in turns])
+        self._near = nearest_before([turn.space.shape for turn in turns])
         with ThreadPoolExecutor(1, thread_name_prefix="next-shape") as self._thread:
             while self._open or self._waiting or self._next:
                 self._step()
@@ -134,16 +135,7 @@ class Pipeline:
 
     def _finish(self, each: _Open) -> None:
         selection = each.tuner.choose()
+        self._session.tell(Closed(shape=each.tuner.shape))
         del self._open[each.tuner.shape]
         self._runner.leave(each.tuner.shape)
         each.turn.end(self._done(each.tuner, selection))
-
-
-def _nearest_before(shapes: Sequence[KernelShape]) -> dict[KernelShape, KernelShape | None]:
-    """For every shape the nearest one before it; None for the first of a kind."""
-    found: dict[KernelShape, KernelShape | None] = {}
-    for number, shape in enumerate(shapes):
-        apart = [(distance(shape, other), other) for other in shapes[:number]]
-        least = min(apart, key=lambda pair: pair[0], default=(float("inf"), None))
-        found[shape] = None if least[0] == float("inf") else least[1]
-    return found

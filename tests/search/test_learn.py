@@ -22,7 +22,9 @@ def test_the_fastest_configurations_of_every_shape_are_kept(tmp_path):
     source = write_recording(tmp_path / "r.jsonl.gz", SHRINK, EXPAND)
     kept = learn([str(source)], tmp_path / "learned.jsonl.gz")
 
-    learned, whole = (read_recording(each).shapes for each in (tmp_path / "learned.jsonl.gz", source))
+    learned, whole = (
+        read_recording(each).shapes for each in (tmp_path / "learned.jsonl.gz", source)
+    )
     assert {shape: len(configs) for shape, configs in learned.items()} == kept
     assert list(learned) == list(whole)
     for shape, configs in learned.items():

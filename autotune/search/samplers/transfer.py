@@ -148,6 +148,19 @@ def in_order(shapes: Sequence[KernelShape], known: Iterable[KernelShape] = ()) -
     return ordered
 
 
+def nearest_before(shapes: Sequence[KernelShape]) -> dict[KernelShape, KernelShape | None]:
+    """For every shape the nearest one before it; None where none before it can teach it."""
+    if not shapes:
+        return {}
+    table = _Table(shapes)
+    found: dict[KernelShape, KernelShape | None] = {}
+    for number, shape in enumerate(shapes):
+        apart = table.distances(shape)[:number]
+        near = int(np.argmin(apart)) if number else 0
+        found[shape] = shapes[near] if number and np.isfinite(apart[near]) else None
+    return found
+
+
 class _Table:
     """The figures that ``distance`` compares, of many shapes at once."""
 
