@@ -124,8 +124,8 @@ class DeviceView:
         share = f" ({spent_s / took_s:.0%})" if took_s else ""
         return (
             f"From {moment_text(begun)} to {moment_text(ended)} UTC: {duration_in_words(took_s)}. "
-            f"Trials took {duration_in_words(spent_s)}{share} of it: waiting for the compiler, "
-            "checking numbers, and timing. The rest went into choosing what to try next, timing "
+            f"Trials took {duration_in_words(spent_s)}{share} of it: checking numbers and timing. "
+            "The rest went into waiting for the compiler, choosing what to try next, timing "
             "finalists, and pauses between runs."
         )
 

@@ -28,6 +28,12 @@ def device_figures(device: DeviceReport) -> dict[str, Spec]:
     spent_s = {kind: of for kind, of in _by_kind(device, "spent_s").items() if of}
     if spent_s:
         found["time"] = _spec(plots.time_bars(spent_s))
+    spans = {
+        (device.kinds[shape.without_batch], shape.num_tokens): span
+        for shape, span in device.searched.items()
+    }
+    if len(spans) > 1:
+        found["line"] = _spec(plots.time_line(spans))
     losses = losses_by_kind(device)
     if losses:
         found["between"] = _spec(plots.losses_between(losses))

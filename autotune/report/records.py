@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from autotune.choose.selection import BetweenRows
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 #: Outcomes of configurations that work, however slowly.
 _WORKED = {Outcome.OK, Outcome.TOO_SLOW}
+
+
+#: Between measurements of one run there is less than this, seconds.
+_PAUSE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +194,28 @@ class DeviceReport:
         if not times:
             return None
         return min(started for started, _ in times), max(ended for _, ended in times)
+
+    @property
+    def searched(self) -> Mapping[KernelShape, tuple[float, float]]:
+        """When each shape was searched: from and to, seconds since the run's first measurement.
+
+        What was measured before a pause of ``_PAUSE_S`` belongs to an earlier run, and is left out.
+        """
+        times = sorted(pair for one in self.shapes for pair in one.times)
+        begun = times[0][0] if times else None
+        for (_, ended), (started, _) in pairwise(times):
+            if (started - ended).total_seconds() > _PAUSE_S:
+                begun = started
+        found = {}
+        for one in self.shapes:
+            within = [pair for pair in one.times if begun is not None and pair[0] >= begun]
+            if within and begun is not None:
+                ends = min(each for each, _ in within), max(each for _, each in within)
+                found[one.shape] = (
+                    (ends[0] - begun).total_seconds(),
+                    (ends[1] - begun).total_seconds(),
+                )
+        return found
 
     @property
     def replays(self) -> Mapping[Replayed, int]:

@@ -15,7 +15,7 @@ from functools import partial
 
 import optuna
 from optuna.study import Study
-from optuna.trial import Trial
+from optuna.trial import Trial, TrialState
 
 from autotune.choose.finalists import best_latencies_us
 from autotune.choose.reach import next_block_m
@@ -34,6 +34,10 @@ from autotune.store import study_name
 #: Trials that every ``block_m`` gets even where the belief says that it is out of reach: the other
 #: ops of its layer may leave no choice.
 FEWEST_OF_BLOCK_M = 2
+
+
+#: What is under way is given up only once this share of a budget's fewest trials is measured.
+_SURE = 0.75
 
 
 class SearchLoop:
@@ -128,6 +132,7 @@ class SearchLoop:
         while len(self._pending) < most and len(self._untried):
             tried = len(self.measured) + len(self._pending)
             if budget.is_spent(tried) or self._is_enough(budget):
+                self._give_up(budget)
                 break
             self._choose()
         self.sampler_s += time.perf_counter() - started
@@ -183,6 +188,26 @@ class SearchLoop:
         if not self._sampler.is_informed and len(self.space.configs) <= budget.trials:
             return False
         return budget.is_enough(self.expected_gain, tried)
+
+    def _give_up(self, budget: Budget) -> None:
+        """Drop what is under way, if that and all others are expected to gain too little.
+
+        A configuration may be compiled for many seconds, and the slowest to compile win least.
+        """
+        if not self._pending or budget.least_gain is None or not self._sampler.is_informed:
+            return
+        if len(self.measured) < _SURE * budget.fewest:
+            return
+        of: set[int | None] = {None}
+        if self._shape.op.is_moe:
+            of = {*self._untried.block_ms_left, *(config.block_m for config in self._pending)}
+        gains = (
+            self._sampler.expected_gain(self._study, block_m=block_m, undone=True) for block_m in of
+        )
+        if max(math.inf if gain is None else gain for gain in gains) < budget.least_gain:
+            for config in {*self._pending} - {self.space.default}:
+                self._study.tell(self._pending.pop(config), state=TrialState.FAIL)
+                self._untried.put_back(config)
 
     def _gains(self) -> Mapping[int | None, float]:
         """The expected gain of going on.

@@ -15,6 +15,7 @@ from autotune.report.plots.overview import (
     outcome_bars,
     speedup_map,
     time_bars,
+    time_line,
 )
 from autotune.report.plots.sensitivity import (
     gain_map,
@@ -47,4 +48,5 @@ __all__ = [
     "speedup_map",
     "steps_to_best",
     "time_bars",
+    "time_line",
 ]

@@ -109,6 +109,32 @@ def time_bars(spent_s: Mapping[str, Mapping[str, float]]) -> go.Figure:
     return _stacked(spent_s, "seconds")
 
 
+def time_line(spans_s: Mapping[tuple[str, int], tuple[float, float]]) -> go.Figure:
+    """When each shape was searched: shapes that are searched side by side lie above each other.
+
+    Args:
+        spans_s: By name of the kind and number of tokens, from when to when, seconds.
+    """
+    ordered = sorted(spans_s.items(), key=lambda pair: pair[1])
+    names = [escaped(f"{kind}, {counted(count, 'token')}") for (kind, count), _ in ordered]
+    begun, took = zip(*((start, end - start) for _, (start, end) in ordered), strict=True)
+    return figure(
+        [
+            bars(
+                rounded(took),
+                names,
+                hover="%{y}: from %{base} s, for %{x} s<extra></extra>",
+                base=rounded(begun),
+                marker={"color": CHOSEN},
+                showlegend=False,
+            )
+        ],
+        x={"title": {"text": "seconds since the first measurement"}},
+        y={"autorange": "reversed", "type": "category"},
+        height=rows_height(len(names)),
+    )
+
+
 def _stacked(amounts: Mapping[str, Mapping[str, float]], unit: str) -> go.Figure:
     ended = [each for each in Outcome if any(of.get(each.value) for of in amounts.values())]
     names = list(map(escaped, amounts))

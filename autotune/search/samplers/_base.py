@@ -70,12 +70,15 @@ class UntriedSampler(BaseSampler):
         """
         raise InputError(f"{param_name} is no axis of this search space")
 
-    def expected_gain(self, study: Study, *, block_m: int | None = None) -> float | None:
+    def expected_gain(
+        self, study: Study, *, block_m: int | None = None, undone: bool = False
+    ) -> float | None:
         """By what share of its latency the shape is expected to get faster if the search goes on.
 
         Args:
             study: The study that is searched.
             block_m: Only what configurations with this ``block_m`` gain counts; None for all.
+            undone: Whether trials under way count as untried. Otherwise they count as known.
 
         Returns:
             The share; None where the sampler has no model to tell it from.

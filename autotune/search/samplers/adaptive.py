@@ -92,6 +92,11 @@ class History:
     failed: npt.NDArray[np.bool_]
     done: npt.NDArray[np.bool_]
 
+    def of_done(self) -> History:
+        """The history without trials under way."""
+        rows = [row for row, is_done in zip(self.rows, self.done, strict=True) if is_done]
+        return History(rows, self.logs[self.done], self.failed[self.done], self.done[self.done])
+
 
 class Chooser:
     """Picks the next configuration from a list. Knows nothing of Optuna."""
@@ -268,12 +273,20 @@ class AdaptiveSampler(UntriedSampler):
         free, rng = self._untried.candidates, np.random.default_rng(seed)
         return self._configs[self._chooser.choose(self._history(study, trial), free, rng)]
 
-    def expected_gain(self, study: Study, *, block_m: int | None = None) -> float | None:
+    def expected_gain(
+        self, study: Study, *, block_m: int | None = None, undone: bool = False
+    ) -> float | None:
         """The model's expected gain; None while it knows neither neighbours nor measurements."""
         free = self._untried.left_of(block_m)
+        history = self._history(study)
+        if undone:
+            under_way = np.array(history.rows, dtype=int)[~history.done]
+            alike = [row for row in under_way if block_m in (None, self._configs[row].block_m)]
+            free = np.union1d(free, np.array(alike, dtype=int))
+            history = history.of_done()
         if not len(free):
             return 0.0
-        if not self._chooser.is_ready(history := self._history(study)):
+        if not self._chooser.is_ready(history):
             return None
         return self._chooser.expected_gain(history, free, reach=block_m and REACH)
 

@@ -39,6 +39,12 @@ class Untried:
         self.taken += int(self._left[index])
         self._left[index] = False
 
+    def put_back(self, config: KernelConfig) -> None:
+        """Note that the trial with this configuration was given up."""
+        index = self._index[config]
+        self.taken -= int(not self._left[index])
+        self._left[index] = True
+
     @property
     def block_ms_left(self) -> set[int]:
         """Every ``block_m`` with configurations left."""
