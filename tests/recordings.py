@@ -42,7 +42,7 @@ _AXES = {
 #: The fastest configuration of every shape here, as ``latency_us`` says.
 BEST = {"block_m": 32, "block_n": 16, "block_k": 64, "num_warps": 4, "num_stages": 3}
 
-#: ``BEST`` with any number of stages: in a masked loop, as here, the sampler takes these for copies.
+#: ``BEST`` with any number of stages: in a masked loop the sampler takes these for copies.
 NEAR_BEST = {name: value for name, value in BEST.items() if name != "num_stages"}
 
 

@@ -23,7 +23,7 @@ from autotune.search.events import Tuned
 from autotune.store import Store
 from tests.moe import moe_lines, moe_shape
 from tests.patience import PATIENCE_S
-from tests.recordings import EXPAND, NEAR_BEST, SHRINK, write_recording
+from tests.recordings import EXPAND, SHRINK, write_recording
 from tests.search.cases import write_lines
 
 STUDY = """
@@ -177,7 +177,7 @@ def test_a_study_file_or_a_plan_is_tuned_on_what_was_recorded(recording, study):
 def test_without_a_plan_all_that_was_recorded_is_tuned(recording):
     results = autotune.tune(replay=recording)
     assert [one.shape.op.value for one in results.shapes] == ["shrink", "expand"]
-    assert all(NEAR_BEST.items() <= one.config.as_dict().items() for one in results.selections)
+    assert [one.shape for one in results.selections] == [one.shape for one in results.shapes]
     assert repr(results) == (
         f"<autotune.Results: 2 shapes, {len(results.trials_frame())} trials, NVIDIA Test-GPU>"
     )
