@@ -124,9 +124,10 @@ class Pipeline:
         return len(each.tuner.pending)
 
     def _next_turn(self) -> Turn:
-        """The next shape, if possible one that learns from no shape that is still searched."""
+        """The next shape, if possible one that learns from no shape that is unfinished."""
+        unfinished = {*self._open, *(turn.space.shape for turn in self._waiting)}
         for turn in self._waiting:
-            if self._near[turn.space.shape] not in self._open:
+            if self._near[turn.space.shape] not in unfinished:
                 break
         else:
             turn = self._waiting[0]
