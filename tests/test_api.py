@@ -233,6 +233,8 @@ def test_without_a_gpu_or_a_recording_nothing_is_tuned(study):
 def test_bad_input_is_refused_before_anything_is_measured(recording, study):
     with pytest.raises(InputError, match=r"--rows-max is for --tokens auto.*got 3"):
         autotune.tune(study, replay=recording, rows_max=3)
+    with pytest.raises(InputError, match=r"asks for vllm kernels.*recording is of builtin"):
+        autotune.tune(plan_of(recording).override(kernels="vllm"), replay=recording)
     with pytest.raises(RecordingError, match=r"cannot read the recording nowhere\.gz"):
         autotune.tune(study, replay="nowhere.gz")
     with pytest.raises(InputError, match=r"cannot read the study file nowhere\.toml"):

@@ -52,6 +52,20 @@ def check_rows_max(plan: StudyPlan, rows_max: int | None) -> None:
         )
 
 
+def check_kernels(plan: StudyPlan, runner: Runner) -> None:
+    """Refuse recordings of other kernels than a plan asks for.
+
+    Raises:
+        InputError: The runner is a replay, of kernels of another provider than the plan's.
+    """
+    recorded = runner.environment.provider
+    if runner.replayed is not None and plan.kernels not in ("auto", recorded):
+        raise InputError(
+            f"the plan asks for {plan.kernels} kernels, and the recording is of {recorded} "
+            "kernels: leave kernels out, or give another recording"
+        )
+
+
 def check_places(plan: StudyPlan, record: Path | None = None) -> None:
     """Refuse a database or a recording that cannot be written, before anything is measured.
 
@@ -96,6 +110,7 @@ def run_job(
             measured before is kept.
     """
     check_rows_max(plan, rows_max)
+    check_kernels(plan, runner)
     check_places(plan, record)
     for line in (*plan.notes, *notes(plan.shapes, runner.environment)):
         say(line)
