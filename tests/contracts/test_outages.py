@@ -52,6 +52,7 @@ class Failing:
         engine.dialect.do_commit = do_commit  # type: ignore[method-assign, assignment]
 
 
+@pytest.mark.slow
 @settings(
     max_examples=examples(25),
     deadline=None,

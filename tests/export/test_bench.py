@@ -333,6 +333,7 @@ def test_only_the_counts_that_were_given_are_benched(cuda, plan, tmp_path):
     assert [tokens_text(row) for row in rows] == ["1", "16 (as 1)"]
 
 
+@pytest.mark.slow
 def test_an_entry_that_launches_as_the_default_does_is_the_same(cuda, plan, tmp_path):
     # With one column of blocks group_size_m changes nothing.
     folder = exported(tmp_path / "f", cuda, (plan.shapes[1], FAKE_DEFAULT | {"group_size_m": 16}))

@@ -181,7 +181,14 @@ def test_trials_lie_in_the_database_in_the_order_of_the_measurements(runner):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "after"), [("tpe", 0), ("tpe", 1), ("tpe", 23), ("gp", 14), ("random", 23)]
+    ("sampler", "after"),
+    [
+        ("tpe", 0),
+        ("tpe", 1),
+        ("tpe", 23),
+        pytest.param("gp", 14, marks=pytest.mark.slow),
+        ("random", 23),
+    ],
 )
 def test_an_interrupted_search_goes_on_where_it_stopped_and_ends_alike(recording, sampler, after):
     trials = 18 if sampler == "gp" else 40

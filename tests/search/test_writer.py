@@ -61,6 +61,7 @@ def writer(path, store) -> Iterator[Writer]:
         yield writer
 
 
+@pytest.mark.slow
 def test_several_studies_are_written_by_one_thread_each_in_its_order(writer, store):
     records = [store.study_of(shape, ENVIRONMENT) for shape in SHAPES]
     studies = [writer.open(record) for record in records]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import optuna
 import pytest
 
@@ -35,7 +38,13 @@ def chosen(runner: CountingRunner, sampler: str, trials: int, **options: int) ->
     return list(runner.measured)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+def params(names: Iterable[str]) -> list[Any]:
+    """A parameter for each sampler; Optuna's GP fits a model for seconds, so it is slow."""
+    slow = {"gp": pytest.mark.slow}
+    return [pytest.param(name, marks=slow.get(name, ())) for name in names]
+
+
+@pytest.mark.parametrize("sampler", params(SAMPLERS))
 class TestEverySampler(SamplerSuite):
     """Every sampler passes the suite that is shipped."""
 
@@ -47,7 +56,7 @@ class TestEverySampler(SamplerSuite):
         return make_sampler(self.name, space, untried, positions, seed=seed)
 
 
-@pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"exhaustive"}))
+@pytest.mark.parametrize("sampler", params(sorted(set(SAMPLERS) - {"exhaustive"})))
 def test_another_seed_makes_other_choices(runner, sampler):
     assert chosen(runner, sampler, 16, seed=7) != chosen(runner, sampler, 16, seed=8)
 
