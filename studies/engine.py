@@ -4,7 +4,8 @@
 
 It searches one space of ``shrink`` exhaustively, with a cold and with a warm cache. It repeats a
 search ten times and compares the chosen configurations. It times one configuration while the
-processor is busy and while it is idle.
+processor is busy and while it is idle. It tunes the quick-start study, and draws when each shape was
+searched.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.measure.cuda.runner import CudaRunner
 from autotune.measure.runners import gpu_runner
+from autotune.plan.study import StudyPlan
 from autotune.search import Budget, ShapeTuner, TrialMirror
+from autotune.search.events import Choosing, Closed, Event, Tried
+from autotune.search.run import run_job
 from autotune.search.writer import Writer
 from autotune.store import Store
 
@@ -44,6 +48,9 @@ AXES = {
     "num_warps": (2, 4, 8),
     "num_stages": (2, 3, 4),
 }
+#: Characters of the time line.
+LINE_WIDTH = 100
+
 #: Searches whose chosen configurations are compared.
 REPEATS = 10
 
@@ -128,6 +135,42 @@ def busy_processor(runner: CudaRunner, config: KernelConfig) -> None:
             burner.terminate()
 
 
+def time_line(runner: CudaRunner, started: float) -> None:
+    """Tune the quick-start study, and draw when each of its shapes was searched.
+
+    Args:
+        runner: Has measured nothing yet.
+        started: When its processes were started, by ``time.monotonic``.
+    """
+    seen: dict[KernelShape, list[tuple[float, str]]] = {}
+
+    def watch(event: Event) -> None:
+        match event:
+            case Tried(measurement=measurement):
+                shape, mark = measurement.shape, "-"
+            case Choosing(shape=shape):
+                mark = "="
+            case Closed(shape=shape):
+                mark = "|"
+            case _:
+                return
+        seen.setdefault(shape, []).append((time.monotonic() - started, mark))
+
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{Path(folder) / 'line.db'}"
+        plan = StudyPlan.quickstart().override(effort="normal", storage=url, seed=0)
+        run_job(plan, runner, watch, say=print)
+    whole_s = time.monotonic() - started
+    first_s = min(times[0][0] for times in seen.values())
+    print(f"time line of {whole_s:.1f} s; the first measurement after {first_s:.1f} s")
+    print("- a measurement, = finalists side by side, | left")
+    for shape, times in seen.items():
+        line = [" "] * (LINE_WIDTH + 1)
+        for at_s, mark in times:
+            line[int(at_s / whole_s * LINE_WIDTH)] = mark
+        print(f"{''.join(line)} {shape.op.value} {shape.label}")
+
+
 def _burn() -> None:
     for _ in itertools.count():
         pass
@@ -154,6 +197,11 @@ def main() -> None:
             throughput(runner, space, "warm cache, tpe", "tpe")
             repeated(runner, space, "random", trials=len(space.configs))
             busy_processor(runner, space.default)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TRITON_CACHE_DIR"] = cache
+        started = time.monotonic()
+        with gpu_runner("auto", print) as runner:
+            time_line(runner, started)
 
 
 if __name__ == "__main__":

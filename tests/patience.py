@@ -22,10 +22,10 @@ def be_patient(patch: pytest.MonkeyPatch) -> None:
     for module in (process, referee, runner):
         patch.setattr(module, "REQUEST_TIMEOUT_S", PATIENCE_S)
     of_pool: Callable[..., None] = compiler.CompilePool.__init__
-    of_runner: Callable[..., None] = runner.CudaRunner.__init__
+    of_processes: Callable[..., None] = runner.Processes.__init__
     for made, names in (
         (of_pool, ["timeout_s"]),
-        (of_runner, ["config_timeout_s", "compile_timeout_s"]),
+        (of_processes, ["config_timeout_s", "compile_timeout_s"]),
     ):
         for name in names:
             defaults: dict[str, object] = made.__kwdefaults__ or {}

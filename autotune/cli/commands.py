@@ -108,8 +108,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     """Tune every shape, and write the files that vLLM loads."""
     from autotune.cli.handover import check_output, hand_over, refuse_foreign
     from autotune.cli.live import Verbosity, run_watched
-    from autotune.measure.cuda.gpu import has_gpu
-    from autotune.measure.runners import gpu_runner, prepare_gpu, replay_runner, stand_in
+    from autotune.measure.runners import begin_gpu, gpu_runner, replay_runner, stand_in
     from autotune.search.run import check_places, check_rows_max
 
     if replay and kernels:
@@ -120,8 +119,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     out.outlive_reader(say_unread)
     with errors_in_one_line():
         recorded = replay_runner(replay) if replay else None
-        if recorded is None:
-            prepare_gpu(kernels or "auto")
+        begun = begin_gpu(kernels or "auto") if recorded is None else None
         plan = flags.plan(None if recorded is None else recorded.shapes).override(
             trials=trials,
             effort=effort,
@@ -136,12 +134,12 @@ def run(  # noqa: PLR0913 - one parameter a flag
         check_rows_max(plan, rows_max)
         check_places(plan, record)
         check_output(Path(plan.output))
-        if recorded is None and not has_gpu():
+        if recorded is None and begun is None:
             recorded = stand_in(plan.kernels)
             plan = plan.answered_by(recorded.shapes)
             say_no_gpu(recorded.environment.gpu)
         verbosity = Verbosity.of(quiet, verbose)
-        with recorded or gpu_runner(plan.kernels, say) as runner:
+        with recorded or gpu_runner(plan.kernels, say, begun) as runner:
             refuse_foreign(plan.shapes, runner.environment, Path(plan.output), merge=merge)
             done = run_watched(plan, runner, verbosity, record=record, rows_max=rows_max)
         print_tuned(done, plan)

@@ -9,50 +9,60 @@ from pathlib import Path
 from autotune.errors import GpuMissing, KernelsUnusable
 from autotune.launch.environment import Environment
 from autotune.measure.cuda.gpu import has_gpu
-from autotune.measure.cuda.runner import CudaRunner
-from autotune.measure.cuda.worker import prepare
+from autotune.measure.cuda.runner import CudaRunner, Processes
 from autotune.measure.replay import ReplayRunner, shipped_recording
 
 
-def prepare_gpu(kernels: str) -> None:
-    """Begin to start what ``gpu_runner`` needs, where this machine has a GPU. Returns at once.
+def begin_gpu(kernels: str) -> Processes | None:
+    """Begin to start what ``gpu_runner`` needs, and return at once.
 
     Args:
-        kernels: As for ``gpu_runner``. Should others be asked for later, it only takes longer.
+        kernels: As for ``gpu_runner``.
+
+    Returns:
+        The processes, for ``gpu_runner``; None where this machine has no CUDA GPU.
     """
-    if has_gpu():
-        is_vllm = kernels == "vllm" or (kernels == "auto" and _has_vllm())
-        prepare("vllm" if is_vllm else "builtin")
+    if not has_gpu():
+        return None
+    is_vllm = kernels == "vllm" or (kernels == "auto" and _has_vllm())
+    return Processes("vllm" if is_vllm else "builtin")
 
 
-def gpu_runner(kernels: str, say: Callable[[str], None]) -> CudaRunner:
+def gpu_runner(
+    kernels: str, say: Callable[[str], None], begun: Processes | None = None
+) -> CudaRunner:
     """The runner of this machine's GPU.
 
     Args:
         kernels: Name of the kernel provider, or ``auto``: vLLM's kernels if they can be used here,
             else autotune's own.
         say: With ``auto``, called with one line that says whose kernels are launched.
+        begun: What ``begin_gpu`` returned; closed if other kernels are asked for now.
 
     Raises:
         GpuMissing: This machine has no CUDA GPU.
         KernelsUnusable: The kernels asked for cannot be used here.
     """
-    if not has_gpu():
+    processes = begun or begin_gpu(kernels)
+    if processes is None:
         raise GpuMissing("no CUDA GPU here: run this where there is one")
-    prepare_gpu(kernels)
+    if kernels not in ("auto", processes.provider):
+        processes.close()
+        processes = Processes(kernels)
     if kernels != "auto":
-        return CudaRunner(kernels)
+        return CudaRunner(processes)
     reason = "vLLM is not installed here"
-    if _has_vllm():
+    if processes.provider == "vllm":
         try:
-            runner = CudaRunner("vllm")
+            runner = CudaRunner(processes)
         except KernelsUnusable as error:
             reason = str(error)
+            processes = Processes("builtin")
         else:
             say(f"The kernels are those of vLLM {runner.environment.provider_version}.")
             return runner
     say(f"The kernels are autotune's own: {reason}.")
-    return CudaRunner("builtin")
+    return CudaRunner(processes)
 
 
 def _has_vllm() -> bool:

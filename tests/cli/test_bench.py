@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from autotune.cli.commands import app
-from autotune.measure.cuda.runner import CudaRunner
+from autotune.measure.cuda.runner import CudaRunner, Processes
 from autotune.plan.study import StudyPlan
 from tests.export.test_bench import FAKE_DEFAULT, STUDY, exported
 from tests.measure.cuda.handlers import FakeDevice
@@ -37,7 +37,7 @@ def on_a_fake_device(tmp_path, monkeypatch):
 
     def fake_gpu(kernels: str, _say: Callable[[str], None]) -> CudaRunner:
         assert kernels == "auto"
-        return CudaRunner("builtin", compile_workers=1, device_server=FakeDevice)
+        return CudaRunner(Processes("builtin", compile_workers=1, device_server=FakeDevice))
 
     monkeypatch.setattr("autotune.measure.runners.gpu_runner", fake_gpu)
 

@@ -8,7 +8,7 @@ import pytest
 
 from autotune.launch.shape import KernelShape
 from autotune.measure import Runner, RunnerStatus, never_stop
-from autotune.measure.cuda.runner import CudaRunner
+from autotune.measure.cuda.runner import CudaRunner, Processes
 from autotune.measure.recording import RecordingRunner, RecordingWriter, read_recording
 from autotune.measure.replay import ReplayRunner
 from autotune.testing import Landscape, RunnerSuite
@@ -40,7 +40,7 @@ def runner(request, tmp_path, monkeypatch) -> Iterator[Runner]:
         yield Landscape(stride=179)
     else:  # the real compilers, a fake device
         monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
-        with CudaRunner("builtin", compile_workers=2, device_server=FakeDevice) as cuda:
+        with CudaRunner(Processes("builtin", compile_workers=2, device_server=FakeDevice)) as cuda:
             yield cuda
 
 

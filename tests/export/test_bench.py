@@ -21,7 +21,7 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.op import DenseKey, LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.measure import Comparison, EnoughRule, Runner
-from autotune.measure.cuda.runner import CudaRunner
+from autotune.measure.cuda.runner import CudaRunner, Processes
 from autotune.measure.replay import ReplayRunner
 from autotune.measure.roofline import floor_us
 from autotune.plan.study import StudyPlan
@@ -290,7 +290,9 @@ def test_every_count_between_lies_strictly_between_two_neighbours(counts):
 def cuda(tmp_path_factory) -> Iterator[CudaRunner]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        with CudaRunner("builtin", compile_workers=1, device_server=FakeDevice) as runner:
+        with CudaRunner(
+            Processes("builtin", compile_workers=1, device_server=FakeDevice)
+        ) as runner:
             yield runner
 
 

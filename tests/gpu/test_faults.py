@@ -16,7 +16,7 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome
-from autotune.measure.cuda.runner import CudaRunner
+from autotune.measure.cuda.runner import CudaRunner, Processes
 from autotune.search import Budget, ShapeTuner, TrialMirror
 from autotune.search.writer import Writer
 from autotune.store import Store
@@ -56,9 +56,10 @@ class ListedRunner(CudaRunner):
 def measured(tmp_path: Path, name: str, faults: Sequence[Fault]) -> dict[KernelConfig, Measurement]:
     url = f"sqlite:///{tmp_path / name}.db"
     store, mirror = Store(url), TrialMirror(url)
-    with ListedRunner(
+    processes = Processes(
         "tests.gpu.faulty:FaultyProvider", config_timeout_s=3.0, compile_timeout_s=10.0
-    ) as runner:
+    )
+    with ListedRunner(processes) as runner:
         runner.faults = faults
         space = runner.space(SHAPE, {"block_m": (16,), "block_n": (16,), "num_warps": (2, 4)})
         with closing(Writer(store, mirror)) as writer:

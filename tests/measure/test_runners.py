@@ -12,8 +12,19 @@ import pytest
 from autotune.errors import GpuMissing, KernelsUnusable
 from autotune.launch.environment import Environment
 from autotune.measure import runners
-from autotune.measure.runners import gpu_runner
+from autotune.measure.cuda.runner import Processes
+from autotune.measure.runners import begin_gpu, gpu_runner
 from tests.recordings import ENVIRONMENT
+
+
+class FakeProcesses(Processes):
+    """Starts nothing."""
+
+    def __init__(self, provider: str) -> None:
+        self.provider, self.closed = provider, False
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class FakeRunner:
@@ -21,7 +32,8 @@ class FakeRunner:
 
     there: tuple[str, ...] = ("builtin", "vllm")
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self, processes: FakeProcesses) -> None:
+        provider = processes.provider
         if provider not in self.there:
             raise KernelsUnusable(f"cannot drive {provider}")
         version = {"vllm": "0.33.0", "builtin": "1"}[provider]
@@ -35,6 +47,7 @@ def said(monkeypatch) -> list[str]:
     """The lines said, on a machine that seems to have a GPU and an installed vLLM."""
     monkeypatch.setattr(runners, "has_gpu", lambda: True)
     monkeypatch.setattr(runners, "CudaRunner", FakeRunner)
+    monkeypatch.setattr(runners, "Processes", FakeProcesses)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=name))
     return []
 
@@ -73,9 +86,28 @@ def test_kernels_that_were_asked_for_are_never_replaced(said, monkeypatch):
     assert said == []
 
 
+def test_what_was_begun_for_the_kernels_asked_for_is_used(said):
+    begun = begin_gpu("auto")
+    assert isinstance(begun, FakeProcesses)
+
+    assert begun.provider == "vllm"
+    assert gpu_runner("vllm", said.append, begun).environment.provider == "vllm"
+    assert not begun.closed
+
+
+def test_what_was_begun_for_other_kernels_is_closed(said):
+    begun = begin_gpu("auto")
+    assert isinstance(begun, FakeProcesses)
+
+    assert gpu_runner("builtin", said.append, begun).environment.provider == "builtin"
+    assert begun.closed
+    assert said == []
+
+
 def test_without_a_gpu_nothing_is_started(said, monkeypatch):
     monkeypatch.setattr(runners, "has_gpu", lambda: False)
 
+    assert begin_gpu("auto") is None
     with pytest.raises(GpuMissing, match="no CUDA GPU here"):
         gpu_runner("auto", said.append)
 

@@ -38,7 +38,7 @@ from autotune.measure.cuda.protocol import (
     Started,
 )
 from autotune.measure.cuda.referee import Referee
-from autotune.measure.cuda.worker import Handler
+from autotune.measure.cuda.worker import Handler, prepare
 from autotune.measure.measurement import (
     Ceilings,
     Comparison,
@@ -75,8 +75,16 @@ class EngineFigures:
     compare_s: float = 0.0
 
 
-class CudaRunner(Runner):
-    """Measures on the current CUDA device."""
+class Processes:
+    """The processes of a runner: all start side by side, while their owner goes on.
+
+    Attributes:
+        provider: Name of the kernel provider.
+        config_timeout_s: Limit for launching and timing one configuration, in seconds.
+        searcher: Owns the device, for everything but finalists.
+        referee: Owns the device, for finalists.
+        compilers: Compile ahead of both.
+    """
 
     def __init__(
         self,
@@ -87,7 +95,7 @@ class CudaRunner(Runner):
         compile_timeout_s: float = COMPILE_TIMEOUT_S,
         device_server: Callable[[str], Handler] | None = None,
     ) -> None:
-        """Start the device's process and the compile workers.
+        """Start the processes that own the device. Returns at once.
 
         Args:
             provider: Name of the kernel provider.
@@ -96,25 +104,48 @@ class CudaRunner(Runner):
             compile_timeout_s: Limit for compiling one configuration, in seconds.
             device_server: Makes the handler of ``protocol``'s requests in the device's process,
                 from the provider's name; that of a real device by default.
-
-        Raises:
-            WorkerDied: A process cannot start; the message says why.
         """
-        self._timeout_s = config_timeout_s
-        self._twins: dict[KernelShape, dict[str, Measurement]] = {}
-        self.figures = EngineFigures()
-        workers = compile_workers or _cores()
-        self.compilers = CompilePool(provider, workers=workers, timeout_s=compile_timeout_s)
-        self.lookahead = workers + _MORE_AHEAD
+        prepare(provider)
+        self.provider, self.config_timeout_s = provider, config_timeout_s
+        self.compilers = CompilePool(
+            provider, workers=compile_workers or _cores(), timeout_s=compile_timeout_s
+        )
         make_process = partial(
             DeviceProcess, device_server or make_device_server, provider, self.compilers
         )
-        self._searcher = make_process()
-        self._referee = Referee(make_process(), config_timeout_s=config_timeout_s)
+        self.searcher = make_process()
+        self.referee = Referee(make_process(), config_timeout_s=config_timeout_s)
+        self.searcher.start()
+        self.referee.start()
+
+    def close(self) -> None:
+        """End all processes."""
+        self.searcher.close()
+        self.referee.close()
+        self.compilers.close()
+
+
+class CudaRunner(Runner):
+    """Measures on the current CUDA device."""
+
+    def __init__(self, processes: Processes) -> None:
+        """Take over processes, and wait until the device's can describe the device.
+
+        Args:
+            processes: Belong to the runner from now on.
+
+        Raises:
+            AutotuneError: The kernels cannot be used here.
+            WorkerDied: A process cannot start; the message says why.
+        """
+        self._processes = processes
+        self._timeout_s = processes.config_timeout_s
+        self._searcher, self._referee = processes.searcher, processes.referee
+        self.compilers = processes.compilers
+        self._twins: dict[KernelShape, dict[str, Measurement]] = {}
+        self.figures = EngineFigures()
+        self.lookahead = self.compilers.workers + _MORE_AHEAD
         try:
-            # All start side by side. The compilers come last: their start waits for an import.
-            self._searcher.start()
-            self._referee.start()
             self.compilers.start()
             description: Description = self._searcher.ask(Describe(), REQUEST_TIMEOUT_S)
         except BaseException:
@@ -209,9 +240,7 @@ class CudaRunner(Runner):
 
     def close(self) -> None:
         """End all processes."""
-        self._searcher.close()
-        self._referee.close()
-        self.compilers.close()
+        self._processes.close()
 
     # ----------------------------------------------------------------- inside
 

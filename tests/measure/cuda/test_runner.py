@@ -12,7 +12,7 @@ from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome, never_stop
 from autotune.measure.cuda import referee
 from autotune.measure.cuda.referee import MOST_TURNS, TURNS_AT_ONCE
-from autotune.measure.cuda.runner import CudaRunner
+from autotune.measure.cuda.runner import CudaRunner, Processes
 from tests.measure.cuda.handlers import (
     CRASHES,
     HANGS,
@@ -39,7 +39,7 @@ def config(**changes: int) -> KernelConfig:
 def runner(tmp_path_factory) -> Iterator[CudaRunner]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        with CudaRunner("builtin", compile_workers=1, device_server=FakeDevice) as made:
+        with CudaRunner(Processes("builtin", compile_workers=1, device_server=FakeDevice)) as made:
             yield made
 
 
@@ -126,7 +126,7 @@ def test_a_comparison_under_throttling_is_repeated_or_else_marked(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(referee, "THROTTLED_RETRIES", retries)
     monkeypatch.setattr(referee, "COOL_DOWN_S", 0.0)
-    with CudaRunner("builtin", compile_workers=1, device_server=HotDevice) as hot:
+    with CudaRunner(Processes("builtin", compile_workers=1, device_server=HotDevice)) as hot:
         comparison = hot.compare(SHAPE, [config()], lambda samples: True)
     assert comparison.is_throttled is is_throttled
     assert len(comparison.samples_us[config()]) == TURNS_AT_ONCE
@@ -148,7 +148,7 @@ def test_configurations_that_compile_to_one_binary_are_launched_once(runner):
 
 def test_a_device_that_cannot_be_opened_is_an_error_that_says_why():
     with pytest.raises(WorkerDied, match="no such device"):
-        CudaRunner("builtin", compile_workers=1, device_server=refuses_to_start)
+        CudaRunner(Processes("builtin", compile_workers=1, device_server=refuses_to_start))
 
 
 def refuses_to_start(_provider: str):
