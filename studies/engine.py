@@ -4,8 +4,8 @@
 
 It searches one space of ``shrink`` exhaustively, with a cold and with a warm cache. It repeats a
 search ten times and compares the chosen configurations. It times one configuration while the
-processor is busy and while it is idle. It tunes the quick-start study, and draws when each shape was
-searched.
+processor is busy and while it is idle. It tunes the quick-start study, and draws when each shape
+was searched.
 """
 
 from __future__ import annotations
