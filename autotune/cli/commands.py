@@ -106,10 +106,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     verbose: Verbose = False,
 ) -> None:
     """Tune every shape, and write the files that vLLM loads."""
-    from autotune.cli.handover import check_output, hand_over, refuse_foreign
-    from autotune.cli.live import Verbosity, run_watched
     from autotune.measure.runners import begin_gpu, gpu_runner, replay_runner, stand_in
-    from autotune.search.run import check_places, check_rows_max
 
     if replay and kernels:
         raise typer.BadParameter("--kernels contradicts --replay, whose kernels were recorded")
@@ -119,7 +116,12 @@ def run(  # noqa: PLR0913 - one parameter a flag
     out.outlive_reader(say_unread)
     with errors_in_one_line():
         recorded = replay_runner(replay) if replay else None
+        # The processes that measure import what they need while this one does.
         begun = begin_gpu(kernels or "auto") if recorded is None else None
+        from autotune.cli.handover import check_output, hand_over, refuse_foreign
+        from autotune.cli.live import Verbosity, run_watched
+        from autotune.search.run import check_places, check_rows_max, read_ahead
+
         plan = flags.plan(None if recorded is None else recorded.shapes).override(
             trials=trials,
             effort=effort,
@@ -139,6 +141,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
             plan = plan.answered_by(recorded.shapes)
             say_no_gpu(recorded.environment.gpu)
         verbosity = Verbosity.of(quiet, verbose)
+        read_ahead(plan)
         with recorded or gpu_runner(plan.kernels, say, begun) as runner:
             refuse_foreign(plan.shapes, runner.environment, Path(plan.output), merge=merge)
             done = run_watched(plan, runner, verbosity, record=record, rows_max=rows_max)

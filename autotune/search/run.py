@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ from autotune.errors import InputError, RecordingError, StorageError
 from autotune.files import try_file, write_errors
 from autotune.launch.environment import Environment
 from autotune.measure import Runner
+from autotune.plan.file import ADAPTIVE
 from autotune.plan.notes import notes
 from autotune.plan.study import StudyPlan
 from autotune.search.events import Tuned, Watch
+from autotune.search.samplers.known import shipped
 from autotune.search.session import Session
 from autotune.search.tune import look_between, tune
 from autotune.store import database_file
@@ -84,6 +87,13 @@ def check_places(plan: StudyPlan, record: Path | None = None) -> None:
         try_file(database, StorageError, advice=advice)
     if record is not None:
         try_file(record, RecordingError, advice="free the place, or name another file")
+
+
+def read_ahead(plan: StudyPlan) -> None:
+    """Read and import what a run of a plan needs, while the processes that measure start."""
+    if plan.sampler == ADAPTIVE:
+        shipped()
+    importlib.import_module("alembic.command")  # Optuna does so when it opens a database
 
 
 def run_job(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -66,23 +67,39 @@ def throttle_reasons(bits: int) -> tuple[str, ...]:
 def has_gpu() -> bool:
     """Whether a CUDA device can be used. Makes no CUDA context.
 
-    Imports torch, which takes two seconds, only where there is a driver that torch can use.
+    NVIDIA's driver is asked, since to import torch takes seconds. Torch is asked on AMD's devices.
     """
-    if not _has_driver():
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _has_driver() -> bool:
     if Path("/dev/kfd").exists():  # AMD's
-        return True
+        import torch
+
+        return torch.cuda.is_available()
+    return _torch_has_cuda() and _devices() > 0
+
+
+def _devices() -> int:
+    """CUDA devices that this process may use, as ``CUDA_VISIBLE_DEVICES`` says."""
+    count = ctypes.c_int(0)
     try:
-        ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL("libcuda.so.1")
+        if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+            return 0
     except OSError:
+        return 0
+    return count.value
+
+
+def _torch_has_cuda() -> bool:
+    """Whether the installed torch is built for CUDA, as the file of its version says."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
         return False
-    return True
+    path = Path(found.origin).with_name("version.py")
+    spec = importlib.util.spec_from_file_location("torch_version", path)
+    if spec is None or spec.loader is None or not path.exists():
+        return False
+    version = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(version)
+    return getattr(version, "cuda", None) is not None
 
 
 def describe_device() -> Device:

@@ -31,7 +31,7 @@ START_TIMEOUT_S = 120.0
 
 #: How processes start that never touch the GPU: forked from one that has imported what they need
 #: (``prepare``), where there is such a thing. With an import of torch and vLLM in each of nineteen
-#: processes the first measurement came after 34 s, and not after 24 (H100, 16 cores).
+#: processes the first measurement came 10 s later (H100, 16 cores).
 _FORKED = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 #: The environment variable that tells ``preloaded`` whose kernels to import.

@@ -89,13 +89,14 @@ def experience(runner: Runner) -> list[Neighbour]:
     """
     return [
         Neighbour(shape, measurements, is_elsewhere=not measured_in.is_like(runner.environment))
-        for measured_in, shape, measurements in _shipped()
+        for measured_in, shape, measurements in shipped()
         if shape not in runner.answered
     ]
 
 
 @functools.cache
-def _shipped() -> tuple[tuple[Environment, KernelShape, tuple[Measurement, ...]], ...]:
+def shipped() -> tuple[tuple[Environment, KernelShape, tuple[Measurement, ...]], ...]:
+    """What the shipped recordings hold: where it was measured, the shape, and its measurements."""
     runners = [ReplayRunner([path]) for path in sorted(shipped_recording().parent.glob("*.gz"))]
     return tuple(
         (runner.environment, shape, tuple(runner.recorded(shape)))
