@@ -1,11 +1,14 @@
 """Trace a real vLLM engine with dummy weights, and print what it looks up.
 
     python studies/traced.py MODEL [-o trace.jsonl] [--layers N] [--capture 1,2,4,16,64]
+    python studies/traced.py MODEL --folder DIR …
 
 MODEL is a folder with a ``config.json`` whose layers are named as Llama's and Qwen3's are. The
 engine runs below ``autotune trace``. It starts, then serves prompts of several lengths with an
 adapter of random weights. Before that it runs the same without a trace, and the time of the
-prompts, in which every kernel is looked up, is printed for both.
+prompts, in which every kernel is looked up, is printed for both. With a tuned folder the engine
+runs once, traced, and is asked for other lengths. Either way vLLM's own monitor counts the kernels
+that are compiled while it serves.
 
 The engine is in one process (``VLLM_ENABLE_V1_MULTIPROCESSING=0``), which calls the plugin itself.
 vLLM finds the plugin only where the package's ``dist-info`` is on the path, with its entry points:
@@ -18,12 +21,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from autotune.cli.trace import run_traced
@@ -33,6 +39,12 @@ from autotune.trace.plugin import install
 
 #: Lengths of prompts, in tokens. None is captured, so every step of them looks kernels up.
 PROMPTS = (1024, 2048, 1024, 3000)
+
+#: Lengths of prompts for an engine with a tuned folder: others than those that were traced.
+OTHERS = (700, 1500, 2600, 300, 37, 5)
+
+#: The logger of vLLM's monitor of compiles.
+MONITOR = "vllm.utils.jit_monitor"
 
 #: How often the prompts are served for their time; the first round warms up.
 ROUNDS = 12
@@ -57,9 +69,31 @@ def adapter_in(folder: Path, model: Path) -> str:
     return str(folder)
 
 
-def serve(model: Path, layers: int | None, sizes: list[int]) -> None:
-    """Start the engine, serve, and print the median time of a round of prompts."""
+class Compiles(logging.Handler):
+    """Counts the kernels that vLLM's monitor sees compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count a compile, by the kernel's name."""
+        found = re.search(r"during inference: (\w+)", record.getMessage())
+        if record.name == MONITOR and found:
+            self.counts[found.group(1)] += 1
+
+
+def serve(model: Path, layers: int | None, sizes: list[int], lengths: tuple[int, ...]) -> None:
+    """Start the engine, serve prompts, and print the median time of a round of them.
+
+    Args:
+        model: The folder of the model's ``config.json``.
+        layers: How many layers; None for the model's own number.
+        sizes: Batch sizes to capture, in tokens.
+        lengths: Of the prompts, in tokens.
+    """
     install()
+    compiles = Compiles()
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
@@ -74,10 +108,12 @@ def serve(model: Path, layers: int | None, sizes: list[int]) -> None:
         max_model_len=4096,
         enable_prefix_caching=False,
         compilation_config={"cudagraph_capture_sizes": sizes},
+        jit_monitor_verbose=True,
         **depth,
     )
+    logging.getLogger("vllm").addHandler(compiles)
     params = SamplingParams(max_tokens=1, detokenize=False, ignore_eos=True)
-    prompts = [{"prompt_token_ids": [5] * length} for length in PROMPTS]
+    prompts = [{"prompt_token_ids": [5] * length} for length in lengths]
     with tempfile.TemporaryDirectory() as folder:
         request = LoRARequest("random", 1, adapter_in(Path(folder), model))
         times_s = []
@@ -87,6 +123,7 @@ def serve(model: Path, layers: int | None, sizes: list[int]) -> None:
                 engine.generate([prompt], params, lora_request=request, use_tqdm=False)
             times_s.append(time.perf_counter() - started)
     print(f"a round of prompts: {1e3 * statistics.median(times_s[1:]):.2f} ms", flush=True)
+    print(f"compiled while serving: {dict(compiles.counts) or 'nothing'}", flush=True)
 
 
 def main() -> None:
@@ -98,14 +135,19 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("trace.jsonl"))
     parser.add_argument("--layers", type=int)
     parser.add_argument("--capture", default="1,2,4,16,64")
+    parser.add_argument("--folder", type=Path, help="vLLM's tuned files")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
-        serve(given.model, given.layers, [int(size) for size in given.capture.split(",")])
+        sizes = [int(size) for size in given.capture.split(",")]
+        serve(given.model, given.layers, sizes, PROMPTS if given.folder is None else OTHERS)
         return
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     command = [sys.executable, *sys.argv, "--serve"]
-    subprocess.run(command, check=True)  # noqa: S603 - this script
+    if given.folder is None:
+        subprocess.run(command, check=True)  # noqa: S603 - this script
+    else:
+        os.environ["VLLM_TUNED_CONFIG_FOLDER"] = str(given.folder.resolve())
     code = run_traced(command, given.output)
     trace = read_trace(given.output)
     for kind in trace.kinds:
