@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import typer
 
 from autotune.errors import InputError
 from autotune.launch.op import LoraOp
-from autotune.plan.file import AUTO, parse_duration
+from autotune.plan.file import AUTO, capture_sizes, parse_duration
+from autotune.plan.file import release as plan_release
+
+_Value = TypeVar("_Value")
 
 
 class TokenCounts(tuple[int, ...]):
@@ -40,6 +44,17 @@ def tokens(text: str) -> TokenCounts | str:
         raise typer.BadParameter(message) from None
 
 
+def sizes(text: str) -> TokenCounts:
+    """Batch sizes with commas between."""
+    parts = [part.strip() for part in text.split(",")]
+    return TokenCounts(_checked(capture_sizes, [int(p) if _is_digits(p) else p for p in parts]))
+
+
+def release(text: str) -> str:
+    """A release of vLLM, such as ``0.33.0``."""
+    return _checked(plan_release, text)
+
+
 def names(text: str) -> Names:
     """At least one name, with commas between."""
     found = Names(filter(None, (part.strip() for part in text.split(","))))
@@ -50,10 +65,7 @@ def names(text: str) -> Names:
 
 def seconds(text: str) -> int:
     """A duration such as ``10m``, in seconds."""
-    try:
-        return parse_duration(text)
-    except InputError as error:
-        raise typer.BadParameter(str(error)) from None
+    return _checked(parse_duration, text)
 
 
 def whole(smallest: int) -> Callable[[str], WholeNumber]:
@@ -93,6 +105,14 @@ def op(text: str) -> LoraOp:
     if text not in known:
         raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, known))}")
     return LoraOp(text)
+
+
+def _checked(check: Callable[[object], _Value], value: object) -> _Value:
+    """What a check of study files makes of a value; its error is a usage error here."""
+    try:
+        return check(value)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _is_digits(text: str) -> bool:

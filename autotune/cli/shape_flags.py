@@ -42,6 +42,14 @@ class ShapeFlags:
         WholeNumber | None,
         typer.Option(parser=parsers.whole(1), metavar="N", help="The server's --max-lora-rank."),
     ] = None
+    active_loras: Annotated[
+        WholeNumber | None,
+        typer.Option(
+            parser=parsers.whole(1),
+            metavar="N",
+            help="How many adapters the tokens of a batch are spread over; --max-loras if none.",
+        ),
+    ] = None
     tokens: Annotated[
         TokenCounts | None,
         typer.Option(
@@ -107,6 +115,33 @@ class ShapeFlags:
             help="The server's --moe-backend, by which experts in MXFP4 are padded.",
         ),
     ] = None
+    data_parallel: Annotated[
+        WholeNumber | None,
+        typer.Option(
+            "--dp",
+            parser=parsers.whole(1),
+            metavar="N",
+            help="The server's --data-parallel-size; 1 if none.",
+        ),
+    ] = None
+    dual_stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--dual-stream/--no-dual-stream",
+            help="The server runs with VLLM_LORA_ENABLE_DUAL_STREAM; not if neither is given.",
+        ),
+    ] = None
+    specialize_active_lora: Annotated[
+        bool | None, typer.Option(help="The server's flag of this name; not if neither is given.")
+    ] = None
+    vllm: Annotated[
+        str | None,
+        typer.Option(
+            parser=parsers.release,
+            metavar="RELEASE",
+            help="The server's release of vLLM; the installed one if none, else the newest known.",
+        ),
+    ] = None
     target_modules: Annotated[
         Names | None,
         typer.Option(
@@ -137,6 +172,30 @@ class ShapeFlags:
             parser=parsers.whole(1),
             metavar="N",
             help="The server's flag of this name, for --tokens auto; 1024 if none.",
+        ),
+    ] = None
+    speculative_tokens: Annotated[
+        WholeNumber | None,
+        typer.Option(
+            parser=parsers.whole(1),
+            metavar="N",
+            help="num_speculative_tokens of the server's --speculative-config, for --tokens auto.",
+        ),
+    ] = None
+    cudagraph_capture_sizes: Annotated[
+        TokenCounts | None,
+        typer.Option(
+            parser=parsers.sizes,
+            metavar="1,2,4",
+            help="The server's flag of this name, for --tokens auto.",
+        ),
+    ] = None
+    max_cudagraph_capture_size: Annotated[
+        WholeNumber | None,
+        typer.Option(
+            parser=parsers.whole(1),
+            metavar="N",
+            help="The server's flag of this name, for --tokens auto.",
         ),
     ] = None
 
@@ -197,7 +256,12 @@ _BESIDE_TRACE = ("trace", "tokens", "ops")
 
 def _flag_of(name: str) -> str:
     """What a field's flag is called."""
-    called = {"study": "a study file", "config": "--model", "tensor_parallel": "--tp"}
+    called = {
+        "study": "a study file",
+        "config": "--model",
+        "tensor_parallel": "--tp",
+        "data_parallel": "--dp",
+    }
     return called.get(name, f"--{name.replace('_', '-')}")
 
 

@@ -36,6 +36,9 @@ class MoeLayer:
     fully_sharded: bool
     shards: int
     global_experts: int
+    shared_loras: bool
+    dual_stream: bool
+    specialize_active_lora: bool
 
     @classmethod
     def of(cls, shape: KernelShape) -> MoeLayer:
@@ -60,6 +63,8 @@ class MoeLayer:
         parts += [f"shards={self.shards}"] if self.shards > 1 else []
         if self.global_experts != self.num_experts:
             parts.append(f"global_experts={self.global_experts}")
+        flags = ("shared_loras", "dual_stream", "specialize_active_lora")
+        parts += [name for name in flags if getattr(self, name)]
         return ",".join(parts)
 
 

@@ -10,7 +10,11 @@ smallest batches there is a kernel without blocks of rows (``_run_fused_moe_lora
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from importlib import metadata
+from typing import NamedTuple
 
+from autotune.errors import InputError
 from autotune.launch.environment import Environment
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
@@ -19,6 +23,9 @@ from autotune.launch.sizes import assigns_naively
 #: The oldest and the newest vLLM whose sources were read.
 OLDEST_RELEASE = "0.11.1"
 NEWEST_RELEASE = "0.33.0"
+
+#: What a release is called: ``0.33.0``, or ``0.28.1rc2+cu129``.
+RELEASE = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,9})?([.+a-z][0-9a-z.+]{0,60})?", re.ASCII)
 
 #: The first release with the one-shot MoE kernel, and with MoE functions that autotune can call:
 #: those of 0.15.1 have no ``use_tma``.
@@ -43,15 +50,78 @@ def has_pipeline(op: LoraOp, capability: tuple[int, int]) -> bool:
     return op is not LoraOp.EXPAND or capability != _HOPPER
 
 
+class ServerFlag(NamedTuple):
+    """A flag that not every supported release has.
+
+    Attributes:
+        spelled: How it is given to vLLM.
+        since: The first of the supported releases that has it.
+        lacking: The last of them that has not: those in between were not read.
+    """
+
+    spelled: str
+    since: str
+    lacking: str
+
+
+#: By the names that the flags have here (``vllm/config/lora.py`` and ``vllm/envs.py``).
+SERVER_FLAGS: Mapping[str, ServerFlag] = {
+    "dual_stream": ServerFlag("VLLM_LORA_ENABLE_DUAL_STREAM", "0.22.1", "0.15.1"),
+    "specialize_active_lora": ServerFlag("--specialize-active-lora", "0.22.1", "0.15.1"),
+    "mixed_moe_lora_format": ServerFlag("--enable-mixed-moe-lora-format", "0.22.1", "0.15.1"),
+    "moe_shared_loras": ServerFlag("--enable-moe-shared-loras", "0.28.0", "0.22.1"),
+    "target_modules": ServerFlag("--lora-target-modules", "0.22.1", "0.15.1"),
+    "expert_parallel": ServerFlag("LoRA on experts that are dealt out", "0.22.1", "0.15.1"),
+    "data_parallel": ServerFlag("LoRA on experts with data parallelism", "0.22.1", "0.15.1"),
+    "max_lora_cls_labels": ServerFlag("--max-lora-cls-labels", "0.33.0", "0.28.0"),
+}
+
+
+def check_flag(name: str, release: str) -> None:
+    """Refuse a flag that a release does not have.
+
+    Args:
+        name: One of ``SERVER_FLAGS``.
+        release: vLLM's version.
+
+    Raises:
+        InputError: The release does not have it.
+    """
+    flag = SERVER_FLAGS[name]
+    if not is_since(release, flag.since) and not is_newer(release, flag.lacking):
+        raise InputError(
+            f"vLLM {release} has no {flag.spelled}, {flag.since} has: leave it out, or tune for "
+            "another release with --vllm"
+        )
+
+
+def installed_release() -> str:
+    """The release of the vLLM that is installed here, which is not imported; else the newest."""
+    try:
+        return metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        return NEWEST_RELEASE
+
+
+def is_since(release: str, first: str) -> bool:
+    """Whether a release is another one or a later one; one without numbers counts as new."""
+    numbers = _numbers(release)
+    return numbers is None or numbers >= (_numbers(first) or ())
+
+
+def is_newer(release: str, last: str) -> bool:
+    """Whether a release comes after another one and its patches."""
+    numbers = _numbers(release)
+    return numbers is None or numbers > (_numbers(last) or ())
+
+
 def one_shot_rank(release: str) -> int:
     """The largest rank for which a release runs the one-shot MoE kernel; 0 if it has none.
 
     Args:
         release: vLLM's version, such as ``0.33.0``; one without numbers counts as new.
     """
-    numbers = _numbers(release)
-    is_new = numbers is None or numbers >= (_numbers(FIRST_ONE_SHOT_RELEASE) or ())
-    return _ONE_SHOT_RANK if is_new else 0
+    return _ONE_SHOT_RANK if is_since(release, FIRST_ONE_SHOT_RELEASE) else 0
 
 
 def _numbers(release: str) -> tuple[int, ...] | None:

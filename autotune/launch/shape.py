@@ -25,7 +25,10 @@ _SIZES = ("num_tokens", "hidden_size", "rank", "num_slices", "max_loras", "activ
 _MOE_SIZES = ("num_experts", "top_k", "intermediate_size")
 
 #: Fields that only the ops of a mixture of experts have.
-_MOE_FIELDS = (*_MOE_SIZES, "routing", "fully_sharded", "shards", "global_experts")
+_MOE_FIELDS = (*_MOE_SIZES, "routing", "fully_sharded", "shards", "global_experts", "shared_loras")
+
+#: Flags of a server that change how every op is launched.
+_LAUNCH_FLAGS = ("dual_stream", "specialize_active_lora")
 
 #: How tokens choose their experts: all experts alike, some far more often, or N of them only.
 _ROUTING = re.compile(r"uniform|zipf|hit=([1-9][0-9]{0,5})", re.ASCII)
@@ -62,6 +65,13 @@ class KernelShape:
             output of w2 among.
         global_experts: MoE ops only: experts of the layer on all devices; more than
             ``num_experts`` where the server runs with ``--enable-expert-parallel``.
+        shared_loras: MoE ops only: whether the server runs with ``--enable-moe-shared-loras``: the
+            experts share w13's A and w2's B, which have a stride of 0 from expert to expert.
+        dual_stream: Whether the server runs with ``VLLM_LORA_ENABLE_DUAL_STREAM``: from Hopper on
+            the dense kernels are launched dependent on the ones before, and the MoE expands
+            overwrite their output.
+        specialize_active_lora: Whether the server runs with ``--specialize-active-lora``: the grid
+            has room for the adapters in use, and not for ``max_loras``.
     """
 
     op: LoraOp
@@ -81,6 +91,9 @@ class KernelShape:
     fully_sharded: bool = False
     shards: int = 1
     global_experts: int = 0
+    shared_loras: bool = False
+    dual_stream: bool = False
+    specialize_active_lora: bool = False
 
     @classmethod
     def from_mapping(cls, table: Mapping[str, Any]) -> KernelShape:
@@ -89,7 +102,7 @@ class KernelShape:
         The ``slice_sizes`` of an ``expand`` give its ``hidden_size`` and ``num_slices``. The
         defaults of other absent keys are ``active_loras = max_loras``, ``dtype = "bfloat16"``,
         ``num_slices = 1`` (w13: 2), ``add_inputs = true``, ``routing = "uniform"``,
-        ``fully_sharded = false``, ``shards = 1`` and ``global_experts = num_experts``.
+        ``shards = 1`` and ``global_experts = num_experts``, and false for the server's flags.
 
         Raises:
             ShapeError: A key is unknown, missing, of the wrong type or out of range.
@@ -135,9 +148,10 @@ class KernelShape:
                 table["slice_sizes"] = list(self.slice_sizes)
             table["add_inputs"] = self.add_inputs
         if self.op.is_moe:
-            on_one = {"shards": 1, "global_experts": self.num_experts}
+            on_one = {"shards": 1, "global_experts": self.num_experts, "shared_loras": False}
             given = {name: getattr(self, name) for name in _MOE_FIELDS}
             table |= {name: value for name, value in given.items() if value != on_one.get(name)}
+        table |= {name: True for name in _LAUNCH_FLAGS if getattr(self, name)}
         return table
 
     @property
@@ -177,6 +191,22 @@ class KernelShape:
         return min(self.active_loras, self.num_tokens)
 
     @property
+    def lora_slots(self) -> int:
+        """LoRAs that a grid has room for: with one for "no LoRA", unless it is specialized."""
+        if not self.specialize_active_lora:
+            return self.max_loras + 1
+        return launched_loras(self.loras_with_tokens, self.max_loras)
+
+    @property
+    def launches(self) -> tuple[int, ...]:
+        """Every ``lora_slots`` with which vLLM launches this op, and looks up this very key."""
+        if not self.specialize_active_lora:
+            return (self.max_loras + 1,)
+        most = min(self.num_tokens, self.max_loras + 1)  # one token may be without LoRA
+        found = {launched_loras(count, self.max_loras) for count in range(1, most + 1)}
+        return tuple(sorted(found))
+
+    @property
     def label(self) -> str:
         """The shape's part of a study's name, such as ``m=16,k=4096,n=16,slices=3,max_loras=8``.
 
@@ -201,7 +231,22 @@ class KernelShape:
             parts += [f"shards={self.shards}"] if self.shards > 1 else []
             if self.global_experts != self.num_experts:
                 parts.append(f"global_experts={self.global_experts}")
+            parts += ["shared_loras"] if self.shared_loras else []
+        parts += [name for name in _LAUNCH_FLAGS if getattr(self, name)]
         return ",".join(parts)
+
+
+def launched_loras(active: int, max_loras: int) -> int:
+    """The adapters in a specialized grid: vLLM rounds their number up to one that it captures.
+
+    It captures powers of two and ``max_loras + 1`` (``get_captured_lora_counts`` in
+    ``vllm/lora/utils.py``, 0.22.1 to 0.33.0).
+
+    Args:
+        active: Adapters in use, "no LoRA" among them where a token has none.
+        max_loras: As given to vLLM.
+    """
+    return min(1 << (active - 1).bit_length(), max_loras + 1)
 
 
 _W13 = (LoraOp.W13_SHRINK, LoraOp.W13_EXPAND)
@@ -273,8 +318,9 @@ def _check(values: Mapping[str, Any]) -> None:
         raise ShapeError(
             f"unknown dtype: got {shown(values['dtype'])}; use {' or '.join(sorted(DTYPE_BYTES))}"
         )
-    if not isinstance(values["add_inputs"], bool):
-        raise ShapeError(f"add_inputs must be true or false: got {shown(values['add_inputs'])}")
+    _check_bool("add_inputs", values["add_inputs"])
+    for name in _LAUNCH_FLAGS:
+        _check_bool(name, values.get(name, False))
     if values["op"].is_moe:
         _check_moe(values)
     else:
@@ -317,10 +363,13 @@ def _check_moe(values: Mapping[str, Any]) -> None:
             f"routing must hit {top_k} (top_k) to {experts} (num_experts) experts: "
             f"got {shown(routing)}"
         )
-    if not isinstance(values.get("fully_sharded", False), bool):
-        raise ShapeError(
-            f"fully_sharded must be true or false: got {shown(values['fully_sharded'])}"
-        )
+    for name in ("fully_sharded", "shared_loras"):
+        _check_bool(name, values.get(name, False))
+
+
+def _check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ShapeError(f"{name} must be true or false: got {shown(value)}")
 
 
 def _check_parallel(values: Mapping[str, Any]) -> None:

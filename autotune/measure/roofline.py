@@ -24,7 +24,7 @@ def bytes_moved(shape: KernelShape, *, pair: bool = False) -> int:
     sizes = layout(shape, pair=pair)
     x_bytes = math.prod(sizes.x) * sizes.x_dtype.itemsize
     out_bytes = math.prod(sizes.out) * sizes.out_dtype.itemsize
-    times = 2 if pair or adds_to_output(shape) else 1
+    times = 2 if adds_to_output(shape, pair=pair) else 1
     if shape.op.is_moe:  # rows of experts on other devices are not touched
         out_bytes = int(out_bytes * _share_here(shape))
         reads_tokens = pair or shape.op is LoraOp.W13_SHRINK

@@ -1,15 +1,17 @@
 """The batch sizes of a server: those that vLLM captures in CUDA graphs, and those of prefill.
 
-The rule is ``VllmConfig._set_cudagraph_sizes`` in ``vllm/config/vllm.py``, the defaults are
-``EngineArgs.get_batch_defaults`` in ``vllm/engine/arg_utils.py``, both of 0.33.0.
+The defaults are ``EngineArgs.get_batch_defaults`` in ``vllm/engine/arg_utils.py``, of 0.33.0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from autotune.errors import InputError
+from autotune.launch.release import NEWEST_RELEASE
+from autotune.plan.captured import captured_sizes
 
 #: The defaults of ``vllm serve`` on a GPU of 70 GiB and more, such as an H100. They are 2048 and
 #: 256 on smaller GPUs and on every A100, 16384 and 1024 from 160 GiB on.
@@ -21,9 +23,6 @@ _LARGEST_DEFAULT = 16_384
 
 #: How many batch sizes a warning names.
 _MOST_NAMED = 4
-
-#: The largest batch that vLLM captures, whatever ``max_num_seqs`` is (1024 on Blackwell).
-_LARGEST_CAPTURED = 512
 
 #: Tuned batch sizes are this factor apart, but for the last. They cannot be far apart: the best
 #: configuration of one was seen to take up to ten times as long as the best of another, there.
@@ -37,19 +36,32 @@ class Batches:
     Attributes:
         max_num_batched_tokens: The server's ``--max-num-batched-tokens``.
         max_num_seqs: The server's ``--max-num-seqs``.
+        speculative_tokens: ``num_speculative_tokens`` of the server's ``--speculative-config``; 0
+            without one. A sequence then decodes one token more than that in a step.
+        cudagraph_capture_sizes: The server's flag of this name; None without.
+        max_cudagraph_capture_size: The server's flag of this name; None without.
+        release: vLLM's version.
     """
 
     max_num_batched_tokens: int
     max_num_seqs: int
+    speculative_tokens: int = 0
+    cudagraph_capture_sizes: tuple[int, ...] | None = None
+    max_cudagraph_capture_size: int | None = None
+    release: str = NEWEST_RELEASE
 
     @classmethod
     def of(
-        cls, max_num_batched_tokens: int | None = None, max_num_seqs: int | None = None
+        cls,
+        max_num_batched_tokens: int | None = None,
+        max_num_seqs: int | None = None,
+        **others: Any,  # noqa: ANN401 - the other fields
     ) -> Batches:
         """The limits that are given, and vLLM's defaults for the others.
 
         Raises:
-            InputError: A batch could not hold one token of every sequence, which vLLM refuses.
+            InputError: vLLM would refuse them: a batch could not hold one token of every sequence,
+                or no size is left to capture.
         """
         tokens = max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS
         seqs = max_num_seqs or min(MAX_NUM_SEQS, tokens)
@@ -57,7 +69,28 @@ class Batches:
             raise InputError(
                 f"max_num_batched_tokens must be at least max_num_seqs: got {tokens} for {seqs}"
             )
-        return cls(max_num_batched_tokens=tokens, max_num_seqs=seqs)
+        batches = cls(max_num_batched_tokens=tokens, max_num_seqs=seqs, **others)
+        batches._check()
+        return batches
+
+    def _check(self) -> None:
+        given, most = self.cudagraph_capture_sizes, self.max_cudagraph_capture_size
+        if given and most is not None and max(given) != most:
+            raise InputError(
+                f"max_cudagraph_capture_size must be the largest of cudagraph_capture_sizes, or be "
+                f"left out: got {most} for {max(given)}"
+            )
+        if not self.captured:
+            raise InputError(
+                f"no batch size is left to capture: got speculative_tokens "
+                f"{self.speculative_tokens} with {self.max_num_batched_tokens} tokens and "
+                f"{self.max_num_seqs} sequences a batch; raise a limit"
+            )
+
+    @property
+    def most_sampled(self) -> int:
+        """The most tokens that are sampled from in a step: all that a sequence decodes."""
+        return self.max_num_seqs * (1 + self.speculative_tokens)
 
     def notes(self, counts: Iterable[int]) -> list[str]:
         """A warning about batch sizes that no server has, if there are any.
@@ -79,10 +112,14 @@ class Batches:
     @property
     def captured(self) -> tuple[int, ...]:
         """The batch sizes that vLLM captures; it pads a decoding batch to the next of them."""
-        most = min(2 * self.max_num_seqs, _LARGEST_CAPTURED, self.max_num_batched_tokens)
-        sizes = [1, 2, 4, *range(8, 256, 8), *range(256, _LARGEST_CAPTURED + 1, 16)]
-        ends = {self.max_num_batched_tokens, self.max_num_seqs}
-        return tuple(sorted(size for size in {*sizes, *ends} if size <= most))
+        return captured_sizes(
+            tokens=self.max_num_batched_tokens,
+            seqs=self.max_num_seqs,
+            query=1 + self.speculative_tokens,
+            given=self.cudagraph_capture_sizes,
+            most=self.max_cudagraph_capture_size,
+            release=self.release,
+        )
 
     @property
     def grid(self) -> tuple[int, ...]:

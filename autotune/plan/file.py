@@ -12,6 +12,7 @@ from typing import Any
 
 from autotune.errors import InputError, SpaceError, StudyFileError, shown
 from autotune.launch.op import VLLM_RANKS, LoraOp
+from autotune.launch.release import NEWEST_RELEASE, OLDEST_RELEASE, RELEASE, is_since
 from autotune.launch.shape import DTYPE_BYTES, LARGEST_SIZE, KernelShape
 from autotune.launch.space import complete_axes, default_axes
 from autotune.plan.documents import read_document
@@ -190,6 +191,25 @@ def _text_or_names(value: object) -> tuple[str, ...]:
     return (_text(value),) if isinstance(value, str) else _names(value)
 
 
+def capture_sizes(value: object) -> tuple[int, ...]:
+    """A list of batch sizes to capture; raises ``InputError`` for anything else."""
+    if not isinstance(value, list) or not value:
+        raise InputError(f"must be a list of batch sizes, such as [1, 16]: got {shown(value)}")
+    return tuple(map(_at_least(1), value))
+
+
+def release(value: object) -> str:
+    """A release of vLLM that is not too old; raises ``InputError`` for anything else."""
+    if not isinstance(value, str) or not RELEASE.fullmatch(value):
+        raise InputError(f"must be a release of vLLM, such as {NEWEST_RELEASE}: got {shown(value)}")
+    if not is_since(value, OLDEST_RELEASE):
+        raise InputError(
+            f"must be a release of vLLM that autotune knows, {OLDEST_RELEASE} to {NEWEST_RELEASE}: "
+            f"got {shown(value)}"
+        )
+    return value
+
+
 def _table(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"must be a table: got {shown(value)}")
@@ -207,6 +227,9 @@ TABLES: Mapping[str, dict[str, _Check]] = {
         "counts": token_counts,
         "max_num_batched_tokens": _at_least(1),
         "max_num_seqs": _at_least(1),
+        "speculative_tokens": _at_least(1),
+        "cudagraph_capture_sizes": capture_sizes,
+        "max_cudagraph_capture_size": _at_least(1),
     },
     "search": {
         "trials": _at_least(1),
@@ -229,6 +252,10 @@ MODEL_TABLE: Mapping[str, _Check] = {
     "mixed_moe_lora_format": _flag,
     "moe_shared_loras": _flag,
     "moe_backend": _one_of(MOE_BACKENDS),
+    "data_parallel": _at_least(1),
+    "dual_stream": _flag,
+    "specialize_active_lora": _flag,
+    "vllm": release,
     "target_modules": _names,
     "adapter": _text_or_names,
 }

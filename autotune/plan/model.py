@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import InputError
+from autotune.launch.release import check_flag, installed_release
+from autotune.launch.shape import KernelShape
 from autotune.plan.documents import expanded, is_there
 from autotune.plan.lacking import flags_text, lacking_text
 from autotune.plan.models import Adapter, Server, lora_layers, read_adapter, read_config
@@ -28,6 +30,10 @@ class ModelTable:
         moe_shared_loras: Whether the server runs with ``--enable-moe-shared-loras``.
         moe_backend: The server's ``--moe-backend``, or what ``auto`` chooses there: experts in
             MXFP4 are padded by it.
+        data_parallel: The server's ``--data-parallel-size``.
+        dual_stream: Whether the server runs with ``VLLM_LORA_ENABLE_DUAL_STREAM``.
+        specialize_active_lora: Whether the server runs with ``--specialize-active-lora``.
+        vllm: The server's release; None for the one that is installed here, or else the newest.
         target_modules: The server's ``--lora-target-modules``; None for every layer that can have
             LoRA.
         adapter: For each of some adapters an ``adapter_config.json``, its folder or its id on the
@@ -42,6 +48,10 @@ class ModelTable:
     mixed_moe_lora_format: bool = False
     moe_shared_loras: bool = False
     moe_backend: str = "triton"
+    data_parallel: int = 1
+    dual_stream: bool = False
+    specialize_active_lora: bool = False
+    vllm: str | None = None
     target_modules: tuple[str, ...] | None = None
     adapter: tuple[str, ...] = ()
 
@@ -107,7 +117,13 @@ class ModelTable:
             mixed_moe_lora_format=self.mixed_moe_lora_format,
             moe_shared_loras=self.moe_shared_loras,
             moe_backend=self.moe_backend,
+            data_parallel=self.data_parallel,
+            dual_stream=self.dual_stream,
+            specialize_active_lora=self.specialize_active_lora,
+            release=self.release,
         )
+        if self.target_modules is not None:
+            check_flag("target_modules", self.release)
         return [
             Kernel(
                 place=layer.name,
@@ -115,22 +131,42 @@ class ModelTable:
                 layer=layer.name,
                 runs=layer.runs,
                 is_sampled=layer.split is Split.LOGITS,
+                gathered_from=self.gathered_from(shape),
             )
             for layer in lora_layers(config, server, adapters or self.target_modules)
             for shape in layer.shapes
         ]
 
+    @property
+    def release(self) -> str:
+        """The server's release."""
+        return self.vllm or installed_release()
+
+    def gathered_from(self, shape: KernelShape) -> int:
+        """How many servers' batches a kernel gets: experts get those of all that share them."""
+        return self.data_parallel if shape.op.is_moe else 1
+
     def notes(self, kernels: Iterable[Kernel]) -> tuple[str, ...]:
         """What a user must know of these kernels of the model, in a line each."""
-        if not self.adapter:
-            return ()
-        names = " ".join(dict.fromkeys(each.place.rpartition(".")[2] for each in kernels))
-        note = (
-            "vLLM launches kernels for every layer that can have LoRA, whatever its adapters hold, "
-            f"unless it is started with --lora-target-modules {names} (0.22 and later): else leave "
-            "--adapter out."
-        )
-        return (note,)
+        notes = []
+        if self.adapter:
+            names = " ".join(dict.fromkeys(each.place.rpartition(".")[2] for each in kernels))
+            notes.append(
+                "vLLM launches kernels for every layer that can have LoRA, whatever its adapters "
+                f"hold, unless it is started with --lora-target-modules {names} (0.22 and later): "
+                "else leave --adapter out."
+            )
+        if self.dual_stream and self.fully_sharded:
+            notes.append(
+                "vLLM turns VLLM_LORA_ENABLE_DUAL_STREAM off with fully-sharded LoRAs: the kernels "
+                "are those without it."
+            )
+        elif self.dual_stream:
+            notes.append(
+                "With VLLM_LORA_ENABLE_DUAL_STREAM LoRA runs beside the base layer: each kernel is "
+                "timed as it is launched then, but alone on the GPU."
+            )
+        return tuple(notes)
 
 
 def _from(folder: Path, path: str) -> str:

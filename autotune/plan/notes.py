@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from autotune.launch.environment import Environment
 from autotune.launch.moe_layer import by_layer, missing_ops, names_of
 from autotune.launch.release import (
+    check_flag,
     is_timed_as_pair,
     parameters_read,
     reads_only_block_m,
@@ -21,8 +22,16 @@ def notes(shapes: Sequence[KernelShape], environment: Environment) -> list[str]:
     Args:
         shapes: Every shape of the study.
         environment: Where they are tuned.
+
+    Raises:
+        InputError: The release of vLLM whose kernels are launched has no such flag as a shape says.
     """
     release = release_of(environment)
+    for name in ("dual_stream", "specialize_active_lora"):
+        if any(getattr(shape, name) for shape in shapes):
+            check_flag(name, release)
+    if any(shape.shared_loras for shape in shapes):
+        check_flag("moe_shared_loras", release)
     lines = []
     bypassed = [shape for shape in shapes if reads_only_block_m(shape, release)]
     if bypassed:

@@ -10,6 +10,7 @@ from typing import Any
 
 from autotune.errors import InputError, StudyFileError, printable
 from autotune.launch.op import LoraOp
+from autotune.launch.release import NEWEST_RELEASE
 from autotune.launch.shape import KernelShape
 from autotune.plan.batches import Batches
 from autotune.plan.effort import EFFORTS, NORMAL, effort_beside
@@ -74,7 +75,7 @@ class StudyPlan:
     axes: Axes
     model: ModelTable | None = None
     trace: Trace | None = None
-    limits: Mapping[str, int] = field(default_factory=dict)
+    limits: Mapping[str, Any] = field(default_factory=dict)
     ops: frozenset[LoraOp] | None = None
     recorded: frozenset[KernelShape] | None = None
     trials: int = EFFORTS[NORMAL].trials
@@ -208,8 +209,9 @@ class StudyPlan:
         Raises:
             StudyFileError: vLLM would refuse the limits that were given.
         """
+        release = self.model.release if self.model is not None else NEWEST_RELEASE
         try:
-            return Batches.of(**self.limits)
+            return Batches.of(**self.limits, release=release)
         except InputError as error:
             raise StudyFileError(f"{self.source}: [tokens]: {error}") from error
 
@@ -227,9 +229,10 @@ class StudyPlan:
         if self.trace is not None:
             return self.trace.captured(kind.without_batch)
         is_sampled = kind.without_batch in self.workload.sampled
-        most = self.batches.max_num_seqs if is_sampled else None
-        sizes = self.batches.captured
-        return [replace(kind, num_tokens=n) for n in sizes if most is None or n <= most]
+        most = self.batches.most_sampled if is_sampled else None
+        times = self.model.gathered_from(kind) if self.model is not None else 1
+        sizes = (n for n in self.batches.captured if most is None or n <= most)
+        return [replace(kind, num_tokens=n * times) for n in sizes]
 
     @property
     def between(self) -> list[KernelShape]:
@@ -248,7 +251,7 @@ class StudyPlan:
         return replace(self, recorded=frozenset(shapes))
 
     def with_model(
-        self, table: Mapping[str, Any], limits: Mapping[str, int], *, source: str = "--model"
+        self, table: Mapping[str, Any], limits: Mapping[str, Any], *, source: str = "--model"
     ) -> StudyPlan:
         """The plan with the flags of a model applied; to be called before ``override``.
 
@@ -275,6 +278,7 @@ class StudyPlan:
         *,
         max_loras: int | None = None,
         rank: int | None = None,
+        active_loras: int | None = None,
         tokens: Sequence[int] | str | None = None,
         ops: Collection[LoraOp] | None = None,
         trials: int | None = None,
@@ -289,14 +293,17 @@ class StudyPlan:
     ) -> StudyPlan:
         """The plan with command-line flags applied; None leaves what the file says.
 
-        Each flag replaces the attribute of its name, ``max_loras`` and ``rank`` those in ``lora``.
+        Each flag replaces the attribute of its name, ``max_loras``, ``rank`` and
+        ``active_loras`` those in ``lora``.
         A flag also goes before what a single ``[[shapes]]`` table says. ``trials`` without an
         ``effort`` are all made.
 
         Raises:
             StudyFileError: A flag's value is out of range, or no shape is left.
         """
-        lora = checked_flags(TABLES["lora"], max_loras=max_loras, rank=rank)
+        lora = checked_flags(
+            TABLES["lora"], max_loras=max_loras, rank=rank, active_loras=active_loras
+        )
         if self.trace is not None and lora:
             raise StudyFileError(
                 f"{self.source} says {' and '.join(lora)}, as the server had it: "
@@ -347,7 +354,7 @@ class StudyPlan:
             found = Workload.of(
                 kernels,
                 batches.grid if isinstance(self.tokens, str) else self.tokens,
-                max_num_seqs=batches.max_num_seqs,
+                most_sampled=batches.most_sampled,
                 recorded=self.recorded if self.is_auto else None,
                 may_share=bool(self.model or self.trace),
             )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from autotune.errors import InputError
 from autotune.launch.op import LookupKey, key_text
 from autotune.launch.shape import KernelShape
-from autotune.launch.sizes import sizes_text
+from autotune.launch.sizes import assigns_naively, sizes_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,7 @@ class Kernel:
         is_sampled: Whether it runs over the tokens that are sampled from, one a sequence.
         has_own_batch: Whether ``num_tokens`` of its shape is its only batch size; else it is
             launched at those of the study.
+        gathered_from: How many servers' batches it gets at once, each as large.
     """
 
     place: str
@@ -34,18 +35,20 @@ class Kernel:
     runs: int = 0
     is_sampled: bool = False
     has_own_batch: bool = False
+    gathered_from: int = 1
 
-    def shapes(self, tokens: Sequence[int], max_num_seqs: int) -> list[KernelShape]:
+    def shapes(self, tokens: Sequence[int], most_sampled: int) -> list[KernelShape]:
         """Its shape at each of its batch sizes.
 
         Args:
             tokens: The batch sizes of the study.
-            max_num_seqs: The most tokens that a kernel over sampled tokens gets.
+            most_sampled: The most tokens that a kernel over sampled tokens gets.
         """
         counts = [self.shape.num_tokens] if self.has_own_batch else tokens
         if self.is_sampled:
-            counts = [min(count, max_num_seqs) for count in counts]
-        return [replace(self.shape, num_tokens=count) for count in dict.fromkeys(counts)]
+            counts = [min(count, most_sampled) for count in counts]
+        sizes = dict.fromkeys(count * self.gathered_from for count in counts)
+        return [replace(self.shape, num_tokens=size) for size in sizes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +92,7 @@ class Workload:
         kernels: Iterable[Kernel],
         tokens: Sequence[int],
         *,
-        max_num_seqs: int,
+        most_sampled: int,
         recorded: Collection[KernelShape] | None = None,
         may_share: bool = False,
     ) -> Workload:
@@ -98,7 +101,7 @@ class Workload:
         Args:
             kernels: In the order in which they are to be listed.
             tokens: Batch sizes, for the kernels that have none of their own.
-            max_num_seqs: The most tokens that a kernel over sampled tokens gets.
+            most_sampled: The most tokens that a kernel over sampled tokens gets.
             recorded: Nothing but these shapes is kept; None for all.
             may_share: Whether kernels that vLLM cannot tell apart get one entry, as those of a
                 model must; otherwise they are an error.
@@ -107,13 +110,14 @@ class Workload:
             InputError: vLLM cannot tell two kernels apart, or no shape is recorded.
         """
         placed = [
-            (kernel, shape) for kernel in kernels for shape in kernel.shapes(tokens, max_num_seqs)
+            (kernel, shape) for kernel in kernels for shape in kernel.shapes(tokens, most_sampled)
         ]
         if not may_share:
             _check_entries(placed)
         found = _once_each(placed)
         held = found if recorded is None else _held(found, recorded)
         launched, notes = one_an_entry(held)
+        notes += shared_by_launches([each.shape for each in launched])
         if len(held) < len(found):
             notes.append(
                 f"The recording holds {len(held)} of the {len(found)} shapes: the others are left "
@@ -196,6 +200,23 @@ def one_an_entry(launched: Iterable[Launched]) -> tuple[list[Launched], list[str
         kept.append(first)
         lines |= {_shared(first, other): None for other in others}
     return kept, list(lines)
+
+
+def shared_by_launches(shapes: Iterable[KernelShape]) -> list[str]:
+    """A warning where one entry serves launches for several numbers of adapters in use."""
+    listed = list(shapes)
+    several = [each for each in listed if len(each.launches) > 1 and not assigns_naively(each)]
+    if not several:
+        return []
+    most = max(several, key=lambda each: len(each.launches))
+    slots = sorted({each.lora_slots for each in several})
+    line = (
+        f"warning: with --specialize-active-lora {len(several)} of {len(listed)} entries serve "
+        f"launches for several numbers of active LoRAs ({', '.join(map(str, most.launches))}), "
+        f"which vLLM looks up under one key: they are tuned for {' and '.join(map(str, slots))}; "
+        "--active-loras chooses another number"
+    )
+    return [line]
 
 
 def _shared(first: Launched, other: Launched) -> str:

@@ -20,6 +20,7 @@ CONFIG = Path(__file__).parents[2] / "studies" / "models" / "qwen3-8b.json"
 VALUES: dict[str, Any] = {
     "max_loras": 4,
     "rank": 32,
+    "active_loras": 2,
     "tokens": (1, 16),
     "ops": [LoraOp.SHRINK],
     "config": str(CONFIG),
@@ -30,9 +31,16 @@ VALUES: dict[str, Any] = {
     "mixed_moe_lora_format": True,
     "moe_shared_loras": True,
     "moe_backend": "marlin",
+    "data_parallel": 2,
+    "dual_stream": True,
+    "specialize_active_lora": True,
+    "vllm": "0.28.0",
     "adapter": ["adapter"],
     "max_num_batched_tokens": 4096,
     "max_num_seqs": 64,
+    "speculative_tokens": 3,
+    "cudagraph_capture_sizes": (1, 8),
+    "max_cudagraph_capture_size": 128,
 }
 #: A server that a model is planned for.
 MODEL: dict[str, Any] = {"config": str(CONFIG), "max_loras": 8, "rank": 16}

@@ -12,7 +12,7 @@ TOKENS = (1, 16, 64)
 
 
 def workload(*kernels: Kernel, **options) -> Workload:
-    return Workload.of(kernels, TOKENS, max_num_seqs=32, **options)
+    return Workload.of(kernels, TOKENS, most_sampled=32, **options)
 
 
 def kernel(layer: str, *slice_sizes: int, **more) -> Kernel:

@@ -40,7 +40,8 @@ class BuiltinProvider(KernelProvider):
     def compile(self, shape: KernelShape, config: KernelConfig, target: Target) -> CompiledKernel:
         """Compile into Triton's cache; the process cannot launch afterwards."""
         ahead.compile_for(target.capability)
-        kernel, grid, arguments = _call(shape, replace(config, **self.forced(shape, target)))
+        launched = replace(config, **self.forced(shape, target))
+        kernel, grid, arguments = _call(shape, launched, target.capability)
         return ahead.describe(kernel.warmup(grid=grid, **arguments), grid)
 
     def launch(self, inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
@@ -64,7 +65,7 @@ def _forced(shape: KernelShape, capability: tuple[int, int]) -> dict[str, int]:
 
 
 def _call(
-    shape: KernelShape, config: KernelConfig
+    shape: KernelShape, config: KernelConfig, capability: tuple[int, int]
 ) -> tuple[Any, tuple[int, int, int], dict[str, Any]]:
     """The kernel, the grid and the arguments that a configuration is compiled with."""
     if shape.op.is_moe:
@@ -74,7 +75,7 @@ def _call(
     operands = operands_without_tensors(shape)
     if shape.op is LoraOp.SHRINK:
         # Triton compiles one kernel for all floats, so the value of the scaling does not matter.
-        arguments = shrink.arguments(shape, config, operands, scaling=1.0)
+        arguments = shrink.arguments(shape, config, operands, capability, scaling=1.0)
         return shrink.shrink_kernel, shrink.grid(shape, config), arguments
-    arguments = expand.arguments(shape, config, operands)
+    arguments = expand.arguments(shape, config, operands, capability)
     return expand.expand_kernel, expand.grid(shape, config), arguments

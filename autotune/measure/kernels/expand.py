@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import triton
 import triton.language as tl
 
+from autotune.measure.kernels.dependent import dependent_launch
 from autotune.measure.kernels.tiles import multiply_along_k, tile_columns, tile_rows
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def expand_kernel(  # noqa: PLR0913, PLR0917 - a kernel takes every pointer, siz
     add_inputs: tl.constexpr,
     num_slices: tl.constexpr,
     equal_slices: tl.constexpr,
+    use_gdc: tl.constexpr,
 ) -> None:
     """One tile (block_m tokens, block_n of the output) of one slice and LoRA."""
     m_tiles = tl.cdiv(m, block_m)
@@ -98,7 +100,7 @@ def expand_kernel(  # noqa: PLR0913, PLR0917 - a kernel takes every pointer, siz
         + tile_columns(n_tile, slice_size, block_n)[None, :] * stride_n
     )
     total = multiply_along_k(
-        a, b, x_stride_k, stride_k, k, 0, block_m, block_n, block_k, 1, even_k
+        a, b, x_stride_k, stride_k, k, 0, block_m, block_n, block_k, 1, even_k, use_gdc
     ).to(out.dtype.element_ty)
 
     columns = n_tile * block_n + tl.arange(0, block_n)
@@ -114,13 +116,15 @@ def expand_kernel(  # noqa: PLR0913, PLR0917 - a kernel takes every pointer, siz
 
 
 def grid(shape: KernelShape, config: KernelConfig) -> tuple[int, int, int]:
-    """Thread blocks: (tiles of the largest slice, slices, LoRA slots and one for "no LoRA")."""
+    """Thread blocks: (tiles of the largest slice, slices, LoRA slots)."""
     rows = triton.cdiv(shape.num_tokens, config.block_m)
     columns = triton.cdiv(shape.hidden_size, config.block_n)
-    return (rows * columns, shape.num_slices, shape.max_loras + 1)
+    return (rows * columns, shape.num_slices, shape.lora_slots)
 
 
-def arguments(shape: KernelShape, config: KernelConfig, operands: Operands) -> dict[str, Any]:
+def arguments(
+    shape: KernelShape, config: KernelConfig, operands: Operands, capability: tuple[int, int]
+) -> dict[str, Any]:
     """The kernel's arguments, for a launch and for compiling alike.
 
     All tensors are contiguous, so every number follows from the shape. A compile with stand-ins for
@@ -130,6 +134,7 @@ def arguments(shape: KernelShape, config: KernelConfig, operands: Operands) -> d
         shape: The shape.
         config: The configuration.
         operands: Tensors, or stand-ins for them.
+        capability: The GPU's compute capability.
     """
     m, n, k = shape.num_tokens, shape.hidden_size, shape.rank
     own = {
@@ -148,7 +153,8 @@ def arguments(shape: KernelShape, config: KernelConfig, operands: Operands) -> d
         "num_slices": shape.num_slices,
         "equal_slices": len(set(shape.slice_sizes)) == 1,
     }
-    return operands.as_arguments() | own | config.as_dict()
+    dependent = dependent_launch(shape, capability)
+    return operands.as_arguments() | own | config.as_dict() | dependent
 
 
 def launch(inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
@@ -161,5 +167,5 @@ def launch(inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
         weight_set: Which of the rotating weight sets is read.
     """
     shape = inputs.shape
-    kernel_arguments = arguments(shape, config, inputs.operands[weight_set])
+    kernel_arguments = arguments(shape, config, inputs.operands[weight_set], inputs.capability)
     expand_kernel[grid(shape, config)](**kernel_arguments)

@@ -19,7 +19,7 @@ import triton.language as tl
 
 from autotune.launch.op import LoraOp
 from autotune.launch.sizes import assigns_naively, is_shrink, launched_rows, matmul_sizes
-from autotune.measure.kernels.layout import adds_to_output, layout
+from autotune.measure.kernels.layout import adds_to_output, layout, shares_weights
 from autotune.measure.kernels.tiles import multiply_masked_along_k, tile_in_groups
 
 if TYPE_CHECKING:
@@ -213,14 +213,14 @@ def fused_moe_kernel(  # noqa: PLR0913, PLR0917 - a kernel takes every pointer, 
 
 
 def grid(shape: KernelShape, config: KernelConfig) -> tuple[int, int, int]:
-    """Thread blocks: (parts of k x tiles, slices, LoRA slots and one for "no LoRA").
+    """Thread blocks: (parts of k x tiles, slices, LoRA slots).
 
     Where blocks are assigned naively, a block's row tells its LoRA, and there is one slot.
     """
     _, n, _ = matmul_sizes(shape)
     rows = launched_rows(shape, config.block_m)
     tiles = triton.cdiv(rows, config.block_m) * triton.cdiv(n, config.block_n)
-    slots = 1 if assigns_naively(shape) else shape.max_loras + 1
+    slots = 1 if assigns_naively(shape) else shape.lora_slots
     return ((config.split_k or 1) * tiles, shape.num_slices, slots)
 
 
@@ -229,8 +229,8 @@ def arguments(
 ) -> dict[str, Any]:
     """The kernel's arguments, for a launch and for compiling alike.
 
-    All tensors are contiguous, so every number follows from the shape. A compile with stand-ins for
-    the tensors therefore gives the same specialisation as the later launch.
+    All tensors are contiguous, or shared by experts, so every number follows from the shape. A
+    compile with stand-ins for the tensors therefore gives the same specialisation as the launch.
 
     Args:
         shape: The shape.
@@ -259,6 +259,7 @@ def _sizes_and_strides(shape: KernelShape, config: KernelConfig) -> dict[str, in
     _, n, k = matmul_sizes(shape)
     sizes, naive = layout(shape), assigns_naively(shape)
     padded, num_rows = launched_rows(shape, config.block_m), sizes.out[-2]
+    shared = shares_weights(shape)
     return {
         "n": n,
         "k": k,
@@ -266,8 +267,8 @@ def _sizes_and_strides(shape: KernelShape, config: KernelConfig) -> dict[str, in
         "x_stride_slice": sizes.x[-2] * k,
         "x_stride_m": k,
         "x_stride_k": 1,
-        "weights_stride_lora": shape.num_experts * n * k,
-        "weights_stride_expert": n * k,
+        "weights_stride_lora": (1 if shared else shape.num_experts) * n * k,
+        "weights_stride_expert": 0 if shared else n * k,
         "weights_stride_n": k,
         "weights_stride_k": 1,
         "out_stride_slice": num_rows * n if is_shrink(shape.op) else n,

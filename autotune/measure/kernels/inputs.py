@@ -92,8 +92,8 @@ class Inputs:
         shape: The shape.
         x: What the op reads; see ``Layout``.
         weight_sets: Weight sets, each with one contiguous tensor per slice: (max_loras, n, k), in a
-            mixture of experts (max_loras, num_experts, n, k). A pair has the shrink's slices, then
-            the expand's.
+            mixture of experts (max_loras, num_experts, n, k), or a view of that size with a stride
+            of 0 between experts. A pair has the shrink's slices, then the expand's.
         out: What the op writes; see ``Layout``.
         margins: The memory before and after ``out``, filled with ``MARGIN_VALUE``.
         tokens: Which token uses which adapter.
@@ -127,8 +127,21 @@ class Inputs:
 
 def weight_set_bytes(shape: KernelShape, *, pair: bool = False) -> int:
     """Bytes of one weight set: all slices, experts and adapters that there is room for."""
-    sizes = layout(shape, pair=pair).weights
-    return sum(math.prod(size) for size in sizes) * DTYPE_BYTES[shape.dtype]
+    return sum(_slice_bytes(shape, pair=pair))
+
+
+def _slice_bytes(shape: KernelShape, *, pair: bool) -> list[int]:
+    """Bytes of the weights of each slice: of experts that share a matrix, those of one."""
+    sizes = layout(shape, pair=pair)
+    return [
+        math.prod(_kept(size, shared=shared)) * DTYPE_BYTES[shape.dtype]
+        for size, shared in zip(sizes.weights, sizes.shared, strict=True)
+    ]
+
+
+def _kept(size: tuple[int, ...], *, shared: bool) -> tuple[int, ...]:
+    """The size of what a weight takes in memory."""
+    return (size[0], 1, *size[2:]) if shared else size
 
 
 def weight_bytes_touched(shape: KernelShape, *, seed: int = 0, pair: bool = False) -> int:
@@ -144,7 +157,13 @@ def weight_bytes_touched(shape: KernelShape, *, seed: int = 0, pair: bool = Fals
         return weight_set_bytes(shape) // shape.max_loras * shape.loras_with_tokens
     matrices = shape.max_loras * shape.num_experts
     hit = pairs_hit(shape, spread_tokens(shape, seed), seed)
-    return weight_set_bytes(shape, pair=pair) // matrices * hit
+    shared = layout(shape, pair=pair).shared
+    return sum(
+        size // shape.max_loras * min(hit, shape.loras_with_tokens)
+        if one
+        else size // matrices * hit
+        for size, one in zip(_slice_bytes(shape, pair=pair), shared, strict=True)
+    )
 
 
 def make_inputs(  # noqa: PLR0913 - each by its name
@@ -280,14 +299,19 @@ def _output(
 
 
 def _empty_weights(sizes: Layout, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """A weight set that is not filled: one tensor per slice."""
-    return tuple(torch.empty(size, dtype=sizes.dtype, device=device) for size in sizes.weights)
+    """A weight set that is not filled: one tensor per slice, or a view of one matrix for all."""
+    kept = (
+        torch.empty(_kept(size, shared=shared), dtype=sizes.dtype, device=device)
+        for size, shared in zip(sizes.weights, sizes.shared, strict=True)
+    )
+    return tuple(one.expand(size) for one, size in zip(kept, sizes.weights, strict=True))
 
 
 def _fill(weight_sets: Sequence[Sequence[torch.Tensor]], generator: torch.Generator) -> None:
     """Fill weights at random; a deviation of 1/sqrt(k) keeps sums over k near 1."""
     for weight in itertools.chain(*weight_sets):
-        weight.normal_(std=weight.shape[-1] ** -0.5, generator=generator)
+        once = weight[:, :1] if weight.stride(1) == 0 else weight
+        once.normal_(std=weight.shape[-1] ** -0.5, generator=generator)
 
 
 def _operands(

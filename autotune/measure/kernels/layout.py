@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Sizes and types of an op's tensors, all of them contiguous.
+    """Sizes and types of an op's tensors, all of them contiguous but for shared weights.
 
     Attributes:
         x: shrink: (m, hidden); w13's shrink: (m, hidden), w2's: (rows, intermediate);
             every expand: (num_slices, rows, rank).
         x_dtype: float32 for the dense expand, else the shape's dtype.
         weights: Per slice, dense: (max_loras, n, k); MoE: (max_loras, num_experts, n, k).
+        shared: Per slice, whether its experts share one matrix, with a stride of 0 between them.
         dtype: Type of the weights.
         out: Every shrink: (num_slices, rows, rank); every expand: (rows, sum of the slices' n).
         out_dtype: float32 for the dense shrink, else the shape's dtype.
@@ -35,6 +36,7 @@ class Layout:
     x: tuple[int, ...]
     x_dtype: torch.dtype
     weights: tuple[tuple[int, ...], ...]
+    shared: tuple[bool, ...]
     dtype: torch.dtype
     out: tuple[int, ...]
     out_dtype: torch.dtype
@@ -61,14 +63,27 @@ def layout(shape: KernelShape, *, pair: bool = False) -> Layout:
         x, out = ((rows_read, weights[0][-1]), dtype), between
     else:
         x, out = between, ((rows, sum(size[-2] for size in weights)), dtype)
-    return Layout(x=x[0], x_dtype=x[1], weights=weights, dtype=dtype, out=out[0], out_dtype=out[1])
+    return Layout(
+        x=x[0],
+        x_dtype=x[1],
+        weights=weights,
+        shared=(shares_weights(shape),) * len(weights),
+        dtype=dtype,
+        out=out[0],
+        out_dtype=out[1],
+    )
 
 
 def _pair_layout(shape: KernelShape) -> Layout:
     """The x of the shrink, the weights of both ops, and the out of the expand."""
     shrink, expand = (layout(replace(shape, op=op)) for op in pair_of(shape.op))
-    weights = (*shrink.weights, *expand.weights)
-    return replace(shrink, weights=weights, out=expand.out, out_dtype=expand.out_dtype)
+    return replace(
+        shrink,
+        weights=(*shrink.weights, *expand.weights),
+        shared=(*shrink.shared, *expand.shared),
+        out=expand.out,
+        out_dtype=expand.out_dtype,
+    )
 
 
 def pair_of(op: LoraOp) -> tuple[LoraOp, LoraOp]:
@@ -83,9 +98,21 @@ def num_rows(shape: KernelShape) -> int:
     return shape.num_tokens * (shape.top_k if shape.op.is_moe else 1)
 
 
-def adds_to_output(shape: KernelShape) -> bool:
-    """Whether the op adds to its output; the MoE expands always do, as vLLM calls them."""
-    return shape.add_inputs or shape.op in {LoraOp.W13_EXPAND, LoraOp.W2_EXPAND}
+def adds_to_output(shape: KernelShape, *, pair: bool = False) -> bool:
+    """Whether the op adds to its output; with a stream of its own a MoE expand overwrites it.
+
+    Args:
+        shape: The shape.
+        pair: MoE ops: whether one launch does a shrink and its expand.
+    """
+    if pair or shape.op in {LoraOp.W13_EXPAND, LoraOp.W2_EXPAND}:
+        return not shape.dual_stream
+    return shape.add_inputs
+
+
+def shares_weights(shape: KernelShape) -> bool:
+    """Whether all experts have one matrix: of a server's shared LoRAs, w13's A and w2's B."""
+    return shape.shared_loras and shape.op in {LoraOp.W13_SHRINK, LoraOp.W2_EXPAND}
 
 
 def _weights(shape: KernelShape) -> tuple[tuple[int, ...], ...]:

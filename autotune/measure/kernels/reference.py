@@ -213,7 +213,7 @@ def _prepare_expand(
 ) -> None:
     """Put random values where the kernel adds to the output, and where it must not write."""
     generator = torch.Generator(start.device).manual_seed(seed)
-    if inputs.pair or adds_to_output(inputs.shape):
+    if adds_to_output(inputs.shape, pair=inputs.pair):
         start.normal_(generator=generator)
         values += start
         return

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import triton
 import triton.language as tl
 
+from autotune.measure.kernels.dependent import dependent_launch
 from autotune.measure.kernels.tiles import multiply_along_k, tile_columns, tile_in_groups, tile_rows
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def shrink_kernel(  # noqa: PLR0913, PLR0917 - a kernel takes every pointer, siz
     group_size_m: tl.constexpr,
     even_k: tl.constexpr,
     num_slices: tl.constexpr,
+    use_gdc: tl.constexpr,
 ) -> None:
     """One tile (block_m tokens, block_n of the rank) of one slice and LoRA, one part of k."""
     m_tiles = tl.cdiv(m, block_m)
@@ -92,7 +94,10 @@ def shrink_kernel(  # noqa: PLR0913, PLR0917 - a kernel takes every pointer, siz
         block_k,
         split_k,
         even_k,
+        use_gdc,
     )
+    if use_gdc:
+        tl.extra.cuda.gdc_launch_dependents()
     total *= scaling
 
     columns = n_tile * block_n + tl.arange(0, block_n)
@@ -110,13 +115,17 @@ def shrink_kernel(  # noqa: PLR0913, PLR0917 - a kernel takes every pointer, siz
 
 
 def grid(shape: KernelShape, config: KernelConfig) -> tuple[int, int, int]:
-    """Thread blocks: (parts of k x tiles, slices, LoRA slots and one for "no LoRA")."""
+    """Thread blocks: (parts of k x tiles, slices, LoRA slots)."""
     tiles = triton.cdiv(shape.num_tokens, config.block_m) * triton.cdiv(shape.rank, config.block_n)
-    return (_split_k(config) * tiles, shape.num_slices, shape.max_loras + 1)
+    return (_split_k(config) * tiles, shape.num_slices, shape.lora_slots)
 
 
 def arguments(
-    shape: KernelShape, config: KernelConfig, operands: Operands, scaling: float
+    shape: KernelShape,
+    config: KernelConfig,
+    operands: Operands,
+    capability: tuple[int, int],
+    scaling: float,
 ) -> dict[str, Any]:
     """The kernel's arguments, for a launch and for compiling alike.
 
@@ -127,6 +136,7 @@ def arguments(
         shape: The shape.
         config: The configuration.
         operands: Tensors, or stand-ins for them.
+        capability: The GPU's compute capability.
         scaling: What the product is multiplied by.
     """
     m, n, k = shape.num_tokens, shape.rank, shape.hidden_size
@@ -143,7 +153,8 @@ def arguments(
         "even_k": k % (config.block_k * _split_k(config)) == 0,
         "num_slices": shape.num_slices,
     }
-    return operands.as_arguments() | own | config.as_dict()
+    dependent = dependent_launch(shape, capability)
+    return operands.as_arguments() | own | config.as_dict() | dependent
 
 
 def launch(inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
@@ -156,7 +167,8 @@ def launch(inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
     """
     inputs.out.zero_()  # with split_k above 1 the kernel adds to it
     shape, operands = inputs.shape, inputs.operands[weight_set]
-    shrink_kernel[grid(shape, config)](**arguments(shape, config, operands, inputs.scaling))
+    kernel_arguments = arguments(shape, config, operands, inputs.capability, inputs.scaling)
+    shrink_kernel[grid(shape, config)](**kernel_arguments)
 
 
 def _split_k(config: KernelConfig) -> int:

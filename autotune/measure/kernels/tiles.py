@@ -64,13 +64,14 @@ def multiply_along_k(  # noqa: PLR0913, PLR0917 - Triton has no records to group
     block_k: tl.constexpr,
     split_k: tl.constexpr,
     even_k: tl.constexpr,
+    use_gdc: tl.constexpr,
 ) -> tl.tensor:
     """Every ``split_k``-th block of ``a @ b`` along k, from ``first_k`` on, summed in float32.
 
     ``a`` (block_m, block_k) and ``b`` (block_k, block_n) are pointers to the first block; ``a`` is
     cast to the type of ``b``. With ``even_k`` no block reaches past ``k``. Without it, blocks that
     end within ``k`` are loaded unmasked, one that reaches past ``k`` is masked, and blocks beyond
-    ``k`` are skipped.
+    ``k`` are skipped. With ``use_gdc`` the kernel before is waited for once weights are loaded.
     """
     accumulator = tl.zeros((block_m, block_n), dtype=tl.float32)
     step_k: tl.constexpr = block_k * split_k
@@ -78,15 +79,21 @@ def multiply_along_k(  # noqa: PLR0913, PLR0917 - Triton has no records to group
         block_start = step * step_k + first_k
         if even_k:  # noqa: SIM114 - only even_k is known when compiling
             b_block = tl.load(b)
+            if use_gdc:
+                tl.extra.cuda.gdc_wait()
             a_block = tl.load(a).to(b.dtype.element_ty)
             accumulator += tl.dot(a_block, b_block)
         elif block_start + block_k <= k:
             b_block = tl.load(b)
+            if use_gdc:
+                tl.extra.cuda.gdc_wait()
             a_block = tl.load(a).to(b.dtype.element_ty)
             accumulator += tl.dot(a_block, b_block)
         elif block_start < k:
             inside = block_start + tl.arange(0, block_k) < k
             b_block = tl.load(b, mask=inside[:, None], other=0.0)
+            if use_gdc:
+                tl.extra.cuda.gdc_wait()
             a_block = tl.load(a, mask=inside[None, :], other=0.0).to(b.dtype.element_ty)
             accumulator += tl.dot(a_block, b_block)
         a += step_k * a_stride_k

@@ -1,13 +1,14 @@
 """vLLM's wrappers of the dense ops, ``lora_shrink`` and ``lora_expand``.
 
 The wrappers call ``get_lora_op_configs`` for their configuration. That function is replaced by one
-that answers with a candidate; nothing else is changed on the way to the kernel. This works from
-vLLM 0.11.1 to 0.33.0 (``lora_shrink_op.py`` and ``lora_expand_op.py``).
+that answers with a candidate, and the variable for a stream of its own by what the shape says.
+Nothing else is changed on the way to the kernel. This works from vLLM 0.11.1 to 0.33.0
+(``lora_shrink_op.py`` and ``lora_expand_op.py``).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -76,6 +77,21 @@ _COMMON = (
 )
 
 
+class _Environment:
+    """vLLM's environment as a wrapper reads it, with a variable that the shape decides.
+
+    Attributes:
+        VLLM_LORA_ENABLE_DUAL_STREAM: Whether dense kernels are launched dependent ones.
+    """
+
+    def __init__(self, envs: Any) -> None:  # noqa: ANN401 - vLLM's module, or None
+        self._envs = envs
+        self.VLLM_LORA_ENABLE_DUAL_STREAM = False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._envs, name)
+
+
 class DenseOp:
     """One of vLLM's wrappers, made to take its configuration from us.
 
@@ -105,6 +121,9 @@ class DenseOp:
         self._config: dict[str, int] = {}
         attribute(self.module, "get_lora_op_configs")
         vars(self.module)["get_lora_op_configs"] = lambda *_, **__: self._config
+        self._server = _Environment(getattr(self.module, "envs", None))
+        if hasattr(self.module, "envs"):  # from 0.22 on
+            vars(self.module)["envs"] = self._server
 
     def adopt(self, inputs: Inputs) -> None:
         """Make the tables of weight addresses now, since they cannot be made during a capture.
@@ -126,6 +145,7 @@ class DenseOp:
         """Run the wrapper with a configuration and one of the weight sets."""
         self._config = config.as_dict()
         shape, tokens = inputs.shape, inputs.tokens
+        self._server.VLLM_LORA_ENABLE_DUAL_STREAM = shape.dual_stream
         arguments = {
             "inputs": inputs.x,
             self._names.weights: list(inputs.weight_sets[weight_set]),
@@ -137,7 +157,7 @@ class DenseOp:
             "lora_ids": tokens.lora_ids,
             # vLLM reads these two on the host.
             "no_lora_flag_cpu": torch.tensor([False]),  # (1,)
-            "num_active_loras": torch.tensor([shape.max_loras + 1], dtype=torch.int32),  # (1,)
+            "num_active_loras": torch.tensor([shape.lora_slots], dtype=torch.int32),  # (1,)
             "scaling": inputs.scaling,
             "offset_start": 0,
             "add_inputs": shape.add_inputs,

@@ -236,11 +236,11 @@ def shared_arguments(inputs: Inputs, alignment: Alignment) -> dict[str, Any]:
         "top_k_num": shape.top_k,
         "lora_ids": tokens.lora_ids,
         # vLLM reads this one on the host.
-        "num_active_loras": torch.tensor([shape.max_loras + 1], dtype=torch.int32),  # (1,)
+        "num_active_loras": torch.tensor([shape.lora_slots], dtype=torch.int32),  # (1,)
         "adapter_enabled": enabled,
         "mul_routed_weight": shape.op in {LoraOp.W2_SHRINK, LoraOp.W2_EXPAND},
         "offset": 0,
-        "add_inputs": True,
+        "add_inputs": not shape.dual_stream,
     }
 
 

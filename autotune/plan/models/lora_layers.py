@@ -11,7 +11,8 @@ row          A: input / N                       B: output / N
 replicated   whole                              whole
 experts      w13 B, w2 A: intermediate / N;     w13 A: rank / N; w2 B: output / N; not together
              with expert parallelism whole,     with expert parallelism
-             and experts / N
+             and experts / N; N counts those
+             of data parallelism, too
 embedding    whole, no shrink: A is looked up   whole
 logits       whole, over the whole vocabulary   whole
 ===========  =================================  ===================================================
@@ -25,11 +26,12 @@ from typing import Any
 
 from autotune.errors import InputError, ShapeError, printable, shown
 from autotune.launch.op import LoraOp
+from autotune.launch.release import check_flag
 from autotune.launch.shape import KernelShape
 from autotune.plan.models.adapters import Adapter, Place, ServerTargets
 from autotune.plan.models.config_json import Fields
 from autotune.plan.models.modules import EVERY_LAYER, OUTSIDE, Module, Split
-from autotune.plan.models.server import MOE_BACKENDS, Padding, Server
+from autotune.plan.models.server import Padding, Server
 
 #: The largest vocabulary that vLLM puts LoRA on the logits of
 #: (``vllm/lora/layers/logits_processor.py``, 0.33.0).
@@ -240,7 +242,7 @@ def _column(fields: Fields, module: Module, server: Server) -> _Shapes:
             num_slices=len(written),
             rank=server.part_of_rank,
         ),
-        server.shape(LoraOp.EXPAND, slice_sizes=written),
+        server.shape(LoraOp.EXPAND, slice_sizes=written, add_inputs=not server.has_own_stream),
     )
 
 
@@ -249,11 +251,16 @@ def _row(fields: Fields, module: Module, server: Server) -> _Shapes:
     read = fields.size(module.reads, ways=server.tensor_parallel)
     return (
         server.shape(LoraOp.SHRINK, hidden_size=read, num_slices=len(written)),
-        server.shape(LoraOp.EXPAND, slice_sizes=written),
+        server.shape(LoraOp.EXPAND, slice_sizes=written, add_inputs=not server.has_own_stream),
     )
 
 
 def _whole(fields: Fields, module: Module, server: Server) -> _Shapes:
+    """Layers that every GPU has whole, which vLLM never runs beside their LoRA.
+
+    The source is ``ReplicatedLinearWithLoRA.apply`` in ``vllm/lora/layers/replicated_linear.py``,
+    and ``add_lora_logits`` in ``vllm/lora/punica_wrapper/punica_gpu.py``, 0.22.1 to 0.33.0.
+    """
     written = [fields.size(size) for size in module.writes]
     read = fields.size(module.reads)
     return (
@@ -283,14 +290,10 @@ def _rounded_up(size: int, multiple: int) -> int:
 
 
 def _experts(fields: Fields, module: Module, server: Server) -> _Shapes:
-    deals_out = server.expert_parallel and server.tensor_parallel > 1
-    if deals_out and server.fully_sharded:
-        raise InputError(
-            f"vLLM has no fully-sharded LoRAs with expert parallelism: {fields.name} has experts; "
-            "leave one of the two out"
-        )
-    ways = 1 if deals_out else server.tensor_parallel
-    padding = MOE_BACKENDS[server.moe_backend] if fields.has_mxfp4_experts else Padding(1, 1)
+    deals_out = server.expert_parallel and server.expert_gpus > 1
+    _check_experts(fields, server, deals_out=deals_out)
+    ways = 1 if deals_out else server.expert_gpus
+    padding = server.padding() if fields.has_mxfp4_experts else Padding(1, 1)
     # Gate and up are alike in size, and w2 reads their product.
     total = sum(fields.size(size, ways=ways) for size in module.writes)
     middle = _rounded_up(total // 2 if module.is_gated else total, padding.intermediate)
@@ -307,15 +310,38 @@ def _experts(fields: Fields, module: Module, server: Server) -> _Shapes:
         # vLLM looks both kernels of w13 up by the rank of its A.
         rank=server.part_of_rank,
         # Where the GPUs do not divide the experts, the first GPUs have one expert more.
-        num_experts=-(-fields.size(module.number) // (server.tensor_parallel // ways)),
+        num_experts=-(-fields.size(module.number) // (server.expert_gpus // ways)),
         global_experts=fields.size(module.number),
         top_k=fields.size(module.top_k),
         intermediate_size=written[0],
         fully_sharded=server.fully_sharded,
         shards=server.shards,
+        # vLLM's class for gate and up in one knows of no shared LoRAs.
+        shared_loras=server.moe_shared_loras and not (is_fused and module.is_gated),
+        # Experts in MXFP4 run nothing beside their LoRA.
+        dual_stream=server.has_own_stream and not fields.has_mxfp4_experts,
     )
     w2 = replace(w13, op=LoraOp.W2_SHRINK, num_slices=1, rank=server.rank, intermediate_size=middle)
     return (w13, replace(w13, op=LoraOp.W13_EXPAND), w2, replace(w2, op=LoraOp.W2_EXPAND))
+
+
+def _check_experts(fields: Fields, server: Server, *, deals_out: bool) -> None:
+    """Refuse what vLLM has no LoRA on experts with, and what is not known of it."""
+    if deals_out and server.fully_sharded:
+        raise InputError(
+            f"vLLM has no fully-sharded LoRAs with expert parallelism: {fields.name} has experts; "
+            "leave one of the two out"
+        )
+    if deals_out:
+        check_flag("expert_parallel", server.release)
+    if server.data_parallel > 1:
+        check_flag("data_parallel", server.release)
+        if server.fully_sharded:
+            raise InputError(
+                f"fully-sharded LoRAs on the experts of {fields.name} are not known with "
+                f"data_parallel {server.data_parallel}; give what the server asks for, as "
+                "--trace FILE"
+            )
 
 
 _SHAPES: Mapping[Split, Callable[[Fields, Module, Server], _Shapes]] = {

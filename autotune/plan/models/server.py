@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from autotune.errors import InputError
 from autotune.launch.op import VLLM_RANKS, LoraOp
+from autotune.launch.release import NEWEST_RELEASE, check_flag, is_since
 from autotune.launch.shape import KernelShape
 
 
@@ -19,14 +20,26 @@ class Padding(NamedTuple):
 
 
 #: By vLLM's ``--moe-backend``, of those that serve MXFP4 with LoRA on NVIDIA's GPUs: ``auto``
-#: chooses ``triton``, or ``marlin`` where Triton's kernels cannot be had (0.33.0,
+#: chooses ``triton``, or ``marlin`` where Triton's kernels cannot be had (0.22.1 to 0.33.0,
 #: ``mxfp4_round_up_hidden_size_and_intermediate_size`` in
-#: ``vllm/model_executor/layers/fused_moe/oracle/mxfp4.py``).
+#: ``vllm/model_executor/layers/fused_moe/oracle/mxfp4.py``; before, ``create_weights`` in
+#: ``vllm/model_executor/layers/quantization/mxfp4.py``).
 MOE_BACKENDS: Mapping[str, Padding] = {
     "triton": Padding(intermediate=64, hidden=1),
     "marlin": Padding(intermediate=128, hidden=256),
     "flashinfer_trtllm": Padding(intermediate=128, hidden=256),
 }
+
+#: What FlashInfer's kernels are padded to up to 0.22.1.
+_TRTLLM_BEFORE = Padding(intermediate=256, hidden=256)
+
+#: The first release of which ``--enable-moe-shared-loras`` has gate and up apart in models whose
+#: experts have both in one (``_is_3d_moe_model`` in ``vllm/lora/model_manager.py``; not in 0.28.0).
+_SHARED_DIVIDES = "0.33"
+
+
+#: Flags that some releases lack, whatever the model is.
+_FLAGS = ("dual_stream", "specialize_active_lora", "mixed_moe_lora_format", "moe_shared_loras")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +59,14 @@ class Server:
         moe_shared_loras: Whether it runs with ``--enable-moe-shared-loras``.
         moe_backend: Its ``--moe-backend``, one of ``MOE_BACKENDS``, or what ``auto`` chose there;
             it pads experts in MXFP4.
+        data_parallel: Its ``--data-parallel-size``; experts get the tokens of all of these.
+        dual_stream: Whether it runs with ``VLLM_LORA_ENABLE_DUAL_STREAM``.
+        specialize_active_lora: Whether it runs with ``--specialize-active-lora``.
+        release: vLLM's version.
 
     Raises:
-        InputError: vLLM has no such rank, or ``tensor_parallel`` is below 1.
+        InputError: vLLM has no such rank, its release has no such flag, or the number of GPUs is
+            below 1.
     """
 
     rank: int
@@ -61,14 +79,22 @@ class Server:
     mixed_moe_lora_format: bool = False
     moe_shared_loras: bool = False
     moe_backend: str = "triton"
+    data_parallel: int = 1
+    dual_stream: bool = False
+    specialize_active_lora: bool = False
+    release: str = NEWEST_RELEASE
 
     def __post_init__(self) -> None:
         if self.rank not in VLLM_RANKS:
             most = "is above vLLM's largest" if self.rank > VLLM_RANKS[-1] else "is none of vLLM's"
             allowed = ", ".join(map(str, VLLM_RANKS))
             raise InputError(f"rank {most}: got {self.rank}; use one of {allowed}")
-        if self.tensor_parallel < 1:
-            raise InputError(f"tensor_parallel must be 1 or more: got {self.tensor_parallel}")
+        for name in ("tensor_parallel", "data_parallel"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be 1 or more: got {getattr(self, name)}")
+        for name in _FLAGS:
+            if getattr(self, name):
+                check_flag(name, self.release)
 
     @property
     def shards(self) -> int:
@@ -78,7 +104,27 @@ class Server:
     @property
     def divides_w13(self) -> bool:
         """Whether gate and up are two slices even where a model's experts have both in one."""
-        return self.mixed_moe_lora_format or self.moe_shared_loras
+        shared = self.moe_shared_loras and is_since(self.release, _SHARED_DIVIDES)
+        return self.mixed_moe_lora_format or shared
+
+    @property
+    def has_own_stream(self) -> bool:
+        """Whether LoRA runs beside the base layers; vLLM turns that off where it is fully sharded.
+
+        The source is ``_validate_lora_config`` in ``vllm/config/lora.py``, 0.22.1 to 0.33.0.
+        """
+        return self.dual_stream and not self.fully_sharded
+
+    @property
+    def expert_gpus(self) -> int:
+        """How many GPUs share a layer's experts, or the parts of each expert."""
+        return self.tensor_parallel * self.data_parallel
+
+    def padding(self) -> Padding:
+        """What the sizes of experts in MXFP4 are rounded up to."""
+        if self.moe_backend == "flashinfer_trtllm" and not is_since(self.release, "0.28"):
+            return _TRTLLM_BEFORE
+        return MOE_BACKENDS[self.moe_backend]
 
     @property
     def part_of_rank(self) -> int:
@@ -112,5 +158,7 @@ class Server:
             "max_loras": self.max_loras,
             "active_loras": self.max_loras if self.active_loras is None else self.active_loras,
             "dtype": self.dtype,
+            "dual_stream": self.has_own_stream,
+            "specialize_active_lora": self.specialize_active_lora,
         }
         return KernelShape.from_mapping(values | sizes)

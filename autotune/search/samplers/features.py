@@ -109,7 +109,7 @@ def features(shape: KernelShape, configs: Sequence[KernelConfig]) -> Floats:
     busy = np.minimum(resident, np.ceil(blocks / _MULTIPROCESSORS))
     sides, which = np.unique(m, return_inverse=True)
     launched = np.array([launched_rows(shape, int(side)) for side in sides])[which]
-    slots = (shape.max_loras + 1) * shape.num_slices
+    slots = shape.lora_slots * shape.num_slices
     grid = slots * np.ceil(launched / m) * column_tiles * split
     derived = (
         accumulators,

@@ -36,6 +36,8 @@ from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
 
+HOPPER = H100.capability
+
 #: Compiles each op twice for two targets, and expand on Hopper with two depths of pipeline.
 COMPILE = """
 import json
@@ -100,8 +102,8 @@ def test_shrink_is_specialised_alike_with_tensors_and_without(num_tokens, hidden
     inputs = make_inputs(shape, device="cpu", weight_sets=1, seed=0, scaling=0.3)
     config = make_config(LoraOp.SHRINK, split_k=4)
 
-    with_tensors = shrink.arguments(shape, config, inputs.operands[0], inputs.scaling)
-    without = shrink.arguments(shape, config, operands_without_tensors(shape), 1.0)
+    with_tensors = shrink.arguments(shape, config, inputs.operands[0], HOPPER, inputs.scaling)
+    without = shrink.arguments(shape, config, operands_without_tensors(shape), HOPPER, 1.0)
 
     assert specialisation(shrink.shrink_kernel, with_tensors) == specialisation(
         shrink.shrink_kernel, without
@@ -116,8 +118,8 @@ def test_expand_is_specialised_alike_with_tensors_and_without(num_tokens, slice_
     inputs = make_inputs(shape, device="cpu", weight_sets=1, seed=0)
     config = make_config(LoraOp.EXPAND)
 
-    with_tensors = expand.arguments(shape, config, inputs.operands[0])
-    without = expand.arguments(shape, config, operands_without_tensors(shape))
+    with_tensors = expand.arguments(shape, config, inputs.operands[0], HOPPER)
+    without = expand.arguments(shape, config, operands_without_tensors(shape), HOPPER)
 
     assert specialisation(expand.expand_kernel, with_tensors) == specialisation(
         expand.expand_kernel, without
@@ -184,10 +186,10 @@ def test_the_numbers_in_the_arguments_are_the_strides_of_the_tensors(make_shape)
     config, operands = make_config(shape.op), inputs.operands[0]
 
     if shape.op is LoraOp.SHRINK:
-        arguments = shrink.arguments(shape, config, operands, 1.0)
+        arguments = shrink.arguments(shape, config, operands, HOPPER, 1.0)
         names = {"x": "mk", "out": ("slice", *"mn"), "weights": ("lora", *"nk")}
     else:
-        arguments = expand.arguments(shape, config, operands)
+        arguments = expand.arguments(shape, config, operands, HOPPER)
         names = {"x": ("slice", *"mk"), "out": "mn", "weights": ("lora", *"nk")}
 
     for name, dimensions in names.items():
@@ -202,7 +204,7 @@ def test_a_different_configuration_is_a_different_specialisation():
     keys = [
         specialisation(
             shrink.shrink_kernel,
-            shrink.arguments(shape, make_config(LoraOp.SHRINK, **change), operands, 1.0),
+            shrink.arguments(shape, make_config(LoraOp.SHRINK, **change), operands, HOPPER, 1.0),
         )
         for change in ({}, {"block_k": 32}, {"num_warps": 8}, {"num_stages": 3})
     ]
