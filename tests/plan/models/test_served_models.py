@@ -177,9 +177,7 @@ def w13_and_w2(config: dict[str, Any], **flags: Any) -> tuple[KernelShape, Kerne
 
 def keys_of(config: dict[str, Any], **flags: Any) -> list[tuple[str, LookupKey]]:
     layers = layers_of(config, **flags).values()
-    return [
-        (shape.file_name("gpu"), shape.lookup_key) for each in layers for shape in each.shapes
-    ]
+    return [(shape.file_name("gpu"), shape.lookup_key) for each in layers for shape in each.shapes]
 
 
 @pytest.mark.parametrize("flag", ["mixed_moe_lora_format", "moe_shared_loras"])
