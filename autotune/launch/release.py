@@ -71,8 +71,10 @@ SERVER_FLAGS: Mapping[str, ServerFlag] = {
     "mixed_moe_lora_format": ServerFlag("--enable-mixed-moe-lora-format", "0.22.1", "0.15.1"),
     "moe_shared_loras": ServerFlag("--enable-moe-shared-loras", "0.28.0", "0.22.1"),
     "target_modules": ServerFlag("--lora-target-modules", "0.22.1", "0.15.1"),
-    "expert_parallel": ServerFlag("LoRA on experts that are dealt out", "0.22.1", "0.15.1"),
-    "data_parallel": ServerFlag("LoRA on experts with data parallelism", "0.22.1", "0.15.1"),
+    "expert_parallel": ServerFlag(
+        "LoRA on experts with --enable-expert-parallel", "0.22.1", "0.15.1"
+    ),
+    "data_parallel": ServerFlag("LoRA on experts with --data-parallel-size", "0.22.1", "0.15.1"),
     "max_lora_cls_labels": ServerFlag("--max-lora-cls-labels", "0.33.0", "0.28.0"),
 }
 

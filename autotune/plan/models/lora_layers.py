@@ -242,7 +242,9 @@ def _column(fields: Fields, module: Module, server: Server) -> _Shapes:
             num_slices=len(written),
             rank=server.part_of_rank,
         ),
-        server.shape(LoraOp.EXPAND, slice_sizes=written, add_inputs=not server.has_own_stream),
+        server.shape(
+            LoraOp.EXPAND, slice_sizes=written, add_inputs=server.adds_to_base(len(written))
+        ),
     )
 
 
@@ -251,7 +253,9 @@ def _row(fields: Fields, module: Module, server: Server) -> _Shapes:
     read = fields.size(module.reads, ways=server.tensor_parallel)
     return (
         server.shape(LoraOp.SHRINK, hidden_size=read, num_slices=len(written)),
-        server.shape(LoraOp.EXPAND, slice_sizes=written, add_inputs=not server.has_own_stream),
+        server.shape(
+            LoraOp.EXPAND, slice_sizes=written, add_inputs=server.adds_to_base(len(written))
+        ),
     )
 
 

@@ -38,6 +38,9 @@ _TRTLLM_BEFORE = Padding(intermediate=256, hidden=256)
 _SHARED_DIVIDES = "0.33"
 
 
+#: The first release that runs layers of several slices beside their LoRA, too.
+_ALL_BESIDE = "0.28"
+
 #: Flags that some releases lack, whatever the model is.
 _FLAGS = ("dual_stream", "specialize_active_lora", "mixed_moe_lora_format", "moe_shared_loras")
 
@@ -114,6 +117,18 @@ class Server:
         The source is ``_validate_lora_config`` in ``vllm/config/lora.py``, 0.22.1 to 0.33.0.
         """
         return self.dual_stream and not self.fully_sharded
+
+    def adds_to_base(self, slices: int) -> bool:
+        """Whether LoRA is added to what a divided layer wrote, and not written beside it.
+
+        Args:
+            slices: Of the layer; 0.22.1 runs those of several one after the other all the same
+                (``MergedColumnParallelLinearWithLoRA.apply`` in
+                ``vllm/lora/layers/column_parallel_linear.py``).
+        """
+        if not self.has_own_stream:
+            return True
+        return slices > 1 and not is_since(self.release, _ALL_BESIDE)
 
     @property
     def expert_gpus(self) -> int:
