@@ -75,7 +75,6 @@ SERVER_FLAGS: Mapping[str, ServerFlag] = {
         "LoRA on experts with --enable-expert-parallel", "0.22.1", "0.15.1"
     ),
     "data_parallel": ServerFlag("LoRA on experts with --data-parallel-size", "0.22.1", "0.15.1"),
-    "max_lora_cls_labels": ServerFlag("--max-lora-cls-labels", "0.33.0", "0.28.0"),
 }
 
 

@@ -21,6 +21,9 @@ _MOST_SLICES = 64
 
 _SIZES = ("num_tokens", "hidden_size", "rank", "num_slices", "max_loras", "active_loras")
 
+#: Every part of a rank that one GPU may hold if fully-sharded LoRAs divide it.
+RANKS_ON_GPU = {part for rank in VLLM_RANKS for part in range(1, rank + 1) if rank % part == 0}
+
 #: Sizes that only the ops of a mixture of experts have.
 _MOE_SIZES = ("num_experts", "top_k", "intermediate_size")
 
@@ -251,9 +254,6 @@ def launched_loras(active: int, max_loras: int) -> int:
 
 _W13 = (LoraOp.W13_SHRINK, LoraOp.W13_EXPAND)
 
-#: Every part of a rank that one GPU may hold if fully-sharded LoRAs divide it.
-_PARTS_OF_RANKS = {part for rank in VLLM_RANKS for part in range(1, rank + 1) if rank % part == 0}
-
 
 def _op(value: object) -> LoraOp:
     try:
@@ -331,7 +331,7 @@ def _is_rank(values: Mapping[str, Any]) -> bool:
     """Whether vLLM allows the rank, or a multiple of it that fully-sharded LoRAs divide."""
     rank, shards = values["rank"], values.get("shards", 1)
     if values["op"] is LoraOp.SHRINK:
-        return rank in _PARTS_OF_RANKS
+        return rank in RANKS_ON_GPU
     if values["op"] in _W13 and isinstance(shards, int) and shards > 0:
         return rank * shards in VLLM_RANKS
     return rank in VLLM_RANKS

@@ -6,7 +6,7 @@ of the caller's tensors; a later line of the same process and number gives newer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from autotune.errors import InputError, ShapeError, printable, shown
 from autotune.launch.op import DenseKey, LookupKey, LoraOp, MoeKey, key_text
-from autotune.launch.shape import LARGEST_SIZE, KernelShape
+from autotune.launch.shape import LARGEST_SIZE, RANKS_ON_GPU, KernelShape
 from autotune.plan.batches import doubled, thinned
 from autotune.plan.documents import read_lines
 from autotune.plan.workload import Kernel
@@ -37,6 +37,8 @@ _Weights = Annotated[
 
 #: What a GPU's name holds, such as ``Quadro RTX 6000/8000``: it becomes part of files' names.
 _GPU = r"^[A-Za-z0-9 _+()/-]{0,200}$"
+
+_CLASSIFIER = "a classifier's head, whose rank is its number of classes: vLLM takes the nearest one"
 
 #: Which of the reasons why look-ups are left out are told.
 _MOST_REASONS = 3
@@ -78,6 +80,7 @@ class _LookUp(_Figures):
     top_k: _Size | None = None
     global_experts: _Size | None = None
     fully_sharded: bool = False
+    shared_loras: bool = False
 
     @property
     def key(self) -> LookupKey:
@@ -88,17 +91,32 @@ class _LookUp(_Figures):
         inner = (self.hidden_size, self.rank)
         return DenseKey(*outer, *(inner if self.op == LoraOp.SHRINK.value else inner[::-1]))
 
-    def shape(self, everywhere: int | None) -> KernelShape:
+    @property
+    def server_flags(self) -> set[str]:
+        """The flags of the server that this look-up shows."""
+        flags = {"dual_stream"} if self.op == "expand" and self.add_inputs is False else set()
+        fewer = 0 < (self.active_loras or 0) < self.max_loras
+        return flags | {"specialize_active_lora"} if fewer else flags
+
+    def shape(self, everywhere: int | None, flags: Collection[str] = ()) -> KernelShape:
         """What was launched.
 
         Args:
             everywhere: Experts on all devices, where this look-up's caller did not know.
+            flags: The server's, which any of its look-ups may have shown.
 
         Raises:
             ShapeError: autotune cannot launch it, or would look it up under another key.
         """
         dense = self.op in {LoraOp.SHRINK.value, LoraOp.EXPAND.value}
-        shape = KernelShape.from_mapping(self._dense() if dense else self._of_experts(everywhere))
+        if (
+            self.op == LoraOp.SHRINK.value
+            and self.num_slices == 1
+            and self.rank not in RANKS_ON_GPU
+        ):
+            raise ShapeError(_CLASSIFIER)
+        table = self._dense() if dense else self._of_experts(everywhere)
+        shape = KernelShape.from_mapping(table | dict.fromkeys(flags, True))
         if shape.lookup_key != self.key:
             raise ShapeError(f"its tensors would be looked up as {key_text(shape.lookup_key)}")
         return shape
@@ -116,22 +134,17 @@ class _LookUp(_Figures):
         }
 
     def _dense(self) -> dict[str, Any]:
-        # The key has a slot for tokens without LoRA, and so has the grid, but where the server
-        # specializes it to fewer adapters.
-        most = self.max_loras - 1
-        active = most if self.active_loras is None else max(1, min(most, self.active_loras))
-        table = {**self._launch, "max_loras": most, "active_loras": active}
+        # The key has a slot for tokens without LoRA. Where grids differ, the largest is tuned.
+        table = {**self._launch, "max_loras": self.max_loras - 1}
         if self.op == LoraOp.EXPAND.value:
             table["add_inputs"] = self.add_inputs is not False
-            if self.lora_b is not None:
-                table["slice_sizes"] = [sizes[-2] for sizes in self.lora_b]
+            table |= {"slice_sizes": [sizes[-2] for sizes in self.lora_b]} if self.lora_b else {}
         return table
 
     def _of_experts(self, everywhere: int | None) -> dict[str, Any]:
         if self.lora_a is None or self.lora_b is None or self.top_k is None:
             raise ShapeError("its tensors could not be seen")
-        a, b = self.lora_a[0], self.lora_b[0]
-        is_w13 = "_w13_" in self.op
+        a, b, is_w13 = self.lora_a[0], self.lora_b[0], "_w13_" in self.op
         hidden, inner = (a[-1], b[-2]) if is_w13 else (b[-2], a[-1])
         shards = 1
         if self.fully_sharded:
@@ -144,6 +157,7 @@ class _LookUp(_Figures):
             "top_k": self.top_k,
             "num_experts": experts,
             "fully_sharded": self.fully_sharded,
+            "shared_loras": self.shared_loras,
             "shards": shards,
             "global_experts": self.global_experts or everywhere or experts,
         }
@@ -357,13 +371,14 @@ def _asked(
 ) -> tuple[dict[KernelShape, Asked], list[str]]:
     """Every shape once, and why look-ups are left out, a line each."""
     everywhere = {one.layer: one.global_experts for _, one in firsts.values() if one.global_experts}
+    flags = set().union(*(one.server_flags for _, one in firsts.values()))
     asked: dict[KernelShape, Asked] = {}
     left_out: list[str] = []
     seen = {one.kind: one for _, one in firsts.values() if one.lora_a or one.lora_b}
     for name, (number, blind) in firsts.items():
         one = blind.with_tensors_of(seen.get(blind.kind, blind))
         try:
-            shape = one.shape(everywhere.get(one.layer))
+            shape = one.shape(everywhere.get(one.layer), flags)
         except ShapeError as error:
             left_out.append(f"line {number}, {shown(one.op)[1:-1]} {key_text(one.key)}: {error}")
             continue

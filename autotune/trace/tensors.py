@@ -39,6 +39,7 @@ class Facts(NamedTuple):
         top_k: Experts that each token goes to.
         global_experts: Experts of the layer on all devices.
         fully_sharded: Whether the server runs with ``--fully-sharded-loras``.
+        shared_loras: Whether the experts share a matrix: its view has a stride of 0.
     """
 
     lora_a: Sizes | None = None
@@ -48,6 +49,7 @@ class Facts(NamedTuple):
     top_k: int | None = None
     global_experts: int | None = None
     fully_sharded: bool | None = None
+    shared_loras: bool | None = None
 
     @property
     def has_tensors(self) -> bool:
@@ -86,6 +88,7 @@ def facts_of(op: str, frame: FrameType) -> tuple[Facts, int | None]:
             top_k=_unless_fault(lambda: int(names["top_k"])),
             global_experts=_global_experts(names),
             fully_sharded=_fully_sharded(names),
+            shared_loras=_shared((*weights, *others)),
         )
     return facts, _unless_fault(lambda: int(weights[0].data_ptr()))
 
@@ -156,6 +159,11 @@ def _fully_sharded(names: Mapping[str, Any]) -> bool | None:
     if "fully_sharded" in names:
         return _unless_fault(lambda: bool(names["fully_sharded"]))
     return _unless_fault(lambda: bool(names["self"].fully_sharded))
+
+
+def _shared(weights: tuple[Any, ...]) -> bool | None:
+    """Whether a matrix stands for all experts; None where it does not, which is not written."""
+    return _unless_fault(lambda: any(each.stride(1) == 0 for each in weights)) or None
 
 
 def _unless_fault(read: Callable[[], _Value]) -> _Value | None:

@@ -42,7 +42,7 @@ def looked_up(shape: KernelShape, **changes: Any) -> dict[str, Any]:
         **({} if is_shrink else {"add_inputs": shape.add_inputs}),
         "lora_a" if is_shrink else "lora_b": weights,
         "dtype": shape.dtype,
-        "active_loras": shape.active_loras + (shape.active_loras == shape.max_loras),
+        "active_loras": shape.lora_slots,
         "count": 3,
         "layers": 2,
         "when": "start",
@@ -114,15 +114,19 @@ def dense_shapes(draw: st.DrawFn) -> KernelShape:
         "num_tokens": draw(size),
         "rank": draw(st.sampled_from([8, 16, 512])),
         "max_loras": most,
-        "active_loras": draw(st.integers(1, most)),
         "dtype": draw(st.sampled_from(["bfloat16", "float16"])),
     }
     if draw(st.booleans()):
         table |= {"op": "shrink", "hidden_size": draw(size), "num_slices": draw(st.integers(1, 6))}
     else:
         sizes = draw(st.lists(size, min_size=1, max_size=6))
-        table |= {"op": "expand", "slice_sizes": sizes, "add_inputs": draw(st.booleans())}
-    return KernelShape.from_mapping(table)
+        beside = draw(st.booleans())
+        table |= {"op": "expand", "slice_sizes": sizes, "add_inputs": not beside}
+        table |= {"dual_stream": beside}
+    specialized = KernelShape.from_mapping(table | {"specialize_active_lora": True})
+    # A grid that has room for all adapters shows nothing.
+    is_shown = draw(st.booleans()) and specialized.lora_slots <= most
+    return specialized if is_shown else KernelShape.from_mapping(table)
 
 
 @given(shape=dense_shapes())
@@ -130,6 +134,31 @@ def test_a_dense_look_up_is_the_shape_that_it_came_from(shape, tmp_path_factory)
     path = written(tmp_path_factory.mktemp("t"), looked_up(shape))
 
     assert [each.shape for each in read_trace(path).asked] == [shape]
+
+
+def test_one_look_up_shows_the_flags_of_all(tmp_path):
+    """vLLM looks shrink up alike with LoRA on a stream of its own."""
+    beside = shape_of(add_inputs=False)
+    experts = {**EXPERTS, "number": 2, "shared_loras": True}
+    path = written(tmp_path, looked_up(SHRINK), looked_up(beside, number=1), experts)
+
+    shrink, expand, w2 = (each.shape for each in read_trace(path).asked)
+
+    assert shrink.dual_stream
+    assert expand.dual_stream
+    assert w2.dual_stream
+    assert (shrink.shared_loras, expand.shared_loras, w2.shared_loras) == (False, False, True)
+
+
+def test_grids_of_several_sizes_are_one_shape_with_a_warning(tmp_path):
+    """A server with ``--specialize-active-lora`` captures each batch size several times."""
+    grids = [looked_up(SHRINK, number=n, active_loras=n) for n in (1, 2, 4, 9)]
+
+    plan = StudyPlan.of_trace(read_trace(written(tmp_path, *grids)))
+
+    (shape,) = plan.shapes
+    assert (shape.specialize_active_lora, shape.active_loras) == (True, 8)
+    assert any("1 of 1 entries serve launches for several numbers" in each for each in plan.notes)
 
 
 def test_without_tensors_the_keys_are_taken(tmp_path):
@@ -180,7 +209,7 @@ def test_what_autotune_cannot_launch_is_left_out_and_said(tmp_path):
     assert [each.shape for each in trace.asked] == [SHRINK]
     ranks, sizes, ops = trace.notes
     assert ranks.startswith(f"{path}: left out")
-    assert "line 3, shrink 9/1/4/4096/3: rank is not one that vLLM allows: got 3" in ranks
+    assert "line 3, shrink 9/1/4/4096/3: a classifier's head, whose rank is its number" in ranks
     assert "its tensors would be looked up as 8/1/4/16/2048/768" in sizes
     assert "unknown op: got 'new'" in ops
 
@@ -313,7 +342,9 @@ def test_places_without_a_file_are_refused(tmp_path):
 
 def test_a_trace_of_what_cannot_be_launched_says_why(tmp_path):
     line = looked_up(SHRINK, rank=3, lora_a=[[8, 1, 3, 4096]])
-    with pytest.raises(InputError, match=r"no look-up that autotune can launch: line 2, .*got 3"):
+    with pytest.raises(
+        InputError, match=r"no look-up that autotune can launch: line 2, .*a classif"
+    ):
         read_trace(written(tmp_path, line))
 
 

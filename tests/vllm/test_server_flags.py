@@ -89,7 +89,6 @@ def test_a_flag_of_the_lora_config_is_refused_where_a_release_lacks_it(release, 
     [
         ("dual_stream", "VLLM_LORA_ENABLE_DUAL_STREAM", "envs.py"),
         ("target_modules", "    target_modules: ", "config/lora.py"),
-        ("max_lora_cls_labels", "    max_lora_cls_labels: ", "config/lora.py"),
         ("expert_parallel", "all2all_backend", "lora/layers/fused_moe.py"),
         ("data_parallel", "set_lora_context", "lora/layers/fused_moe.py"),
     ],
