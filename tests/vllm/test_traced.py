@@ -48,7 +48,7 @@ EXPERTS = [
 SHARED_EXPERTS = [
     *(moe_shape(op, global_experts=8) for op in (LoraOp.W13_SHRINK, LoraOp.W2_SHRINK)),
     *(moe_shape(op, **_SHARDED, num_tokens=9) for op in (LoraOp.W13_SHRINK, LoraOp.W2_EXPAND)),
-    *(moe_shape(op, shared_loras=True, num_tokens=11) for op in LoraOp if op.is_moe),
+    *(moe_shape(op, shared_loras=True, hidden_size=96) for op in LoraOp if op.is_moe),
 ]
 
 #: Runs the callers with the shapes of standard input, twice each, and prints what each passed on.
