@@ -12,11 +12,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from autotune.choose.couple import couple
-from autotune.choose.losses import Losses, Option, Rows, Timings, nearest, option_of, unnoticed
-from autotune.choose.selection import BetweenRows, Selection
-from autotune.launch.moe_layer import MoeLayer
+from autotune.choose.losses import (
+    BetweenRows,
+    Losses,
+    Option,
+    Rows,
+    Timings,
+    nearest,
+    option_of,
+    rows_of_layers,
+)
+from autotune.choose.selection import Selection
 from autotune.launch.shape import KernelShape
-from autotune.measure import Runner
 
 #: A batch size gets a row of its own where its nearest row loses more than this share.
 WORST_LOSS = 0.05
@@ -92,12 +99,11 @@ ShortSearch = Callable[[KernelShape], Selection | None]
 
 def refine(
     selections: Iterable[Selection],
-    runner: Runner,
+    timings: Timings,
     *,
     captured: Callable[[KernelShape], Sequence[KernelShape]],
     search: ShortSearch,
     rows_max: int | None = None,
-    looked: Callable[[KernelShape], None] = unnoticed,
 ) -> Refined:
     """Time the captured batch sizes, add rows, and merge rows on request.
 
@@ -106,16 +112,14 @@ def refine(
 
     Args:
         selections: The selections of the tuned rows, with one ``block_m`` per MoE layer.
-        runner: Times configurations.
+        timings: Times configurations.
         captured: Returns the shapes of a kernel at the batch sizes that the server captures.
         search: Searches a shape where neither neighbour's winner beats vLLM's default.
         rows_max: How many rows a layer may have; None for any number.
-        looked: Called with a shape after configurations of it were timed.
     """
-    timings = Timings(runner, looked)
     refined = [
-        _Layer(rows, timings, captured, search).refined(rows_max)
-        for rows in _by_kinds(selections).values()
+        _Layer(rows, others, timings, captured, search).refined(rows_max)
+        for rows, others in rows_of_layers(selections)
     ]
     return Refined(
         selections=tuple(one for each in refined for one in each.selections),
@@ -128,16 +132,6 @@ def refine(
     )
 
 
-def _by_kinds(selections: Iterable[Selection]) -> dict[object, Rows]:
-    """The rows of every dense kernel, and of every MoE layer."""
-    found: dict[object, Rows] = {}
-    for one in selections:
-        kind = one.shape.without_batch
-        together = MoeLayer.of(kind) if kind.op.is_moe else kind
-        found.setdefault(together, {}).setdefault(one.shape.num_tokens, []).append(one)
-    return found
-
-
 def _percent(loss: float) -> str:
     return "does not run" if math.isinf(loss) else f"{loss:.1%}"
 
@@ -148,19 +142,13 @@ class _Layer:
     def __init__(
         self,
         rows: Rows,
+        others: Sequence[Selection],
         timings: Timings,
         captured: Callable[[KernelShape], Sequence[KernelShape]],
         search: ShortSearch,
     ) -> None:
         self._timings, self._search = timings, search
-        most = max(map(len, rows.values()))
-        #: Only rows with a selection for every kernel: the others leave nothing to choose from.
-        self._rows = {
-            count: sorted(those, key=lambda one: one.shape.without_batch.label)
-            for count, those in rows.items()
-            if len(those) == most
-        }
-        self._others = [one for those in rows.values() if len(those) < most for one in those]
+        self._rows, self._others = rows, others
         kinds = [one.shape.without_batch for one in next(iter(self._rows.values()))]
         wanted = [{shape.num_tokens for shape in captured(kind)} for kind in kinds]
         self._losses = Losses(kinds, set.intersection(*wanted), timings)
@@ -219,11 +207,7 @@ class _Layer:
 
     def _selection(self, shape: KernelShape, number: int, options: Sequence[Option]) -> Selection:
         """The selection for one kernel among the options, which hold it at place ``number``."""
-        samples = self._timings.samples(shape, [option[number] for option in options])
-        default = self._timings.default(shape)
-        shortest = min(map(len, samples.values()))
-        samples = {config: each[:shortest] for config, each in samples.items()}
-        return Selection.of_samples(shape, default, samples)
+        return self._timings.selection(shape, [option[number] for option in options])
 
     # ----------------------------------------------------------------- merging
 

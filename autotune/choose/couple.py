@@ -62,7 +62,7 @@ def couple_layer(
         ExportError: No ``block_m`` was measured to work for all of the ops.
     """
     ordered = sorted(selections, key=lambda one: (MOE_OPS.index(one.shape.op), one.shape.label))
-    common = set.intersection(*({c.block_m for c in one.samples_us} for one in ordered))
+    common = set.intersection(*(_values(one) for one in ordered))
     options = {
         block_m: [_best_at(block_m, one) for one in ordered]
         for block_m in sorted(common)
@@ -78,8 +78,17 @@ def couple_layer(
     ]
 
 
+def _values(selection: Selection) -> set[int]:
+    """The values of ``block_m`` that an op may get; one where its row was exchanged."""
+    if selection.exchanged is not None:
+        return {selection.config.block_m}
+    return {config.block_m for config in selection.samples_us}
+
+
 def _best_at(block_m: int, selection: Selection) -> KernelConfig:
     """The configuration with this ``block_m`` that ``select`` chooses for an op."""
+    if selection.exchanged is not None:
+        return selection.config
     samples = {c: s for c, s in selection.samples_us.items() if c.block_m == block_m}
     return select(selection.default, samples)[0]
 

@@ -14,6 +14,7 @@ from functools import partial
 from autotune.choose.selection import Selection, is_settled
 from autotune.errors import ReplayMiss, SpaceError
 from autotune.launch.config import KernelConfig
+from autotune.launch.moe_layer import MoeLayer
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace, default_axes
 from autotune.measure import Runner
@@ -39,8 +40,51 @@ def nearest(count: int, rows: Iterable[int]) -> int:
     return min(sorted(rows), key=lambda row: abs(row - count))
 
 
+def rows_of_layers(selections: Iterable[Selection]) -> list[tuple[Rows, list[Selection]]]:
+    """The rows of every dense kernel and of every MoE layer, whose kernels are treated as one.
+
+    Returns:
+        For each the rows that have a selection for every kernel, ascending, and the selections of
+        the other rows, which leave nothing to choose from.
+    """
+    layers: dict[object, Rows] = {}
+    for one in selections:
+        kind = one.shape.without_batch
+        together = MoeLayer.of(kind) if kind.op.is_moe else kind
+        layers.setdefault(together, {}).setdefault(one.shape.num_tokens, []).append(one)
+    found = []
+    for rows in layers.values():
+        most = max(map(len, rows.values()))
+        whole = {
+            count: sorted(those, key=lambda one: one.shape.without_batch.label)
+            for count, those in sorted(rows.items())
+            if len(those) == most
+        }
+        others = [one for those in rows.values() if len(those) < most for one in those]
+        found.append((whole, others))
+    return found
+
+
 def unnoticed(_shape: KernelShape) -> None:
     """A ``looked`` that does nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BetweenRows:
+    """What a shape at a captured batch size loses with the configuration of the nearest row.
+
+    A loss is how much slower that configuration is than the best one timed, as a share of the best
+    latency; infinite where it does not run. The kernels of a MoE layer have one loss together.
+
+    Attributes:
+        shape: A kernel at a captured batch size.
+        before: The loss with the rows as tuned.
+        after: The loss with the rows as they are now.
+    """
+
+    shape: KernelShape
+    before: float
+    after: float
 
 
 @dataclass(slots=True)
@@ -92,6 +136,17 @@ class Timings:
             self._samples.setdefault(shape, []).append(timed)
             self.looked(shape)
         return {config: timed[one] for config, one in asked.items() if timed[one]}
+
+    def selection(self, shape: KernelShape, configs: Sequence[KernelConfig]) -> Selection:
+        """The choice among configurations and the default.
+
+        Raises:
+            NotRecorded: A replay does not hold one of the configurations.
+        """
+        samples = self.samples(shape, configs)
+        shortest = min(map(len, samples.values()))
+        samples = {config: each[:shortest] for config, each in samples.items()}
+        return Selection.of_samples(shape, self.default(shape), samples)
 
     def _space(self, shape: KernelShape, configs: Sequence[KernelConfig]) -> SearchSpace:
         """A space of only these configurations' values, and the smallest value of each axis.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from autotune.choose.exchanged import Exchanged, ExchangedTable
 from autotune.launch.config import LARGEST_VALUE, KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
@@ -144,6 +145,8 @@ class Selection:
         layer: For a MoE op, how its layer's ``block_m`` was chosen; None before it is. The database
             keeps every op's own choice without it, so that a layer can be chosen for again.
         replayed: The recordings that the samples are from; None where a GPU was timed.
+        exchanged: What ``config`` was before the row took one that a server launches at its start;
+            None where the row has its own.
     """
 
     shape: KernelShape
@@ -156,6 +159,7 @@ class Selection:
     states: tuple[DeviceState, ...] = ()
     layer: LayerChoice | None = None
     replayed: Replayed | None = None
+    exchanged: Exchanged | None = None
 
     @classmethod
     def of_samples(
@@ -193,6 +197,20 @@ class Selection:
             replayed=replayed,
         )
 
+    def taking(self, config: KernelConfig, exchanged: Exchanged | None) -> Selection:
+        """The selection with another of the configurations that were timed."""
+        default_us = self.samples_us.get(self.default)
+        ratio = default_us and Ratio.of(default_us, self.samples_us[config])
+        is_same = ratio and config == self.default
+        return replace(
+            self, config=config, ratio=SAME if is_same else ratio or None, exchanged=exchanged
+        )
+
+    @property
+    def own(self) -> Selection:
+        """The selection as it was before its configuration was exchanged."""
+        return self if self.exchanged is None else self.taking(self.exchanged.own, None)
+
     @property
     def is_throttled(self) -> bool:
         """Whether heat or power slowed the device down while the finalists were timed."""
@@ -219,6 +237,8 @@ class Selection:
         known: dict[str, Any] = {} if self.layer is None else {"layer": self.layer.as_dict()}
         if self.replayed is not None:
             known["replayed"] = self.replayed.as_dict()
+        if self.exchanged is not None:
+            known["exchanged"] = self.exchanged.as_dict()
         return {
             "shape": self.shape.as_dict(),
             "config": self.config.as_dict(),
@@ -259,6 +279,7 @@ class Selection:
             if layer is None
             else LayerChoice(block_m=layer.block_m, ops=layer.ops, ratio=_ratio(layer.ratio)),
             replayed=None if table.replayed is None else table.replayed.replayed,
+            exchanged=None if table.exchanged is None else table.exchanged.exchanged(shape.op),
         )
 
 
@@ -304,10 +325,12 @@ class _Written(Untrusted):
     states: tuple[_State, ...]
     layer: _Layer | None = None
     replayed: ReplayedTable | None = None
+    exchanged: ExchangedTable | None = None
 
     @model_validator(mode="after")
     def _is_evident(self) -> _Written:
-        if not any(row.config == self.config for row in self.samples_us):
+        chosen = [self.config, *([self.exchanged.own] if self.exchanged else [])]
+        if not all(any(row.config == one for row in self.samples_us) for one in chosen):
             raise ValueError("samples_us has none of the configuration that was chosen")
         if len({len(row.samples_us) for row in self.samples_us}) > 1:
             raise ValueError("samples_us has more samples of one configuration than of another")
@@ -366,21 +389,3 @@ def is_settled_at_every_block_m(
 
 def _fastest(samples: Mapping[KernelConfig, Sequence[float]]) -> KernelConfig:
     return min(samples, key=lambda config: statistics.median(samples[config]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BetweenRows:
-    """What a shape at a captured batch size loses with the configuration of the nearest row.
-
-    A loss is how much slower that configuration is than the best one timed, as a share of the best
-    latency; infinite where it does not run. The kernels of a MoE layer have one loss together.
-
-    Attributes:
-        shape: A kernel at a captured batch size.
-        before: The loss with the rows as tuned.
-        after: The loss with the rows as they are now.
-    """
-
-    shape: KernelShape
-    before: float
-    after: float

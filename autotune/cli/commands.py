@@ -299,7 +299,11 @@ def check(
         raise typer.BadParameter("--replay and --storage both name the shapes; give one of them")
     with errors_in_one_line():
         plans = plans_by_gpu(flags, replay=replay, storage=storage)
-        report = check_files(folder, {gpu: plan.looked_up for gpu, plan in plans.items()})
+        report = check_files(
+            folder,
+            {gpu: plan.looked_up for gpu, plan in plans.items()},
+            {} if replay or storage else {gpu: plan.served for gpu, plan in plans.items()},
+        )
         asked = [each for plan in plans.values() if plan.trace for each in plan.trace.asked]
         layers = {shape: names for plan in plans.values() for shape, names in plan.layers.items()}
     print_checked(report, layers, batches=by_batch(report.lookups, asked), as_json=as_json)

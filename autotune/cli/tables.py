@@ -281,7 +281,12 @@ def check_counts(report: Report) -> str:
     shapes = f"{_counted(counts.total(), 'shape')} looked up: {told}; " if report.lookups else ""
     severities = report.severities
     ends = ", ".join(_counted(severities[name], name) for name in ("error", "warning"))
-    return f"Checked {report.folder} for vLLM {report.release}: {shapes}{ends}"
+    late = (
+        ""
+        if report.late is None
+        else (f"; {_counted(report.late, 'kernel')} compiled while serving")
+    )
+    return f"Checked {report.folder} for vLLM {report.release}: {shapes}{ends}{late}"
 
 
 def _counted(count: int, noun: str, nouns: str = "") -> str:

@@ -52,6 +52,9 @@ def entry_of(selection: Selection, environment: Environment) -> dict[str, Any]:
         entry["layer"] = _layer(selection.layer)
     if selection.replayed is not None:
         entry["replayed"] = selection.replayed.as_dict()
+    if selection.exchanged is not None:
+        loss = round(selection.exchanged.loss, _DECIMALS)
+        entry["exchanged"] = selection.exchanged.as_dict() | {"loss": loss}
     return entry
 
 

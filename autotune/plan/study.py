@@ -12,6 +12,8 @@ from autotune.errors import InputError, StudyFileError, printable
 from autotune.launch.op import LoraOp
 from autotune.launch.release import NEWEST_RELEASE
 from autotune.launch.shape import KernelShape
+from autotune.launch.warmed import WarmedSizes
+from autotune.plan import serving
 from autotune.plan.batches import Batches
 from autotune.plan.effort import EFFORTS, NORMAL, effort_beside
 from autotune.plan.file import (
@@ -233,6 +235,25 @@ class StudyPlan:
         times = self.model.gathered_from(kind) if self.model is not None else 1
         sizes = (n for n in self.batches.captured if most is None or n <= most)
         return [replace(kind, num_tokens=n * times) for n in sizes]
+
+    @property
+    def served(self) -> dict[KernelShape, WarmedSizes]:
+        """Every kernel of the server with its batch sizes; empty where shapes are given by hand.
+
+        Raises:
+            StudyFileError: As ``workload``.
+        """
+        if self.model is None and self.trace is None and not self.is_auto:
+            return {}
+        kinds = dict.fromkeys(shape.without_batch for shape in self.shapes)
+        return {kind: self.warmed(kind) for kind in kinds}
+
+    def warmed(self, kind: KernelShape) -> WarmedSizes:
+        """The batch sizes that a server launches a shape at, at its start and afterwards."""
+        kind = kind.without_batch
+        if self.trace is not None:
+            return serving.of_trace(self.trace, kind)
+        return serving.of_batches(self.batches, self.workload, kind)
 
     @property
     def between(self) -> list[KernelShape]:

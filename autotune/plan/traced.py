@@ -256,7 +256,7 @@ class Trace:
     @property
     def limits(self) -> dict[str, int]:
         """The largest batches: of any kernel, and of those that only sampled tokens go through."""
-        sampled = [max(self.sizes(kind=kind)) for kind in self.kinds if self._is_sampled(kind)]
+        sampled = [max(self.sizes(kind=kind)) for kind in self.kinds if self.is_sampled(kind)]
         most = max(self.sizes())
         return {"max_num_batched_tokens": most, "max_num_seqs": max(sampled, default=most)}
 
@@ -271,7 +271,7 @@ class Trace:
                 place=f"{self.source}: {kind.op.value}",
                 shape=replace(kind, num_tokens=count),
                 runs=max(each.layers for each in those),
-                is_sampled=self._is_sampled(kind),
+                is_sampled=self.is_sampled(kind),
                 has_own_batch=rows,
             )
             for kind, those in self._by_kind.items()
@@ -288,7 +288,7 @@ class Trace:
         captured = self.sizes("capture", kind=kind) or sizes[:1]
         return doubled(thinned(sizes), after=captured[-1])
 
-    def _is_sampled(self, kind: KernelShape) -> bool:
+    def is_sampled(self, kind: KernelShape) -> bool:
         """Whether only sampled tokens go through it: logits are no part of the graphs."""
         return bool(self.sizes("capture")) and not self.sizes("capture", kind=kind)
 

@@ -79,11 +79,13 @@ class Workload:
     Attributes:
         launched: Each shape once, in the order of the kernels, tokens innermost.
         sampled: The shapes, ``without_batch``, that run over sampled tokens only.
+        also_sampled: The shapes, ``without_batch``, that run over sampled tokens, too.
         notes: What a user must know of the shapes, in a line each.
     """
 
     launched: tuple[Launched, ...]
     sampled: frozenset[KernelShape]
+    also_sampled: frozenset[KernelShape] = frozenset()
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -126,7 +128,10 @@ class Workload:
         over_all = {shape.without_batch for kernel, shape in placed if not kernel.is_sampled}
         sampled = {shape.without_batch for kernel, shape in placed if kernel.is_sampled}
         return cls(
-            launched=tuple(launched), sampled=frozenset(sampled - over_all), notes=tuple(notes)
+            launched=tuple(launched),
+            sampled=frozenset(sampled - over_all),
+            also_sampled=frozenset(sampled & over_all),
+            notes=tuple(notes),
         )
 
 

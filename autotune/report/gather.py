@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from autotune.choose.selection import BetweenRows
+from autotune.choose.losses import BetweenRows
 from autotune.errors import StorageError
 from autotune.launch.environment import Environment, by_environment
 from autotune.launch.release import is_timed_as_pair

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.choose.selection import Selection
+from autotune.choose.served import served_lines
 from autotune.errors import InputError, RecordingError, StorageError
 from autotune.files import try_file, write_errors
 from autotune.launch.environment import Environment
@@ -127,10 +128,12 @@ def run_job(
     lines: Sequence[str] = ()
     with Session(plan, runner, watch, record=record, say=say) as session:
         tuned = tune(session)
+        rows: Sequence[Selection] = [result.selection for result in tuned if result.selection]
         if plan.is_auto:
             say("Timing the captured batch sizes between the tuned ones.")
-            tuned, refined = look_between(session, tuned, rows_max=rows_max)
+            tuned, rows, refined = look_between(session, tuned, rows_max=rows_max)
             lines = refined.lines
-        own = [result.selection for result in tuned if result.selection]
-        selections = chosen_together(own, session.store, runner.environment)
+        selections = chosen_together(rows, session.store, runner.environment)
+        if plan.is_auto:
+            lines = [*lines, *served_lines(selections, plan.warmed, runner.environment)]
     return Done(environment=runner.environment, tuned=tuned, selections=selections, lines=lines)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import replace
+from typing import NamedTuple
 
 from autotune.choose.between import Refined, refine
+from autotune.choose.keep_warm import keep_warm
+from autotune.choose.losses import Timings
 from autotune.choose.selection import Selection
+from autotune.launch.release import release_of
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.search.budget import Budget
@@ -64,12 +68,28 @@ def tune(session: Session) -> Sequence[Tuned]:
     return [replace(tuned[each], selection=by_shape.get(each)) for each in session.plan.shapes]
 
 
+class Between(NamedTuple):
+    """The rows after the batch sizes between the tuned ones were timed.
+
+    Attributes:
+        tuned: The results of all remaining rows that were chosen by what was timed there, the
+            plan's shapes first.
+        rows: The selections of all rows: also of batch sizes that take a neighbour's configuration.
+        refined: What was done.
+    """
+
+    tuned: Sequence[Tuned]
+    rows: Sequence[Selection]
+    refined: Refined
+
+
 def look_between(
     session: Session, tuned: Sequence[Tuned], *, rows_max: int | None = None
-) -> tuple[Sequence[Tuned], Refined]:
+) -> Between:
     """Time the batch sizes between a plan's, add rows where needed, and merge rows.
 
-    Added rows are kept in the database, beside the rows that were tuned.
+    Then rows take configurations that the server launches at its start. Added and changed rows are
+    kept in the database, beside the rows that were tuned.
 
     Args:
         session: A session whose plan has the batch sizes of ``AUTO``.
@@ -77,7 +97,7 @@ def look_between(
         rows_max: How many rows a layer may have; None for any number.
 
     Returns:
-        The results of all remaining rows, the plan's shapes first, and what was done.
+        What was found.
     """
     environment = session.runner.environment
 
@@ -85,28 +105,50 @@ def look_between(
         tuner = session.tuner(session.space(shape))
         return tuner.run(Budget(trials=min(session.plan.trials, SHORT_TRIALS)))
 
+    timings = Timings(session.runner, lambda shape: session.tell(Looked(shape=shape)))
     refined = refine(
         [result.selection for result in tuned if result.selection],
-        session.runner,
+        timings,
         captured=session.plan.captured,
         search=search,
         rows_max=rows_max,
-        looked=lambda shape: session.tell(Looked(shape=shape)),
+    )
+    warm = keep_warm(
+        refined.selections,
+        timings,
+        sizes=session.plan.warmed,
+        release=release_of(environment),
+        add_rows=rows_max is None,
     )
     facts.keep_between(session.store, environment, refined.between)
-    replayed = session.runner.replayed
-    added = [
-        replace(one, replayed=replayed)
-        for one in refined.selections
-        if one.shape in set(refined.added)
+    rows = list(_kept_rows(session, warm.selections, {*refined.added, *warm.added}))
+    merged, by_shape = set(refined.merged), {one.shape: one for one in rows}
+    kept = [
+        replace(result, selection=by_shape.get(result.shape))
+        for result in tuned
+        if result.shape not in merged
     ]
+    new = [
+        Tuned(shape=shape, selection=one, outcomes=Counter(one.outcomes))
+        for shape in refined.added
+        if (one := by_shape.get(shape)) is not None
+    ]
+    return Between([*kept, *new], rows, refined)
+
+
+def _kept_rows(
+    session: Session, selections: Iterable[Selection], added: Set[KernelShape]
+) -> Iterator[Selection]:
+    """All rows; those that were added or changed are kept in the database."""
+    store, environment = session.store, session.runner.environment
+    replayed = session.runner.replayed
     if replayed is not None:
-        facts.keep_replayed(session.store, environment, refined.added, replayed)
-    for one in added:
-        session.store.keep_selection(session.store.study_of(one.shape, environment), one)
-    kept = [result for result in tuned if result.shape not in set(refined.merged)]
-    new = [Tuned(shape=one.shape, selection=one, outcomes=Counter(one.outcomes)) for one in added]
-    return [*kept, *new], refined
+        facts.keep_replayed(store, environment, added, replayed)
+    for one in selections:
+        row = replace(one, replayed=replayed) if one.shape in added else one
+        if one.shape in added or one.exchanged is not None:
+            store.keep_selection(store.study_of(one.shape, environment), row)
+        yield row
 
 
 def _planned(trials: int, spaces: Sequence[SearchSpace]) -> Planned:

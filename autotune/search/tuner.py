@@ -127,8 +127,10 @@ class ShapeTuner:
         self._writer.flush()
         self._tell_kept()
         kept = self._store.selection(self._record)
-        if kept is not None and self._stands(kept):
-            return kept
+        if kept is not None and self._stands(kept.own):
+            if kept.exchanged is not None:
+                self._store.keep_selection(self._record, kept.own)
+            return kept.own
         selection = self._select()
         if selection is not None:
             self._store.keep_selection(self._record, selection)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import sqlalchemy as sa
 from pydantic import Field
 
-from autotune.choose.selection import BetweenRows
+from autotune.choose.losses import BetweenRows
 from autotune.launch.environment import Environment, by_environment
 from autotune.launch.shape import KernelShape
 from autotune.measure.figures import CeilingsTable, ReplayedTable

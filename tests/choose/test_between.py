@@ -15,6 +15,7 @@ import pytest
 
 from autotune.choose.between import CHEAP_LOSS, WORST_LOSS, refine
 from autotune.choose.couple import couple
+from autotune.choose.losses import Timings, unnoticed
 from autotune.choose.selection import Selection
 from autotune.launch.op import MOE_OPS, LoraOp
 from autotune.launch.shape import KernelShape
@@ -104,7 +105,7 @@ def refined(runner: ReplayRunner, tuned: Iterable[int], search=None, **more):
     counts = sorted({shape.num_tokens for shape in runner.shapes})
     return rows, refine(
         couple(rows),
-        runner,
+        Timings(runner, more.pop("looked", unnoticed)),
         captured=more.pop(
             "captured", lambda kind: [replace(kind, num_tokens=count) for count in counts]
         ),
@@ -249,7 +250,7 @@ def test_on_an_h100s_recording_rows_between_are_added_and_lose_less():
 
     after = refine(
         rows,
-        runner,
+        Timings(runner),
         captured=lambda kind: [replace(kind, num_tokens=count) for count in (1, 16, 128)],
         search=lambda shape: winners(runner, [shape])[0],
     )

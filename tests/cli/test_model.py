@@ -206,7 +206,7 @@ def test_auto_adds_rows_between_the_tuned_ones_and_says_what_that_is_worth(refin
         "that the recording does not hold, and so neither timed nor given a row: 40." in ended.out
     )
     table = json.loads(autotune.files()["NVIDIA_Test_GPU_SHRINK.json"])["3"]["1"]
-    assert list(table) == ["1", "2", "4", "8", "16", "24", "32", "64"]
+    assert list(table) == ["1", "2", "4", "8", "16", "24", "32", "40", "48", "56", "64"]
     assert table["24"]["256"]["16"]["num_warps"] == 8
     provenance = json.loads(autotune.files()["NVIDIA_Test_GPU_provenance.json"])
     (of_file,) = provenance["entries"].values()

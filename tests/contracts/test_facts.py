@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from autotune.choose.selection import BetweenRows
+from autotune.choose.losses import BetweenRows
 from autotune.errors import StorageError
 from autotune.measure.measurement import Ceilings
 from autotune.store import Store, facts, schema

@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from autotune.choose.selection import BetweenRows, Selection, select
+from autotune.choose.losses import BetweenRows
+from autotune.choose.selection import Selection, select
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape

@@ -54,7 +54,7 @@ def test_losses_between_rows_are_in_the_report(tmp_path):
     tables = {n: shape for n, shape in plan.shape_tables.items() if shape["num_tokens"] in (1, 64)}
     plan = replace(plan, shape_tables=tables, limits={"max_num_seqs": 32})
     with Session(plan, runner) as session:
-        _, refined = look_between(session, tune_session(session))
+        refined = look_between(session, tune_session(session)).refined
     (device,) = of_database(storage).devices
     assert device.between == refined.between
     assert len(refined.between) > 5

@@ -433,7 +433,7 @@ def test_a_row_that_neither_neighbour_fills_gets_a_short_search_which_is_kept(tm
 
     with Session(plan, runner) as session:
         tuned = tune_session(session)
-        between, refined = look_between(session, tuned)
+        between, _, refined = look_between(session, tuned)
 
     assert [result.shape.num_tokens for result in tuned] == [16, 32]
     (added,) = (result for result in between if result.shape in refined.added)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from autotune.errors import InputError, printable
 from autotune.export.check.agreement import MoeFile, coupling_findings, layer_findings
@@ -22,7 +23,7 @@ from autotune.export.check.entries import (
 )
 from autotune.export.check.findings import Finding, LookedUp, Report
 from autotune.export.check.folder import bypassed, missing_files, switched_off
-from autotune.export.check.limits import Limits, limits_of
+from autotune.export.check.limits import Limits, limits_of, target_of
 from autotune.export.names import (
     is_base_moe,
     links_to_nothing,
@@ -31,10 +32,16 @@ from autotune.export.names import (
     provenance_prefixes,
     unread_reason,
 )
+from autotune.export.served_folder import served_kernels
 from autotune.launch.environment import Device
+from autotune.launch.late import Compiled
 from autotune.launch.op import LoraOp, gpu_file_prefix
 from autotune.launch.rules import WASTE_RULES
 from autotune.launch.shape import KernelShape
+from autotune.launch.warmed import WarmedSizes
+
+#: Per GPU the kernels of a server, ``without_batch``, each with its batch sizes.
+Served = Mapping[str, Mapping[KernelShape, WarmedSizes]]
 
 #: Kinds of findings about what a folder lacks or also holds, or about the GPU. Whoever has just
 #: exported has chosen that: models may share a folder, and so may GPUs, and what was measured ran.
@@ -53,6 +60,7 @@ def check_folder(
     device: Device | None,
     release: str,
     environ: Mapping[str, str],
+    served: Served = MappingProxyType({}),
 ) -> Report:
     """Check a folder.
 
@@ -64,6 +72,7 @@ def check_folder(
         device: The GPU that is here; None where there is none.
         release: The vLLM release to check for, such as ``0.33.0``.
         environ: The environment variables that vLLM would be started with.
+        served: Per GPU the kernels of a server, with the batch sizes that it launches them at.
 
     Raises:
         InputError: There is no such folder, or no file in it looks like a tuned one.
@@ -77,6 +86,7 @@ def check_folder(
     read = {file.name: _examined(file, device, release) for file in files}
     lookups, looked = look_up_all(asked, read, {finding.file for finding in broken})
     coupled = list(_coupled(read.values(), broken))
+    compiled = [_compiled(gpu, kernels, read, device, release) for gpu, kernels in served.items()]
     findings = [
         *named,
         *broken,
@@ -89,10 +99,38 @@ def check_folder(
         *missing_files(asked, read, environ),
         *bypassed(read.values(), release),
         *switched_off(environ),
+        *(_late_finding(each) for each in compiled if each.late),
     ]
     unique = sorted(dict.fromkeys(findings), key=lambda finding: not finding.is_error)
     return Report(
-        folder=str(folder), release=release, findings=tuple(unique), lookups=tuple(lookups)
+        folder=str(folder),
+        release=release,
+        findings=tuple(unique),
+        lookups=tuple(lookups),
+        late=sum(len(each.late) for each in compiled) if compiled else None,
+    )
+
+
+def _compiled(
+    gpu: str,
+    kernels: Mapping[KernelShape, WarmedSizes],
+    read: Mapping[str, Examined],
+    device: Device | None,
+    release: str,
+) -> Compiled:
+    """What a server compiles with the folder."""
+    is_here = device is not None and gpu_file_prefix(device.name) == gpu_file_prefix(gpu)
+    target = device.target if device is not None and is_here else target_of(gpu)
+    return Compiled.of(list(served_kernels(gpu, kernels, read)), release=release, target=target)
+
+
+def _late_finding(compiled: Compiled) -> Finding:
+    return Finding(
+        severity="warning",
+        kind="late_compile",
+        message=f"a server compiles {len(compiled.late)} kernels while it serves, which its start "
+        f"does not launch: {compiled.late_text()}; tune with --tokens auto for these limits of the "
+        "server, or compile them beforehand with autotune warm",
     )
 
 

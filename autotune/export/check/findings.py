@@ -97,12 +97,14 @@ class Report:
         release: The vLLM release that the folder is checked for.
         findings: Each one once, errors first.
         lookups: One for every GPU and shape that was asked for.
+        late: How many kernels a server compiles while it serves; None where no server was given.
     """
 
     folder: str
     release: str
     findings: tuple[Finding, ...]
     lookups: tuple[LookedUp, ...]
+    late: int | None = None
 
     @property
     def has_errors(self) -> bool:
@@ -121,6 +123,7 @@ class Report:
             "vllm": self.release,
             "errors": self.severities["error"],
             "warnings": self.severities["warning"],
+            "late_kernels": self.late,
             "findings": [finding.as_dict() for finding in self.findings],
             "shapes": [lookup.as_dict() for lookup in self.lookups],
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from autotune.launch.environment import Target
 from autotune.launch.op import gpu_file_prefix
 
 
@@ -52,6 +53,44 @@ _NAMES = {
     (10, 3): "B300 GB300",
     (12, 1): "GB10",
 }
+
+
+#: Multiprocessors of GPUs that serve models, by words of their names, the longest first: NVIDIA's
+#: data sheets.
+_MULTIPROCESSORS = {
+    "H100_PCIE": 114,
+    "H100": 132,
+    "H200": 132,
+    "GH200": 132,
+    "H800": 132,
+    "H20": 78,
+    "A100": 108,
+    "A800": 108,
+    "A30": 56,
+    "A10G": 80,
+    "A10": 72,
+    "A40": 84,
+    "L4": 58,
+    "L40": 142,
+    "L40S": 142,
+    "T4": 40,
+    "V100": 80,
+    "B200": 148,
+    "GB200": 148,
+}
+
+
+def target_of(gpu: str) -> Target | None:
+    """What a GPU's kernels are compiled for, by its name; None if it is not known."""
+    limits, words = limits_of(gpu), set(gpu_file_prefix(gpu).upper().split("_"))
+    for name, count in _MULTIPROCESSORS.items():
+        if limits is not None and words.issuperset(name.split("_")):
+            return Target(
+                capability=limits.capability,
+                multiprocessors=count,
+                shared_memory_bytes=limits.shared_memory_bytes,
+            )
+    return None
 
 
 def limits_of(gpu: str) -> Limits | None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from autotune.export.check.examine import KINDS_OF_CHOICE, check_folder
 from autotune.export.check.findings import Report
@@ -15,10 +16,18 @@ from autotune.export.provenance import read_environment
 from autotune.launch.environment import Device
 from autotune.launch.release import NEWEST_RELEASE
 from autotune.launch.shape import KernelShape
+from autotune.launch.warmed import WarmedSizes
 from autotune.measure.cuda.gpu import describe_device, has_gpu
 
+#: Per GPU the kernels of a server with their batch sizes; for the GPU None as for what is asked.
+_Served = Mapping[str | None, Mapping[KernelShape, WarmedSizes]]
 
-def check(folder: Path, asked: Mapping[str | None, Sequence[KernelShape]]) -> Report:
+
+def check(
+    folder: Path,
+    asked: Mapping[str | None, Sequence[KernelShape]],
+    served: _Served = MappingProxyType({}),
+) -> Report:
     """Check a folder.
 
     Args:
@@ -26,15 +35,19 @@ def check(folder: Path, asked: Mapping[str | None, Sequence[KernelShape]]) -> Re
         asked: The shapes to look up for each GPU. If it names no GPU, or only None, the check is
             for the GPU that is here, else for those that the folder's provenance names, else for
             those that its files name.
+        served: For each GPU the kernels of a server, of which it is counted how many it compiles
+            while it serves.
 
     Raises:
         InputError: There is no such folder, or it holds no tuned file.
     """
     device = describe_device() if has_gpu() else None
     named = {gpu: shapes for gpu, shapes in asked.items() if gpu is not None}
+    gpus = list(named or _gpus(folder, device))
     return check_folder(
         folder,
-        asked=named or dict.fromkeys(_gpus(folder, device), asked.get(None, ())),
+        asked=named or dict.fromkeys(gpus, asked.get(None, ())),
+        served={gpu: kernels for gpu in gpus if (kernels := served.get(gpu) or served.get(None))},
         device=device,
         release=_vllm_release(folder),
         environ=os.environ,

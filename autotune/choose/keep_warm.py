@@ -1,0 +1,274 @@
+"""No compile while serving: rows take configurations that the server launches at its start.
+
+Tuned files give a server more compiled kernels than vLLM's defaults do. One that its start did not
+launch is compiled when a batch first needs it, and requests wait. So every batch size that the
+start launches gets a row of its own, and what is launched later takes one of those kernels where
+that costs little: the row changes its configuration, or a row that the start launches does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from autotune.choose.exchanged import Exchanged
+from autotune.choose.losses import (
+    Losses,
+    NotRecorded,
+    Option,
+    Rows,
+    Timings,
+    nearest,
+    option_of,
+    rows_of_layers,
+)
+from autotune.choose.selection import Selection
+from autotune.launch.binary import Binary, binary_of
+from autotune.launch.shape import KernelShape
+from autotune.launch.warmed import WarmedSizes
+
+#: A row takes a configuration that is launched at the start unless it loses more than this share.
+MOST_LOSS = 0.03
+
+#: A batch size without a row gets the configuration of its nearest row unless that loses more than
+#: this share, a run's noise: the fewer there are, the fewer are compiled.
+EQUAL_LOSS = 0.01
+
+#: How many exchanges are timed for one late kernel, those of the nearest rows.
+_MOST_TIMED = 4
+
+#: Returns the batch sizes of a kernel, given ``without_batch``, in a server.
+SizesOf = Callable[[KernelShape], WarmedSizes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptWarm:
+    """The rows of a server that compiles as little as it can while it serves.
+
+    Attributes:
+        selections: The selections of all rows, added ones included.
+        added: The shapes whose rows were added.
+        exchanged: The shapes whose rows took another configuration.
+    """
+
+    selections: tuple[Selection, ...]
+    added: tuple[KernelShape, ...]
+    exchanged: tuple[KernelShape, ...]
+
+
+def keep_warm(
+    selections: Iterable[Selection],
+    timings: Timings,
+    *,
+    sizes: SizesOf,
+    release: str,
+    add_rows: bool = True,
+) -> KeptWarm:
+    """Give rows to what the start launches, and its configurations to what is launched later.
+
+    Args:
+        selections: The selections of the rows, with one ``block_m`` per MoE layer.
+        timings: Times configurations.
+        sizes: The batch sizes of a kernel in the server.
+        release: The vLLM release that the server runs.
+        add_rows: Whether batch sizes that the start launches get rows.
+    """
+    given = {one.shape: one for one in selections}
+    layers = [
+        _Layer(rows, others, timings, sizes, release)
+        for rows, others in rows_of_layers(given.values())
+    ]
+    if add_rows:
+        for layer in layers:
+            layer.add_rows()
+    _Server(layers).exchange()
+    kept = [one for layer in layers for one in layer.selections()]
+    return KeptWarm(
+        selections=tuple(kept),
+        added=tuple(one.shape for one in kept if one.shape not in given),
+        exchanged=tuple(one.shape for one in kept if one.exchanged is not None),
+    )
+
+
+class _Layer:
+    """The rows of one dense kernel, or of the four kernels of a MoE layer.
+
+    Attributes:
+        options: For every row the configurations that it has now.
+        sizes: The batch sizes in the server.
+        losses: What a batch size loses with an option.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        others: Sequence[Selection],
+        timings: Timings,
+        sizes: SizesOf,
+        release: str,
+    ) -> None:
+        self._rows, self._others, self._timings, self._release = rows, others, timings, release
+        self._kinds = [one.shape.without_batch for one in next(iter(rows.values()))]
+        self.options = {count: option_of(row) for count, row in rows.items()}
+        self.sizes = sizes(self._kinds[0])
+        self.losses = Losses(self._kinds, self.sizes.warmed, timings)
+        self._binaries: dict[tuple[int, Option], frozenset[Binary]] = {}
+        self._later: dict[int, list[int]] | None = None
+
+    # ----------------------------------------------------------------- rows
+
+    def add_rows(self) -> None:
+        """Give every batch size of the start a row, but where a replay does not hold it."""
+        tuned = dict(self._rows)
+        for count in self.sizes.warmed:
+            if count not in tuned and (options := self.losses.options(count, tuned)):
+                self._add_row(count, options, option_of(tuned[nearest(count, tuned)]))
+
+    def _add_row(self, count: int, options: Sequence[Option], usual: Option) -> None:
+        """A row with the nearest row's configurations, or a neighbour's that are faster."""
+        best = min(options, key=lambda option: self.losses.of_taking(option, usual, count))
+        chosen = best if self.losses.of_taking(usual, best, count) > EQUAL_LOSS else usual
+        selections = [
+            self._timings.selection(shape, [option[number] for option in options])
+            for number, shape in enumerate(self.losses.shapes(count))
+        ]
+        if all(config in one.samples_us for one, config in zip(selections, chosen, strict=True)):
+            self._rows[count] = [
+                one.taking(config, None) for one, config in zip(selections, chosen, strict=True)
+            ]
+            self.options[count] = chosen
+
+    def selections(self) -> Iterator[Selection]:
+        """The selections of all rows with the configurations that they have now."""
+        for count, row in sorted(self._rows.items()):
+            if self.options[count] == option_of(row):
+                yield from row
+            else:
+                yield from self._exchanged(count, row)
+        yield from self._others
+
+    def _exchanged(self, count: int, row: Sequence[Selection]) -> Iterator[Selection]:
+        loss = self.losses.of_taking(self.options[count], option_of(row), count)
+        for one, config in zip(row, self.options[count], strict=True):
+            timed = self._timings.selection(one.shape, [*one.samples_us, config])
+            with_config = replace(one, samples_us=timed.samples_us)
+            yield with_config.taking(config, Exchanged(own=one.config, loss=loss))
+
+    def loss(self, row: int, option: Option) -> float:
+        """How much slower a row is with an option than with its own; infinite if not known."""
+        return self.losses.of_taking(option, option_of(self._rows[row]), row)
+
+    # ----------------------------------------------------------------- compiled kernels
+
+    @property
+    def later(self) -> dict[int, list[int]]:
+        """For every row that later batch sizes take, batch sizes of every kind."""
+        if self._later is None:
+            self._later = dict(self.sizes.later_of_rows(self.options))
+        return self._later
+
+    def binaries(self, count: int, option: Option) -> frozenset[Binary]:
+        """The compiled kernels that a batch size needs with an option."""
+        if (count, option) not in self._binaries:
+            self._binaries[count, option] = frozenset(
+                binary_of(shape, config, release=self._release)
+                for shape, config in zip(self.losses.shapes(count), option, strict=True)
+            )
+        return self._binaries[count, option]
+
+    def warmed(self) -> set[Binary]:
+        """The compiled kernels that the start launches."""
+        return {
+            binary
+            for count in self.sizes.warmed
+            for binary in self.binaries(count, self.options[nearest(count, self.options)])
+        }
+
+    def late(self, warmed: set[Binary]) -> Iterator[tuple[int, Binary]]:
+        """Every row with every compiled kernel that it needs later and that is not warmed."""
+        for row, counts in self.later.items():
+            option = self.options[row]
+            needed = dict.fromkeys(each for n in counts for each in self.binaries(n, option))
+            yield from ((row, binary) for binary in needed if binary not in warmed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A row takes an option."""
+
+    layer: _Layer
+    row: int
+    option: Option
+
+
+class _Server:
+    """All layers: what one launches at the start, another may need later."""
+
+    def __init__(self, layers: Sequence[_Layer]) -> None:
+        self._layers = layers
+
+    def exchange(self) -> None:
+        """Change rows, one after another, while that leaves fewer late kernels."""
+        hopeless: set[tuple[_Layer, int, Binary]] = set()
+        while True:
+            late = [each for each in self._late() if each not in hopeless]
+            if not late:
+                return
+            if not self._mended(*late[0]):
+                hopeless.add(late[0])
+
+    def _late(self) -> list[tuple[_Layer, int, Binary]]:
+        warmed = {binary for layer in self._layers for binary in layer.warmed()}
+        return [(layer, *each) for layer in self._layers for each in layer.late(warmed)]
+
+    def _mended(self, layer: _Layer, row: int, binary: Binary) -> bool:
+        """Make the change that leaves the fewest late kernels and loses little, if there is one."""
+        now = len(self._late())
+        changes = [(self._left(each), each) for each in _changes(layer, row, binary)]
+        useful = [(left, each) for left, each in changes if left < now]
+        for fewest in sorted({left for left, _ in useful}):
+            alike = [each for left, each in useful if left == fewest]
+            alike.sort(key=lambda change: (abs(change.row - row), change.row))
+            costs = [
+                (change.layer.loss(change.row, change.option), change)
+                for change in _timed(alike[:_MOST_TIMED])
+            ]
+            loss, best = min(costs, key=lambda pair: pair[0])
+            if loss <= MOST_LOSS:
+                best.layer.options[best.row] = best.option
+                return True
+        return False
+
+    def _left(self, change: _Change) -> int:
+        """How many kernels are late after a change."""
+        before = change.layer.options[change.row]
+        change.layer.options[change.row] = change.option
+        try:
+            return len(self._late())
+        finally:
+            change.layer.options[change.row] = before
+
+
+def _changes(layer: _Layer, row: int, binary: Binary) -> Iterator[_Change]:
+    """What may keep a row from needing a late kernel.
+
+    The row takes the option of another row, or one that the start launches takes the row's.
+    """
+    now = layer.options[row]
+    for option in dict.fromkeys(layer.options.values()):
+        if option != now:
+            yield _Change(layer, row, option)
+    for count in layer.sizes.warmed:
+        if count in layer.options and binary in layer.binaries(count, now):
+            yield _Change(layer, count, now)
+
+
+def _timed(changes: Sequence[_Change]) -> Sequence[_Change]:
+    """The changes, those of one row timed side by side."""
+    for row in {change.row for change in changes}:
+        layer, options = changes[0].layer, [each.option for each in changes if each.row == row]
+        try:
+            layer.losses.time(row, [*options, layer.options[row]])
+        except NotRecorded:
+            continue
+    return changes
