@@ -15,7 +15,6 @@ from autotune.launch.shape import KernelShape
 from autotune.launch.warmed import WarmedSizes
 from autotune.measure.kernels.defaults import default_config
 
-
 #: vLLM's default of shrink changes once over the batch sizes, from 127 to 128.
 _DEFAULTS_CHANGE = (127, 128)
 

@@ -17,7 +17,13 @@ from dataclasses import replace
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Target
 from autotune.launch.op import LoraOp
-from autotune.launch.release import NEWEST_RELEASE, has_pipeline, reads_only_block_m
+from autotune.launch.release import (
+    FIRST_UNPIPELINED_RELEASE,
+    NEWEST_RELEASE,
+    has_pipeline,
+    is_since,
+    reads_only_block_m,
+)
 from autotune.launch.shape import KernelShape
 from autotune.launch.sizes import (
     SMALLEST_BLOCK,
@@ -29,9 +35,9 @@ from autotune.launch.sizes import (
 #: A compiled kernel: equal for two launches that share it.
 Binary = Hashable
 
-#: Multiprocessors where the GPU is not known: an H100's. vLLM's one-shot MoE kernel splits its work
-#: by their number.
-_MULTIPROCESSORS = 132
+#: Where the GPU is not known, an H100's compute capability and number of multiprocessors, by which
+#: vLLM's one-shot MoE kernel splits its work.
+_HOPPER, _MULTIPROCESSORS = (9, 0), 132
 
 #: Triton passes a larger integer as 64 bits.
 _LARGEST_32 = 2**31 - 1
@@ -65,9 +71,11 @@ def binary_of(
     if shape.op is LoraOp.SHRINK:
         return _shrink(shape, config)
     if shape.op is LoraOp.EXPAND:
-        capability = (9, 0) if target is None else target.capability
-        is_pipelined = has_pipeline(shape.op, capability)
-        return _expand(shape, config if is_pipelined else replace(config, num_stages=1))
+        capability = _HOPPER if target is None else target.capability
+        is_forced = is_since(release, FIRST_UNPIPELINED_RELEASE)
+        if is_forced and not has_pipeline(shape.op, capability):
+            config = replace(config, num_stages=1)
+        return _expand(shape, config)
     if reads_only_block_m(shape, release):
         multiprocessors = _MULTIPROCESSORS if target is None else target.multiprocessors
         return _one_shot(shape, config.block_m, multiprocessors)

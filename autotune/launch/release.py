@@ -40,6 +40,10 @@ _ONE_SHOT_RANK = 128
 _HOPPER = (9, 0)
 
 
+#: The first release known to set ``num_stages`` so; 0.28 does not.
+FIRST_UNPIPELINED_RELEASE = "0.33"
+
+
 def has_pipeline(op: LoraOp, capability: tuple[int, int]) -> bool:
     """Whether an op's kernel is pipelined on a GPU, in the ``num_stages`` of its configuration.
 
