@@ -21,6 +21,7 @@ from autotune.cli.console import (
     print_tuned,
     say,
     say_benched,
+    say_compiled,
     say_no_gpu,
     say_recorded,
     say_unread,
@@ -35,6 +36,7 @@ from autotune.cli.flags import (
     EffortName,
     ExportOutput,
     Folder,
+    GpuArch,
     Host,
     Kernels,
     Merge,
@@ -59,7 +61,9 @@ from autotune.cli.flags import (
     Trials,
     Verbose,
     Version,
+    WarmKernels,
     WarmStart,
+    WarmStudy,
     WatchStatus,
 )
 from autotune.cli.program import WholeSummaries
@@ -308,6 +312,40 @@ def check(
         layers = {shape: names for plan in plans.values() for shape, names in plan.layers.items()}
     print_checked(report, layers, batches=by_batch(report.lookups, asked), as_json=as_json)
     _end(not report.has_errors)
+
+
+@app.command()
+@takes_shapes(study=WarmStudy)
+def warm(
+    *,
+    folder: Folder,
+    flags: ShapeFlags,
+    kernels: WarmKernels = "vllm",
+    arch: GpuArch = None,
+) -> None:
+    """Compile what a server launches with a folder into Triton's cache, with no GPU if need be.
+
+    Without a study, a model and a trace, the kernels that the folder was tuned for are compiled
+    for any batch size. The cache is that of TRITON_CACHE_DIR. The exit code is 3 if a kernel does
+    not compile.
+    """
+    from autotune.cli.sources import plans_by_gpu
+    from autotune.export.warming import warm as warm_cache
+    from autotune.measure.runners import check_installed
+
+    with errors_in_one_line():
+        check_installed(kernels)
+        plans = plans_by_gpu(flags, replay=None, storage=None)
+        warmed = warm_cache(
+            folder,
+            {gpu: plan.served for gpu, plan in plans.items()},
+            kernels=kernels,
+            arch=arch,
+            progress=say_compiled,
+        )
+    for line in warmed.lines:
+        out.print(line)
+    _end(warmed.is_whole)
 
 
 @app.command()

@@ -191,6 +191,12 @@ def say_compared(done: int, count: int) -> None:
         err.print(f"{done} of {count} searches", end="\n" if done == count else "\r")
 
 
+def say_compiled(done: int, count: int) -> None:
+    """Count the compiled kernels on one line of a terminal."""
+    if err.is_terminal:
+        err.print(f"{done} of {count} kernels", end="\n" if done == count else "\r")
+
+
 def say_benched(row: Benched, number: int, count: int) -> None:
     """Print a line for a shape that was timed; on standard error, as the result may be JSON."""
     from autotune.cli.tables import bench_cells, tokens_text

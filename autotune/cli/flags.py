@@ -21,6 +21,28 @@ CheckStudy = Annotated[
         metavar="[STUDY]", help="Study file (TOML) whose shapes are looked up; may be left out."
     ),
 ]
+WarmStudy = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[STUDY]", help="Study file (TOML) of the model that is served; may be left out."
+    ),
+]
+WarmKernels = Annotated[
+    str,
+    typer.Option(
+        parser=parsers.choice(("vllm", "builtin")),
+        metavar="vllm|builtin",
+        help="Whose kernels to compile; a server needs vllm's.",
+    ),
+]
+GpuArch = Annotated[
+    str | None,
+    typer.Option(
+        "--gpu-arch",
+        metavar="sm_90",
+        help="What to compile for; as the GPU here, or that of the folder, if none.",
+    ),
+]
 Replay = Annotated[
     list[Path] | None,
     typer.Option(metavar="FILE", help="Answer from a recording, with no GPU; may be repeated."),

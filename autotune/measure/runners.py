@@ -65,6 +65,22 @@ def gpu_runner(
     return CudaRunner(processes)
 
 
+def check_installed(kernels: str) -> None:
+    """Refuse vLLM's kernels where no vLLM is installed.
+
+    Args:
+        kernels: Name of the kernel provider.
+
+    Raises:
+        KernelsUnusable: There is no vLLM.
+    """
+    if kernels == "vllm" and not _has_vllm():
+        raise KernelsUnusable(
+            "vLLM is not installed here, and its kernels are what a server launches: run this in "
+            "the server's environment"
+        )
+
+
 def _has_vllm() -> bool:
     """Whether a vLLM is installed. It is not imported, since that takes seconds."""
     found = importlib.util.find_spec("vllm")

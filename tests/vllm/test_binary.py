@@ -19,7 +19,7 @@ from autotune.launch.shape import KernelShape
 from tests.measure.kernels.cases import H100, expand_shape, make_config, moe_shape, shrink_shape
 from tests.vllm.conftest import need
 from tests.vllm.releases import NEWEST, RELEASES
-from tests.vllm.test_provider import MOE_RELEASES, START, run_with
+from tests.vllm.test_provider import MOE_RELEASES, run_with
 
 pytestmark = pytest.mark.vllm
 
@@ -92,7 +92,8 @@ def launches(shapes: list[KernelShape]) -> Iterator[tuple[KernelShape, KernelCon
 
 def keys(release: Path, shapes: list[KernelShape], cache: Path) -> list[str]:
     configs = {op.value: [each.as_dict() for each in configs_of(op)] for op in LoraOp}
-    return run_with(release, f"CONFIGS = {configs}\n{KEYS}", cache, shapes=shapes)
+    found: list[str] = run_with(release, f"CONFIGS = {configs}\n{KEYS}", cache, shapes=shapes)
+    return found
 
 
 def classes(names: list[Any]) -> list[int]:

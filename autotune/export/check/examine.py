@@ -78,7 +78,7 @@ def check_folder(
         InputError: There is no such folder, or no file in it looks like a tuned one.
     """
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}: give the one that autotune run wrote")
+        raise _no_folder(folder)
     named = list(_name_findings(folder, asked))
     files, broken = _read_all(folder, asked)
     if not files and not broken and not named:
@@ -109,6 +109,34 @@ def check_folder(
         lookups=tuple(lookups),
         late=sum(len(each.late) for each in compiled) if compiled else None,
     )
+
+
+def read_folder(
+    folder: Path, gpus: Iterable[str], device: Device | None, release: str
+) -> dict[str, Examined]:
+    """The tuned files of a folder that can be read, by name.
+
+    Args:
+        folder: The folder.
+        gpus: The GPUs that it is for.
+        device: The GPU that is here; None where there is none.
+        release: The vLLM release that reads it.
+
+    Raises:
+        InputError: There is no such folder, or no file in it can be read.
+    """
+    if not folder.is_dir():
+        raise _no_folder(folder)
+    files, broken = _read_all(folder, gpus)
+    if not files and broken:
+        raise InputError(f"{printable(str(folder))}: {broken[0]}")
+    if not files:
+        raise _holds_none(folder)
+    return {file.name: _examined(file, device, release) for file in files}
+
+
+def _no_folder(folder: Path) -> InputError:
+    return InputError(f"there is no folder {folder}: give the one that autotune run wrote")
 
 
 def _compiled(

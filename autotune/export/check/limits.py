@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
+from autotune.errors import InputError
 from autotune.launch.environment import Target
 from autotune.launch.op import gpu_file_prefix
 
@@ -91,6 +93,28 @@ def target_of(gpu: str) -> Target | None:
                 shared_memory_bytes=limits.shared_memory_bytes,
             )
     return None
+
+
+def target_of_arch(arch: str, gpu: Target | None = None) -> Target:
+    """What to compile for, by an architecture's name.
+
+    Args:
+        arch: Such as ``sm_90``.
+        gpu: The GPU, whose number of multiprocessors is taken; an H100's if it is not known.
+
+    Raises:
+        InputError: There is no such architecture.
+    """
+    match = re.fullmatch(r"sm_(\d+)(\d)a?", arch, re.ASCII)
+    capability = (int(match[1]), int(match[2])) if match else (0, 0)
+    if capability not in _KIB:
+        known = ", ".join(f"sm_{major}{minor}" for major, minor in _KIB)
+        raise InputError(f"--gpu-arch: unknown architecture: got {arch!r}; use one of {known}")
+    return Target(
+        capability=capability,
+        multiprocessors=gpu.multiprocessors if gpu else _MULTIPROCESSORS["H100"],
+        shared_memory_bytes=_KIB[capability] * 1024,
+    )
 
 
 def limits_of(gpu: str) -> Limits | None:

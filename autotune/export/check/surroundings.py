@@ -41,7 +41,7 @@ def check(
     Raises:
         InputError: There is no such folder, or it holds no tuned file.
     """
-    device = describe_device() if has_gpu() else None
+    device = device_here()
     named = {gpu: shapes for gpu, shapes in asked.items() if gpu is not None}
     gpus = list(named or _gpus(folder, device))
     return check_folder(
@@ -49,7 +49,7 @@ def check(
         asked=named or dict.fromkeys(gpus, asked.get(None, ())),
         served={gpu: kernels for gpu in gpus if (kernels := served.get(gpu) or served.get(None))},
         device=device,
-        release=_vllm_release(folder),
+        release=vllm_release(folder),
         environ=os.environ,
     )
 
@@ -77,7 +77,12 @@ def _gpus(folder: Path, device: Device | None) -> list[str]:
     return provenance_prefixes(folder) or prefixes_in(folder)
 
 
-def _vllm_release(folder: Path) -> str:
+def device_here() -> Device | None:
+    """The GPU of this machine; None where there is none."""
+    return describe_device() if has_gpu() else None
+
+
+def vllm_release(folder: Path) -> str:
     """The installed vLLM's version, else that of the folder's kernels, else the newest known."""
     try:
         return importlib.metadata.version("vllm")  # without the minute that importing it takes
