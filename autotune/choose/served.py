@@ -54,7 +54,8 @@ class Distinct:
         if not self.losses:
             return f"{text}."
         return (
-            f"{text}; {len(self.losses)} rows took one that the server launches at its start, "
+            f"{text}; {len(self.losses)} {'row' if len(self.losses) == 1 else 'rows'} took one "
+            f"that the server launches at its start, "
             f"at a loss of {max(self.losses):.1%} at most."
         )
 

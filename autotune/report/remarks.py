@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from autotune.choose.served import Distinct
 from autotune.measure import Outcome
 from autotune.report.records import DeviceReport, ShapeReport
 from autotune.report.words import OUTCOME_NAMES, counted
@@ -59,6 +60,7 @@ def remarks(device: DeviceReport) -> list[Remark]:
         *_of_verdicts(device),
         *_of_failures(device),
         *_of_choices(device),
+        *_of_configurations(device),
     ]
     if device.ratios and not any(one.level == "bad" for one in found):
         found.insert(0, Remark("good", "No choice is slower than vLLM's default."))
@@ -102,6 +104,13 @@ def _of_choices(device: DeviceReport) -> Iterator[Remark]:
             "The device held its clocks down (heat or power) while finalists were timed. The "
             "finalists took turns, so ratios hold; latencies may be higher than usual.",
         )
+
+
+def _of_configurations(device: DeviceReport) -> Iterator[Remark]:
+    """How many configurations a server compiles."""
+    line = Distinct.of(one.selection for one in device.shapes if one.selection is not None).line
+    if line:
+        yield Remark("note", line)
 
 
 def _shapes(those: Iterable[ShapeReport], text: str) -> str:

@@ -19,7 +19,7 @@ def test_the_answer_names_the_median_and_the_best(odd_device):
 
 def test_no_remark_is_good_where_something_does_not_work(odd_device):
     found = remarks(odd_device)
-    assert [one.level for one in found] == ["bad", "note", "note"]
+    assert [one.level for one in found] == ["bad", "note", "note", "note"]
     assert "1 shape without a configuration that works" in found[0].text
     assert "2 shapes without a choice yet" in found[1].text
 
@@ -53,3 +53,9 @@ def test_nothing_is_compared_where_nothing_was_chosen(tmp_path):
     (device,) = of_database(url).devices
     assert "nothing to compare" in answer(device)
     assert device.environment == HERE
+
+
+def test_a_remark_counts_the_configurations_of_each_kernel(tmp_path):
+    device = device_of(tmp_path, *(selection(measured(shape(num_tokens=n), 30)) for n in (1, 16)))
+    (text,) = (one.text for one in remarks(device) if "Distinct" in one.text)
+    assert text.endswith("in all for 2 rows.")
