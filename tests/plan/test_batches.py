@@ -53,3 +53,63 @@ def test_a_grid_ascends_from_one_and_holds_the_largest_of_both(tokens, seqs):
 def test_limits_that_vllm_refuses_are_refused():
     with pytest.raises(InputError, match="at least max_num_seqs: got 100 for 200"):
         Batches.of(100, 200)
+
+
+# ------------------------------------------------------------------ what else the server is told
+
+
+def test_drafted_tokens_are_decoded_with_each_sequence():
+    """A step of decoding has a multiple of 4 tokens; the other sizes are for the rest."""
+    batches = Batches.of(2048, 8, speculative_tokens=3)
+
+    assert batches.captured == (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
+    assert batches.most_sampled == 32
+
+
+def test_up_to_0_28_every_captured_size_is_a_multiple_of_what_a_sequence_decodes():
+    batches = Batches.of(2048, 8, speculative_tokens=2, release="0.28.0")
+
+    assert batches.captured == (3, 6, 9, 18, 24, 33, 42, 48)
+
+
+def test_sizes_that_are_given_are_captured():
+    assert Batches.of(64, 8, cudagraph_capture_sizes=(100, 8, 2)).captured == (2, 8)
+    assert Batches.of(max_cudagraph_capture_size=20).captured == (1, 2, 4, 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            {"cudagraph_capture_sizes": (1, 8), "max_cudagraph_capture_size": 16},
+            "must be the largest of cudagraph_capture_sizes, or be left out: got 16 for 8",
+        ),
+        (
+            {"max_num_batched_tokens": 4, "speculative_tokens": 9, "release": "0.22.1"},
+            "no batch size is left to capture: got speculative_tokens 9 with 4 tokens",
+        ),
+        (
+            {"max_num_batched_tokens": 4, "cudagraph_capture_sizes": (8,)},
+            "no batch size is left to capture",
+        ),
+    ],
+)
+def test_what_leaves_nothing_to_capture_is_refused(flags, message):
+    with pytest.raises(InputError, match=message):
+        Batches.of(**flags)
+
+
+@given(
+    tokens=st.integers(1, 5000),
+    seqs=st.integers(1, 600),
+    drafts=st.integers(0, 8),
+    release=st.sampled_from(["0.11.1", "0.15.1", "0.22.1", "0.28.0", "0.33.0"]),
+)
+def test_a_grid_of_any_release_ascends_to_the_largest_prefill_step(tokens, seqs, drafts, release):
+    batches = Batches.of(
+        max(tokens, seqs) + drafts, seqs, speculative_tokens=drafts, release=release
+    )
+
+    assert batches.grid[-1] == batches.max_num_batched_tokens
+    assert all(low < high for low, high in pairwise(batches.grid))
+    assert set(batches.grid) & set(batches.captured)

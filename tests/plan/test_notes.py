@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from autotune.errors import InputError
 from autotune.launch.op import MOE_OPS, LoraOp
 from autotune.plan.notes import notes
 from autotune.plan.study import StudyPlan
@@ -34,6 +37,14 @@ def test_where_a_batch_is_small_vllm_reads_nothing():
     (line,) = notes(of_rank(16, num_tokens=1), VLLM)
 
     assert "For 4 of them, of small batches, it reads not even block_m." in line
+
+
+@pytest.mark.parametrize("flag", ["dual_stream", "specialize_active_lora", "shared_loras"])
+def test_a_flag_that_the_release_of_the_kernels_lacks_is_refused(flag):
+    shapes = [replace(each, **{flag: True}) for each in of_rank(16)]
+    assert notes(shapes, VLLM)
+    with pytest.raises(InputError, match=r"vLLM 0\.15\.1 has no "):
+        notes(shapes, replace(VLLM, provider_version="0.15.1"))
 
 
 def test_ops_that_a_layer_lacks_are_named():
