@@ -8,7 +8,7 @@ that costs little: the row changes its configuration, or a row that the start la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from autotune.choose.exchanged import Exchanged
@@ -74,8 +74,9 @@ def keep_warm(
         add_rows: Whether batch sizes that the start launches get rows.
     """
     given = {one.shape: one for one in selections}
+    numbers: dict[Binary, int] = {}
     layers = [
-        _Layer(rows, others, timings, sizes, release)
+        _Layer(rows, others, timings, sizes, release, numbers)
         for rows, others in rows_of_layers(given.values())
     ]
     if add_rows:
@@ -106,14 +107,18 @@ class _Layer:
         timings: Timings,
         sizes: SizesOf,
         release: str,
+        numbers: dict[Binary, int],
     ) -> None:
         self._rows, self._others, self._timings, self._release = rows, others, timings, release
         self._kinds = [one.shape.without_batch for one in next(iter(rows.values()))]
         self.options = {count: option_of(row) for count, row in rows.items()}
         self.sizes = sizes(self._kinds[0])
         self.losses = Losses(self._kinds, self.sizes.warmed, timings)
-        self._binaries: dict[tuple[int, Option], frozenset[Binary]] = {}
-        self._later: dict[int, list[int]] | None = None
+        self._numbers = numbers
+        self._binaries: dict[tuple[int, Option], frozenset[int]] = {}
+        self._needed_by: dict[tuple[int, Option], frozenset[int]] = {}
+        self._later_of_rows: Mapping[int, Sequence[int]] = {}
+        self._nearest_rows: Mapping[int, int] = {}
 
     # ----------------------------------------------------------------- rows
 
@@ -161,35 +166,49 @@ class _Layer:
     # ----------------------------------------------------------------- compiled kernels
 
     @property
-    def later(self) -> dict[int, list[int]]:
+    def _later(self) -> Mapping[int, Sequence[int]]:
         """For every row that later batch sizes take, batch sizes of every kind."""
-        if self._later is None:
-            self._later = dict(self.sizes.later_of_rows(self.options))
-        return self._later
+        if not self._later_of_rows:
+            self._later_of_rows = self.sizes.later_of_rows(self.options)
+        return self._later_of_rows
 
-    def binaries(self, count: int, option: Option) -> frozenset[Binary]:
-        """The compiled kernels that a batch size needs with an option."""
+    def binaries(self, count: int, option: Option) -> frozenset[int]:
+        """The compiled kernels that a batch size needs with an option, by their numbers."""
         if (count, option) not in self._binaries:
-            self._binaries[count, option] = frozenset(
+            found = [
                 binary_of(shape, config, release=self._release)
                 for shape, config in zip(self.losses.shapes(count), option, strict=True)
+            ]
+            numbers = frozenset(
+                self._numbers.setdefault(each, len(self._numbers)) for each in found
             )
+            self._binaries[count, option] = numbers
         return self._binaries[count, option]
 
-    def warmed(self) -> set[Binary]:
+    def warmed(self) -> set[int]:
         """The compiled kernels that the start launches."""
-        return {
-            binary
-            for count in self.sizes.warmed
-            for binary in self.binaries(count, self.options[nearest(count, self.options)])
-        }
+        rows = self._nearest
+        return set().union(*(self.binaries(n, self.options[rows[n]]) for n in self.sizes.warmed))
 
-    def late(self, warmed: set[Binary]) -> Iterator[tuple[int, Binary]]:
+    def late(self, warmed: Set[int]) -> Iterator[tuple[int, int]]:
         """Every row with every compiled kernel that it needs later and that is not warmed."""
-        for row, counts in self.later.items():
-            option = self.options[row]
-            needed = dict.fromkeys(each for n in counts for each in self.binaries(n, option))
-            yield from ((row, binary) for binary in needed if binary not in warmed)
+        for row in self._later:
+            yield from ((row, binary) for binary in self._needed(row) if binary not in warmed)
+
+    @property
+    def _nearest(self) -> Mapping[int, int]:
+        """The row that each batch size of the start takes."""
+        if not self._nearest_rows:
+            self._nearest_rows = {n: nearest(n, self.options) for n in self.sizes.warmed}
+        return self._nearest_rows
+
+    def _needed(self, row: int) -> frozenset[int]:
+        """The compiled kernels that later batch sizes need of a row."""
+        place = row, self.options[row]
+        if place not in self._needed_by:
+            each = (self.binaries(count, self.options[row]) for count in self._later[row])
+            self._needed_by[place] = frozenset().union(*each)
+        return self._needed_by[place]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,21 +228,28 @@ class _Server:
 
     def exchange(self) -> None:
         """Change rows, one after another, while that leaves fewer late kernels."""
-        hopeless: set[tuple[_Layer, int, Binary]] = set()
+        hopeless: set[tuple[_Layer, int, Option, int]] = set()
         while True:
-            late = [each for each in self._late() if each not in hopeless]
-            if not late:
+            late = (
+                (layer, row, binary)
+                for layer, row, binary in self._late()
+                if (layer, row, layer.options[row], binary) not in hopeless
+            )
+            first = next(late, None)
+            if first is None:
                 return
-            if not self._mended(*late[0]):
-                hopeless.add(late[0])
+            layer, row, binary = first
+            place = layer, row, layer.options[row], binary
+            if not self._mended(layer, row, binary):
+                hopeless.add(place)
 
-    def _late(self) -> list[tuple[_Layer, int, Binary]]:
-        warmed = {binary for layer in self._layers for binary in layer.warmed()}
-        return [(layer, *each) for layer in self._layers for each in layer.late(warmed)]
+    def _late(self) -> Iterator[tuple[_Layer, int, int]]:
+        warmed = set().union(*(layer.warmed() for layer in self._layers))
+        return ((layer, *each) for layer in self._layers for each in layer.late(warmed))
 
-    def _mended(self, layer: _Layer, row: int, binary: Binary) -> bool:
+    def _mended(self, layer: _Layer, row: int, binary: int) -> bool:
         """Make the change that leaves the fewest late kernels and loses little, if there is one."""
-        now = len(self._late())
+        now = sum(1 for _ in self._late())
         changes = [(self._left(each), each) for each in _changes(layer, row, binary)]
         useful = [(left, each) for left, each in changes if left < now]
         for fewest in sorted({left for left, _ in useful}):
@@ -244,12 +270,12 @@ class _Server:
         before = change.layer.options[change.row]
         change.layer.options[change.row] = change.option
         try:
-            return len(self._late())
+            return sum(1 for _ in self._late())
         finally:
             change.layer.options[change.row] = before
 
 
-def _changes(layer: _Layer, row: int, binary: Binary) -> Iterator[_Change]:
+def _changes(layer: _Layer, row: int, binary: int) -> Iterator[_Change]:
     """What may keep a row from needing a late kernel.
 
     The row takes the option of another row, or one that the start launches takes the row's.
