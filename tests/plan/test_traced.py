@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,8 @@ from autotune.launch.shape import KernelShape
 from autotune.plan.study import StudyPlan
 from autotune.plan.traced import Trace, read_trace
 from tests.mutated import mutated
+
+STUDIES = Path(__file__).parents[2] / "studies"
 
 HEADER = {"schema": "autotune-trace/1", "vllm": "0.26.0", "gpu": "NVIDIA H100 80GB HBM3"}
 
@@ -373,3 +376,17 @@ def test_bytes_put_anywhere_end_alike(some, place, tmp_path_factory):
         assert read_trace(path).asked
     except InputError as error:
         assert str(error).isprintable()  # noqa: PT017 - either is right
+
+
+def test_a_real_engine_looked_up_the_kernels_that_its_model_has(tmp_path):
+    real = STUDIES / "recordings" / "llama-3.1-8b_4-layers_vllm-0.26.0.trace.jsonl.gz"
+    file = tmp_path / "trace.jsonl"
+    file.write_bytes(gzip.decompress(real.read_bytes()))
+
+    trace = read_trace(file)
+
+    model = StudyPlan.of_model(str(STUDIES / "models" / "llama-3.1-8b.json"))
+    plan = model.override(rank=16, max_loras=8, tokens=(16,))
+    assert {shape.without_batch for shape in plan.shapes} == set(trace.kinds)
+    assert trace.sizes("capture") == [1, 2, 4, 16, 64]
+    assert trace.sizes("start") == [1024, 16384]
