@@ -85,3 +85,27 @@ def test_a_command_takes_every_flag_about_shapes(name):
     parameters = inspect.signature(getattr(commands, name)).parameters
     assert {each.name for each in fields(ShapeFlags)} <= set(parameters)
     assert "flags" not in parameters
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--vllm", "new", "must be a release of vLLM, such as 0.33.0: got 'new'"),
+        ("--vllm", "0.10.2", "that autotune knows, 0.11.1 to 0.33.0: got '0.10.2'"),
+        ("--cudagraph-capture-sizes", "1,x", "must be a whole number of at least 1: got 'x'"),
+        ("--cudagraph-capture-sizes", "0", "must be a whole number of at least 1: got 0"),
+        ("--dp", "0", "must be a whole number of at least 1: got '0'"),
+    ],
+)
+def test_a_flag_that_cannot_be_is_a_usage_error_that_quotes_it(autotune, flag, value, message):
+    said = autotune("shapes", "--model", CONFIG, flag, value).has_refused_its_usage()
+
+    assert message in said
+
+
+def test_a_flag_that_the_release_lacks_is_one_line_that_names_it(autotune):
+    flags = ["--max-loras", "8", "--rank", "16", "--vllm", "0.15.1", "--dual-stream"]
+
+    line = autotune("shapes", "--model", CONFIG, *flags).has_failed_in_one_line()
+
+    assert "vLLM 0.15.1 has no VLLM_LORA_ENABLE_DUAL_STREAM, 0.22.1 has" in line

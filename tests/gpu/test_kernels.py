@@ -221,6 +221,27 @@ def test_a_launch_finds_what_a_process_without_a_gpu_has_compiled(kernels, tmp_p
     assert cached_kernels(tmp_path) == compiled
 
 
+@pytest.mark.parametrize("make_case", [shrink_case, expand_case])
+@pytest.mark.parametrize("flag", ["dual_stream", "specialize_active_lora"])
+def test_a_servers_flags_leave_the_numbers_right_one_after_the_other(kernels, make_case, flag):
+    """From Hopper on dependent launches overlap; captured, as a server replays them."""
+    shape, config = make_case("prefill, vLLM's default", "bfloat16")
+    shape = KernelShape.from_mapping(shape.as_dict() | {flag: True, "active_loras": 2})
+    inputs = make_inputs(shape, device="cuda", weight_sets=2, seed=0)
+    expected = expect(inputs, weight_set=1)
+    kernels.launch(inputs, config, 0)  # loads the kernel, which a capture cannot
+    kernels.launch(inputs, config, 1)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        if not shape.add_inputs:  # what is overwritten may be written often
+            for _ in range(5):
+                kernels.launch(inputs, config, 0)
+        kernels.launch(inputs, config, 1)
+
+    assert check_result(graph.replay, inputs, expected).problem == ""
+
+
 def target_facts() -> tuple[object, ...]:
     """The fields of this device's ``Target``."""
     return astuple(describe_device().target)

@@ -141,7 +141,7 @@ def captured(release: Path, monkeypatch: pytest.MonkeyPatch) -> Captured:
     adjust = taken(release, "config/compilation.py", "adjust_cudagraph_sizes_for_spec_decode", uses)
     newer = None
     if has(release, "0.33"):
-        more = {"defaultdict": defaultdict, "product": itertools.product}
+        more: dict[str, Any] = {"defaultdict": defaultdict, "product": itertools.product}
         more |= {"groupby": itertools.groupby, "BatchExecutionDescriptor": _descriptor}
         newer = taken(release, "v1/worker/gpu/cudagraph_utils.py", "_init_candidates", uses | more)
 

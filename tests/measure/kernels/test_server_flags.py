@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +39,7 @@ from tests.measure.kernels.cases import (
     moe_shape,
     shrink_shape,
 )
+from tests.patience import PATIENCE_S
 from tests.profiles import some
 
 DENSE = {LoraOp.SHRINK: shrink_shape, LoraOp.EXPAND: expand_shape}
@@ -121,6 +128,48 @@ def test_the_arguments_say_so(op):
 
     assert given_["use_gdc"]
     assert given_["launch_pdl"]
+
+
+#: Compiles both ops for two targets, and counts what a dependent launch is made of.
+COMPILE = """
+import json
+from autotune.measure.kernels import ahead, builtin
+from tests.measure.kernels.cases import A100, H100, expand_shape, make_config, shrink_shape
+
+found = []
+for shape in (shrink_shape(dual_stream=True), expand_shape(dual_stream=True), expand_shape()):
+    for target in (A100, H100):
+        ahead.compile_for(target.capability)
+        config = make_config(shape.op)
+        kernel, grid, arguments = builtin._call(shape, config, target.capability)
+        compiled = kernel.warmup(grid=grid, **arguments)
+        found.append([
+            "griddepcontrol.wait" in compiled.asm["ptx"],
+            "griddepcontrol.launch_dependents" in compiled.asm["ptx"],
+            compiled.metadata.launch_pdl,
+        ])
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_a_dependent_kernel_waits_for_the_one_before_it(tmp_path):
+    """As vLLM's: shrink also lets the next one begin."""
+    clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    clean |= {"TRITON_CACHE_DIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(  # noqa: S603 - the script above
+        [sys.executable, "-c", COMPILE],
+        cwd=Path(__file__).parents[3],
+        env=clean,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stderr
+    plain, shrinks, expands = [False] * 3, [True, True, True], [True, False, True]
+    assert json.loads(run.stdout) == [plain, shrinks, plain, expands, plain, plain]
 
 
 @pytest.mark.parametrize("op", [LoraOp.W13_EXPAND, LoraOp.W2_EXPAND], ids=lambda op: op.value)

@@ -228,8 +228,9 @@ def test_without_a_release_it_is_the_installed_one_or_the_newest(tmp_path, monke
 
 @pytest.mark.parametrize("name", ["tensor_parallel", "data_parallel"])
 def test_there_is_at_least_one_gpu(name):
+    flags: dict[str, Any] = {name: 0}
     with pytest.raises(InputError, match=f"{name} must be 1 or more: got 0"):
-        Server(rank=16, max_loras=8, **{name: 0})
+        Server(rank=16, max_loras=8, **flags)
 
 
 @given(
