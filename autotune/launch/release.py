@@ -79,6 +79,8 @@ SERVER_FLAGS: Mapping[str, ServerFlag] = {
         "LoRA on experts with --enable-expert-parallel", "0.22.1", "0.15.1"
     ),
     "data_parallel": ServerFlag("LoRA on experts with --data-parallel-size", "0.22.1", "0.15.1"),
+    "flashinfer_trtllm": ServerFlag("LoRA on FlashInfer's MXFP4 kernels", "0.33.0", "0.28.0"),
+    "triton": ServerFlag("LoRA on Triton's MXFP4 kernels", "0.15.1", "0.11.1"),
 }
 
 

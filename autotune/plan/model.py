@@ -29,7 +29,7 @@ class ModelTable:
         mixed_moe_lora_format: Whether the server runs with ``--enable-mixed-moe-lora-format``.
         moe_shared_loras: Whether the server runs with ``--enable-moe-shared-loras``.
         moe_backend: The server's ``--moe-backend``, or what ``auto`` chooses there: experts in
-            MXFP4 are padded by it.
+            MXFP4 are padded by it. None for what the release prefers.
         data_parallel: The server's ``--data-parallel-size``.
         dual_stream: Whether the server runs with ``VLLM_LORA_ENABLE_DUAL_STREAM``.
         specialize_active_lora: Whether the server runs with ``--specialize-active-lora``.
@@ -47,7 +47,7 @@ class ModelTable:
     expert_parallel: bool = False
     mixed_moe_lora_format: bool = False
     moe_shared_loras: bool = False
-    moe_backend: str = "triton"
+    moe_backend: str | None = None
     data_parallel: int = 1
     dual_stream: bool = False
     specialize_active_lora: bool = False

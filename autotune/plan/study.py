@@ -201,7 +201,7 @@ class StudyPlan:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user must know of the shapes, in a line each; raises as ``workload``."""
-        counts = [shape.num_tokens for shape in self.shapes]
+        counts = [shape.num_tokens // self._gathered_from(shape) for shape in self.shapes]
         return (*self.batches.notes(counts), *self.workload.notes)
 
     @property
@@ -232,9 +232,12 @@ class StudyPlan:
             return self.trace.captured(kind.without_batch)
         is_sampled = kind.without_batch in self.workload.sampled
         most = self.batches.most_sampled if is_sampled else None
-        times = self.model.gathered_from(kind) if self.model is not None else 1
+        times = self._gathered_from(kind)
         sizes = (n for n in self.batches.captured if most is None or n <= most)
         return [replace(kind, num_tokens=n * times) for n in sizes]
+
+    def _gathered_from(self, kind: KernelShape) -> int:
+        return self.model.gathered_from(kind) if self.model is not None else 1
 
     @property
     def served(self) -> dict[KernelShape, WarmedSizes]:

@@ -265,13 +265,39 @@ def test_experts_in_mxfp4_are_padded_as_by_each_release(release):
     uses |= groups | {"FLASHINFER_MOE_EP_MXFP4_BACKENDS": (), "OCP_MX_BLOCK_SIZE": 32}
     pad = taken(release, file, "mxfp4_round_up_hidden_size_and_intermediate_size", uses)
 
+    if not has(release, SERVER_FLAGS["flashinfer_trtllm"].since):
+        del names["flashinfer_trtllm"]
     for ours, its in names.items():
         server = Server(rank=16, max_loras=8, moe_backend=ours, release=release.name)
         padding = server.padding()
         for size in (2880, 1440, 720, 360, 3072):
             rounded = round_up(size, padding.hidden), round_up(size, padding.intermediate)
             assert pad(backend[its], size, size) == rounded, ours
-    assert set(names) == set(MOE_BACKENDS)
+
+
+def test_every_backend_has_lora_in_the_newest_release():
+    for backend in MOE_BACKENDS:
+        assert Server(rank=16, max_loras=8, moe_backend=backend).padding() == MOE_BACKENDS[backend]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text"),
+    [
+        ("flashinfer_trtllm", "model_executor/layers/fused_moe/oracle/mxfp4.py", "trtllm_lora_moe"),
+        ("triton", "model_executor/layers/quantization/mxfp4.py", "if envs.VLLM_MXFP4_USE_MARLIN"),
+    ],
+)
+def test_kernels_of_mxfp4_are_refused_where_a_release_has_no_lora_on_them(
+    release, name, file, text
+):
+    if name == "triton" and has(release, "0.22"):
+        return  # they are the experts' own class there
+    path = release / "vllm" / file
+    if path.exists() and text in path.read_text():
+        check_flag(name, release.name)
+        return
+    with pytest.raises(InputError, match=f"vLLM {release.name} has no LoRA on"):
+        check_flag(name, release.name)
 
 
 @pytest.mark.parametrize("mixed", [False, True])

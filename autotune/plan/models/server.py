@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from autotune.errors import InputError
 from autotune.launch.op import VLLM_RANKS, LoraOp
-from autotune.launch.release import NEWEST_RELEASE, check_flag, is_since
+from autotune.launch.release import NEWEST_RELEASE, SERVER_FLAGS, check_flag, is_since
 from autotune.launch.shape import KernelShape
 
 
@@ -19,19 +19,22 @@ class Padding(NamedTuple):
     hidden: int
 
 
-#: By vLLM's ``--moe-backend``, of those that serve MXFP4 with LoRA on NVIDIA's GPUs: ``auto``
-#: chooses ``triton``, or ``marlin`` where Triton's kernels cannot be had (0.22.1 to 0.33.0,
-#: ``mxfp4_round_up_hidden_size_and_intermediate_size`` in
-#: ``vllm/model_executor/layers/fused_moe/oracle/mxfp4.py``; before, ``create_weights`` in
-#: ``vllm/model_executor/layers/quantization/mxfp4.py``).
+#: By vLLM's ``--moe-backend``, of those that serve MXFP4 with LoRA on NVIDIA's GPUs
+#: (``mxfp4_round_up_hidden_size_and_intermediate_size`` in
+#: ``vllm/model_executor/layers/fused_moe/oracle/mxfp4.py``, 0.22.1 to 0.33.0).
 MOE_BACKENDS: Mapping[str, Padding] = {
     "triton": Padding(intermediate=64, hidden=1),
     "marlin": Padding(intermediate=128, hidden=256),
     "flashinfer_trtllm": Padding(intermediate=128, hidden=256),
 }
 
-#: What FlashInfer's kernels are padded to up to 0.22.1.
-_TRTLLM_BEFORE = Padding(intermediate=256, hidden=256)
+#: The first release in which ``auto`` chooses ``triton`` where Triton's kernels can be had, and in
+#: which these pad the LoRA's sizes, too: before it is ``marlin`` (``get_mxfp4_backend_with_lora``
+#: and ``create_weights`` in ``vllm/model_executor/layers/quantization/mxfp4.py``, 0.15.1).
+_TRITON_FIRST = "0.22"
+
+#: The first release with a class for gate and up in one (``FusedMoE3DWithLoRA``).
+_HAS_ONE = "0.15"
 
 #: The first release of which ``--enable-moe-shared-loras`` has gate and up apart in models whose
 #: experts have both in one (``_is_3d_moe_model`` in ``vllm/lora/model_manager.py``; not in 0.28.0).
@@ -61,7 +64,7 @@ class Server:
         mixed_moe_lora_format: Whether it runs with ``--enable-mixed-moe-lora-format``.
         moe_shared_loras: Whether it runs with ``--enable-moe-shared-loras``.
         moe_backend: Its ``--moe-backend``, one of ``MOE_BACKENDS``, or what ``auto`` chose there;
-            it pads experts in MXFP4.
+            it pads experts in MXFP4. None for what ``auto`` of the release prefers.
         data_parallel: Its ``--data-parallel-size``; experts get the tokens of all of these.
         dual_stream: Whether it runs with ``VLLM_LORA_ENABLE_DUAL_STREAM``.
         specialize_active_lora: Whether it runs with ``--specialize-active-lora``.
@@ -81,7 +84,7 @@ class Server:
     expert_parallel: bool = False
     mixed_moe_lora_format: bool = False
     moe_shared_loras: bool = False
-    moe_backend: str = "triton"
+    moe_backend: str | None = None
     data_parallel: int = 1
     dual_stream: bool = False
     specialize_active_lora: bool = False
@@ -108,7 +111,7 @@ class Server:
     def divides_w13(self) -> bool:
         """Whether gate and up are two slices even where a model's experts have both in one."""
         shared = self.moe_shared_loras and is_since(self.release, _SHARED_DIVIDES)
-        return self.mixed_moe_lora_format or shared
+        return self.mixed_moe_lora_format or shared or not is_since(self.release, _HAS_ONE)
 
     @property
     def has_own_stream(self) -> bool:
@@ -136,10 +139,16 @@ class Server:
         return self.tensor_parallel * self.data_parallel
 
     def padding(self) -> Padding:
-        """What the sizes of experts in MXFP4 are rounded up to."""
-        if self.moe_backend == "flashinfer_trtllm" and not is_since(self.release, "0.28"):
-            return _TRTLLM_BEFORE
-        return MOE_BACKENDS[self.moe_backend]
+        """What the sizes of experts in MXFP4 are rounded up to.
+
+        Raises:
+            InputError: The release has no LoRA on such experts with these kernels.
+        """
+        is_new = is_since(self.release, _TRITON_FIRST)
+        backend = self.moe_backend or ("triton" if is_new else "marlin")
+        if backend in SERVER_FLAGS:
+            check_flag(backend, self.release)
+        return MOE_BACKENDS[backend] if is_new or backend != "triton" else Padding(1, 1)
 
     @property
     def part_of_rank(self) -> int:

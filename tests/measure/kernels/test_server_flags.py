@@ -105,7 +105,7 @@ def test_one_key_serves_every_number_of_active_loras_that_a_batch_may_have(token
 # ------------------------------------------------------------------ a stream of its own
 
 
-def test_a_dense_kernel_is_a_dependent_launch_from_hopper_on():
+def test_a_dense_kernel_is_a_dependent_launch_from_hopper_on(monkeypatch):
     shape = shrink_shape(dual_stream=True)
 
     assert dependent_launch(shape, H100.capability) == {"use_gdc": True, "launch_pdl": True}
@@ -115,6 +115,8 @@ def test_a_dense_kernel_is_a_dependent_launch_from_hopper_on():
         (shrink_shape(), H100.capability),
     ):
         assert dependent_launch(other, capability) == {"use_gdc": False}
+    monkeypatch.setenv("VLLM_LORA_DISABLE_PDL", "1")
+    assert dependent_launch(shape, H100.capability) == {"use_gdc": False}
 
 
 @pytest.mark.parametrize("op", DENSE, ids=lambda op: op.value)

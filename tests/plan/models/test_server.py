@@ -144,6 +144,11 @@ def test_the_captured_batches_of_experts_are_those_of_all_servers():
     assert batches(small, moe=True) == {2, 4, 8, 16, 32}
 
 
+def test_a_batch_of_all_servers_is_not_said_to_be_too_large():
+    plan = plan_of("qwen3-30b-a3b", tokens=[8192], data_parallel=8)
+    assert not any("no server has a batch" in line for line in plan.notes)
+
+
 def test_what_is_not_known_of_several_servers_is_refused_with_what_to_do():
     flags = {"data_parallel": 2, "fully_sharded": True, "tensor_parallel": 2}
     with pytest.raises(InputError, match=r"not known with data_parallel 2; give .* --trace FILE"):
@@ -162,13 +167,38 @@ def test_gate_and_up_in_one_are_apart_with_shared_loras_from_0_33_on(release, sl
     assert (w13.num_slices, w13.shared_loras) == (slices, slices == 2)
 
 
-@pytest.mark.parametrize(("release", "padded"), [("0.22.1", 768), ("0.28.0", 768)])
-def test_flashinfers_kernels_were_padded_further(release, padded):
-    flags = {"moe_backend": "flashinfer_trtllm", "tensor_parallel": 4, "release": release}
-    w2 = w2_in_mxfp4(**flags)
-    assert w2.intermediate_size == padded
-    flags |= {"tensor_parallel": 8}
-    assert w2_in_mxfp4(**flags).intermediate_size == (512 if release == "0.22.1" else 384)
+@pytest.mark.parametrize(
+    ("release", "backend", "hidden", "intermediate"),
+    [
+        ("0.11.1", None, 3072, 384),  # auto is Marlin
+        ("0.15.1", None, 3072, 384),
+        ("0.15.1", "triton", 2880, 360),  # the experts are padded, their LoRA is not
+        ("0.22.1", None, 2880, 384),  # auto is Triton
+        ("0.22.1", "marlin", 3072, 384),
+        ("0.33.0", "flashinfer_trtllm", 3072, 384),
+    ],
+)
+def test_experts_in_mxfp4_are_padded_as_the_release_does(release, backend, hidden, intermediate):
+    w2 = w2_in_mxfp4(moe_backend=backend, tensor_parallel=8, release=release)
+
+    assert (w2.hidden_size, w2.intermediate_size) == (hidden, intermediate)
+
+
+@pytest.mark.parametrize(
+    ("release", "backend"), [("0.11.1", "triton"), ("0.28.0", "flashinfer_trtllm")]
+)
+def test_kernels_of_mxfp4_that_have_no_lora_yet_are_refused(release, backend):
+    with pytest.raises(InputError, match=f"vLLM {release} has no LoRA on .* MXFP4 kernels"):
+        w2_in_mxfp4(moe_backend=backend, release=release)
+    # Other experts are not padded, whatever the flag says.
+    assert layers_of("qwen3-30b-a3b", moe_backend=backend, release=release)
+
+
+@pytest.mark.parametrize(("release", "slices"), [("0.11.1", 2), ("0.15.1", 1), ("0.33.0", 1)])
+def test_before_0_15_gate_and_up_are_apart_in_every_model(release, slices):
+    layers = layers_of("gpt-oss-120b", release=release)
+
+    assert layers["mlp.experts"].shapes[0].num_slices == slices
 
 
 def w2_in_mxfp4(**flags: Any) -> KernelShape:
