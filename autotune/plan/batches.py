@@ -90,7 +90,7 @@ class Batches:
     @property
     def most_sampled(self) -> int:
         """The most tokens that are sampled from in a step: all that a sequence decodes."""
-        return self.max_num_seqs * (1 + self.speculative_tokens)
+        return min(self.max_num_seqs * (1 + self.speculative_tokens), self.max_num_batched_tokens)
 
     def notes(self, counts: Iterable[int]) -> list[str]:
         """A warning about batch sizes that no server has, if there are any.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.launch.warmed import WarmedSizes
@@ -10,7 +12,9 @@ from autotune.plan.traced import Trace
 from autotune.plan.workload import Workload
 
 
-def of_batches(batches: Batches, workload: Workload, kind: KernelShape) -> WarmedSizes:
+def of_batches(
+    batches: Batches, workload: Workload, kind: KernelShape, *, gathered_from: int = 1
+) -> WarmedSizes:
     """The batch sizes of a kernel in a server with these limits, which captures vLLM's own sizes.
 
     vLLM's second model runner, the usual one since 0.26, launches the largest step with adapters
@@ -21,15 +25,43 @@ def of_batches(batches: Batches, workload: Workload, kind: KernelShape) -> Warme
         batches: The limits.
         workload: Says which kernels run over sampled tokens.
         kind: The kernel, ``without_batch``.
+        gathered_from: How many servers' batches it gets at once.
     """
-    any_sampled = range(1, batches.max_num_seqs + 1)
+    any_sampled = range(1, batches.most_sampled + 1)
     if kind in workload.sampled:
         return WarmedSizes((batches.max_num_seqs,), (any_sampled,))
     warmed = sorted({*batches.captured, batches.max_num_batched_tokens})
     later = [range(batches.captured[-1] + 1, batches.max_num_batched_tokens + 1)]
     if kind in workload.also_sampled:
         later.append(any_sampled)
-    return WarmedSizes(tuple(warmed), tuple(later))
+    return WarmedSizes(
+        tuple(size * gathered_from for size in warmed),
+        tuple(
+            range(each.start * gathered_from, each[-1] * gathered_from + 1)
+            for each in later
+            if each
+        ),
+    )
+
+
+def captured(
+    batches: Batches, workload: Workload, kind: KernelShape, *, gathered_from: int = 1
+) -> list[KernelShape]:
+    """A shape at every batch size that vLLM captures.
+
+    Logits are computed of the tokens alone that are sampled from: a shape of only logits stops at
+    as many as there can be.
+
+    Args:
+        batches: The limits.
+        workload: Says which kernels run over sampled tokens.
+        kind: The kernel.
+        gathered_from: How many servers' batches it gets at once.
+    """
+    is_sampled = kind.without_batch in workload.sampled
+    most = batches.most_sampled if is_sampled else batches.max_num_batched_tokens
+    sizes = (size for size in batches.captured if size <= most)
+    return [replace(kind, num_tokens=size * gathered_from) for size in sizes]
 
 
 def of_trace(trace: Trace, kind: KernelShape) -> WarmedSizes:

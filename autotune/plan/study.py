@@ -223,18 +223,11 @@ class StudyPlan:
         return self.tokens == AUTO
 
     def captured(self, kind: KernelShape) -> list[KernelShape]:
-        """A shape at every batch size that vLLM captures, or did capture where it was traced.
-
-        Logits are computed of at most one token a sequence: a shape of only logits stops at
-        ``max_num_seqs``.
-        """
+        """A shape at every batch size that vLLM captures, or did capture where it was traced."""
         if self.trace is not None:
             return self.trace.captured(kind.without_batch)
-        is_sampled = kind.without_batch in self.workload.sampled
-        most = self.batches.most_sampled if is_sampled else None
         times = self._gathered_from(kind)
-        sizes = (n for n in self.batches.captured if most is None or n <= most)
-        return [replace(kind, num_tokens=n * times) for n in sizes]
+        return serving.captured(self.batches, self.workload, kind, gathered_from=times)
 
     def _gathered_from(self, kind: KernelShape) -> int:
         return self.model.gathered_from(kind) if self.model is not None else 1
@@ -256,7 +249,8 @@ class StudyPlan:
         kind = kind.without_batch
         if self.trace is not None:
             return serving.of_trace(self.trace, kind)
-        return serving.of_batches(self.batches, self.workload, kind)
+        times = self._gathered_from(kind)
+        return serving.of_batches(self.batches, self.workload, kind, gathered_from=times)
 
     @property
     def between(self) -> list[KernelShape]:

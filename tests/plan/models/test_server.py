@@ -144,6 +144,19 @@ def test_the_captured_batches_of_experts_are_those_of_all_servers():
     assert batches(small, moe=True) == {2, 4, 8, 16, 32}
 
 
+def test_what_is_launched_at_the_start_and_later_is_of_all_servers_for_experts_alone():
+    limits = {"max_num_seqs": 8, "max_num_batched_tokens": 64, "speculative_tokens": 1}
+    plan = plan_of("qwen3-30b-a3b", limits=limits, data_parallel=2)
+    by_name = {name: kind.without_batch for kind, name in plan.layers.items()}
+
+    dense, experts = (plan.warmed(by_name[name]) for name in ("self_attn.qkv_proj", "mlp.experts"))
+    assert dense.warmed == (1, 2, 4, 8, 16, 24, 32, 64)
+    assert experts.warmed == tuple(2 * size for size in dense.warmed)
+    assert dense.later == (range(33, 65),)
+    assert experts.later == (range(66, 129),)
+    assert plan.warmed(by_name["lm_head"]).later == (range(1, 17),)
+
+
 def test_a_batch_of_all_servers_is_not_said_to_be_too_large():
     plan = plan_of("qwen3-30b-a3b", tokens=[8192], data_parallel=8)
     assert not any("no server has a batch" in line for line in plan.notes)
