@@ -9,6 +9,7 @@ that costs little: the row changes its configuration, or a row that the start la
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from autotune.choose.exchanged import Exchanged
@@ -35,7 +36,10 @@ MOST_LOSS = 0.03
 EQUAL_LOSS = 0.01
 
 #: How many exchanges are timed for one late kernel, those of the nearest rows.
-_MOST_TIMED = 4
+_MOST_TIMED = 6
+
+#: With how many warmed sizes a row may change together, the nearest ones.
+_MOST_TOGETHER = 3
 
 #: Returns the batch sizes of a kernel, given ``without_batch``, in a server.
 SizesOf = Callable[[KernelShape], WarmedSizes]
@@ -159,9 +163,19 @@ class _Layer:
             with_config = replace(one, samples_us=timed.samples_us)
             yield with_config.taking(config, Exchanged(own=one.config, loss=loss))
 
+    def own(self, row: int) -> Option:
+        """The option that was chosen for a row by itself."""
+        return option_of(self._rows[row])
+
+    def finalists(self, row: int) -> list[Option]:
+        """What was timed when a row was chosen; nothing for a MoE layer: its rows change whole."""
+        if len(self._kinds) > 1:
+            return []
+        return [(config,) for config in self._rows[row][0].samples_us]
+
     def loss(self, row: int, option: Option) -> float:
         """How much slower a row is with an option than with its own; infinite if not known."""
-        return self.losses.of_taking(option, option_of(self._rows[row]), row)
+        return self.losses.of_taking(option, self.own(row), row)
 
     # ----------------------------------------------------------------- compiled kernels
 
@@ -213,11 +227,32 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A row takes an option."""
+    """Rows of a layer take an option each.
+
+    Attributes:
+        layer: The layer.
+        moves: The rows with their new options.
+        distance: How far apart the batch sizes are; the nearest changes are likely to cost least.
+    """
 
     layer: _Layer
-    row: int
-    option: Option
+    moves: tuple[tuple[int, Option], ...]
+    distance: int
+
+    def make(self) -> None:
+        """Change the rows."""
+        self.layer.options.update(self.moves)
+
+    @property
+    def undo(self) -> _Change:
+        """The change back to what the rows have now."""
+        before = tuple((row, self.layer.options[row]) for row, _ in self.moves)
+        return _Change(self.layer, before, self.distance)
+
+    @property
+    def loss(self) -> float:
+        """The most that one of the rows loses against its own option; infinite if not known."""
+        return max(self.layer.loss(row, option) for row, option in self.moves)
 
 
 class _Server:
@@ -254,47 +289,56 @@ class _Server:
         useful = [(left, each) for left, each in changes if left < now]
         for fewest in sorted({left for left, _ in useful}):
             alike = [each for left, each in useful if left == fewest]
-            alike.sort(key=lambda change: (abs(change.row - row), change.row))
-            costs = [
-                (change.layer.loss(change.row, change.option), change)
-                for change in _timed(alike[:_MOST_TIMED])
-            ]
-            loss, best = min(costs, key=lambda pair: pair[0])
-            if loss <= MOST_LOSS:
-                best.layer.options[best.row] = best.option
+            alike.sort(key=lambda change: change.distance)
+            _time(alike[:_MOST_TIMED])
+            best = min(alike[:_MOST_TIMED], key=lambda change: change.loss)
+            if best.loss <= MOST_LOSS:
+                best.make()
                 return True
         return False
 
     def _left(self, change: _Change) -> int:
         """How many kernels are late after a change."""
-        before = change.layer.options[change.row]
-        change.layer.options[change.row] = change.option
+        undo = change.undo
+        change.make()
         try:
             return sum(1 for _ in self._late())
         finally:
-            change.layer.options[change.row] = before
+            undo.make()
 
 
 def _changes(layer: _Layer, row: int, binary: int) -> Iterator[_Change]:
-    """What may keep a row from needing a late kernel.
+    """What may keep a row from needing a late kernel, the nearest rows of each kind first.
 
-    The row takes the option of another row, or one that the start launches takes the row's.
+    The row takes the option of another row; or one that the start launches takes the row's; or both
+    take what was timed for one of them.
     """
     now = layer.options[row]
-    for option in dict.fromkeys(layer.options.values()):
+    nearest_first = sorted(layer.options, key=lambda count: abs(count - row))
+    others = dict.fromkeys(layer.options[count] for count in nearest_first)
+    home = {layer.options[count]: count for count in reversed(nearest_first)}
+    for option in others:
         if option != now:
-            yield _Change(layer, row, option)
-    for count in layer.sizes.warmed:
-        if count in layer.options and binary in layer.binaries(count, now):
-            yield _Change(layer, count, now)
+            yield _Change(layer, ((row, option),), abs(home[option] - row))
+    alike = [
+        count
+        for count in nearest_first
+        if count in layer.sizes.warmed and binary in layer.binaries(count, now)
+    ]
+    for count in alike:
+        yield _Change(layer, ((count, now),), abs(count - row))
+    for count in alike[:_MOST_TOGETHER]:
+        for option in dict.fromkeys((*layer.finalists(row), *layer.finalists(count))):
+            yield _Change(layer, ((row, option), (count, option)), abs(count - row))
 
 
-def _timed(changes: Sequence[_Change]) -> Sequence[_Change]:
-    """The changes, those of one row timed side by side."""
-    for row in {change.row for change in changes}:
-        layer, options = changes[0].layer, [each.option for each in changes if each.row == row]
-        try:
-            layer.losses.time(row, [*options, layer.options[row]])
-        except NotRecorded:
-            continue
-    return changes
+def _time(changes: Sequence[_Change]) -> None:
+    """Time what changes need, the options of one row side by side."""
+    by_row: dict[int, list[Option]] = {}
+    for change in changes:
+        for row, option in change.moves:
+            by_row.setdefault(row, []).append(option)
+    for row, options in by_row.items():
+        layer = changes[0].layer
+        with suppress(NotRecorded):  # they are tried one by one then
+            layer.losses.time(row, [layer.own(row), *options])

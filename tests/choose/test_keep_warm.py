@@ -165,6 +165,21 @@ def test_a_row_of_the_start_takes_what_later_ones_need(tmp_path):
     }
 
 
+def test_two_rows_take_together_what_is_best_for_neither(tmp_path):
+    def latency_us(num_tokens: int, block_m: int) -> float:
+        own = 16 if num_tokens <= 40 else 64
+        return {own: 10.0, 32: 10.2}.get(block_m, 20.0)
+
+    runner = recorded(tmp_path, latency_us)
+    tuned, found = kept(runner, [1, 16, 40, 128])
+
+    assert (late_count(tuned, runner), late_count(found.selections, runner)) == (1, 0)
+    changed = {
+        one.shape.num_tokens: one.config.block_m for one in found.selections if one.exchanged
+    }
+    assert changed == {40: 32, 128: 32}
+
+
 def test_exchanges_never_leave_more_late_kernels_nor_lose_more_than_allowed(tmp_path):
     def latency_us(num_tokens: int, block_m: int) -> float:
         distance = abs(math.log2(block_m / 16) - math.log2(max(num_tokens, 12) / 12))
