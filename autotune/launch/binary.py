@@ -101,7 +101,8 @@ def _shrink(shape: KernelShape, config: KernelConfig) -> Binary:
     m, n, k = shape.num_tokens, shape.rank, shape.hidden_size
     even_k = k % (config.block_k * (config.split_k or 1)) == 0
     numbers = _all((m, n, k, n * k, m * n))
-    return shape.op, shape.dtype, shape.num_slices, numbers, even_k, config
+    flags = (shape.num_slices, even_k, shape.dual_stream)
+    return shape.op, shape.dtype, flags, numbers, config
 
 
 def _expand(shape: KernelShape, config: KernelConfig) -> Binary:
@@ -109,7 +110,8 @@ def _expand(shape: KernelShape, config: KernelConfig) -> Binary:
     are_equal = len(set(shape.slice_sizes)) == 1
     of_slices = (n * k,) if are_equal else ()  # else tables in memory
     numbers = _all((m, n, k, m * k, sum(shape.slice_sizes), *of_slices))
-    flags = (shape.num_slices, are_equal, shape.add_inputs, k % config.block_k == 0)
+    even_k = k % config.block_k == 0
+    flags = (shape.num_slices, are_equal, shape.add_inputs, even_k, shape.dual_stream)
     return shape.op, shape.dtype, flags, numbers, config
 
 
@@ -149,7 +151,7 @@ def _one_shot(shape: KernelShape, block_m: int, multiprocessors: int) -> Binary:
     rows = pairs if is_naive else launched_rows(shape, block_m)
     block_m = SMALLEST_BLOCK if is_naive else block_m
     blocks = pairs if is_naive else -(-rows // block_m)
-    slots = 1 if is_naive else shape.max_loras + 1
+    slots = 1 if is_naive else shape.lora_slots
     split = _columns_split(blocks * shape.num_slices * slots, k=k, n=n, of=multiprocessors)
     strides = (0, 0) if is_naive else (rows, blocks)
     block_k = 128 if k >= 256 or pairs >= 16 * shape.num_experts else 64

@@ -15,7 +15,7 @@ from autotune.plan.workload import Workload
 def of_batches(
     batches: Batches, workload: Workload, kind: KernelShape, *, gathered_from: int = 1
 ) -> WarmedSizes:
-    """The batch sizes of a kernel in a server with these limits, which captures vLLM's own sizes.
+    """The batch sizes of a kernel in a server with these limits.
 
     vLLM's second model runner, the usual one since 0.26, launches the largest step with adapters
     (``_dummy_run`` in ``vllm/v1/worker/gpu/model_runner.py``); the first launches only what it
@@ -29,19 +29,12 @@ def of_batches(
     """
     any_sampled = range(1, batches.most_sampled + 1)
     if kind in workload.sampled:
-        return WarmedSizes((batches.max_num_seqs,), (any_sampled,))
-    warmed = sorted({*batches.captured, batches.max_num_batched_tokens})
-    later = [range(batches.captured[-1] + 1, batches.max_num_batched_tokens + 1)]
+        return WarmedSizes((batches.most_sampled,), (any_sampled,))
+    most, graphs = batches.max_num_batched_tokens, batches.captured
+    later = [range(graphs[-1] * gathered_from + 1, most * gathered_from + 1)]
     if kind in workload.also_sampled:
         later.append(any_sampled)
-    return WarmedSizes(
-        tuple(size * gathered_from for size in warmed),
-        tuple(
-            range(each.start * gathered_from, each[-1] * gathered_from + 1)
-            for each in later
-            if each
-        ),
-    )
+    return WarmedSizes(tuple(n * gathered_from for n in sorted({*graphs, most})), tuple(later))
 
 
 def captured(

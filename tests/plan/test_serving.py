@@ -21,13 +21,21 @@ def shrink(num_tokens: int = 1) -> KernelShape:
 
 def sizes(*sampled: bool) -> WarmedSizes:
     kernels = [Kernel(place="", shape=shrink(), is_sampled=each) for each in sampled]
-    workload = Workload.of(kernels, [1], max_num_seqs=20, may_share=True)
+    workload = Workload.of(kernels, [1], most_sampled=20, may_share=True)
     return of_batches(BATCHES, workload, shrink())
 
 
 def test_a_server_launches_its_graphs_and_the_largest_step_at_its_start():
     found = sizes(False)
     assert found == WarmedSizes((1, 2, 4, 8, 16, 20, 24, 32, 40, 2048), (range(41, 2049),))
+
+
+def test_experts_get_the_batches_of_all_servers_that_share_them():
+    found = of_batches(
+        BATCHES, Workload(launched=(), sampled=frozenset()), shrink(), gathered_from=2
+    )
+    assert (found.warmed[:3], found.warmed[-1]) == ((2, 4, 8), 4096)
+    assert found.later == (range(81, 4097),)
 
 
 def test_logits_are_launched_at_the_start_for_all_sequences_and_later_for_any():
