@@ -234,14 +234,9 @@ class StudyPlan:
 
     @property
     def served(self) -> dict[KernelShape, WarmedSizes]:
-        """Every kernel of the server with its batch sizes; empty where shapes are given by hand.
-
-        Raises:
-            StudyFileError: As ``workload``.
-        """
-        if self.model is None and self.trace is None and not self.is_auto:
-            return {}
-        kinds = dict.fromkeys(shape.without_batch for shape in self.shapes)
+        """Every kernel of the server with its batch sizes; empty where shapes are given by hand."""
+        is_known = self.model is not None or self.trace is not None or self.is_auto
+        kinds = dict.fromkeys(shape.without_batch for shape in self.shapes if is_known)
         return {kind: self.warmed(kind) for kind in kinds}
 
     def warmed(self, kind: KernelShape) -> WarmedSizes:
