@@ -31,7 +31,7 @@ def of_batches(
     if kind in workload.sampled:
         return WarmedSizes((batches.most_sampled,), (any_sampled,))
     most, graphs = batches.max_num_batched_tokens, batches.captured
-    later = [range(graphs[-1] * gathered_from + 1, most * gathered_from + 1)]
+    later = [range((graphs[-1] + 1) * gathered_from, most * gathered_from + 1)]
     if kind in workload.also_sampled:
         later.append(any_sampled)
     return WarmedSizes(tuple(n * gathered_from for n in sorted({*graphs, most})), tuple(later))
