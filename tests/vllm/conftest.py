@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import absent
+from tests.vllm.process import Prepared
 from tests.vllm.real import RealVllm
 from tests.vllm.releases import NEWEST, RELEASES, is_here, releases_folder
 
@@ -20,10 +21,24 @@ def need(version: str, config: pytest.Config) -> Path:
     return releases_folder() / version
 
 
+@pytest.fixture(scope="session")
+def prepared() -> Iterator[Prepared]:
+    """What a process with a vLLM is forked from."""
+    with Prepared() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def interpreting() -> Iterator[Prepared]:
+    """The same where kernels run in Triton's interpreter."""
+    with Prepared(is_interpreting=True) as running:
+        yield running
+
+
 def _started(version: str, request: pytest.FixtureRequest) -> Iterator[RealVllm]:
     need(version, request.config)
     log = request.getfixturevalue("tmp_path_factory").mktemp("vllm") / f"{version}.log"
-    with RealVllm(version, log) as vllm:
+    with RealVllm(version, log, request.getfixturevalue("prepared")) as vllm:
         yield vllm
 
 

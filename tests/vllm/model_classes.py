@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+_Given = ParamSpec("_Given")
+_Answer = TypeVar("_Answer")
 
 MODELS = "vllm.model_executor.models"
 _REGISTRY = f"{MODELS}.registry"
@@ -47,6 +51,21 @@ class Made:
         return f"{self.owner}.{self.name} = {ast.unparse(self.call)}"
 
 
+def _kept(
+    method: Callable[Concatenate[Release, _Given], _Answer],
+) -> Callable[Concatenate[Release, _Given], _Answer]:
+    """Have a release keep what its method returns."""
+
+    @functools.wraps(method)
+    def answer(self: Release, *given: _Given.args, **named: _Given.kwargs) -> _Answer:
+        key = (method, *given, *named.items())
+        if key not in self.kept:
+            self.kept[key] = method(self, *given, **named)
+        return self.kept[key]  # type: ignore[no-any-return]
+
+    return answer
+
+
 class Release:
     """The Python files of one release.
 
@@ -56,6 +75,7 @@ class Release:
     """
 
     def __init__(self, folder: Path, version: str) -> None:
+        self.kept: dict[tuple[object, ...], Any] = {}
         self._folder = folder
         self.version = version
 
@@ -99,7 +119,7 @@ class Release:
             _last(base) == "SupportsLoRA" for each in self.bases(found) for base in each.node.bases
         )
 
-    @functools.cache  # noqa: B019 - a release lives as long as the tests
+    @_kept
     def bases(self, found: Found) -> list[Found]:
         """A class and all its bases that are vLLM's own, in about the order of Python's."""
         ordered, todo = [found], [found]
@@ -170,7 +190,7 @@ class Release:
                 todo += new
         return list(modules)
 
-    @functools.cache  # noqa: B019 - a release lives as long as the tests
+    @_kept
     def _own(self, cls: Found) -> tuple[list[Made], list[Found]]:
         """What a class makes itself, and the classes that it names."""
         modules: list[Made] = []
@@ -189,7 +209,7 @@ class Release:
         there = [self.find(module, each) for each in names]
         return [each for each in there if each is not None and not _is_layer(each)]
 
-    @functools.cache  # noqa: B019 - a release lives as long as the tests
+    @_kept
     def _tables(self, module: str) -> dict[str, list[str]]:
         """For every dictionary of a module the names in it, such as classes by kind of layer."""
         return {
@@ -199,7 +219,7 @@ class Release:
             for name in _assigned(top)
         }
 
-    @functools.cache  # noqa: B019 - a release lives as long as the tests
+    @_kept
     def find(self, module: str, name: str) -> Found | None:
         """The class of a name in a module, wherever it is imported from."""
         first, _, rest = name.partition(".")
@@ -213,7 +233,7 @@ class Release:
             return self.find(f"{source}.{imported}", rest)
         return None if (source, imported) == (module, name) else self.find(source, imported)
 
-    @functools.cache  # noqa: B019 - a release lives as long as the tests
+    @_kept
     def _names(self, module: str) -> dict[str, ast.ClassDef | tuple[str, str]]:
         """What the names of a module are: classes, or those of a module under another name."""
         path = self._path(module)
@@ -310,11 +330,11 @@ class Release:
         path = self._folder.joinpath(*module.split("."))
         return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
-    @functools.cache  # noqa: B019 - a release lives as long as the tests
+    @_kept
     def _tree(self, module: str) -> ast.Module:
         return ast.parse(self._path(module).read_text())
 
-    @functools.cache  # noqa: B019 - a release lives as long as the tests
+    @_kept
     def _tops(self, module: str) -> list[ast.stmt]:
         """The statements of a module, those under a condition among them."""
         return list(_flat(self._tree(module).body))

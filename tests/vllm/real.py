@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from autotune.launch.op import LoraOp
 from tests.patience import PATIENCE_S
-from tests.vllm.releases import ROOT, releases_folder
+from tests.vllm.process import Prepared
+from tests.vllm.releases import releases_folder
+
+ORACLE = "import runpy; runpy.run_module('tests.vllm.oracle', run_name='__main__')"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,30 +61,23 @@ class Answer(NamedTuple):
 class RealVllm:
     """One release's ``get_lora_op_configs``; each question is answered from the files anew."""
 
-    def __init__(self, version: str, log: Path) -> None:
+    def __init__(self, version: str, log: Path, prepared: Prepared) -> None:
         """Start the process.
 
         Args:
             version: One of the releases that are unpacked.
             log: Where its log lines go.
+            prepared: What the process is forked from.
         """
         self.version = version
         self._log = log
         release = releases_folder() / version
-        inherited = os.environ.get("PYTHONPATH")
-        # Neither a setting of vLLM's nor one of ours for Triton may change what is imported.
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "TRITON_"))}
-        clean["PYTHONPATH"] = os.pathsep.join([str(release), *([inherited] if inherited else [])])
-        with log.open("w") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.vllm.oracle"],
-                cwd=ROOT,
-                env=clean,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
+        with ExitStack() as theirs:
+            reads, self._asks = _pipe(theirs, is_ours_read=False)
+            writes, self._answers = _pipe(theirs, is_ours_read=True)
+            errors = theirs.enter_context(log.open("w"))
+            streams = (reads, writes, errors)
+            self._process = prepared.start(ORACLE, path=[release], streams=streams)
         imported = self._read()
         if not Path(imported).is_relative_to(release):
             raise RuntimeError(f"vLLM {version} should be imported from {release}: got {imported}")
@@ -96,7 +91,9 @@ class RealVllm:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.communicate(timeout=PATIENCE_S)
+        self._asks.close()  # then it ends
+        self._answers.close()
+        self._process.wait()
 
     def ask(self, questions: Iterable[Question], *, folder: Path | None, gpu: str) -> list[Answer]:
         """What vLLM answers.
@@ -114,9 +111,8 @@ class RealVllm:
             "gpu": gpu,
             "questions": [asdict(question) for question in questions],
         }
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        self._asks.write(json.dumps(request) + "\n")
+        self._asks.flush()
         return [Answer(**answer) for answer in self._read()]
 
     def defaults(self, questions: Iterable[Question]) -> list[Answer]:
@@ -124,14 +120,21 @@ class RealVllm:
         return self.ask(questions, folder=None, gpu="any")
 
     def _read(self) -> Any:
-        assert self._process.stdout is not None
         guard = threading.Timer(PATIENCE_S, self._process.kill)
         guard.start()
         try:
-            line = self._process.stdout.readline()
+            line = self._answers.readline()
         finally:
             guard.cancel()
         if not line:
             log = self._log.read_text()[-4000:]
             raise RuntimeError(f"the process of vLLM {self.version} ended: {log}")
         return json.loads(line)
+
+
+def _pipe(theirs: ExitStack, *, is_ours_read: bool) -> tuple[TextIO, TextIO]:
+    """Both ends of a new pipe: theirs, which the stack closes, and ours."""
+    read, write = os.pipe()
+    ends = os.fdopen(read), os.fdopen(write, "w")
+    ours, other = ends if is_ours_read else reversed(ends)
+    return theirs.enter_context(other), ours

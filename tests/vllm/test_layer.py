@@ -8,22 +8,15 @@ a whole vLLM.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from autotune.choose.selection import Selection
 from autotune.export import VllmExporter
-from autotune.launch.shape import KernelShape
 from autotune.plan.study import StudyPlan
 from tests.export.examples import H100
 from tests.moe import moe_selection
-from tests.patience import PATIENCE_S
 from tests.vllm.conftest import need
 from tests.vllm.releases import NEWEST, ROOT
 
@@ -92,28 +85,6 @@ for shape in map(KernelShape.from_mapping, shapes):
 """
 
 
-def found_by_vllm(release: Path, folder: Path, shapes: tuple[KernelShape, ...]) -> list[Any]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "TRITON_"))}
-    path = [str(release), *filter(None, [os.environ.get("PYTHONPATH")])]
-    clean |= {
-        "PYTHONPATH": os.pathsep.join(path),
-        "CUDA_VISIBLE_DEVICES": "",
-        "VLLM_TUNED_CONFIG_FOLDER": str(folder),
-    }
-    run = subprocess.run(  # noqa: S603 - the script above
-        [sys.executable, "-c", SCRIPT],
-        input=json.dumps([H100.gpu, [shape.as_dict() for shape in shapes]]),
-        cwd=ROOT,
-        env=clean,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
-
-
 def numbered(selection: Selection, number: int) -> Selection:
     """The selection with a configuration that no other has."""
     own = replace(selection.config, group_size_m=number)
@@ -122,7 +93,7 @@ def numbered(selection: Selection, number: int) -> Selection:
 
 
 @pytest.mark.parametrize("study", ["qwen3-30b-a3b", "mixtral-8x7b", "gpt-oss-20b"])
-def test_vllms_moe_layer_finds_each_exported_entry(study, tmp_path, request):
+def test_vllms_moe_layer_finds_each_exported_entry(study, tmp_path, request, prepared):
     release = need(NEWEST, request.config)
     shapes = StudyPlan.read(ROOT / "studies" / f"{study}.toml").shapes
     selections = [
@@ -131,7 +102,14 @@ def test_vllms_moe_layer_finds_each_exported_entry(study, tmp_path, request):
     ]
     VllmExporter().export(selections, H100, tmp_path, merge=False)
 
-    found = found_by_vllm(release, tmp_path, shapes)
+    lines = prepared.run(
+        SCRIPT,
+        path=[release],
+        given=[H100.gpu, [shape.as_dict() for shape in shapes]],
+        variables={"VLLM_TUNED_CONFIG_FOLDER": str(tmp_path)},
+    )
+
+    found = [json.loads(line) for line in lines if line.startswith("{")]
 
     assert [each["GROUP_SIZE_M"] for each in found] == list(range(1, len(shapes) + 1))
     assert {each["BLOCK_SIZE_M"] for each in found} == {32}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,10 @@ from autotune.launch.shape import KernelShape
 from autotune.launch.sizes import assigns_naively
 from autotune.measure.kernels.defaults import default_config
 from tests.measure.kernels.cases import expand_shape, moe_shape, shrink_shape
-from tests.patience import PATIENCE_S
 from tests.profiles import some
 from tests.vllm.conftest import need
-from tests.vllm.releases import NEWEST, RELEASES, ROOT
+from tests.vllm.process import Prepared
+from tests.vllm.releases import NEWEST, RELEASES
 
 pytestmark = pytest.mark.vllm
 
@@ -59,6 +57,11 @@ PAIR_SHAPES = [
     moe_shape(LoraOp.W13_SHRINK, **_LAYER | _NAIVE | {"rank": 16}),
     moe_shape(LoraOp.W2_SHRINK, **_LAYER | _NAIVE | {"rank": 8}),
 ]
+
+#: Of each kind one: what is asked of the releases before the newest.
+FEW_PAIR_SHAPES = some(
+    PAIR_SHAPES[::3], [each for each in PAIR_SHAPES if each not in PAIR_SHAPES[::3]]
+)
 
 #: Releases whose MoE functions are known.
 MOE_RELEASES = RELEASES[2:]
@@ -193,6 +196,7 @@ print(json.dumps(problems))
 
 
 def run_with(
+    prepared: Prepared,
     release: Path,
     script: str,
     cache: Path,
@@ -202,23 +206,13 @@ def run_with(
     **changes: str,
 ) -> Any:
     """What a script prints that is run with a release on its path."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "TRITON_"))}
-    clean["PYTHONPATH"] = os.pathsep.join(
-        [str(release), *filter(None, [os.environ.get("PYTHONPATH")])]
+    lines = prepared.run(
+        start + script,
+        path=[release],
+        given=[shape.as_dict() for shape in shapes],
+        variables={"TRITON_CACHE_DIR": str(cache), **changes},
     )
-    clean |= {"CUDA_VISIBLE_DEVICES": "", "TRITON_CACHE_DIR": str(cache), **changes}
-    run = subprocess.run(  # noqa: S603 - one of the scripts above
-        [sys.executable, "-c", start + script],
-        input=json.dumps([shape.as_dict() for shape in shapes]),
-        cwd=ROOT,
-        env=clean,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    return json.loads(lines[-1])
 
 
 @pytest.fixture(scope="module", params=RELEASES)
@@ -227,22 +221,36 @@ def release(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="module")
-def answer(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of compiled kernels, by their text: one that several releases have is compiled once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def answer(
+    release: Path, tmp_path_factory: pytest.TempPathFactory, prepared: Prepared, cache: Path
+) -> Any:
     # A folder that is set does not change what the default is.
     folder = tmp_path_factory.mktemp("tuned")
     (folder / "any_SHRINK.json").write_text("{}")
     return run_with(
+        prepared,
         release,
         DESCRIBE,
-        tmp_path_factory.mktemp("cache"),
-        shapes=SHAPES + MOE_SHAPES + PAIR_SHAPES,
+        cache,
+        shapes=asked_of(release),
         VLLM_TUNED_CONFIG_FOLDER=str(folder),
     )
 
 
+def asked_of(release: Path) -> list[KernelShape]:
+    """What a release is asked about."""
+    return SHAPES + MOE_SHAPES + (PAIR_SHAPES if release.name == NEWEST else FEW_PAIR_SHAPES)
+
+
 def shapes_of(release: Path) -> list[KernelShape]:
-    """What can be asked of a release."""
-    return SHAPES + (MOE_SHAPES + PAIR_SHAPES if release.name in MOE_RELEASES else [])
+    """What of that it can drive."""
+    return asked_of(release) if release.name in MOE_RELEASES else SHAPES
 
 
 @pytest.fixture
@@ -289,18 +297,17 @@ def test_what_is_compiled_ahead_is_what_is_launched(answer):
         assert with_tensors == without
 
 
-def test_a_release_computes_what_the_reference_does(release, tmp_path):
+def test_a_release_computes_what_the_reference_does(release, tmp_path, interpreting):
     # Before 0.33 the two MoE kernels multiply in bfloat16, which the interpreter gets wrong.
     shapes = [one for one in shapes_of(release) if release.name == NEWEST or one not in MOE_SHAPES]
-    problems = run_with(release, INTERPRET, tmp_path, shapes=shapes, TRITON_INTERPRET="1")
+    problems = run_with(interpreting, release, INTERPRET, tmp_path, shapes=shapes)
 
     assert problems == [""] * len(shapes) * 2
 
 
 def test_moe_ops_of_an_earlier_release_are_refused_by_name(release, answer):
     refused = [why for why in answer["refusals"] if why]
-    shapes = SHAPES + MOE_SHAPES + PAIR_SHAPES
-    assert len(refused) == len(shapes) - len(shapes_of(release))
+    assert len(refused) == len(asked_of(release)) - len(shapes_of(release))
     start = f"cannot drive the kernels of vLLM {release.name}: _fused_moe_lora"
     assert all(why.startswith(start) for why in refused)
 
@@ -311,7 +318,7 @@ def test_a_default_is_what_the_builtin_kernels_state(release, answer):
         assert answer["defaults"][: len(SHAPES)] == stated
 
 
-def test_a_wrapper_with_an_unknown_parameter_is_refused_by_name(newest, tmp_path):
+def test_a_wrapper_with_an_unknown_parameter_is_refused_by_name(newest, tmp_path, prepared):
     changed = tmp_path / "changed"
     shutil.copytree(newest, changed, copy_function=os.symlink)
     module = changed / "vllm/lora/ops/triton_ops/lora_shrink_op.py"
@@ -319,27 +326,27 @@ def test_a_wrapper_with_an_unknown_parameter_is_refused_by_name(newest, tmp_path
     module.unlink()
     module.write_text(text.replace("scaling: float,\n", "scaling: float, gain: float = 1,\n"))
 
-    answer = run_with(changed, DESCRIBE, tmp_path)
+    answer = run_with(prepared, changed, DESCRIBE, tmp_path)
 
     assert f"cannot drive the kernels of vLLM {NEWEST}" in answer["refused"]
     assert "_lora_shrink takes gain" in answer["refused"]
 
 
-def test_batch_invariance_is_refused_since_it_reads_no_file(newest, tmp_path):
-    answer = run_with(newest, DESCRIBE, tmp_path, VLLM_BATCH_INVARIANT="1")
+def test_batch_invariance_is_refused_since_it_reads_no_file(newest, tmp_path, prepared):
+    answer = run_with(prepared, newest, DESCRIBE, tmp_path, VLLM_BATCH_INVARIANT="1")
 
     assert "VLLM_BATCH_INVARIANT" in answer["refused"]
 
 
 @pytest.mark.parametrize("version", some([RELEASES[0], NEWEST], RELEASES[1:-1]))
-def test_the_python_files_alone_will_do(version, request, tmp_path):
+def test_the_python_files_alone_will_do(version, request, tmp_path, prepared):
     release = need(version, request.config)
 
-    assert run_with(release, WITHOUT_COMPILED_PARTS, tmp_path, start="") == version
+    assert run_with(prepared, release, WITHOUT_COMPILED_PARTS, tmp_path, start="") == version
 
 
-def test_no_vllm_is_refused_with_what_to_do(tmp_path):
-    answer = run_with(tmp_path, DESCRIBE, tmp_path)
+def test_no_vllm_is_refused_with_what_to_do(tmp_path, prepared):
+    answer = run_with(prepared, tmp_path, DESCRIBE, tmp_path)
 
     assert "cannot import vLLM" in answer["refused"]
     assert "--kernels builtin" in answer["refused"]

@@ -7,9 +7,6 @@ files, up to the kernels, which need a GPU.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +19,8 @@ from autotune.launch.shape import KernelShape
 from autotune.plan.traced import Trace, read_trace
 from autotune.trace.tensors import STARTS
 from tests.measure.kernels.cases import expand_shape, moe_shape, shrink_shape
-from tests.patience import PATIENCE_S
 from tests.vllm.conftest import need
+from tests.vllm.process import Prepared
 from tests.vllm.releases import RELEASES, ROOT
 
 pytestmark = pytest.mark.vllm
@@ -187,23 +184,23 @@ class Ran(NamedTuple):
     trace: Path
 
 
-def ran(release: Path, shapes: Sequence[KernelShape], folder: Path, *, traced: bool) -> Ran:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "TRITON_"))}
-    clean["PYTHONPATH"] = os.pathsep.join([str(release), os.environ.get("PYTHONPATH", "")])
-    clean |= {"CUDA_VISIBLE_DEVICES": "", "VLLM_TUNED_CONFIG_FOLDER": str(folder)}
+def ran(
+    prepared: Prepared,
+    release: Path,
+    shapes: Sequence[KernelShape],
+    folder: Path,
+    *,
+    traced: bool,
+) -> Ran:
     file = folder / "trace.jsonl"
-    run = subprocess.run(  # noqa: S603 - the script above
-        [sys.executable, "-c", SCRIPT],
-        input=json.dumps(["NVIDIA H100", [shape.as_dict() for shape in shapes]]),
-        cwd=ROOT,
-        env=clean | ({"AUTOTUNE_TRACE": str(file)} if traced else {}),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
+    lines = prepared.run(
+        SCRIPT,
+        path=[release],
+        given=["NVIDIA H100", [shape.as_dict() for shape in shapes]],
+        variables={"VLLM_TUNED_CONFIG_FOLDER": str(folder)}
+        | ({"AUTOTUNE_TRACE": str(file)} if traced else {}),
     )
-    assert run.returncode == 0, run.stderr
-    return Ran(json.loads(run.stdout.splitlines()[-1]), file)
+    return Ran(json.loads(lines[-1]), file)
 
 
 @pytest.fixture(scope="module", params=RELEASES)
@@ -233,11 +230,13 @@ _CASES = [(each, EXPERTS) for each in RELEASES] + [(each, SHARED_EXPERTS) for ea
     params=_CASES,
     ids=[f"{each}-{'own' if experts is EXPERTS else 'shared'}" for each, experts in _CASES],
 )
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, prepared: Prepared
+) -> Case:
     version, experts = request.param
     release, shapes = need(version, request.config), [*DENSE, *experts]
     folder = tmp_path_factory.mktemp("traced")
-    on, off = (ran(release, shapes, folder, traced=traced) for traced in (True, False))
+    on, off = (ran(prepared, release, shapes, folder, traced=traced) for traced in (True, False))
     return Case(version, shapes, on, off)
 
 
@@ -288,7 +287,9 @@ print(json.dumps([hasattr(each.get_lora_op_configs, "__autotune_trace__") for ea
     ("variables", "is_traced"),
     [({"VLLM_PLUGINS": "mine,autotune_trace"}, True), ({"VLLM_PLUGINS": "mine"}, False)],
 )
-def test_vllm_loads_the_plugin_by_its_entry_point(release, variables, is_traced, tmp_path):
+def test_vllm_loads_the_plugin_by_its_entry_point(
+    release, variables, is_traced, tmp_path, prepared
+):
     """As after an install: the entry points of ``pyproject.toml`` lie on the path."""
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     at = lines.index('[project.entry-points."vllm.general_plugins"]')
@@ -298,21 +299,15 @@ def test_vllm_loads_the_plugin_by_its_entry_point(release, variables, is_traced,
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lora-autotune\nVersion: 0\n")
     entry = f"{name} = {json.loads(target)}"
     (info / "entry_points.txt").write_text(f"[vllm.general_plugins]\n{entry}\n")
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "TRITON_"))}
-    path = [str(release), str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    clean |= {"PYTHONPATH": os.pathsep.join(path), "AUTOTUNE_TRACE": str(tmp_path / "t.jsonl")}
 
-    run = subprocess.run(  # noqa: S603 - the script above
-        [sys.executable, "-c", LOAD],
-        env=clean | variables,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+    (answer,) = prepared.run(
+        LOAD,
+        path=[release, tmp_path],
+        given=None,
+        variables={"AUTOTUNE_TRACE": str(tmp_path / "t.jsonl")} | variables,
+    )[-1:]
 
-    assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout.splitlines()[-1]) == [is_traced] * 3
+    assert json.loads(answer) == [is_traced] * 3
 
 
 def test_the_worker_starts_by_the_functions_that_are_known(release):
