@@ -8,25 +8,29 @@ from functools import cache
 from typing import NoReturn
 
 import pytest
-import torch
 
-from tests import profiles
+from tests import memory, profiles
 from tests.browser import Browser, chromium, chromium_program
 from tests.patience import be_patient
 from tests.postgres import postgres_programs
 
-# Before any test imports a kernel: Triton decides how a function runs when it is defined.
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
-
+# Before any temporary folder is made. A database on a disk waits for it at every commit.
+memory.use_for_temporary_files()
 
 profiles.register()
+
+
+@cache
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 #: Per mark: is what it needs here, and what to say where it is not.
 _NEEDS: dict[str, tuple[Callable[[], object], str]] = {
     "browser": (chromium_program, "no Chromium"),
-    "gpu": (torch.cuda.is_available, "no CUDA device"),
+    "gpu": (_has_gpu, "no CUDA device"),
     "postgres": (cache(postgres_programs), "no PostgreSQL server programs"),
 }
 
@@ -39,6 +43,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="MARK",
         help="fail, and do not skip, the tests of this mark where what they need is absent",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test imports a kernel: Triton decides how a function runs when it is defined."""
+    hands_out = config.getoption("numprocesses", 0) and not hasattr(config, "workerinput")
+    # The process that only hands tests out to others need not wait for PyTorch.
+    if not hands_out and not _has_gpu():
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,7 @@
 """How thorough the tests are: Hypothesis's profiles, and what else depends on them.
 
 ``default`` is for every change: few examples, the same ones each time. ``thorough`` draws others
-each time and four times as many: ``make test-thorough``, or ``--hypothesis-profile=thorough``.
+each time and seven times as many: ``make test-thorough``, or ``--hypothesis-profile=thorough``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hypothesis
 _Value = TypeVar("_Value")
 
 #: Examples of a test that says no number of its own.
-_DEFAULT, _THOROUGH = 25, 100
+_DEFAULT, _THOROUGH = 15, 100
 
 #: Fewer examples than that would be no search.
 _FEWEST = 3

@@ -208,7 +208,9 @@ def test_a_database_that_is_deleted_under_a_run_ends_it_with_one_line(autotune):
 
 def test_a_late_second_signal_ends_a_run_that_waits_for_its_database(autotune):
     process = started_and_at_work(autotune)
-    other = sqlite3.connect(autotune.folder / "autotune.db", timeout=30, isolation_level=None)
+    other = sqlite3.connect(
+        autotune.folder / "autotune.db", timeout=PATIENCE_S, isolation_level=None
+    )
     other.execute("BEGIN IMMEDIATE")  # the run cannot write while this lasts
     process.send_signal(signal.SIGINT)
     while process.poll() is None:

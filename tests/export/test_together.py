@@ -18,6 +18,7 @@ from autotune.errors import ExportError
 from autotune.export import VllmExporter
 from autotune.files import LOCK_NAME
 from tests.export.examples import H100, qkv_expand, qkv_shrink, selection
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 SHRINK = qkv_shrink().file_name(H100.gpu)
@@ -89,7 +90,7 @@ def test_no_entry_is_lost_where_many_processes_export_into_one_folder(tmp_path, 
     processes = [python(_EXPORTS, tmp_path / "tuned", number) for number in range(8)]
     for process in processes:
         go(process)
-    assert [process.wait(timeout=300) for process in processes] == [0] * len(processes)
+    assert [process.wait(timeout=PATIENCE_S) for process in processes] == [0] * len(processes)
 
     wanted = {10 * number + step for number in range(8) for step in range(1, 6)}
     folder = tmp_path / "tuned"
@@ -114,8 +115,8 @@ def test_an_export_waits_for_a_lock_until_its_holder_has_died(tmp_path, python):
     assert waiting.poll() is None
     assert [path.name for path in tmp_path.iterdir()] == [LOCK_NAME]
     holder.send_signal(signal.SIGKILL)
-    holder.wait(timeout=60)
-    assert waiting.wait(timeout=60) == 0
+    holder.wait(timeout=PATIENCE_S)
+    assert waiting.wait(timeout=PATIENCE_S) == 0
     assert LOCK_NAME not in {path.name for path in tmp_path.iterdir()}
 
 

@@ -19,6 +19,7 @@ from autotune.measure.kernels import KernelProvider
 from autotune.measure.kernels.defaults import default_config
 from autotune.measure.kernels.inputs import make_inputs
 from autotune.measure.kernels.reference import Check, check_result, error_bound, expect
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.gpu
 
@@ -257,7 +258,7 @@ def run_script(script: str, message: str, cache: Path, **changes: str) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert run.returncode == 0, run.stderr

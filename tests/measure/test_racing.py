@@ -133,8 +133,6 @@ SPIKE_SHARE, SPIKE = 0.01, 1.5
 #: Latency in units of the best up to which a configuration counts as good as the best.
 AS_GOOD = 1.001
 
-told_apart = np.vectorize(is_told_apart, otypes=[bool])
-
 #: Shapes of the shipped recording: (op, tokens, slices, hidden size). Their best latencies are from
 #: 3 to 103 µs; they have 26 to 1,000 configurations. The shapes with the most configurations near
 #: the best are among them.
@@ -174,9 +172,12 @@ def simulate(truth_us: Latencies, noise: float = 1.0, seed: int = 0) -> Searches
     order = rng.permuted(np.tile(np.arange(len(truth_us)), (SEARCHES, 1)), axis=1)
     cut = np.zeros((SEARCHES, len(truth_us)), dtype=bool)
     best_us = np.full(SEARCHES, np.inf)
+    spread = np.array([run_spread(each) for each in truth_us.tolist()])
     taken = 0
     for config in order.T:  # (searches,)
-        samples_us = noisy_samples(truth_us[config], noise, rng)  # (searches, FULL_SAMPLES)
+        samples_us = noisy_samples(
+            truth_us[config], noise * spread[config], noise, rng
+        )  # (searches, FULL_SAMPLES)
         stopped_at = race_side_by_side(samples_us, best_us)
         taken += int(stopped_at.sum())
         in_full = stopped_at == FULL_SAMPLES
@@ -191,8 +192,10 @@ def simulate(truth_us: Latencies, noise: float = 1.0, seed: int = 0) -> Searches
     )
 
 
-def noisy_samples(truth_us: Latencies, noise: float, rng: np.random.Generator) -> Latencies:
-    run_noise = noise * np.vectorize(run_spread)(truth_us) * rng.standard_normal(SEARCHES)
+def noisy_samples(
+    truth_us: Latencies, spread: Latencies, noise: float, rng: np.random.Generator
+) -> Latencies:
+    run_noise = spread * rng.standard_normal(SEARCHES)
     run_us = truth_us * (1 + run_noise)
     size = (SEARCHES, FULL_SAMPLES)
     spikes = np.where(rng.random(size) < SPIKE_SHARE, SPIKE, 1.0)
@@ -207,7 +210,8 @@ def race_side_by_side(samples_us: Latencies, best_us: Latencies) -> npt.NDArray[
     going = np.flatnonzero(np.isfinite(best_us))
     for samples in asked_at():
         median_us = np.median(samples_us[going, :samples], axis=1)
-        apart = told_apart(median_us, samples, best_us=best_us[going])
+        pairs = zip(median_us.tolist(), best_us[going].tolist(), strict=True)
+        apart = np.array([is_told_apart(one, samples, best_us=best) for one, best in pairs], bool)
         stopped_at[going[apart]] = samples
         going = going[~apart]
     return stopped_at

@@ -14,6 +14,7 @@ from autotune.launch.environment import Environment
 from autotune.measure import runners
 from autotune.measure.cuda.runner import Processes
 from autotune.measure.runners import begin_gpu, gpu_runner
+from tests.patience import PATIENCE_S
 from tests.recordings import ENVIRONMENT
 
 
@@ -118,7 +119,11 @@ def test_choosing_a_runner_imports_neither_torch_nor_triton():
         "print({'torch', 'triton'} & set(sys.modules))"
     )
     run = subprocess.run(  # noqa: S603 - the script above
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
     )
 
     assert run.stdout.strip() == "set()"

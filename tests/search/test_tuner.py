@@ -24,6 +24,7 @@ from autotune.search.budget import FEWEST_TRIALS
 from autotune.search.samplers.objective import CONSTRAINT
 from autotune.store import Store, engine
 from autotune.store.store import study_name
+from tests.patience import PATIENCE_S
 from tests.recordings import SHRINK, lines, write_recording
 from tests.search.cases import (
     FEW,
@@ -311,7 +312,7 @@ def test_a_search_whose_tables_were_dropped_ends_with_what_is_wrong(recording):
     class Dropped(CountingRunner):
         def measure(self, shape, pending, stop):
             if len(self.measured) == 5:
-                connection = sqlite3.connect("autotune.db", timeout=30)
+                connection = sqlite3.connect("autotune.db", timeout=PATIENCE_S)
                 connection.execute("DROP TABLE autotune_measurements")
                 connection.close()
             return super().measure(shape, pending, stop)

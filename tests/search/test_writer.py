@@ -18,6 +18,7 @@ from autotune.search import TrialMirror
 from autotune.search.writer import Writer
 from autotune.store import Finished, Store, StudyRecord
 from autotune.testing.landscape import ENVIRONMENT, configs, shrink
+from tests.patience import PATIENCE_S
 
 NOON = datetime(2025, 6, 1, 12)  # noqa: DTZ001 - the store's times are naive UTC
 SHAPES = [shrink(num_tokens=count) for count in (1, 2, 4)]
@@ -106,7 +107,7 @@ def test_what_is_left_is_written_at_the_end(path, store):
 @pytest.mark.parametrize("asks", ["put", "flush"])
 def test_what_cannot_be_written_is_an_error_where_the_owner_looks_next(path, writer, store, asks):
     studies = [writer.open(store.study_of(shape, ENVIRONMENT)) for shape in SHAPES[:2]]
-    with closing(sqlite3.connect(path, timeout=30)) as connection:
+    with closing(sqlite3.connect(path, timeout=PATIENCE_S)) as connection:
         connection.execute("DROP TABLE autotune_measurements")
         connection.commit()
     studies[0].put(finished(SHAPES[0], 0))
