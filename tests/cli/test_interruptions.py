@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 #: A run on the shipped recording that takes long enough to be interrupted after its first shape.
 RUN = (
     *("run", "--replay", shipped_recording()),
-    *("--op", "expand", "--tokens", "16,128", "--trials", 40, "--seed", 3),
+    *("--op", "expand", "--tokens", "16,128", "--trials", 20, "--seed", 3),
 )
 
 

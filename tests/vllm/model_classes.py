@@ -57,7 +57,7 @@ def _kept(
     """Have a release keep what its method returns."""
 
     @functools.wraps(method)
-    def answer(self: Release, *given: _Given.args, **named: _Given.kwargs) -> _Answer:
+    def answer(self: Release, /, *given: _Given.args, **named: _Given.kwargs) -> _Answer:
         key = (method, *given, *named.items())
         if key not in self.kept:
             self.kept[key] = method(self, *given, **named)

@@ -90,7 +90,8 @@ def _uncollected() -> Iterator[None]:
 def release(request) -> Release:
     """The files of each release in turn."""
     if request.param == NEWEST:
-        return request.getfixturevalue("newest")
+        newest: Release = request.getfixturevalue("newest")
+        return newest
     return _release(request.param, request.config)
 
 
