@@ -18,6 +18,7 @@ from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from tests.measure.kernels.cases import H100, expand_shape, make_config, moe_shape, shrink_shape
 from tests.vllm.conftest import need
+from tests.vllm.process import Prepared
 from tests.vllm.releases import NEWEST, RELEASES
 from tests.vllm.test_provider import MOE_RELEASES, run_with
 
@@ -90,9 +91,10 @@ def launches(shapes: list[KernelShape]) -> Iterator[tuple[KernelShape, KernelCon
     yield from ((shape, config) for shape in shapes for config in configs_of(shape.op))
 
 
-def keys(release: Path, shapes: list[KernelShape], cache: Path) -> list[str]:
+def keys(prepared: Prepared, release: Path, shapes: list[KernelShape], cache: Path) -> list[str]:
     configs = {op.value: [each.as_dict() for each in configs_of(op)] for op in LoraOp}
-    found: list[str] = run_with(release, f"CONFIGS = {configs}\n{KEYS}", cache, shapes=shapes)
+    script = f"CONFIGS = {configs}\n{KEYS}"
+    found: list[str] = run_with(prepared, release, script, cache, shapes=shapes)
     return found
 
 
@@ -119,17 +121,17 @@ def release(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.mark.slow
-def test_dense_launches_share_a_kernel_where_triton_says_so(release, tmp_path):
-    found = keys(release, DENSE, tmp_path)
+def test_dense_launches_share_a_kernel_where_triton_says_so(release, tmp_path, prepared):
+    found = keys(prepared, release, DENSE, tmp_path)
 
     assert differing(release, DENSE, found) == []
 
 
 @pytest.mark.slow
-def test_launches_of_a_moe_op_share_a_kernel_where_triton_says_so(release, tmp_path):
+def test_launches_of_a_moe_op_share_a_kernel_where_triton_says_so(release, tmp_path, prepared):
     if release.name not in MOE_RELEASES:
         pytest.skip("its MoE functions are not known")
-    found = keys(release, [shape for kind in MOE for shape in kind], tmp_path)
+    found = keys(prepared, release, [shape for kind in MOE for shape in kind], tmp_path)
 
     for shapes in MOE:
         count = sum(1 for _ in launches(shapes))

@@ -30,6 +30,7 @@ from autotune.plan.models import MOE_BACKENDS, Server
 from tests.measure.kernels.cases import A100, H100, MOE_OPS, expand_shape, moe_shape, shrink_shape
 from tests.profiles import examples
 from tests.vllm.conftest import need
+from tests.vllm.process import Prepared
 from tests.vllm.releases import RELEASES
 from tests.vllm.test_provider import INTERPRET, run_with
 
@@ -422,7 +423,9 @@ Launches = dict[KernelShape, list[Any]]
 
 
 @pytest.fixture(scope="module")
-def launches(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Launches:
+def launches(
+    release: Path, tmp_path_factory: pytest.TempPathFactory, prepared: Prepared
+) -> Launches:
     """What a release launches for shapes with each of the flags that it has."""
     shapes = [*_dense_shapes(dual_stream=True), *_dense_shapes()]
     if has(release, SERVER_FLAGS["specialize_active_lora"].since):
@@ -431,7 +434,7 @@ def launches(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Launche
         shapes += _moe_shapes(256, specialize_active_lora=True)[:2]
     if has(release, SERVER_FLAGS["moe_shared_loras"].since):
         shapes += _moe_shapes(256, shared_loras=True)
-    answers = run_with(release, LAUNCHED, tmp_path_factory.mktemp("cache"), shapes=shapes)
+    answers = run_with(prepared, release, LAUNCHED, tmp_path_factory.mktemp("cache"), shapes=shapes)
     return dict(zip(shapes, answers, strict=True))
 
 
@@ -462,7 +465,9 @@ def test_shared_matrices_have_a_stride_of_zero_between_experts(launches):
 
 
 @pytest.mark.slow
-def test_a_releases_kernels_compute_what_the_reference_does_with_flags(release, tmp_path):
+def test_a_releases_kernels_compute_what_the_reference_does_with_flags(
+    release, tmp_path, interpreting
+):
     flags = [{"dual_stream": True}, {"specialize_active_lora": True}]
     shapes = _dense_shapes(dual_stream=True, specialize_active_lora=True)
     if has(release, SERVER_FLAGS["moe_shared_loras"].since):
@@ -470,6 +475,6 @@ def test_a_releases_kernels_compute_what_the_reference_does_with_flags(release, 
     if has(release, SERVER_FLAGS["dual_stream"].since):
         both = {name: True for each in flags for name in each}
         shapes += _moe_shapes(16, **both)[1::2]
-    problems = run_with(release, INTERPRET, tmp_path, shapes=shapes, TRITON_INTERPRET="1")
+    problems = run_with(interpreting, release, INTERPRET, tmp_path, shapes=shapes)
 
     assert problems == [""] * len(shapes) * 2
