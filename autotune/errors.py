@@ -10,6 +10,7 @@ A bad candidate configuration is never an exception: it is an ``Outcome`` with a
     │   ├── RecordingError    a recording that cannot be read
     │   │   └── ReplayMiss    a shape or configuration that the recording does not hold
     │   ├── StorageError      a database that cannot be used
+    │   │   └── ClaimLost     a study that another run has taken over
     │   └── ExportError       an output folder that cannot be written, or must not be
     │       └── EntryMissing  vLLM's look-up in a tuned file ends at no entry
     ├── KernelsUnusable       vLLM is not installed, or its kernels cannot be launched
@@ -100,6 +101,10 @@ class ReplayMiss(RecordingError):
 
 class StorageError(InputError):
     """A database that cannot be used."""
+
+
+class ClaimLost(StorageError):
+    """A study that another run has taken over, because this one was silent for too long."""
 
 
 class ExportError(InputError):

@@ -14,7 +14,7 @@ from autotune.cli.tables import plain_table, us_text
 from autotune.launch.moe_layer import names_of
 from autotune.launch.sizes import sizes_text
 from autotune.report.words import duration_text
-from autotune.store import Overview, RunState, StudyState
+from autotune.store import Overview, RunState, StudyState, Work
 
 #: Lines beside the rows of the table and the runs: the studies, the ratios, an empty line, the
 #: table's title and header, and the number of studies left out.
@@ -64,7 +64,7 @@ def status_view(overview: Overview, *, lines_max: int | None = None) -> Renderab
             shown = _most_urgent(shown, room)
             rest = [f"... and {len(overview.studies) - room} more"]
     texts = [Text(line, no_wrap=True, overflow="ellipsis") for line in status_lines(overview)]
-    tables = [_table(those) for those in _by_environment(shown).values()]
+    tables = [_table(those, overview.now) for those in _by_environment(shown).values()]
     return Group(*texts, Text(), *tables, *map(Text, rest))
 
 
@@ -111,8 +111,9 @@ def _by_environment(studies: Sequence[StudyState]) -> dict[tuple[str, str], list
     return found
 
 
-def _table(studies: Sequence[StudyState]) -> RenderableType:
-    """The studies of one environment, a row each."""
+def _table(studies: Sequence[StudyState], now: datetime) -> RenderableType:
+    """The studies of one environment, a row each; and whose they are, where several runs share."""
+    are_shared = len({(by.host, by.process) for study in studies for by in study.works}) > 1
     environment = studies[0].environment
     table = plain_table(
         ("op", "layer", "sizes"), ("tokens", "state", "trials", "default µs", "best µs", "ratio")
@@ -122,6 +123,8 @@ def _table(studies: Sequence[StudyState]) -> RenderableType:
     table.collapse_padding = True
     for column in table.columns[_WORDS:]:
         column.no_wrap = True
+    if are_shared:
+        table.add_column("by", no_wrap=True)
     for study in studies:
         shape = study.shape
         trials = str(study.trials)
@@ -138,8 +141,20 @@ def _table(studies: Sequence[StudyState]) -> RenderableType:
             us_text(study.default_us, missing="-"),
             us_text(study.best_us, missing="-"),
             ratio,
+            *([_works_text(study, now)] if are_shared else []),
         )
     return table
+
+
+def _works_text(study: StudyState, now: datetime) -> str:
+    """Who searches a study and since when, or who has measured it."""
+    if (by := study.holder) is not None and by.since is not None:
+        return f"{_by_text(by)} for {duration_text(max(0.0, (now - by.since).total_seconds()))}"
+    return ", ".join(f"{_by_text(by)} ({by.trials})" for by in study.works if by.trials)
+
+
+def _by_text(work: Work) -> str:
+    return f"{work.host} {work.process}"
 
 
 def _ago(then: datetime, now: datetime) -> str:
@@ -182,6 +197,15 @@ def _study_dict(study: StudyState) -> dict[str, Any]:
         "config": None if chosen is None else chosen.config.as_dict(),
         "last_at": _iso(study.last_at),
         "replayed": None if study.replayed is None else study.replayed.as_dict(),
+        "runs": [
+            {
+                "host": work.host,
+                "process": work.process,
+                "trials": work.trials,
+                "has_it_since": _iso(work.since),
+            }
+            for work in study.works
+        ],
     }
 
 

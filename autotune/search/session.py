@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
 
+from autotune.choose.selection import Selection
 from autotune.errors import InputError, WorkerDied
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
@@ -19,17 +23,30 @@ from autotune.measure.recording import RecordingRunner, RecordingWriter
 from autotune.plan.file import ADAPTIVE
 from autotune.plan.study import StudyPlan
 from autotune.search.dashboard.mirror import TrialMirror
-from autotune.search.events import Event, Opened, Planned, ShapeDone, Watch, unwatched, watched_by
+from autotune.search.events import (
+    Event,
+    Opened,
+    Planned,
+    ShapeDone,
+    Tuned,
+    Watch,
+    unwatched,
+    watched_by,
+)
 from autotune.search.samplers.by_name import check_installed
 from autotune.search.samplers.known import experience, finished_earlier
 from autotune.search.samplers.transfer import Neighbour, in_order
 from autotune.search.tuner import ShapeTuner
 from autotune.search.writer import Writer
-from autotune.store import Patience, RunLog, Store, facts
+from autotune.store import Claims, Holder, Patience, RunLog, Store, Taken, facts
+from autotune.store.mounts import shared_warning
 from autotune.store.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+#: Seconds between two looks at the shapes that other runs have.
+POLL_S = 0.5
 
 
 class Session:
@@ -43,11 +60,13 @@ class Session:
         runner: Measures configurations, and writes the recording if there is one.
         tell: The Watch of the run: passes every event to the database and to the caller's Watch.
         store: The run's database.
+        claims: The shapes that the run has taken, so that no other run searches them meanwhile.
         earlier: Shapes that were searched before this run, to learn from.
         spaces: The spaces of the plan's shapes, in the order in which they are searched.
     """
 
     store: Store
+    claims: Claims
     earlier: list[Neighbour]
     spaces: list[SearchSpace]
 
@@ -75,6 +94,8 @@ class Session:
         self.tell = watched_by(self._write_down, watch)
         self._record = record
         self._finished: dict[KernelShape, Neighbour] = {}
+        self._said: set[Holder] = set()
+        self._waits_for: set[Holder] | None = None
 
     def __enter__(self) -> Self:
         """Open the recording and the database; the database only once every shape has its space.
@@ -101,12 +122,16 @@ class Session:
                 self.runner = RecordingRunner(self.runner, opened.enter_context(writer))
             self.earlier = _earlier(plan, self.runner)
             self.spaces = [self.space(shape) for shape in self._ordered()]
+            if warning := shared_warning(plan.storage):
+                self._say(warning)
             patience = Patience(PATIENCE_S, say=self._say)
             self.store = opened.enter_context(closing(Store(plan.storage, patience=patience)))
             mirror = opened.enter_context(closing(TrialMirror(plan.storage, patience=patience)))
-            self._writer = opened.enter_context(closing(Writer(self.store, mirror)))
             self._keep_facts()
+            # It gives back what the run has taken, so it must end after the writer.
             self._log = opened.enter_context(RunLog(self.store, self.runner.environment))
+            self.claims = Claims(self.store, self._log, budget=_budget_text(plan))
+            self._writer = opened.enter_context(closing(Writer(self.store, mirror, self.claims)))
             self._opened = opened.pop_all()
         return self
 
@@ -116,6 +141,13 @@ class Session:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if kind is not None:
+            self.store.patience.hurry()
+        if self._writer.mended:
+            self._say(
+                f"{self._writer.mended.total()} of Optuna's trials were in the database twice, in "
+                f"{len(self._writer.mended)} studies, and now are there once."
+            )
         self._opened.__exit__(kind, error, traceback)
 
     @property
@@ -147,6 +179,42 @@ class Session:
             finished=[*self.earlier, *others.values()],
             watch=self.tell,
         )
+
+    def take(self, shapes: Sequence[KernelShape], *, is_idle: bool) -> Taken | None:
+        """Take one of these shapes, so that no other run searches it; see ``Claims.take``.
+
+        Says which other runs have some of them: once for each run, and again before this run waits.
+
+        Args:
+            shapes: The shapes, in the order in which they are wanted.
+            is_idle: Whether this run has nothing else to do.
+        """
+        taken = self.claims.take(shapes)
+        others = self.claims.others
+        if (is_idle and taken is None and others.keys() != self._waits_for) or (
+            others.keys() - self._said
+        ):
+            self._say(_others_text(others, waits=is_idle and taken is None))
+        self._said |= others.keys()
+        self._waits_for = set(others) if is_idle and taken is None else None
+        return taken
+
+    def wait_for(self, shape: KernelShape) -> Taken:
+        """Take a shape; while another run has it, wait."""
+        while True:
+            taken = self.take([shape], is_idle=True)
+            if taken is not None:
+                return taken
+            time.sleep(POLL_S)
+
+    def latest(self, tuned: Mapping[KernelShape, Tuned]) -> list[Selection]:
+        """The selections of shapes; where other runs have searched them too, those kept last."""
+        own = [one.selection for one in tuned.values() if one.selection is not None]
+        if not self.claims.has_company:
+            return own
+        records = [self.store.study_of(shape, self.runner.environment) for shape in tuned]
+        kept = [self.store.selection(record) for record in records]
+        return [one for one in kept if one is not None]
 
     def learn(self, tuner: ShapeTuner) -> None:
         """Remember what a tuner measured, for the shapes that come after it."""
@@ -187,6 +255,22 @@ class Session:
             ceilings = self.runner.ceilings()
             if ceilings is not None:
                 facts.keep_ceilings(self.store, environment, ceilings)
+
+
+def _budget_text(plan: StudyPlan) -> str:
+    """What ends a plan's searches, apart from what they measure."""
+    limits = {"trials": plan.trials, "effort": plan.effort, "seconds": plan.time_budget_s}
+    return json.dumps(limits)
+
+
+def _others_text(others: Counter[Holder], *, waits: bool) -> str:
+    """Such as ``3 shapes are being tuned by host b, process 4711``."""
+    those = ", ".join(
+        f"{count} shape{' is' if count == 1 else 's are'} being tuned by host {by.host}, process "
+        f"{by.process}"
+        for by, count in others.items()
+    )
+    return f"Waiting: {those}." if waits else f"{those}."
 
 
 def _earlier(plan: StudyPlan, runner: Runner) -> list[Neighbour]:

@@ -11,6 +11,7 @@ from autotune.choose.between import Refined, refine
 from autotune.choose.keep_warm import keep_warm
 from autotune.choose.losses import Timings
 from autotune.choose.selection import Selection
+from autotune.errors import ClaimLost
 from autotune.launch.release import release_of
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
@@ -62,8 +63,7 @@ def tune(session: Session) -> Sequence[Tuned]:
 
     session.tell(_planned(session.plan.trials, spaces))
     search_in_rounds(session.plan, spaces, Pipeline(session, done).run)
-    own = [one.selection for one in tuned.values() if one.selection is not None]
-    chosen = chosen_together(own, session.store, session.runner.environment)
+    chosen = chosen_together(session.latest(tuned), session.store, session.runner.environment)
     by_shape = {one.shape: one for one in chosen}
     return [replace(tuned[each], selection=by_shape.get(each)) for each in session.plan.shapes]
 
@@ -102,8 +102,15 @@ def look_between(
     environment = session.runner.environment
 
     def search(shape: KernelShape) -> Selection | None:
-        tuner = session.tuner(session.space(shape))
-        return tuner.run(Budget(trials=min(session.plan.trials, SHORT_TRIALS)))
+        session.wait_for(shape)
+        try:
+            tuner = session.tuner(session.space(shape))
+            selection = tuner.run(Budget(trials=min(session.plan.trials, SHORT_TRIALS)))
+        except ClaimLost:
+            session.claims.forget(shape)
+            return search(shape)
+        session.claims.give_back(shape, has_grown=tuner.has_grown)
+        return selection
 
     timings = Timings(session.runner, lambda shape: session.tell(Looked(shape=shape)))
     refined = refine(

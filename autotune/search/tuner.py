@@ -58,6 +58,7 @@ class ShapeTuner:
         self._loop = SearchLoop(runner, space, sampler=sampler, seed=seed, finished=finished)
         for item in self._writer.earlier:
             self._loop.take_over(item.measurement)
+        self._tried_before = len(self._loop.measured)
 
     def run(self, budget: Budget) -> Selection | None:
         """Search, and choose.
@@ -133,8 +134,7 @@ class ShapeTuner:
             return kept.own
         selection = self._select()
         if selection is not None:
-            self._store.keep_selection(self._record, selection)
-            self._writer.keep_note(selection)
+            self._writer.keep_selection(selection)
         return selection
 
     @property
@@ -146,6 +146,11 @@ class ShapeTuner:
     def expected_gain(self) -> float:
         """Share of its latency that the shape is expected to gain if the search goes on."""
         return self._loop.expected_gain
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether anything was measured."""
+        return len(self._loop.measured) > self._tried_before
 
     @property
     def outcomes(self) -> Counter[str]:

@@ -4,39 +4,44 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 
 import optuna
+import sqlalchemy as sa
 from optuna.trial import FrozenTrial
 
 from autotune.choose.selection import Selection
+from autotune.errors import ClaimLost
 from autotune.search.dashboard.mirror import TrialMirror
 from autotune.search.dashboard.note import note_text
 from autotune.search.samplers.encoding import value_distributions
 from autotune.search.samplers.objective import frozen_trial
-from autotune.store import Finished, Store, StudyRecord
+from autotune.store import Claim, Claims, Finished, Store, StudyRecord
 
 
 class Writer:
     """Writes the measurements and Optuna's trials of all studies of a run, from one thread.
 
     The thread takes all measurements since it last looked. For each study it writes the
-    measurements in one transaction, then their trials in another. A kill between the two loses
-    trials, never measurements, and the next run adds the lost trials.
+    measurements and their trials in one transaction, if no other run has taken the study over.
 
     Attributes:
         store: Keeps measurements.
+        mended: How many of Optuna's trials were there twice, by the name of their study.
     """
 
-    def __init__(self, store: Store, mirror: TrialMirror) -> None:
+    def __init__(self, store: Store, mirror: TrialMirror, claims: Claims | None = None) -> None:
         """Start the thread.
 
         Args:
             store: Keeps measurements.
             mirror: Keeps Optuna's trials.
+            claims: The studies that the run has taken; None where no other run uses the database.
         """
-        self.store, self._mirror = store, mirror
+        self.store, self._mirror, self._claims = store, mirror, claims
+        self.mended: Counter[str] = Counter()
         self._queue: queue.SimpleQueue[_Item | threading.Event | None] = queue.SimpleQueue()
         self._error: Exception | None = None
         self._has_failed = False
@@ -44,12 +49,17 @@ class Writer:
         self._thread.start()
 
     def open(self, record: StudyRecord) -> StudyWriter:
-        """Open a study, and add Optuna's trials that a kill lost.
+        """Open a study, and mend Optuna's trials of it.
 
         Raises:
+            ClaimLost: Another run has taken the study over.
             StorageError: The database cannot be used.
         """
-        return StudyWriter(self, self.store, self._mirror, record)
+        claim = None if self._claims is None else self._claims.of(record)
+        study = StudyWriter(self, self._mirror, record, claim)
+        if study.twice:
+            self.mended[record.name] += study.twice
+        return study
 
     def put(self, study: StudyWriter, finished: Finished) -> None:
         """Hand over a measurement; returns at once, also while the database does not answer.
@@ -111,31 +121,40 @@ class Writer:
             return
         try:
             study.write(batch)
+        except ClaimLost as error:
+            study.lost = error
         except Exception as error:  # noqa: BLE001 - raised again in the owner's thread
             self._error, self._has_failed = error, True
 
 
 class StudyWriter:
-    """Writes the measurements and Optuna's trials of one study."""
+    """Writes the measurements and Optuna's trials of one study.
+
+    Attributes:
+        earlier: The measurements that the database had.
+        twice: How many of Optuna's trials were there twice.
+        lost: Set where another run has taken the study over: nothing more is written.
+    """
 
     def __init__(
-        self, writer: Writer, store: Store, mirror: TrialMirror, record: StudyRecord
+        self, writer: Writer, mirror: TrialMirror, record: StudyRecord, claim: Claim | None
     ) -> None:
-        """Open the study, and add Optuna's trials that a kill lost.
+        """Open the study, and mend Optuna's trials of it.
 
         Args:
             writer: Calls ``write`` from its thread.
-            store: Keeps measurements.
             mirror: Keeps Optuna's trials.
             record: The study's entry in the store.
+            claim: The run's claim to the study; None where no other run uses the database.
         """
-        self._writer, self._store, self._mirror, self._record = writer, store, mirror, record
+        self._writer, self._store, self._mirror, self._record = writer, writer.store, mirror, record
+        self._claim = claim
         self._distributions = value_distributions(record.shape.op)
         self._study: optuna.Study = mirror.open_study(record)
-        self.earlier: Sequence[Finished] = store.finished(record)
-        lost = self.earlier[mirror.count(self._study) :]
-        mirror.add(self._study, [self._trial(item) for item in lost])
+        self.earlier: Sequence[Finished] = self._store.finished(record)
+        self.twice = self._store.patience.outlast(lambda _again: self._mend())
         self._put = self._kept = 0
+        self.lost: ClaimLost | None = None
 
     def put(self, finished: Finished) -> None:
         """Hand over a measurement; returns at once, also while the database does not answer.
@@ -143,6 +162,7 @@ class StudyWriter:
         Raises:
             StorageError: An earlier measurement could not be written.
         """
+        self._raise_lost()
         self._writer.put(self, finished)
         self._put += 1
 
@@ -159,24 +179,53 @@ class StudyWriter:
         """
         if self._kept < self._put:
             self._writer.flush()
+        self._raise_lost()
 
-    def keep_note(self, selection: Selection) -> None:
-        """Keep a note about the selection, for Optuna's dashboard.
+    def keep_selection(self, selection: Selection) -> None:
+        """Keep the selection, and a note about it for Optuna's dashboard.
 
         Raises:
-            StorageError: The note cannot be written.
+            ClaimLost: Another run has taken the study over.
+            StorageError: They cannot be written.
         """
+        self._store.keep_selection(self._record, selection, claim=self._claim)
         self._mirror.keep_note(self._study, note_text(selection, self._record.environment))
 
     def write(self, batch: Sequence[Finished]) -> None:
         """Write measurements and their trials; called in the Writer's thread.
 
         Raises:
+            ClaimLost: Another run has taken the study over; nothing is written.
             StorageError: They cannot be written.
         """
-        self._store.add(self._record, batch)
+        if self.lost is not None:
+            return
+        trials = [self._trial(item) for item in batch]
+        self._store.add(
+            self._record,
+            batch,
+            claim=self._claim,
+            beside=lambda connection: self._add(connection, trials),
+        )
         self._kept += len(batch)
-        self._mirror.add(self._study, [self._trial(item) for item in batch])
+        if self._mirror.tables is None:
+            self._mirror.add(self._study, trials)
+
+    def _add(self, connection: sa.Connection, trials: Sequence[FrozenTrial]) -> None:
+        if self._mirror.tables is not None:
+            self._mirror.tables.insert(connection, self._record.name, trials)
+
+    def _mend(self) -> int:
+        trials = [self._trial(item) for item in self.earlier]
+        if self._mirror.tables is None:
+            self._mirror.add(self._study, trials[self._mirror.count(self._study) :])
+            return 0
+        with self._store.transaction(self._claim) as connection:
+            return self._mirror.tables.mend(connection, self._record.name, trials)
+
+    def _raise_lost(self) -> None:
+        if self.lost is not None:
+            raise self.lost
 
     def _trial(self, item: Finished) -> FrozenTrial:
         config = item.measurement.config

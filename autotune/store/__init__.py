@@ -1,8 +1,9 @@
 """Measurements, selections and the state of runs, in one database."""
 
+from autotune.store.claims import Claim, Claims, Holder, Taken
 from autotune.store.engine import database_file
 from autotune.store.faults import explained, shown
-from autotune.store.overview import Overview, RunState, StudyState, overview
+from autotune.store.overview import Overview, RunState, StudyState, Work, overview
 from autotune.store.patience import Patience
 from autotune.store.runs import RunLog
 from autotune.store.store import (
@@ -14,7 +15,10 @@ from autotune.store.store import (
 )
 
 __all__ = [
+    "Claim",
+    "Claims",
     "Finished",
+    "Holder",
     "Overview",
     "Patience",
     "RunLog",
@@ -22,6 +26,8 @@ __all__ = [
     "Store",
     "StudyRecord",
     "StudyState",
+    "Taken",
+    "Work",
     "database_file",
     "explained",
     "overview",

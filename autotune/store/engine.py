@@ -42,6 +42,10 @@ _POSTGRES_LIMITS = {
     "tcp_user_timeout": 30_000,  # milliseconds
 }
 
+#: How long a transaction on PostgreSQL may wait for its own process, seconds. All of ours are over
+#: in milliseconds.
+_MOST_IDLE_S = 60
+
 #: The files of a SQLite database that may hold its content: its own, and its journals.
 _PARTS = ("", "-wal", "-journal")
 
@@ -63,7 +67,7 @@ def make_engine(url: str, *, tries_again: bool = False) -> sa.Engine:
 
     Args:
         url: The database.
-        tries_again: As for ``make_commits_cheap``.
+        tries_again: As for ``set_up``.
 
     Raises:
         StorageError: The text is no URL, or the driver of its database is not installed.
@@ -75,7 +79,7 @@ def make_engine(url: str, *, tries_again: bool = False) -> sa.Engine:
         raise StorageError(_missing_driver(url, error.name or str(error))) from None
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise StorageError(_unusable(url, error)) from None
-    make_commits_cheap(engine, tries_again=tries_again)
+    set_up(engine, tries_again=tries_again)
     return engine
 
 
@@ -104,22 +108,33 @@ def _missing_driver(url: str, module: str) -> str:
     return f"{text}; {install_hint('postgres')}{'' if module == _POSTGRES_DRIVER else begins}"
 
 
-def make_commits_cheap(engine: sa.Engine, *, tries_again: bool = False) -> None:
-    """Make SQLite's commits not wait for the disk, on connections opened from now on.
+def set_up(engine: sa.Engine, *, tries_again: bool = False) -> None:
+    """Set up the connections that are opened from now on.
 
-    They wait for other writers: a moment if the caller tries again, and else for half a minute.
+    SQLite's commits do not wait for the disk. They wait for other writers: a moment if the caller
+    tries again, and else for half a minute. With a write-ahead log and ``synchronous = NORMAL`` a
+    power cut may lose the last commits, but never harms the file
+    (https://www.sqlite.org/wal.html).
 
-    With a write-ahead log and ``synchronous = NORMAL`` a power cut may lose the last commits, but
-    never harms the file (https://www.sqlite.org/wal.html). Other databases are left as they are.
+    PostgreSQL ends the connection of a process that stops in the middle of a transaction, as what
+    it has locked would stay locked.
     """
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", partial(_make_sqlite_quick, tries_again))
+    if engine.dialect.name == "postgresql":
+        sa.event.listen(engine, "connect", _limit_idle_transactions)
 
 
 def _make_sqlite_quick(tries_again: bool, connection: Any, _record: object) -> None:  # noqa: ANN401 - a DB-API connection has no common type
     timeout_s = min(_LOCK_TIMEOUT_S, _LOCK_TIMEOUT_OF_PATIENT_S if tries_again else _LOCK_TIMEOUT_S)
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute(f"PRAGMA busy_timeout={timeout_s * 1000}")
+
+
+def _limit_idle_transactions(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DB-API connection has no common type
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{_MOST_IDLE_S}s'")
+    connection.commit()
 
 
 def database_file(url: str) -> Path | None:

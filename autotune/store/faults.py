@@ -37,6 +37,10 @@ _PASSING_STATES = ("08", "40", "53", "57014", "57P01", "57P02", "57P03", "57P05"
 _DENIED_STATES = ("28", "42501", "3D000")
 _DENIED = ("authentication", "does not exist", "no pg_hba.conf entry", "password", "not permitted")
 
+#: SQLSTATEs, and what SQLite says, where another process was faster: what is to be made is there.
+_RACE_STATES = ("23505", "42P07", "42701", "42710")
+_RACE = ("already exists", "duplicate column name")
+
 #: Errors of MySQL's clients and servers like those of ``_PASSING_STATES``.
 _PASSING_NUMBERS = {1040, 1053, 1205, 1213, 2002, 2003, 2006, 2013}
 
@@ -88,10 +92,21 @@ def is_passing(error: BaseException | None) -> bool:
     return isinstance(error, OperationalError | InterfaceError) and not _is_denied(error)
 
 
+def is_race(error: BaseException | None) -> bool:
+    """Whether another process has just written or made the same, so that a look shows it."""
+    if isinstance(error, IntegrityError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    if isinstance(error.orig, sqlite3.Error):
+        return any(text in str(error.orig) for text in _RACE)
+    return _state(error).startswith(_RACE_STATES)
+
+
 def _advice(error: sa.exc.SQLAlchemyError) -> str:
     """What to do about an error, as the end of a message."""
     if isinstance(error, IntegrityError):
-        return f"does another run tune the same in it? Wait until that ends, or {_ELSEWHERE}"
+        return f"does another program write to its tables? Wait until that ends, or {_ELSEWHERE}"
     if isinstance(error, DBAPIError) and isinstance(error.orig, sqlite3.Error):
         known = (advice for text, advice in _SQLITE_ADVICE.items() if text in str(error.orig))
         return ", or ".join([*list(known)[:1], _ELSEWHERE])

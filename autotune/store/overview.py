@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,9 +16,10 @@ from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
 from autotune.measure.measurement import Replayed
 from autotune.store import facts, schema
+from autotune.store.alive import is_dead
 from autotune.store.faults import undamaged
 from autotune.store.runs import SILENT_S
-from autotune.store.store import Store, finished_of, utc_now
+from autotune.store.store import Store, finished_of
 from autotune.untrusted import parse_json
 
 #: The states of a study.
@@ -51,6 +52,23 @@ class RunState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A run's part in a study.
+
+    Attributes:
+        host: The machine that the run is or was on.
+        process: The number of its process there.
+        trials: How many of the study's configurations it has measured.
+        since: Since when it has the study, naive UTC; None where it does not have it.
+    """
+
+    host: str
+    process: int
+    trials: int = 0
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudyState:
     """The progress of one study.
 
@@ -69,6 +87,7 @@ class StudyState:
         last_at: When a configuration was last measured, naive UTC; None where none was.
         layers: Names of the model's layers that launch the shape; empty where no run has said.
         replayed: The recordings that answered for a run; None where a GPU measures.
+        works: The runs that have measured it, in their order, and the one that has it now.
     """
 
     name: str
@@ -83,6 +102,12 @@ class StudyState:
     last_at: datetime | None
     layers: str = ""
     replayed: Replayed | None = None
+    works: tuple[Work, ...] = ()
+
+    @property
+    def holder(self) -> Work | None:
+        """The run that has the study now; None where none has."""
+        return next((work for work in self.works if work.since is not None), None)
 
     @property
     def ratio(self) -> float | None:
@@ -134,17 +159,20 @@ def overview(store: Store, *, now: datetime | None = None) -> Overview:
 
     Args:
         store: The database.
-        now: The moment to compare with, naive UTC; the present if not given.
+        now: The moment to compare with, naive UTC; the present by the clock of the database if not
+            given.
 
     Raises:
         StorageError: The database cannot be read.
     """
-    now = now or utc_now()
+    now = now or store.now()
     layers, replayed = facts.layers(store), facts.replayed(store)
     with store.transaction() as connection:
         runs = _runs(connection, now)
+        plans = _latest_plans(connection, runs)
+        works = _works(connection, runs)
         searched = {run.study_id for run in runs if run.state == RUNNING}
-        plans = _latest_plans(connection)
+        searched |= {study for study, those in works.items() if any(one.since for one in those)}
         rows = sorted(
             connection.execute(_studies_query()),
             key=lambda row: (_place(plans.get(row.id)), row.name),
@@ -153,7 +181,8 @@ def overview(store: Store, *, now: datetime | None = None) -> Overview:
         for row in rows:
             with undamaged(store.url, f"study {row.id}"):
                 plan = plans.get(row.id)
-                studies.append(_study(connection, row, plan, is_searched=row.id in searched))
+                study = _study(connection, row, plan, is_searched=row.id in searched)
+                studies.append(replace(study, works=works.get(row.id, ())))
     named = [
         replace(_named(each, layers), replayed=replayed.get((each.environment, each.shape)))
         for each in studies
@@ -179,16 +208,63 @@ def _runs(connection: sa.Connection, now: datetime) -> list[RunState]:
     found = []
     for row in connection.execute(sa.select(table).order_by(table.c.id.desc())):
         is_silent = now - row.seen_at > timedelta(seconds=SILENT_S)
-        state = row.ending or ("gone" if is_silent else RUNNING)
+        is_gone = is_silent or (row.ending is None and is_dead(row.process, row.birth))
+        state = row.ending or ("gone" if is_gone else RUNNING)
         names = ("id", "host", "process", "started_at", "seen_at", "ended_at", "study_id")
         found.append(RunState(**{name: getattr(row, name) for name in names}, state=state))
     return found
 
 
-def _latest_plans(connection: sa.Connection) -> Mapping[int, Any]:
-    """For every study the plan of the latest run that searches it."""
+def _latest_plans(connection: sa.Connection, runs: Sequence[RunState]) -> Mapping[int, Any]:
+    """For every study the plan of the latest run that searches it.
+
+    Of runs that are under way together it is the plan of one that is done with the study, if any.
+    """
+    under_way = {run.id for run in runs if run.state == RUNNING}
     rows = connection.execute(sa.select(schema.planned).order_by(schema.planned.c.run_id))
-    return {row.study_id: row for row in rows}
+    found: dict[int, Any] = {}
+    for row in rows:
+        before = found.get(row.study_id)
+        is_done = before is not None and before.done_at is not None
+        if not (is_done and {before.run_id, row.run_id} <= under_way):
+            found[row.study_id] = row
+    return found
+
+
+def _works(connection: sa.Connection, runs: Sequence[RunState]) -> Mapping[int, tuple[Work, ...]]:
+    """For every study the runs that have measured it, or have it now."""
+    by_id = {run.id: run for run in runs}
+    measured = schema.measurements.c
+    counts = sa.select(measured.study_id, measured.run_id, sa.func.count().label("trials"))
+    grouped = counts.group_by(measured.study_id, measured.run_id).order_by(measured.run_id)
+    held = {row.study_id: row for row in connection.execute(sa.select(schema.claims))}
+    trials: dict[int, dict[int, int]] = {}
+    for row in connection.execute(grouped):
+        if row.run_id in by_id:
+            trials.setdefault(row.study_id, {})[row.run_id] = row.trials
+    for study_id, row in held.items():
+        if row.run_id in by_id and by_id[row.run_id].state == RUNNING:
+            trials.setdefault(study_id, {}).setdefault(row.run_id, 0)
+    return {
+        study_id: tuple(
+            Work(
+                host=by_id[run_id].host,
+                process=by_id[run_id].process,
+                trials=count,
+                since=_since(held.get(study_id), by_id[run_id]),
+            )
+            for run_id, count in those.items()
+        )
+        for study_id, those in trials.items()
+    }
+
+
+def _since(claim: Any, run: RunState) -> datetime | None:  # noqa: ANN401 - a row
+    """Since when a run under way has the study of a claim; None if it does not have it."""
+    if claim is None or claim.run_id != run.id or run.state != RUNNING:
+        return None
+    since: datetime = claim.since
+    return since
 
 
 def _studies_query() -> sa.Select[Any]:

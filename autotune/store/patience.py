@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, Protocol, TypeVar
 
 from autotune.errors import StorageError
-from autotune.store.faults import is_passing
+from autotune.store.faults import is_passing, is_race
 
 if TYPE_CHECKING:
     from typing import ParamSpec
@@ -27,6 +28,13 @@ _HASTE_S = 10.0
 
 #: The pause before the first new try, and the longest one, seconds; each is twice the one before.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
+
+#: How often something is done again because another process was faster: once is enough, unless many
+#: runs begin at the same moment.
+_MOST_RACES = 100
+
+#: The longest pause before that, seconds: those that met must not meet again.
+_RACE_PAUSE_S = 0.05
 
 
 class Patience:
@@ -121,11 +129,34 @@ def outlasted(
 ) -> Callable[Concatenate[S, P], T]:
     """A function that is called again while the database of its first argument does not answer.
 
-    Only for a function that may be repeated: the second call finds what the first one wrote.
+    It is called again, too, where another process wrote the same row at the same moment. Only for a
+    function that may be repeated: the second call finds what is written.
     """
 
     @wraps(function)
     def patient(of: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return of.patience.outlast(lambda _again: function(of, *args, **kwargs))
+        def work(_again: bool) -> T:
+            return unraced(lambda: function(of, *args, **kwargs))
+
+        return of.patience.outlast(work)
 
     return patient
+
+
+def unraced(work: Callable[[], T]) -> T:
+    """Call a function again while other processes write or make the same as it does.
+
+    Args:
+        work: May be repeated: the next call finds what is there.
+
+    Raises:
+        StorageError: The database refuses for another reason, or again and again.
+    """
+    for _ in range(_MOST_RACES):
+        try:
+            return work()
+        except StorageError as error:
+            if not is_race(error.__cause__):
+                raise
+        time.sleep(_RACE_PAUSE_S * random.random())  # noqa: S311 - nothing is kept secret by it
+    return work()

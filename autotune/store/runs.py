@@ -8,8 +8,7 @@ import socket
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
-from functools import partial
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,9 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.store import schema
-from autotune.store.patience import Patience, outlasted
-from autotune.store.store import Store, utc_now
+from autotune.store.alive import birth, is_dead
+from autotune.store.patience import PATIENCE_S, Patience, outlasted
+from autotune.store.store import Store
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,6 +31,10 @@ BEAT_S = 5.0
 
 #: A run that has not written for this many seconds was killed.
 SILENT_S = 4 * BEAT_S
+
+#: The longest silence of a run that is still there, seconds: it gives up a database that does not
+#: answer.
+_LONGEST_S = PATIENCE_S + SILENT_S
 
 
 class RunLog:
@@ -49,6 +53,9 @@ class RunLog:
         """
         self._store, self._environment = store, environment
         self._run: int | None = None
+        self._ids: dict[KernelShape, int] = {}
+        #: Since when the database has answered without a gap, and when it did last.
+        self._began_at = self._steady_since = self._answered_at = datetime.min  # noqa: DTZ901 - naive UTC
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="run-log", daemon=True)
 
@@ -80,7 +87,8 @@ class RunLog:
             ending = "interrupted"
         # The error that ended the run says more than a StorageError from here would.
         with suppress(*(() if kind is None else (StorageError,))):
-            self._write(ended_at=utc_now(), ending=ending, study_id=None)
+            self._write(ended_at=schema.clock(), ending=ending, study_id=None)
+            self._give_back_all()
 
     def plan(
         self, trials: Mapping[KernelShape, int], defaults: Mapping[KernelShape, KernelConfig]
@@ -97,25 +105,28 @@ class RunLog:
         """
         rows = [
             {
-                "study_id": self._study(shape),
+                "study_id": self.study_id(shape),
                 "number": number,
                 "trials": most,
                 "default": json.dumps(defaults[shape].as_dict()),
             }
             for number, (shape, most) in enumerate(trials.items(), start=1)
         ]
-        self._run = self._store.patience.outlast(partial(self._plan, utc_now(), rows))
+        now = self._store.now()
+        self._began_at = self._steady_since = self._answered_at = now
+        self._run = self.patience.outlast(lambda again: self._plan(now, rows, again))
 
     def _plan(self, now: datetime, rows: Sequence[dict[str, Any]], again: bool) -> int:
         """Write the run's row and those of its studies; returns the run's number."""
         table = schema.runs
-        values = {"host": socket.gethostname(), "process": os.getpid(), "started_at": now}
+        process = os.getpid()
+        values = {"host": socket.gethostname(), "process": process, "started_at": now}
         mine = sa.select(table.c.id).where(*(table.c[name] == v for name, v in values.items()))
         with self._store.transaction() as connection:
             run: int | None = connection.execute(mine).scalar() if again else None
             if run is not None:
                 return run
-            insert = sa.insert(table).values(seen_at=now, **values)
+            insert = sa.insert(table).values(seen_at=now, birth=birth(process), **values)
             (run,) = connection.execute(insert).inserted_primary_key or (0,)
             if rows:
                 connection.execute(
@@ -125,19 +136,43 @@ class RunLog:
 
     def begin(self, shape: KernelShape) -> None:
         """Write down that a shape is searched now."""
-        self._write(seen_at=utc_now(), study_id=self._study(shape))
+        self._write(seen_at=schema.clock(), study_id=self.study_id(shape))
 
     @outlasted
     def finish(self, shape: KernelShape) -> None:
         """Write down that a shape is done."""
         table = schema.planned
-        study_id = self._study(shape)
+        study_id = self.study_id(shape)
         mine = (table.c.run_id == self._run) & (table.c.study_id == study_id)
         with self._store.transaction() as connection:
-            connection.execute(sa.update(table).where(mine).values(done_at=utc_now()))
+            connection.execute(sa.update(table).where(mine).values(done_at=schema.clock()))
 
-    def _study(self, shape: KernelShape) -> int:
-        return self._store.study_of(shape, self._environment).id
+    @property
+    def run_id(self) -> int:
+        """The run's number in the database; 0 before ``plan``."""
+        return self._run or 0
+
+    def study_id(self, shape: KernelShape) -> int:
+        """The number of a shape's study, which is made where it is missing."""
+        if shape not in self._ids:
+            self._ids[shape] = self._store.study_of(shape, self._environment).id
+        return self._ids[shape]
+
+    def is_gone(self, row: sa.Row[Any], now: datetime) -> bool:
+        """Whether another run was killed, or its host has lost the database.
+
+        Nothing is said of another run's silence while this run could not write either.
+
+        Args:
+            row: Of ``schema.runs``: ``process``, ``birth`` and ``seen_at`` at least.
+            now: The time by the clock of the database, naive UTC.
+        """
+        if is_dead(row.process, row.birth):
+            return True
+        if row.seen_at < self._began_at - timedelta(seconds=_LONGEST_S):
+            return True
+        least = timedelta(seconds=SILENT_S)
+        return now - row.seen_at > least and now - self._steady_since > least
 
     @property
     def patience(self) -> Patience:
@@ -155,7 +190,21 @@ class RunLog:
             mine = schema.runs.c.id == self._run
             connection.execute(sa.update(schema.runs).where(mine).values(**values))
 
+    @outlasted
+    def _give_back_all(self) -> None:
+        """Let other runs have what this one still holds."""
+        claims = schema.claims
+        with self._store.transaction() as connection:
+            mine = claims.c.run_id == self._run
+            connection.execute(sa.update(claims).where(mine).values(run_id=None))
+
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
             with suppress(StorageError):  # the run's next own write waits, or raises it
-                self._write_once(seen_at=utc_now())
+                self._write_once(seen_at=schema.clock())
+                self._answered(self._store.now())
+
+    def _answered(self, now: datetime) -> None:
+        if now - self._answered_at > timedelta(seconds=2 * BEAT_S):
+            self._steady_since = now
+        self._answered_at = now

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     Column,
     DateTime,
@@ -14,6 +16,8 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 metadata = MetaData()
 
@@ -51,6 +55,7 @@ measurements = Table(
     Column("spills", Integer),
     Column("started_at", DateTime, nullable=False),  # UTC
     Column("finished_at", DateTime, nullable=False),  # UTC
+    Column("run_id", Integer),  # the run that measured it
     UniqueConstraint("study_id", "config"),
 )
 
@@ -62,7 +67,7 @@ selections = Table(
     Column("selection", Text, nullable=False),  # JSON
 )
 
-#: One row for each run, from its beginning; times are UTC.
+#: One row for each run, from its beginning; times are UTC, by the clock of the database.
 runs = Table(
     "autotune_runs",
     metadata,
@@ -73,7 +78,20 @@ runs = Table(
     Column("seen_at", DateTime, nullable=False),  # written again every few seconds
     Column("ended_at", DateTime),
     Column("ending", String(32)),  # done, interrupted or failed
-    Column("study_id", ForeignKey("autotune_studies.id")),  # the study that is searched now
+    Column("study_id", ForeignKey("autotune_studies.id")),  # the study that was begun last
+    Column("birth", String(128)),  # tells the process from others of its number
+)
+
+#: One row for each study that a run has ever searched. Only the run that it names may write to the
+#: study, and every transaction that does so makes sure of it.
+claims = Table(
+    "autotune_claims",
+    metadata,
+    Column("study_id", ForeignKey("autotune_studies.id"), primary_key=True),
+    Column("run_id", ForeignKey("autotune_runs.id")),  # null where no run searches it
+    Column("since", DateTime, nullable=False),  # UTC, by the clock of the database
+    Column("ends", Integer, nullable=False),  # how often a search has ended with new trials
+    Column("budget", String(255), nullable=False),  # that of the search that ended last
 )
 
 #: One row for each study that a run searches.
@@ -98,3 +116,33 @@ facts = Table(
     Column("shape", Text, nullable=False),  # JSON; null for the environment as a whole
     Column("fact", Text, nullable=False),  # JSON
 )
+
+#: Columns that tables of an earlier autotune lack; all of them may be null.
+ADDED = (measurements.c.run_id, runs.c.birth)
+
+
+class clock(FunctionElement[Any]):  # noqa: N801 - a function of SQL
+    """The time now by the clock of the database, which hosts share; naive UTC."""
+
+    type = DateTime()
+    inherit_cache = True
+
+
+@compiles(clock)
+def _standard(_element: clock, _compiler: object, **_options: object) -> str:
+    return "CURRENT_TIMESTAMP"
+
+
+@compiles(clock, "sqlite")
+def _sqlite(_element: clock, _compiler: object, **_options: object) -> str:
+    return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+
+
+@compiles(clock, "postgresql")
+def _postgresql(_element: clock, _compiler: object, **_options: object) -> str:
+    return "(clock_timestamp() AT TIME ZONE 'UTC')"
+
+
+@compiles(clock, "mysql", "mariadb")
+def _mysql(_element: clock, _compiler: object, **_options: object) -> str:
+    return "UTC_TIMESTAMP(6)"

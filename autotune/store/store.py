@@ -6,7 +6,7 @@ Optuna's own tables are in the same database; this module knows nothing of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,9 +23,10 @@ from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement
 from autotune.measure.figures import Figures
 from autotune.store import schema
+from autotune.store.claims import Claim
 from autotune.store.engine import WatchedFile, copied, database_file, make_engine
 from autotune.store.faults import explained, shown, undamaged
-from autotune.store.patience import Patience, outlasted
+from autotune.store.patience import Patience, outlasted, unraced
 from autotune.untrusted import parse_json, read_row
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 #: A database with one of these tables is ours, or Optuna's.
 _OUR_TABLES = {"autotune_studies", "version_info"}
+
+#: How long opening a SQLite file waits for others that open it, seconds.
+_OPENING_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +101,9 @@ class Store:
         self.engine = make_engine(url, tries_again=self.patience.tries_again)
         if must_exist or read_only:
             self._refuse_missing()
-        if read_only:
-            self._open_to_read()
-        else:
-            self._open_to_write()
+        opening = Patience(_OPENING_S if database_file(url) else 0.0)
+        work = self._open_to_read if read_only else self._open_to_write
+        opening.outlast(lambda _again: unraced(work))
         self._file = WatchedFile(url)
 
     def _open_to_write(self) -> None:
@@ -134,13 +137,35 @@ class Store:
         return tables
 
     def _complete(self, tables: Set[str]) -> None:
-        """Create those of our tables that are missing."""
+        """Create those of our columns and tables that are missing, the columns first."""
         if set(schema.metadata.tables) <= tables:
             return
+        for column in schema.ADDED:
+            if column.table.name in tables:
+                self._add(column)
         schema.metadata.create_all(self.engine)
         if schema.versions.name not in tables:
             with self.engine.begin() as connection:
                 connection.execute(sa.insert(schema.versions).values(version=schema.VERSION))
+
+    def _add(self, column: sa.Column[Any]) -> None:
+        """Add a column to its table, unless it is there."""
+        table = column.table.name
+        if column.name in {each["name"] for each in sa.inspect(self.engine).get_columns(table)}:
+            return
+        kind = column.type.compile(self.engine.dialect)
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {column.name} {kind}")
+
+    def now(self) -> datetime:
+        """The time by the clock of the database, naive UTC.
+
+        Raises:
+            StorageError: The database does not answer.
+        """
+        with self.transaction() as connection:
+            now: datetime = connection.execute(sa.select(schema.clock())).scalar_one()
+        return now
 
     @outlasted
     def study(self, name: str, shape: KernelShape, environment: Environment) -> StudyRecord:
@@ -185,15 +210,34 @@ class Store:
         with self.transaction() as connection:
             return [self._study_record(row) for row in connection.execute(query)]
 
-    def add(self, study: StudyRecord, finished: Sequence[Finished]) -> None:
-        """Keep measurements of a study, all in one transaction, in the order given."""
-        rows = [_row(study, item) for item in finished]
+    def add(
+        self,
+        study: StudyRecord,
+        finished: Sequence[Finished],
+        *,
+        claim: Claim | None = None,
+        beside: Callable[[sa.Connection], None] = lambda _connection: None,
+    ) -> None:
+        """Keep measurements of a study, all in one transaction, in the order given.
+
+        Args:
+            study: The study.
+            finished: The measurements.
+            claim: The run's claim to the study; None where nobody else can write to it.
+            beside: Writes in the same transaction.
+
+        Raises:
+            ClaimLost: Another run has the study now; nothing is kept.
+            StorageError: The database cannot be used.
+        """
+        rows = [_row(study, item) | {"run_id": claim and claim.run} for item in finished]
 
         def insert(again: bool) -> None:
-            with self.transaction() as connection:
+            with self.transaction(claim) as connection:
                 # An answer that was lost may have been that all of them were written.
                 if not (again and _are_kept(connection, rows)):
                     connection.execute(sa.insert(schema.measurements), rows)
+                    beside(connection)
 
         if rows:
             self.patience.outlast(insert)
@@ -212,11 +256,13 @@ class Store:
         return found
 
     @outlasted
-    def keep_selection(self, study: StudyRecord, selection: Selection) -> None:
-        """Keep a study's selection, replacing an earlier one."""
+    def keep_selection(
+        self, study: StudyRecord, selection: Selection, *, claim: Claim | None = None
+    ) -> None:
+        """Keep a study's selection, replacing an earlier one; ``claim`` as for ``add``."""
         table = schema.selections
         text = json.dumps(selection.as_dict())
-        with self.transaction() as connection:
+        with self.transaction(claim) as connection:
             connection.execute(sa.delete(table).where(table.c.study_id == study.id))
             connection.execute(sa.insert(table).values(study_id=study.id, selection=text))
 
@@ -288,10 +334,14 @@ class Store:
             )
 
     @contextmanager
-    def transaction(self) -> Iterator[sa.Connection]:
+    def transaction(self, claim: Claim | None = None) -> Iterator[sa.Connection]:
         """A connection whose changes are written together, or not at all.
 
+        Args:
+            claim: What the changes need; None where they need none.
+
         Raises:
+            ClaimLost: Another run has it now.
             StorageError: The database cannot be used, holds what cannot be read, or its file is
                 not there any more.
         """
@@ -301,6 +351,8 @@ class Store:
             explained(self.url),
             self.engine.begin() as connection,
         ):
+            if claim is not None:
+                claim.confirm(connection)
             yield connection
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,9 +30,9 @@ class WatchedStore(Store):
 
     threads: set[str]
 
-    def add(self, study: StudyRecord, batch: Sequence[Finished]) -> None:
+    def add(self, study: StudyRecord, batch: Sequence[Finished], **rest: Any) -> None:
         self.threads = {*getattr(self, "threads", ()), threading.current_thread().name}
-        super().add(study, batch)
+        super().add(study, batch, **rest)
 
 
 def finished(shape: KernelShape, number: int) -> Finished:

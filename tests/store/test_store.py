@@ -256,10 +256,12 @@ def test_what_to_do_fits_what_is_wrong(cause, advice):
     assert ("go back to a copy" in text) == ("malformed" in text)
 
 
-def test_a_run_that_measures_the_same_at_the_same_time_is_suspected(tmp_path):
+def test_a_program_that_writes_the_same_at_the_same_time_is_suspected(tmp_path):
     opened = Store(sqlite_url(tmp_path / "autotune.db"))
     study = opened.study("a study", SHAPE, HERE)
     opened.add(study, [finished(0)])
-    with pytest.raises(StorageError, match=r"does another run tune the same in it\? .*--storage"):
+    with pytest.raises(
+        StorageError, match=r"does another program write .*--storage"
+    ):
         opened.add(study, [finished(0)])
     opened.close()

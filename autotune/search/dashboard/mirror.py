@@ -8,45 +8,25 @@ other tables than the ones known here.
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from typing import Any
 
 import optuna
-import sqlalchemy as sa
-from optuna.distributions import distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from autotune.errors import StorageError, printable
+from autotune.search.dashboard.trial_tables import TrialTables
 from autotune.store import Patience, StudyRecord, explained, shown
-from autotune.store.engine import WatchedFile, engine_options, make_commits_cheap
+from autotune.store.engine import WatchedFile, engine_options, set_up
 from autotune.store.patience import outlasted
 
 #: What Optuna and its dashboard call a trial's value.
 _METRIC = "latency_us"
-
-#: The columns that a batch is written to (Optuna's schema 12).
-_COLUMNS = {
-    "trials": {"trial_id", "number", "study_id", "state", "datetime_start", "datetime_complete"},
-    "trial_values": {"trial_value_id", "trial_id", "objective", "value", "value_type"},
-    "trial_params": {"param_id", "trial_id", "param_name", "param_value", "distribution_json"},
-    "trial_user_attributes": {"trial_user_attribute_id", "trial_id", "key", "value_json"},
-    "trial_system_attributes": {"trial_system_attribute_id", "trial_id", "key", "value_json"},
-    "trial_intermediate_values": {
-        "trial_intermediate_value_id",
-        "trial_id",
-        "step",
-        "intermediate_value",
-        "intermediate_value_type",
-    },
-    "study_system_attributes": {"study_system_attribute_id", "study_id", "key", "value_json"},
-}
 
 #: Where Optuna Dashboard 0.21 keeps a study's note (``_note.py``): a version, which it raises with
 #: every edit, and the text in pieces. A note can be kept without the dashboard installed.
@@ -59,7 +39,12 @@ _OUR_NOTE = "autotune:note_ver"
 
 
 class TrialMirror:
-    """Optuna's side of the database."""
+    """Optuna's side of the database.
+
+    Attributes:
+        tables: Optuna's tables, to be written to in transactions of the store; None where they are
+            not known.
+    """
 
     def __init__(self, url: str, *, patience: Patience | None = None) -> None:
         """Open Optuna's storage, and create its tables where they are missing.
@@ -75,9 +60,9 @@ class TrialMirror:
         self._url, self.patience = url, patience or Patience()
         self._file = WatchedFile(url)
         self._storage = self._opened()
-        make_commits_cheap(self._storage.engine, tries_again=self.patience.tries_again)
+        set_up(self._storage.engine, tries_again=self.patience.tries_again)
         self._storage.engine.dispose()  # connections opened before lack the setting
-        self._tables = _known_tables()
+        self.tables = _known_tables()
 
     @outlasted
     def _opened(self) -> RDBStorage:
@@ -130,11 +115,10 @@ class TrialMirror:
 
     def _count(self, study: optuna.Study) -> int:
         with self._explained():
-            if self._tables is None:
+            if self.tables is None:
                 return len(study.get_trials(deepcopy=False))
-            study_id = self._storage.get_study_id_from_name(study.study_name)
             with self._storage.engine.begin() as connection:
-                return _count_of(connection, self._tables, study_id)
+                return self.tables.count(connection, study.study_name)
 
     def add(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
         """Append finished trials, in this order.
@@ -160,12 +144,11 @@ class TrialMirror:
         if not trials:
             return
         with self._explained():
-            if self._tables is None:
+            if self.tables is None:
                 study.add_trials(trials)
                 return
-            study_id = self._storage.get_study_id_from_name(study.study_name)
             with self._storage.engine.begin() as connection:
-                _insert(connection, self._tables, study_id, trials)
+                self.tables.insert(connection, study.study_name, trials)
 
     @outlasted
     def keep_note(self, study: optuna.Study, text: str) -> None:
@@ -186,20 +169,17 @@ class TrialMirror:
                 return
             stale = {key: "" for key in known if key.startswith(_NOTE_TEXT)}
             versions = {_NOTE_VERSION: version + 1, _OUR_NOTE: version + 1}
-            self._set_attributes(study_id, stale | attributes | versions)
+            self._set_attributes(study, stale | attributes | versions)
 
-    def _set_attributes(self, study_id: int, attributes: Mapping[str, Any]) -> None:
+    def _set_attributes(self, study: optuna.Study, attributes: Mapping[str, Any]) -> None:
         """Set a study's system attributes all at once; Optuna alone takes 10 ms for each."""
-        if self._tables is None:
+        if self.tables is None:
+            study_id = self._storage.get_study_id_from_name(study.study_name)
             for key, value in attributes.items():
                 self._storage.set_study_system_attr(study_id, key, value)
             return
-        table = self._tables["study_system_attributes"]
-        rows = [{"study_id": study_id, **row} for row in _attribute_rows(attributes)]
-        these = (table.c.study_id == study_id) & table.c.key.in_(list(attributes))
         with self._storage.engine.begin() as connection:
-            connection.execute(sa.delete(table).where(these))
-            connection.execute(sa.insert(table), rows)
+            self.tables.set_attributes(connection, study.study_name, attributes)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -229,87 +209,5 @@ class TrialMirror:
         self._storage.engine.dispose()
 
 
-def _known_tables() -> Mapping[str, sa.Table] | None:
-    """Optuna's tables; None where they are not the ones that this module writes to."""
-    try:
-        from optuna.storages._rdb.models import BaseModel
-    except ImportError:
-        return None
-    tables = BaseModel.metadata.tables
-    for name, columns in _COLUMNS.items():
-        if name not in tables or set(tables[name].columns.keys()) != columns:
-            return None
-    return {name: tables[name] for name in _COLUMNS}
-
-
-def _count_of(connection: sa.Connection, tables: Mapping[str, sa.Table], study_id: int) -> int:
-    """How many trials a study has."""
-    table = tables["trials"]
-    count = sa.select(sa.func.count()).select_from(table).where(table.c.study_id == study_id)
-    return int(connection.execute(count).scalar_one())
-
-
-def _insert(
-    connection: sa.Connection,
-    tables: Mapping[str, sa.Table],
-    study_id: int,
-    trials: Sequence[FrozenTrial],
-) -> None:
-    table, first = tables["trials"], _count_of(connection, tables, study_id)
-    rows = [
-        {
-            "number": number,
-            "study_id": study_id,
-            "state": trial.state,
-            "datetime_start": _utc(trial.datetime_start),
-            "datetime_complete": _utc(trial.datetime_complete),
-        }
-        for number, trial in enumerate(trials, start=first)
-    ]
-    insert = sa.insert(table).returning(table.c.trial_id, sort_by_parameter_order=True)
-    ids = connection.execute(insert, rows).scalars().all()
-    for name, parts in _parts(zip(ids, trials, strict=True)).items():
-        if parts:
-            connection.execute(sa.insert(tables[name]), parts)
-
-
-def _parts(trials: Iterable[tuple[int, FrozenTrial]]) -> dict[str, list[dict[str, Any]]]:
-    """The rows that belong to trials, by table."""
-    parts: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in _COLUMNS if name.startswith("trial_")
-    }
-    for trial_id, trial in trials:
-        for table, rows in _parts_of(trial).items():
-            parts[table] += [{"trial_id": trial_id, **row} for row in rows]
-    return parts
-
-
-def _parts_of(trial: FrozenTrial) -> dict[str, list[dict[str, Any]]]:
-    """The rows that belong to one trial, by table, without the trial's id."""
-    value = {"objective": 0, "value": trial.value, "value_type": "FINITE"}
-    return {
-        "trial_values": [] if trial.value is None else [value],
-        "trial_params": [
-            {
-                "param_name": name,
-                "param_value": distribution.to_internal_repr(trial.params[name]),
-                "distribution_json": distribution_to_json(distribution),
-            }
-            for name, distribution in trial.distributions.items()
-        ],
-        "trial_user_attributes": _attribute_rows(trial.user_attrs),
-        "trial_system_attributes": _attribute_rows(trial.system_attrs),
-        "trial_intermediate_values": [
-            {"step": step, "intermediate_value": us, "intermediate_value_type": "FINITE"}
-            for step, us in trial.intermediate_values.items()
-        ],
-    }
-
-
-def _attribute_rows(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"key": key, "value_json": json.dumps(value)} for key, value in attributes.items()]
-
-
-def _utc(local: datetime | None) -> datetime | None:
-    """Optuna keeps naive UTC in its tables, and naive local times in its trials."""
-    return None if local is None else local.astimezone(timezone.utc).replace(tzinfo=None)
+def _known_tables() -> TrialTables | None:
+    return TrialTables.known()

@@ -1,0 +1,102 @@
+"""Eight runs at the same moment on one database, of which a third is killed."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.recordings import EXPAND, SHRINK, write_recording
+from tests.store.old import write_old_database
+from tests.together import Launcher, problems_in, problems_of
+
+pytestmark = pytest.mark.slow
+
+WORKERS = 8
+
+#: Longer than the runs take alone, seconds: some are killed while they begin, and some not at all.
+LONGEST_S = 4.0
+
+
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[Launcher]:
+    with Launcher() as launcher:
+        yield launcher
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory) -> Path:
+    """Six shapes, two of which every run tunes."""
+    shapes = [kind | {"num_tokens": count} for kind in (SHRINK, EXPAND) for count in (16, 32, 64)]
+    return write_recording(tmp_path_factory.mktemp("recording") / "r.jsonl.gz", *shapes)
+
+
+def run(recording: Path, url: str, output: object, *flags: object) -> list[object]:
+    return ["run", "--replay", recording, "--storage", url, "--output", output, *flags]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.json")}
+
+
+@pytest.mark.parametrize("holds", ["nothing", "what an earlier run kept", "an old database"])
+def test_runs_of_one_study_share_it_and_all_that_live_write_the_same(
+    launcher, recording, url, tmp_path, holds
+):
+    flags = ("--trials", 9)
+    if holds == "what an earlier run kept":
+        (first,) = launcher.run([run(recording, url, "first", "--trials", 4)], tmp_path)
+        assert first.code == 0, first.said
+    if holds == "an old database":
+        if not url.startswith("sqlite"):
+            pytest.skip("the old database is a SQLite file")
+        write_old_database(tmp_path / "autotune.db")
+    chance = random.Random(holds)  # noqa: S311 - nothing is kept secret by it
+    killed = chance.sample(range(WORKERS), WORKERS // 3 + 1)
+    ended = launcher.run(
+        [run(recording, url, f"tuned-{number}", *flags) for number in range(WORKERS)],
+        tmp_path,
+        signals=[(chance.uniform(0, LONGEST_S), number, signal.SIGKILL) for number in killed],
+    )
+    assert problems_of(ended, killed) == []
+    assert problems_in(url) == []
+    alive = [number for number, one in enumerate(ended) if one.code == 0]
+    wanted = files(tmp_path / f"tuned-{alive[0]}")
+    assert all(files(tmp_path / f"tuned-{number}") == wanted for number in alive)
+    (again,) = launcher.run([run(recording, url, "again", *flags)], tmp_path)
+    assert again.code == 0, again.said
+    assert files(tmp_path / "again") == wanted
+
+
+def test_runs_of_different_studies_into_one_folder_leave_it_whole(
+    launcher, recording, url, tmp_path
+):
+    ops = [(), ("--op", "shrink"), ("--op", "expand"), ("--op", "shrink", "--tokens", 32)]
+    chance = random.Random(0)  # noqa: S311 - nothing is kept secret by it
+    killed = chance.sample(range(WORKERS), WORKERS // 3)
+    commands = [
+        run(recording, url, "tuned", "--merge", "--trials", 6 + number, *ops[number % len(ops)])
+        for number in range(WORKERS)
+    ]
+    ended = launcher.run(
+        commands,
+        tmp_path,
+        signals=[(chance.uniform(0, LONGEST_S), number, signal.SIGKILL) for number in killed],
+    )
+    assert problems_of(ended, killed) == []
+    assert problems_in(url) == []
+    (checked,) = launcher.run([["check", "tuned", "--storage", url]], tmp_path)
+    assert checked.code == 0, checked.said
+
+
+def test_signals_let_the_others_have_what_a_run_had(launcher, recording, url, tmp_path):
+    chance = random.Random(1)  # noqa: S311 - nothing is kept secret by it
+    sent = [(chance.uniform(1, LONGEST_S), n, n % 2 * 13 + 2) for n in range(WORKERS // 2)]
+    commands = [run(recording, url, f"tuned-{n}", "--trials", 9) for n in range(WORKERS)]
+    ended = launcher.run(commands, tmp_path, signals=sent)
+    assert all(one.code in {0, 130, 143} for one in ended), ended
+    assert [one.code for one in ended[WORKERS // 2 :]] == [0] * (WORKERS // 2)
+    assert problems_in(url) == []
