@@ -2,12 +2,18 @@
 
     python studies/kills.py [--runs 100] [--seed 0]
     python studies/kills.py --postgres [--runs 20]
+    python studies/kills.py --together [--postgres] [--runs 10]
 
 Without --postgres the database is SQLite, and every run gets SIGKILL, SIGTERM, SIGHUP or SIGINT at
 a random moment, again and again. With --postgres a server of our own is stopped in the middle of
 each run and started again. The exit code is 1 if anything was lost, measured twice or exported
 differently, and where an exit code, a traceback or a missing ending shows that a run did not end in
 order.
+
+With --together eight runs start at the same moment, on a new database or on that of the round
+before, of one study or of several, and a third of them gets SIGKILL. All others must end with 0,
+Optuna's trials must be the measurements kept, the runs of one study must write the same, and what
+they write must pass ``check``.
 """
 
 from __future__ import annotations
@@ -35,6 +41,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.postgres import PostgresServer  # noqa: E402 - the path above is needed for it
+from tests.recordings import EXPAND, SHRINK, write_recording  # noqa: E402
+from tests.together import Launcher, problems_in, problems_of  # noqa: E402
 
 #: Three shapes of the shipped recording: a few seconds of search.
 RUN = (
@@ -219,13 +227,94 @@ def disturbed(
         raise SystemExit("a run that nothing disturbs does not end well")
 
 
+#: How many runs start at once, how many of them are killed, and until when, seconds.
+WORKERS, KILLED, KILLED_UNTIL_S = 8, 3, 8.0
+
+#: The flags of studies that share shapes.
+STUDIES = (
+    ("--trials", "9"),
+    ("--trials", "12", "--op", "shrink"),
+    ("--effort", "quick", "--op", "expand"),
+    ("--trials", "7", "--sampler", "tpe", "--tokens", "16,32"),
+)
+
+
+class Together:
+    """Rounds of runs that start at the same moment on one database."""
+
+    def __init__(self, launcher: Launcher, folder: Path, chance: random.Random) -> None:
+        """Begin with no database."""
+        self._launcher, self._folder, self._chance = launcher, folder, chance
+        self._recording = write_recording(
+            folder / "r.jsonl.gz",
+            *(kind | {"num_tokens": n} for kind in (SHRINK, EXPAND) for n in (16, 32, 64)),
+        )
+        self.killed = self.ended = 0
+        self.problems: list[str] = []
+
+    def round(self, url: str, number: int) -> None:
+        """Start the runs, kill some, and look at what is left."""
+        chance, folder = self._chance, self._folder / f"round{number}"
+        folder.mkdir()
+        is_one = chance.random() < 0.5
+        flags = [STUDIES[0 if is_one else n % len(STUDIES)] for n in range(WORKERS)]
+        killed = chance.sample(range(WORKERS), KILLED)
+        ended = self._launcher.run(
+            [self._run(url, f"tuned-{n}", *each) for n, each in enumerate(flags)],
+            folder,
+            signals=[(chance.uniform(0, KILLED_UNTIL_S), n, signal.SIGKILL) for n in killed],
+        )
+        alive = [n for n, one in enumerate(ended) if one.code == 0]
+        self.killed += sum(one.code == -signal.SIGKILL for one in ended)
+        self.ended += len(alive)
+        found = problems_of(ended, killed) + problems_in(url)
+        (again,) = self._launcher.run([self._run(url, "again", *flags[0])], folder)
+        found += problems_of([again])
+        folders = [folder / f"tuned-{n}" for n in alive]
+        if is_one and len({self._written(each) for each in (*folders, folder / "again")}) > 1:
+            found.append("the runs of one study wrote different files")
+        checks = [("check", each.name, "--storage", url) for each in folders[:1]]
+        found += problems_of(self._launcher.run(checks, folder))
+        self.problems += [f"round {number}: {each}" for each in found]
+
+    def _run(self, url: str, output: str, *flags: str) -> list[object]:
+        given = ["run", "--replay", self._recording, "--storage", url, "--output", output]
+        return [*given, *flags]
+
+    def _written(self, folder: Path) -> tuple[tuple[str, bytes], ...]:
+        return tuple((path.name, path.read_bytes()) for path in sorted(folder.glob("*.json")))
+
+
+def run_together(count: int, chance: random.Random, server: PostgresServer | None) -> bool:
+    """Rounds of runs that start at the same moment; returns whether all is well."""
+    with Launcher() as launcher, tempfile.TemporaryDirectory(prefix="kills-") as name:
+        folder, url, databases = Path(name), "", 0
+        together = Together(launcher, folder, chance)
+        for number in range(count):
+            if not url or chance.random() < 0.5:
+                databases += 1
+                file = folder / f"{databases}.db"
+                url = f"sqlite:///{file}" if server is None else server.new_database()
+            together.round(url, number)
+            print(f"{number + 1} of {count} rounds", end="\r", file=sys.stderr)
+    print(f"rounds: {count}, of {WORKERS} runs each; databases: {databases}")
+    print(f"runs that were killed: {together.killed}; runs that ended with 0: {together.ended}")
+    print(f"problems: {len(together.problems)}")
+    for problem in together.problems:
+        print(f"  {problem}")
+    return not together.problems
+
+
 def main() -> None:
     """Run all of it, and print what was found."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, help="how many runs; 100, or 20 with --postgres")
-    parser.add_argument("--postgres", action="store_true", help="restart a PostgreSQL server")
+    parser.add_argument(
+        "--runs", type=int, help="how many runs; 100, or 20 with --postgres, or 10 --together"
+    )
+    parser.add_argument("--postgres", action="store_true", help="use a PostgreSQL server")
+    parser.add_argument("--together", action="store_true", help="start eight runs at once")
     parser.add_argument("--seed", type=int, default=0, help="chooses the signals and the moments")
     given = parser.parse_args()
     count = given.runs or (20 if given.postgres else 100)
@@ -233,6 +322,8 @@ def main() -> None:
     with ExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="kills-")))
         server = opened.enter_context(PostgresServer()) if given.postgres else None
+        if given.together:
+            raise SystemExit(0 if run_together(given.runs or 10, chance, server) else 1)
 
         def new_run(name: str) -> Run:
             url = "sqlite:///autotune.db" if server is None else server.new_database()

@@ -260,8 +260,6 @@ def test_a_program_that_writes_the_same_at_the_same_time_is_suspected(tmp_path):
     opened = Store(sqlite_url(tmp_path / "autotune.db"))
     study = opened.study("a study", SHAPE, HERE)
     opened.add(study, [finished(0)])
-    with pytest.raises(
-        StorageError, match=r"does another program write .*--storage"
-    ):
+    with pytest.raises(StorageError, match=r"does another program write .*--storage"):
         opened.add(study, [finished(0)])
     opened.close()
