@@ -106,12 +106,12 @@ class Pipeline:
             room -= self._ask(each, room)
         most_open = min(_MOST_OPEN, self._runner.lookahead)
         while room > 0 and self._may_open() and len(self._open) < most_open:
-            each = self._open_next()
-            if each is None:
+            opened = self._open_next()
+            if opened is None:
                 break
-            each.tuner.begin(each.turn.early)
+            opened.tuner.begin(opened.turn.early)
             self._begin_first()
-            room -= self._ask(each, room)
+            room -= self._ask(opened, room)
 
     def _may_open(self) -> bool:
         """Whether a shape is left, and it is not too soon to ask again for those of other runs."""

@@ -186,7 +186,7 @@ class Claims:
         return row.ending is None and not self._log.is_gone(row, now)
 
     def _is_done(self, row: sa.Row[Any]) -> bool:
-        return row.ends > self._known_ends[row.study_id] and row.budget == self._budget
+        return bool(row.ends > self._known_ends[row.study_id] and row.budget == self._budget)
 
     def _swap(self, connection: sa.Connection, study: int, row: sa.Row[Any] | None) -> bool:
         """Put this run in the place of the one that was seen; false if another run was faster."""

@@ -224,8 +224,8 @@ def _latest_plans(connection: sa.Connection, runs: Sequence[RunState]) -> Mappin
     rows = connection.execute(sa.select(schema.planned).order_by(schema.planned.c.run_id))
     found: dict[int, Any] = {}
     for row in rows:
-        before = found.get(row.study_id)
-        is_done = before is not None and before.done_at is not None
+        before = found.get(row.study_id, row)
+        is_done = before.done_at is not None
         if not (is_done and {before.run_id, row.run_id} <= under_way):
             found[row.study_id] = row
     return found

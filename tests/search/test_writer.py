@@ -30,9 +30,9 @@ class WatchedStore(Store):
 
     threads: set[str]
 
-    def add(self, study: StudyRecord, batch: Sequence[Finished], **rest: Any) -> None:
+    def add(self, study: StudyRecord, finished: Sequence[Finished], **rest: Any) -> None:
         self.threads = {*getattr(self, "threads", ()), threading.current_thread().name}
-        super().add(study, batch, **rest)
+        super().add(study, finished, **rest)
 
 
 def finished(shape: KernelShape, number: int) -> Finished:

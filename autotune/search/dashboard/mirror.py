@@ -14,19 +14,24 @@ from contextlib import contextmanager
 from typing import Any
 
 import optuna
+import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from autotune.errors import StorageError, printable
 from autotune.search.dashboard.trial_tables import TrialTables
 from autotune.store import Patience, StudyRecord, explained, shown
-from autotune.store.engine import WatchedFile, engine_options, set_up
+from autotune.store.engine import WatchedFile, engine_options, make_engine, set_up
 from autotune.store.patience import outlasted
 
 #: What Optuna and its dashboard call a trial's value.
 _METRIC = "latency_us"
+
+#: The table that Optuna makes last, with the version of all others.
+_LAST_TABLE = "alembic_version"
 
 #: Where Optuna Dashboard 0.21 keeps a study's note (``_note.py``): a version, which it raises with
 #: every edit, and the text in pieces. A note can be kept without the dashboard installed.
@@ -66,14 +71,30 @@ class TrialMirror:
 
     @outlasted
     def _opened(self) -> RDBStorage:
+        options = engine_options(self._url)
         try:
             with self._explained():
-                return RDBStorage(self._url, engine_kwargs=engine_options(self._url))
+                if not self._is_made():
+                    # It closes its connections also where another run makes the tables meanwhile.
+                    RDBStorage(self._url, engine_kwargs=options | {"poolclass": NullPool})
+                return RDBStorage(self._url, engine_kwargs=options)
         except RuntimeError as error:
             raise StorageError(
                 f"Optuna cannot use the database {shown(self._url)}: {error}; "
                 "give another --storage"
             ) from None
+
+    def _is_made(self) -> bool:
+        """Whether Optuna's tables are all there; their version is written last."""
+        engine = make_engine(self._url)
+        try:
+            if not sa.inspect(engine).has_table(_LAST_TABLE):
+                return False
+            row = sa.select(sa.literal(1)).select_from(sa.table(_LAST_TABLE))
+            with engine.connect() as connection:
+                return connection.execute(row).first() is not None
+        finally:
+            engine.dispose()
 
     @outlasted
     def open_study(self, study: StudyRecord) -> optuna.Study:

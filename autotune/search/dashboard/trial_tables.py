@@ -7,7 +7,6 @@ nothing of this module is used.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -103,22 +102,20 @@ class TrialTables:
         """
         study_id = self._locked(connection, study)
         rows = self._rows(connection, study_id)
-        starts = Counter(_utc(trial.datetime_start) for trial in trials)
-        there = Counter(row.datetime_start for row in rows if row.datetime_start in starts)
-        numbers = {row.number for row in rows}
-        if there == starts and len(numbers) == len(rows):
+        starts = [_utc(trial.datetime_start) for trial in trials]
+        there = [row.datetime_start for row in rows if row.datetime_start in set(starts)]
+        if there == starts and _are_consecutive(rows):
             return 0
-        keys = self._keys(connection, rows)
         wanted = {_key(trial): place for place, trial in enumerate(trials)}
         first: dict[_Key, int] = {}
-        for trial_id, key in keys.items():
-            first.setdefault(key, trial_id)
-        twice = [one for one, key in keys.items() if key in wanted and first[key] != one]
+        twice = [
+            trial_id
+            for trial_id, key in self._keys(connection, rows).items()
+            if key in wanted and first.setdefault(key, trial_id) != trial_id
+        ]
         self._delete(connection, twice)
-        if twice or len(numbers) < len(rows):
-            left = [one for one in keys if one not in set(twice)]
-            self._number(connection, sorted(left, key=lambda one: wanted.get(keys[one], len(keys))))
         self.insert(connection, study, [one for one in trials if _key(one) not in first])
+        self._put_in_order(connection, study_id, wanted)
         return len(twice)
 
     def set_attributes(
@@ -138,13 +135,13 @@ class TrialTables:
         query = sa.select(table.c.study_id).where(table.c.study_name == study).with_for_update()
         return int(connection.execute(query).scalar_one())
 
-    def _rows(self, connection: sa.Connection, study_id: int) -> Sequence[sa.Row[Any]]:
+    def _rows(self, connection: sa.Connection, study_id: int) -> Sequence[sa.Row[Any, Any, Any]]:
         table = self._tables["trials"]
         query = sa.select(table.c.trial_id, table.c.number, table.c.datetime_start)
         mine = query.where(table.c.study_id == study_id)
         return connection.execute(mine.order_by(table.c.number, table.c.trial_id)).all()
 
-    def _keys(self, connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> dict[int, _Key]:
+    def _keys(self, connection: sa.Connection, rows: Sequence[sa.Row[Any, Any, Any]]) -> dict[int, _Key]:
         """The key of every trial, in the order given."""
         table = self._tables["trial_params"]
         query = sa.select(table.c.trial_id, table.c.param_name, table.c.param_value)
@@ -160,12 +157,28 @@ class TrialTables:
             table = self._tables[name]
             connection.execute(sa.delete(table).where(table.c.trial_id.in_(ids)))
 
-    def _number(self, connection: sa.Connection, ids: Sequence[int]) -> None:
-        """Number trials from 0 on, in this order."""
-        table = self._tables["trials"]
-        for number, trial_id in enumerate(ids):
+    def _put_in_order(
+        self, connection: sa.Connection, study_id: int, wanted: Mapping[_Key, int]
+    ) -> None:
+        """Number a study's trials anew, if the wanted ones are not in their order.
+
+        Others come after them then.
+        """
+        rows, table = self._rows(connection, study_id), self._tables["trials"]
+        places = {
+            trial_id: wanted.get(key, len(wanted))
+            for trial_id, key in self._keys(connection, rows).items()
+        }
+        ours = [place for place in places.values() if place < len(wanted)]
+        if ours == sorted(ours) and _are_consecutive(rows):
+            return
+        for number, trial_id in enumerate(sorted(places, key=lambda one: places[one])):
             mine = table.c.trial_id == trial_id
             connection.execute(sa.update(table).where(mine).values(number=number))
+
+
+def _are_consecutive(rows: Sequence[sa.Row[Any, Any, Any]]) -> bool:
+    return [row.number for row in rows] == list(range(len(rows)))
 
 
 def _key(trial: FrozenTrial) -> _Key:
