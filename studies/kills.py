@@ -11,7 +11,8 @@ differently, and where an exit code, a traceback or a missing ending shows that 
 order.
 
 With --together eight runs start at the same moment, on a new database or on that of the round
-before, of one study or of several, and a third of them gets SIGKILL. All others must end with 0,
+before, of one study or of several, and a third of them gets SIGKILL. Sometimes one is stopped
+until others have taken over what it had, and goes on. All others must end with 0,
 Optuna's trials must be the measurements kept, the runs of one study must write the same, and what
 they write must pass ``check``.
 """
@@ -36,6 +37,7 @@ from pathlib import Path
 
 from autotune.measure.replay import shipped_recording
 from autotune.store import Store, overview
+from autotune.store.runs import SILENT_S
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -230,6 +232,10 @@ def disturbed(
 #: How many runs start at once, how many of them are killed, and until when, seconds.
 WORKERS, KILLED, KILLED_UNTIL_S = 8, 3, 8.0
 
+#: In which share of the rounds one run is stopped, and for how long, seconds: so long that others
+#: take over what it has.
+STOPPED, STOPPED_S = 0.4, 2 * SILENT_S
+
 #: The flags of studies that share shapes.
 STUDIES = (
     ("--trials", "9"),
@@ -249,7 +255,7 @@ class Together:
             folder / "r.jsonl.gz",
             *(kind | {"num_tokens": n} for kind in (SHRINK, EXPAND) for n in (16, 32, 64)),
         )
-        self.killed = self.ended = 0
+        self.killed = self.stopped = self.ended = 0
         self.problems: list[str] = []
 
     def round(self, url: str, number: int) -> None:
@@ -259,10 +265,16 @@ class Together:
         is_one = chance.random() < 0.5
         flags = [STUDIES[0 if is_one else n % len(STUDIES)] for n in range(WORKERS)]
         killed = chance.sample(range(WORKERS), KILLED)
+        sent = [(chance.uniform(0, KILLED_UNTIL_S), n, signal.SIGKILL) for n in killed]
+        if chance.random() < STOPPED:
+            stopped = chance.choice([n for n in range(WORKERS) if n not in killed])
+            at_s = chance.uniform(0, KILLED_UNTIL_S)
+            sent += [(at_s, stopped, signal.SIGSTOP), (at_s + STOPPED_S, stopped, signal.SIGCONT)]
+            self.stopped += 1
         ended = self._launcher.run(
             [self._run(url, f"tuned-{n}", *each) for n, each in enumerate(flags)],
             folder,
-            signals=[(chance.uniform(0, KILLED_UNTIL_S), n, signal.SIGKILL) for n in killed],
+            signals=sent,
         )
         alive = [n for n, one in enumerate(ended) if one.code == 0]
         self.killed += sum(one.code == -signal.SIGKILL for one in ended)
@@ -298,7 +310,8 @@ def run_together(count: int, chance: random.Random, server: PostgresServer | Non
             together.round(url, number)
             print(f"{number + 1} of {count} rounds", end="\r", file=sys.stderr)
     print(f"rounds: {count}, of {WORKERS} runs each; databases: {databases}")
-    print(f"runs that were killed: {together.killed}; runs that ended with 0: {together.ended}")
+    print(f"runs that were killed: {together.killed}; stopped for a while: {together.stopped}")
+    print(f"runs that ended with 0: {together.ended}")
     print(f"problems: {len(together.problems)}")
     for problem in together.problems:
         print(f"  {problem}")

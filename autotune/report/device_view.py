@@ -152,6 +152,11 @@ class DeviceView:
             yield "Replayed from", str(replayed)
         if period is not None:
             yield "Measured", f"{moment_text(period[0])} to {moment_text(period[1])} UTC"
+        for (host, process), those in self.device.runs.items():
+            kinds = ", ".join(dict.fromkeys(one.kind for one, _ in those))
+            trials = counted(sum(count for _, count in those), "trial")
+            shapes = counted(len(those), "shape")
+            yield f"By {host}, process {process}", f"{trials} of {shapes}: {kinds}"
 
 
 def _loss_text(loss: float) -> str:

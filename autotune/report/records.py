@@ -177,6 +177,15 @@ class DeviceReport:
         return sum(len(one.result.measurements) for one in self.shapes)
 
     @property
+    def runs(self) -> dict[tuple[str, int], list[tuple[ShapeReport, int]]]:
+        """The runs that measured, by host and process: of which shapes how many configurations."""
+        found: dict[tuple[str, int], list[tuple[ShapeReport, int]]] = {}
+        for one in self.shapes:
+            for by, count in one.result.shares.items():
+                found.setdefault((by.host, by.process), []).append((one, count))
+        return found
+
+    @property
     def failures(self) -> Counter[str]:
         """How many configurations failed, by outcome; those that a rule threw out do not count."""
         harmless = {*_WORKED, Outcome.INVALID}

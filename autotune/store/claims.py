@@ -63,7 +63,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """A run that has taken studies.
+    """A run that has taken studies, or has measured some of their configurations.
 
     Attributes:
         run: Its number in the database.
@@ -74,6 +74,26 @@ class Holder:
     run: int
     host: str
     process: int
+
+
+def shares(connection: sa.Connection) -> dict[int, Counter[Holder]]:
+    """How many configurations of each study each run has measured, by the study's number.
+
+    What was measured before databases said so is left out.
+    """
+    measured, runs = schema.measurements.c, schema.runs.c
+    count = sa.func.count().label("trials")
+    query = (
+        sa.select(measured.study_id, runs.id, runs.host, runs.process, count)
+        .join(schema.runs, runs.id == measured.run_id)
+        .group_by(measured.study_id, runs.id, runs.host, runs.process)
+        .order_by(measured.study_id, runs.id)
+    )
+    found: dict[int, Counter[Holder]] = {}
+    for row in connection.execute(query):
+        holder = Holder(run=row.id, host=row.host, process=row.process)
+        found.setdefault(row.study_id, Counter())[holder] = row.trials
+    return found
 
 
 class Claims:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from autotune.measure import Outcome
 from autotune.measure.measurement import Replayed
 from autotune.store import facts, schema
 from autotune.store.alive import is_dead
+from autotune.store.claims import Holder, shares
 from autotune.store.faults import undamaged
 from autotune.store.runs import SILENT_S
 from autotune.store.store import Store, finished_of
@@ -169,7 +171,8 @@ def overview(store: Store, *, now: datetime | None = None) -> Overview:
     layers, replayed = facts.layers(store), facts.replayed(store)
     with store.transaction() as connection:
         runs = _runs(connection, now)
-        plans = _latest_plans(connection, runs)
+        plans = _latest_plans(connection)
+        done = _done(connection, plans, runs)
         works = _works(connection, runs)
         searched = {run.study_id for run in runs if run.state == RUNNING}
         searched |= {study for study, those in works.items() if any(one.since for one in those)}
@@ -181,7 +184,9 @@ def overview(store: Store, *, now: datetime | None = None) -> Overview:
         for row in rows:
             with undamaged(store.url, f"study {row.id}"):
                 plan = plans.get(row.id)
-                study = _study(connection, row, plan, is_searched=row.id in searched)
+                is_done = row.id in done if plan else row.selection is not None
+                state = RUNNING if row.id in searched else DONE if is_done else TO_DO
+                study = _study(connection, row, plan, state)
                 studies.append(replace(study, works=works.get(row.id, ())))
     named = [
         replace(_named(each, layers), replayed=replayed.get((each.environment, each.shape)))
@@ -215,56 +220,41 @@ def _runs(connection: sa.Connection, now: datetime) -> list[RunState]:
     return found
 
 
-def _latest_plans(connection: sa.Connection, runs: Sequence[RunState]) -> Mapping[int, Any]:
-    """For every study the plan of the latest run that searches it.
-
-    Of runs that are under way together it is the plan of one that is done with the study, if any.
-    """
-    under_way = {run.id for run in runs if run.state == RUNNING}
+def _latest_plans(connection: sa.Connection) -> Mapping[int, Any]:
+    """For every study the plan of the latest run that searches it."""
     rows = connection.execute(sa.select(schema.planned).order_by(schema.planned.c.run_id))
-    found: dict[int, Any] = {}
-    for row in rows:
-        before = found.get(row.study_id, row)
-        is_done = before.done_at is not None
-        if not (is_done and {before.run_id, row.run_id} <= under_way):
-            found[row.study_id] = row
-    return found
+    return {row.study_id: row for row in rows}
 
 
-def _works(connection: sa.Connection, runs: Sequence[RunState]) -> Mapping[int, tuple[Work, ...]]:
-    """For every study the runs that have measured it, or have it now."""
-    by_id = {run.id: run for run in runs}
-    measured = schema.measurements.c
-    counts = sa.select(measured.study_id, measured.run_id, sa.func.count().label("trials"))
-    grouped = counts.group_by(measured.study_id, measured.run_id).order_by(measured.run_id)
-    held = {row.study_id: row for row in connection.execute(sa.select(schema.claims))}
-    trials: dict[int, dict[int, int]] = {}
-    for row in connection.execute(grouped):
-        if row.run_id in by_id:
-            trials.setdefault(row.study_id, {})[row.run_id] = row.trials
-    for study_id, row in held.items():
-        if row.run_id in by_id and by_id[row.run_id].state == RUNNING:
-            trials.setdefault(study_id, {}).setdefault(row.run_id, 0)
+def _done(
+    connection: sa.Connection, plans: Mapping[int, Any], runs: Sequence[RunState]
+) -> set[int]:
+    """The studies that a run has done since the latest run that searches them began."""
+    began = {run.id: run.started_at for run in runs}
+    ended = sa.select(schema.planned).where(schema.planned.c.done_at.is_not(None))
     return {
-        study_id: tuple(
-            Work(
-                host=by_id[run_id].host,
-                process=by_id[run_id].process,
-                trials=count,
-                since=_since(held.get(study_id), by_id[run_id]),
-            )
-            for run_id, count in those.items()
-        )
-        for study_id, those in trials.items()
+        row.study_id
+        for row in connection.execute(ended)
+        if row.done_at >= began.get(plans[row.study_id].run_id, row.done_at)
     }
 
 
-def _since(claim: Any, run: RunState) -> datetime | None:  # noqa: ANN401 - a row
-    """Since when a run under way has the study of a claim; None if it does not have it."""
-    if claim is None or claim.run_id != run.id or run.state != RUNNING:
-        return None
-    since: datetime = claim.since
-    return since
+def _works(connection: sa.Connection, runs: Sequence[RunState]) -> Mapping[int, tuple[Work, ...]]:
+    """For every study the runs that have measured it, and the one that has it now."""
+    under_way = {run.id: run for run in runs if run.state == RUNNING}
+    trials, since = shares(connection), {}
+    for claim in connection.execute(sa.select(schema.claims)):
+        if (run := under_way.get(claim.run_id)) is not None:
+            by = Holder(run=run.id, host=run.host, process=run.process)
+            trials.setdefault(claim.study_id, Counter()).setdefault(by, 0)
+            since[claim.study_id, run.id] = claim.since
+    return {
+        study: tuple(
+            Work(host=by.host, process=by.process, trials=count, since=since.get((study, by.run)))
+            for by, count in those.items()
+        )
+        for study, those in trials.items()
+    }
 
 
 def _studies_query() -> sa.Select[Any]:
@@ -289,12 +279,10 @@ def _study(
     connection: sa.Connection,
     row: Any,  # noqa: ANN401 - a row
     plan: Any,  # noqa: ANN401 - a row
-    *,
-    is_searched: bool,
+    state: str,
 ) -> StudyState:
     shape = KernelShape.from_mapping(parse_json(row.shape))
     selection = None if row.selection is None else Selection.from_json(row.selection)
-    is_done = selection is not None if plan is None else plan.done_at is not None
     default_us = best_us = None
     if selection is not None:
         default_us, best_us = selection.default_latency_us, selection.latency_us
@@ -308,7 +296,7 @@ def _study(
         name=row.name,
         shape=shape,
         environment=Environment.from_mapping(parse_json(row.environment)),
-        state=RUNNING if is_searched else DONE if is_done else TO_DO,
+        state=state,
         trials=row.trials or 0,
         most=None if plan is None else plan.trials,
         default_us=default_us,

@@ -17,6 +17,7 @@ from autotune.measure.measurement import Replayed
 from autotune.measure.replay import ReplayRunner
 from autotune.store import facts
 from autotune.store.chosen import chosen_in
+from autotune.store.claims import Holder, shares
 from autotune.store.store import Store, StudyRecord, study_name
 
 
@@ -37,6 +38,7 @@ class ShapeResult:
         layer: The names of the layers that launch the shape, such as ``o, down``; empty where a
             recording or an older database does not say.
         replayed: The recordings that answered for a run; None where a GPU measured.
+        shares: How many of the measurements each run made; empty where that is not known.
     """
 
     study: str
@@ -48,6 +50,7 @@ class ShapeResult:
     selection: Selection | None = field(repr=False)
     layer: str = ""
     replayed: Replayed | None = None
+    shares: Counter[Holder] = field(default_factory=Counter, repr=False)
 
 
 def of_store(store: Store) -> list[ShapeResult]:
@@ -66,6 +69,8 @@ def of_store(store: Store) -> list[ShapeResult]:
     }
     chosen = chosen_in(store)
     replayed = facts.replayed(store)
+    with store.transaction() as connection:
+        by_study = shares(connection)
     return [
         replace(
             _of_study(
@@ -75,6 +80,7 @@ def of_store(store: Store) -> list[ShapeResult]:
                 chosen.get((record.environment, record.shape)),
             ),
             replayed=replayed.get((record.environment, record.shape)),
+            shares=by_study.get(record.id, Counter()),
         )
         for record in store.studies()
     ]

@@ -260,8 +260,7 @@ class Store:
         self, study: StudyRecord, selection: Selection, *, claim: Claim | None = None
     ) -> None:
         """Keep a study's selection, replacing an earlier one; ``claim`` as for ``add``."""
-        table = schema.selections
-        text = json.dumps(selection.as_dict())
+        table, text = schema.selections, json.dumps(selection.as_dict())
         with self.transaction(claim) as connection:
             connection.execute(sa.delete(table).where(table.c.study_id == study.id))
             connection.execute(sa.insert(table).values(study_id=study.id, selection=text))

@@ -38,6 +38,9 @@ _COLUMNS = {
 #: Optuna's tables hold them.
 _Key = tuple[datetime | None, frozenset[tuple[str, float]]]
 
+#: ``trial_id``, ``number`` and ``datetime_start`` of trials, by their numbers.
+_Rows = Sequence["sa.Row[Any, Any, Any]"]
+
 
 class TrialTables:
     """Writes to Optuna's tables within transactions of the caller."""
@@ -135,13 +138,13 @@ class TrialTables:
         query = sa.select(table.c.study_id).where(table.c.study_name == study).with_for_update()
         return int(connection.execute(query).scalar_one())
 
-    def _rows(self, connection: sa.Connection, study_id: int) -> Sequence[sa.Row[Any, Any, Any]]:
+    def _rows(self, connection: sa.Connection, study_id: int) -> _Rows:
         table = self._tables["trials"]
         query = sa.select(table.c.trial_id, table.c.number, table.c.datetime_start)
         mine = query.where(table.c.study_id == study_id)
         return connection.execute(mine.order_by(table.c.number, table.c.trial_id)).all()
 
-    def _keys(self, connection: sa.Connection, rows: Sequence[sa.Row[Any, Any, Any]]) -> dict[int, _Key]:
+    def _keys(self, connection: sa.Connection, rows: _Rows) -> dict[int, _Key]:
         """The key of every trial, in the order given."""
         table = self._tables["trial_params"]
         query = sa.select(table.c.trial_id, table.c.param_name, table.c.param_value)
@@ -177,7 +180,7 @@ class TrialTables:
             connection.execute(sa.update(table).where(mine).values(number=number))
 
 
-def _are_consecutive(rows: Sequence[sa.Row[Any, Any, Any]]) -> bool:
+def _are_consecutive(rows: _Rows) -> bool:
     return [row.number for row in rows] == list(range(len(rows)))
 
 
