@@ -57,15 +57,15 @@ def test_runs_of_one_study_share_it_and_all_that_live_write_the_same(
     chance = random.Random(holds)  # noqa: S311 - nothing is kept secret by it
     killed = chance.sample(range(WORKERS), WORKERS // 3 + 1)
     ended = launcher.run(
-        [run(recording, url, f"tuned-{number}", *flags) for number in range(WORKERS)],
+        [run(recording, url, f"tuned-{number // 2}", *flags) for number in range(WORKERS)],
         tmp_path,
         signals=[(chance.uniform(0, LONGEST_S), number, signal.SIGKILL) for number in killed],
     )
     assert problems_of(ended, killed) == []
     assert problems_in(url) == []
     alive = [number for number, one in enumerate(ended) if one.code == 0]
-    wanted = files(tmp_path / f"tuned-{alive[0]}")
-    assert all(files(tmp_path / f"tuned-{number}") == wanted for number in alive)
+    wanted = files(tmp_path / f"tuned-{alive[0] // 2}")
+    assert all(files(tmp_path / f"tuned-{number // 2}") == wanted for number in alive)
     (again,) = launcher.run([run(recording, url, "again", *flags)], tmp_path)
     assert again.code == 0, again.said
     assert files(tmp_path / "again") == wanted
