@@ -112,8 +112,12 @@ def _by_environment(studies: Sequence[StudyState]) -> dict[tuple[str, str], list
 
 
 def _table(studies: Sequence[StudyState], now: datetime) -> RenderableType:
-    """The studies of one environment, a row each; and whose they are, where several runs share."""
-    are_shared = len({(by.host, by.process) for study in studies for by in study.works}) > 1
+    """The studies of one environment, a row each.
+
+    It says whose they are where a run has some of them, or where several have measured them.
+    """
+    runs = {(by.host, by.process) for study in studies for by in study.works}
+    says_whose = len(runs) > 1 or any(study.holder for study in studies)
     environment = studies[0].environment
     table = plain_table(
         ("op", "layer", "sizes"), ("tokens", "state", "trials", "default µs", "best µs", "ratio")
@@ -123,7 +127,7 @@ def _table(studies: Sequence[StudyState], now: datetime) -> RenderableType:
     table.collapse_padding = True
     for column in table.columns[_WORDS:]:
         column.no_wrap = True
-    if are_shared:
+    if says_whose:
         table.add_column("by", no_wrap=True)
     for study in studies:
         shape = study.shape
@@ -141,7 +145,7 @@ def _table(studies: Sequence[StudyState], now: datetime) -> RenderableType:
             us_text(study.default_us, missing="-"),
             us_text(study.best_us, missing="-"),
             ratio,
-            *([_works_text(study, now)] if are_shared else []),
+            *([_works_text(study, now)] if says_whose else []),
         )
     return table
 

@@ -144,10 +144,7 @@ class Session:
         if kind is not None:
             self.store.patience.hurry()
         if self._writer.mended:
-            self._say(
-                f"{self._writer.mended.total()} of Optuna's trials were in the database twice, in "
-                f"{len(self._writer.mended)} studies, and now are there once."
-            )
+            self._say(_mended_text(self._writer.mended))
         self._opened.__exit__(kind, error, traceback)
 
     @property
@@ -261,6 +258,14 @@ def _budget_text(plan: StudyPlan) -> str:
     """What ends a plan's searches, apart from what they measure."""
     limits = {"trials": plan.trials, "effort": plan.effort, "seconds": plan.time_budget_s}
     return json.dumps(limits)
+
+
+def _mended_text(mended: Counter[str]) -> str:
+    studies = "1 study" if len(mended) == 1 else f"{len(mended)} studies"
+    return (
+        f"Optuna's tables had {mended.total()} trials twice, in {studies}: the second ones are "
+        "deleted."
+    )
 
 
 def _others_text(others: Counter[Holder], *, waits: bool) -> str:

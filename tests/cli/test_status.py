@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sqlite3
 
 import pytest
+import sqlalchemy as sa
 
-from autotune.store import RunLog, Store, study_name
+from autotune.store import Claims, RunLog, Store, schema, study_name
 from tests.cli.command import Command
 from tests.contracts.examples import HERE, SHAPE, config, finished
 from tests.patience import PATIENCE_S
@@ -50,6 +52,32 @@ def test_a_run_under_way_is_told_from_another_process(autotune):
         "5.00",
         "2.40x",
     ]
+
+
+def test_where_runs_share_a_database_it_says_whose_each_study_is(autotune, running):
+    store = Store(f"sqlite:///{autotune.folder / 'autotune.db'}")
+    study = store.study_of(SHAPE, HERE)
+    claims = Claims(store, running, budget="")
+    claims.take([SHAPE])
+    with RunLog(store, HERE) as other:
+        other.plan({SHAPE: 20}, {SHAPE: config(split_k=1)})
+        with store.engine.begin() as connection:
+            there = schema.runs.c.id == other.run_id
+            values = {"host": "node7", "process": 4711, "birth": None}
+            connection.execute(sa.update(schema.runs).where(there).values(values))
+        store.add(study, [finished(2)], claim=claims.of(study))
+        row = autotune("status").out.splitlines()[-1]
+        assert re.search(rf" {os.uname().nodename} {os.getpid()} for \d+:\d\d$", row.rstrip())
+        claims.give_back(SHAPE, has_grown=True)
+        assert Claims(store, other, budget="").take([SHAPE]) is not None
+        assert " node7 4711 for " in autotune("status").out.splitlines()[-1]
+        (told,) = json.loads(autotune("status", "--json").out)["studies"]
+    assert [(run["host"], run["trials"]) for run in told["runs"]] == [
+        (os.uname().nodename, 1),
+        ("node7", 0),
+    ]
+    assert told["runs"][1]["has_it_since"] is not None
+    store.close()
 
 
 def test_a_database_of_an_earlier_autotune_is_read_and_gone_on_with(autotune, recording):

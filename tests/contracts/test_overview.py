@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from autotune.errors import InputError
 from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
-from autotune.store import Overview, RunLog, Store, overview
+from autotune.store import Claims, Overview, RunLog, Store, overview
 from autotune.store.overview import DONE, RUNNING, TO_DO
 from autotune.store.runs import SILENT_S
 from tests.contracts.examples import HERE, SHAPE, config, finished, selection
@@ -125,6 +126,34 @@ def test_two_runs_under_way_are_both_shown_and_ended_runs_are_not(store):
         (SHAPE, RUNNING),
         (LAST, DONE),
     ]
+
+
+def test_it_is_told_which_run_has_a_study_and_which_have_measured_it(store):
+    with log_of(store) as first, log_of(store) as second:
+        runs = [(log, Claims(store, log, budget="the same")) for log in (first, second)]
+        for number, (log, claims) in enumerate(runs):
+            plan(log, SHAPE)
+            assert claims.take([SHAPE]) is not None
+            study = study_of(store, SHAPE)
+            store.add(study, [finished(number)], claim=claims.of(study))
+            (seen,) = overview(store).studies
+            assert (seen.state, seen.holder) == (RUNNING, seen.works[-1])
+            assert [work.trials for work in seen.works] == [1] * (number + 1)
+            claims.give_back(SHAPE, has_grown=True)
+        (seen,) = overview(store).studies
+    assert (seen.state, seen.holder) == (TO_DO, None)
+    assert {work.process for work in seen.works} == {os.getpid()}
+
+
+def test_a_study_is_done_if_a_run_has_done_it_while_another_was_under_way(store):
+    with log_of(store) as first, log_of(store) as second:
+        plan(first, SHAPE)
+        plan(second, SHAPE)
+        first.finish(SHAPE)
+        assert states(overview(store)) == [DONE]
+    with log_of(store) as third:
+        plan(third, SHAPE)
+        assert states(overview(store)) == [TO_DO]
 
 
 def test_a_study_that_is_not_finished_has_the_best_ratio_so_far(store):

@@ -153,7 +153,7 @@ def test_trials_that_are_there_twice_are_mended_with_a_line(url):
     run = Running(url, Noting())
     run.ended()
     assert run.said == [
-        "4 of Optuna's trials were in the database twice, in 2 studies, and now are there once."
+        "Optuna's tables had 4 trials twice, in 2 studies: the second ones are deleted."
     ]
     again = Running(url, Noting())
     again.ended()
