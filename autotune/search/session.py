@@ -95,7 +95,7 @@ class Session:
         self._record = record
         self._finished: dict[KernelShape, Neighbour] = {}
         self._said: set[Holder] = set()
-        self._waits_for: set[Holder] | None = None
+        self._waits_for: set[Holder] = set()
 
     def __enter__(self) -> Self:
         """Open the recording and the database; the database only once every shape has its space.
@@ -187,13 +187,11 @@ class Session:
             is_idle: Whether this run has nothing else to do.
         """
         taken = self.claims.take(shapes)
-        others = self.claims.others
-        if (is_idle and taken is None and others.keys() != self._waits_for) or (
-            others.keys() - self._said
-        ):
-            self._say(_others_text(others, waits=is_idle and taken is None))
+        others, waits = self.claims.others, is_idle and taken is None
+        if others.keys() - self._said or (waits and others.keys() - self._waits_for):
+            self._say(_others_text(others, waits=waits))
         self._said |= others.keys()
-        self._waits_for = set(others) if is_idle and taken is None else None
+        self._waits_for = set(others) if waits else set()
         return taken
 
     def wait_for(self, shape: KernelShape) -> Taken:

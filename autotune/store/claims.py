@@ -9,6 +9,7 @@ whole.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -132,13 +133,17 @@ class Claims:
     def take(self, shapes: Sequence[KernelShape]) -> Taken | None:
         """Take one shape: one that another run has finished, or else the first that is free.
 
+        A run that has shapes takes no more of them than its share, so that other runs that are
+        under way have something to search, too.
+
         Returns:
-            The shape; None where other runs have all of them.
+            The shape; None where other runs have all of them, or shall have them.
 
         Raises:
             StorageError: The database cannot be used.
         """
         ids = {self._log.study_id(shape): shape for shape in shapes}
+        places = {study: place for place, study in enumerate(ids)}
         with self._store.transaction() as connection:
             rows = self._rows(connection, ids)
             self._know(ids, rows)
@@ -147,8 +152,8 @@ class Claims:
             self._note_others(rows[each] for each in held)
             done = {each for each, row in rows.items() if self._is_done(row)}
             self.has_company |= bool(held or done)
-            free = [each for each in ids if each not in held]
-            for each in sorted(free, key=lambda one: one not in done):
+            free = done - held if self._has_its_share(connection, ids, now) else ids.keys() - held
+            for each in sorted(free, key=lambda one: (one not in done, places[one])):
                 if self._swap(connection, each, rows.get(each)):
                     self._taken[each] = Claim(study=each, run=self._log.run_id)
                     return Taken(shape=ids[each], is_done=each in done)
@@ -182,6 +187,19 @@ class Claims:
         """Note that another run has taken over a shape."""
         self._taken.pop(self._log.study_id(shape), None)
         self.has_company = True
+
+    def _has_its_share(
+        self, connection: sa.Connection, ids: Mapping[int, KernelShape], now: datetime
+    ) -> bool:
+        """Whether the runs under way would have too few, if this one took one more of these."""
+        if not self._taken:
+            return False
+        runs, planned = schema.runs, schema.planned.c
+        plan_them = sa.select(planned.run_id).where(planned.study_id.in_(list(ids)))
+        query = sa.select(runs).where(runs.c.ending.is_(None), runs.c.id.in_(plan_them))
+        rows = [row for row in connection.execute(query) if row.id != self._log.run_id]
+        count = 1 + sum(not self._log.is_gone(row, now) for row in rows)
+        return len(self._taken) >= math.ceil((len(ids) + len(self._taken)) / count)
 
     def _rows(
         self, connection: sa.Connection, ids: Mapping[int, KernelShape]

@@ -95,12 +95,29 @@ def test_a_shape_is_taken_by_one_run_and_then_by_none_until_it_is_given_back(beg
 
 
 def test_a_run_says_who_has_what_it_wants(begin):
-    first, second = begin(), begin()
+    first = begin()
     first.take(SHAPES[0])
     first.take(SHAPES[1])
+    second = begin()
     assert second.take() == SHAPES[2]
     me = Holder(run=first.log.run_id, host=os.uname().nodename, process=os.getpid())
     assert second.claims.others == {me: 2}
+
+
+def test_a_run_takes_no_more_than_its_share_while_others_are_under_way(begin):
+    first = begin()
+    assert first.take() == SHAPES[0]
+    with ExitStack() as stack:
+        second = begin(beats=False)
+        stack.enter_context(second.log)
+        assert first.take(*SHAPES[1:]) == SHAPES[1]  # two of three
+        assert first.take(*SHAPES[2:]) is None
+        assert second.take() == SHAPES[2]
+        second.claims.give_back(SHAPES[2], has_grown=True)
+        assert first.take(*SHAPES[2:]) == SHAPES[2]  # it is done
+        first.claims.give_back(SHAPES[2], has_grown=False)
+        assert first.take(*SHAPES[2:]) is None
+    assert first.take(*SHAPES[2:]) == SHAPES[2]
 
 
 def test_threads_that_take_at_the_same_moment_take_every_shape_once(begin):
