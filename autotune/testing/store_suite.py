@@ -14,12 +14,12 @@ import pytest
 from optuna.storages import RDBStorage
 
 from autotune.choose.selection import Ratio, Selection
-from autotune.errors import StorageError
+from autotune.errors import ClaimLost, StorageError
 from autotune.launch.config import KernelConfig
 from autotune.measure import Measurement, Outcome
 from autotune.search.dashboard.mirror import TrialMirror
 from autotune.search.writer import Writer
-from autotune.store import Finished, Store
+from autotune.store import Claims, Finished, RunLog, Store
 from autotune.testing.landscape import ENVIRONMENT, configs, shrink
 
 _SHAPE = shrink()
@@ -139,6 +139,29 @@ class StoreSuite(ABC):
             assert counts[-1] == 100
             assert all(count % 5 == 0 for count in counts)
             assert all(before <= after for before, after in pairwise(counts))
+
+    def test_a_shape_is_searched_by_one_run_at_a_time(self, store: Store, url: str) -> None:
+        """What a run keeps after another has the shape is refused whole."""
+        study, other = store.study_of(_SHAPE, ENVIRONMENT), Store(url)
+        both = [self._claims(each) for each in (store, other)]
+        with both[0][0], both[1][0]:
+            (_, first), (_, second) = both
+            assert first.take([_SHAPE]) is not None
+            assert second.take([_SHAPE]) is None
+            store.add(study, [_finished(0)], claim=first.of(study))
+            lost = first.of(study)
+            first.give_back(_SHAPE, has_grown=True)
+            assert second.take([_SHAPE]) is not None
+            with pytest.raises(ClaimLost, match="another run"):
+                store.add(study, [_finished(1)], claim=lost)
+            other.add(study, [_finished(2)], claim=second.of(study))
+        assert store.finished(study) == [_finished(0), _finished(2)]
+        other.close()
+
+    def _claims(self, store: Store) -> tuple[RunLog, Claims]:
+        log = RunLog(store, ENVIRONMENT)
+        log.plan({_SHAPE: 3}, {_SHAPE: _CONFIGS[0]})
+        return log, Claims(store, log, budget="three trials")
 
     def test_what_a_search_writes_is_what_optuna_reads(self, store: Store, url: str) -> None:
         """Measurements are trials of an Optuna study of the same name, in the same order."""
