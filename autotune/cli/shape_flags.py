@@ -72,6 +72,14 @@ class ShapeFlags:
         str | None,
         typer.Option("--model", metavar="M", help="A config.json, its folder, or a hub id."),
     ] = None
+    ask_vllm: Annotated[
+        bool | None,
+        typer.Option(
+            "--ask-vllm",
+            help="Have the installed vLLM say which layers the model has, and not autotune's "
+            "table. It is asked about a model that is not in the table in any case.",
+        ),
+    ] = None
     trace: Annotated[
         Path | None,
         typer.Option(

@@ -256,6 +256,7 @@ MODEL_TABLE: Mapping[str, _Check] = {
     "dual_stream": _flag,
     "specialize_active_lora": _flag,
     "vllm": release,
+    "ask_vllm": _flag,
     "target_modules": _names,
     "adapter": _text_or_names,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,16 @@ from autotune.launch.release import check_flag, installed_release
 from autotune.launch.shape import KernelShape
 from autotune.plan.documents import expanded, is_there
 from autotune.plan.lacking import flags_text, lacking_text
-from autotune.plan.models import Adapter, Server, lora_layers, read_adapter, read_config
+from autotune.plan.models import (
+    Adapter,
+    LoraLayer,
+    Server,
+    UnknownModel,
+    lora_layers,
+    read_adapter,
+    read_config,
+)
+from autotune.plan.models.asking import asked_layers, has_vllm
 from autotune.plan.models.modules import Split
 from autotune.plan.workload import Kernel
 
@@ -34,6 +43,8 @@ class ModelTable:
         dual_stream: Whether the server runs with ``VLLM_LORA_ENABLE_DUAL_STREAM``.
         specialize_active_lora: Whether the server runs with ``--specialize-active-lora``.
         vllm: The server's release; None for the one that is installed here, or else the newest.
+        ask_vllm: Whether the installed vLLM says which layers the model has, and not the table. It
+            is asked about a model that the table does not know in any case.
         target_modules: The server's ``--lora-target-modules``; None for every layer that can have
             LoRA.
         adapter: For each of some adapters an ``adapter_config.json``, its folder or its id on the
@@ -52,6 +63,7 @@ class ModelTable:
     dual_stream: bool = False
     specialize_active_lora: bool = False
     vllm: str | None = None
+    ask_vllm: bool = False
     target_modules: tuple[str, ...] | None = None
     adapter: tuple[str, ...] = ()
 
@@ -108,7 +120,6 @@ class ModelTable:
                 f"target_modules and adapter both say which layers have LoRA: got "
                 f"{', '.join(self.target_modules)} and {', '.join(self.adapter)}; leave one out"
             )
-        config = read_config(self.config)
         server = Server(
             **{**lora, "rank": _rank(lora.get("rank"), adapters)},
             tensor_parallel=self.tensor_parallel,
@@ -133,7 +144,7 @@ class ModelTable:
                 is_sampled=layer.split is Split.LOGITS,
                 gathered_from=self.gathered_from(shape),
             )
-            for layer in lora_layers(config, server, adapters or self.target_modules)
+            for layer in self._layers(server, adapters or self.target_modules)
             for shape in layer.shapes
         ]
 
@@ -145,6 +156,18 @@ class ModelTable:
     def gathered_from(self, shape: KernelShape) -> int:
         """How many servers' batches a kernel gets: experts get those of all that share them."""
         return self.data_parallel if shape.op.is_moe else 1
+
+    def _layers(
+        self, server: Server, targets: Sequence[str] | Sequence[Adapter] | None
+    ) -> tuple[LoraLayer, ...]:
+        """The layers with LoRA: by the table, or by the installed vLLM."""
+        if not self.ask_vllm:
+            try:
+                return lora_layers(read_config(self.config), server, targets)
+            except UnknownModel:
+                if not has_vllm():
+                    raise
+        return asked_layers(self.config, server, targets)
 
     def notes(self, kernels: Iterable[Kernel]) -> tuple[str, ...]:
         """What a user must know of these kernels of the model, in a line each."""

@@ -2,12 +2,13 @@
 
 ``table`` has an entry for each architecture, in the words of its ``config.json``, and ``modules``
 defines what its entries are made of. ``language_model``, ``config_json`` and ``adapters`` read
-files, and ``lora_layers`` computes the shapes of the kernels. Nothing here knows of batch sizes:
-every shape is for one token.
+files, and ``lora_layers`` computes the shapes of the kernels. ``asking`` has the installed vLLM say
+what the layers are. Nothing here knows of batch sizes: every shape is for one token.
 """
 
 from autotune.plan.models.adapters import Adapter, read_adapter
 from autotune.plan.models.json_files import read_config
+from autotune.plan.models.language_model import UnknownModel
 from autotune.plan.models.lora_layers import LoraLayer, lora_layers
 from autotune.plan.models.server import MOE_BACKENDS, Server
 
@@ -16,6 +17,7 @@ __all__ = [
     "Adapter",
     "LoraLayer",
     "Server",
+    "UnknownModel",
     "lora_layers",
     "read_adapter",
     "read_config",

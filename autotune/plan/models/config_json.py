@@ -50,9 +50,8 @@ class Fields:
                 config.
         """
         model = language_model_of(config)
-        quantization = model.values.get("quantization_config", config.get("quantization_config"))
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        return cls(model, has_mxfp4_experts=method in ("mxfp4", "gpt_oss_mxfp4"))
+        is_mxfp4 = has_mxfp4_experts(model.values) or has_mxfp4_experts(config)
+        return cls(model, has_mxfp4_experts=is_mxfp4)
 
     @property
     def name(self) -> str:
@@ -118,6 +117,13 @@ class Fields:
                 f"tensor_parallel must divide {name} of {self.name}: got {ways} for {value}"
             )
         return value // ways
+
+
+def has_mxfp4_experts(config: Mapping[str, Any]) -> bool:
+    """Whether a config says that the checkpoint's experts are in MXFP4."""
+    quantization = config.get("quantization_config")
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    return method in ("mxfp4", "gpt_oss_mxfp4")
 
 
 def _number_of_kinds(fields: Fields) -> int | None:

@@ -17,7 +17,14 @@ BY_HAND = (
 )
 
 #: What to do about a model that the table does not have.
-ANOTHER_WAY = f"{BY_HAND}, or what its server asks for, as --trace FILE"
+ANOTHER_WAY = (
+    "have vLLM say what its layers are, with autotune beside it and --ask-vllm; or give what its "
+    "server asks for, as --trace FILE, or its layers by hand, as [[shapes]] tables in a study file"
+)
+
+
+class UnknownModel(InputError):
+    """A model that the table of architectures does not describe; vLLM may know it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +51,13 @@ def language_model_of(config: Mapping[str, Any]) -> Model:
     """Find the architecture of a config, and the part that describes its language model.
 
     Raises:
-        InputError: The architecture is not in the table, or its entry cannot describe the config.
+        UnknownModel: The architecture is not in the table, or its entry cannot describe the config.
+        InputError: The config has two values of one field, or one of the wrong type.
     """
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     if not isinstance(name, str) or name not in ARCHITECTURES:
-        raise InputError(
+        raise UnknownModel(
             f"unknown model: looked for architectures in its config: got {shown(names)}; "
             f"known are {_nearest(name)} ({len(ARCHITECTURES)} in docs/models.md); {ANOTHER_WAY}"
         )
@@ -106,7 +114,7 @@ def _in(name: str, wrapper: Wrapper, values: Mapping[str, Any]) -> Architecture:
         return next(iter(wrapper.texts.values()))
     if not isinstance(kind, str) or kind not in wrapper.texts:
         known = [each for each in wrapper.texts if each]
-        raise InputError(
+        raise UnknownModel(
             f"unknown language model in {name}: got {shown(kind)} for model_type in its "
             f"text_config; known is {' or '.join(known)}; {ANOTHER_WAY}"
         )
@@ -154,9 +162,9 @@ def _take_overrides(name: str, architecture: Architecture, values: dict[str, Any
     is_known = isinstance(first, dict) and all(each == first for each in layers)
     known = _OF_FULL_ATTENTION if "global_head_dim" in _used(architecture) else {}
     if not is_known or not set(first or ()) <= set(known):
-        raise InputError(
+        raise UnknownModel(
             f"{name} is not known with layers that differ so: its config has per_layer_config "
-            f"{shown(own)}; {BY_HAND}"
+            f"{shown(own)}; {ANOTHER_WAY}"
         )
     for key, value in (first or {}).items():
         values[known[key]] = value
@@ -186,18 +194,18 @@ def _check_kind(name: str, architecture: Architecture, values: Mapping[str, Any]
         is_many = isinstance(value, int) and value > 1
         alike = next((names for names in _ALSO_CALLED if field_name in names), (field_name,))
         if is_many and not any(each in used for each in alike):
-            raise InputError(
+            raise UnknownModel(
                 f"{name} is not known with {what}: its config has {field_name} {shown(value)}; "
-                f"{BY_HAND}"
+                f"{ANOTHER_WAY}"
             )
 
 
 def _check_alike(name: str, architecture: Architecture, values: Mapping[str, Any]) -> None:
     for one, other in architecture.alike.items():
         if one in values and values[one] != values.get(other):
-            raise InputError(
+            raise UnknownModel(
                 f"{name} is known only with {one} as {other}: its config has "
-                f"{shown(values[one])} and {shown(values.get(other))}; {BY_HAND}"
+                f"{shown(values[one])} and {shown(values.get(other))}; {ANOTHER_WAY}"
             )
 
 

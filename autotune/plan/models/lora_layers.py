@@ -76,7 +76,26 @@ def lora_layers(
     """
     fields = Fields.of(config)
     modules = [each for each in fields.model.architecture.modules if fields.has(each)]
-    places = _places(fields, modules)
+    return layers_at(fields, _places(fields, modules), server, targets)
+
+
+def layers_at(
+    fields: Fields,
+    places: Mapping[Module, Sequence[Place]],
+    server: Server,
+    targets: Collection[str] | Sequence[Adapter] | Adapter | None = None,
+) -> tuple[LoraLayer, ...]:
+    """The layers of a model that have LoRA, of those that it has.
+
+    Args:
+        fields: The model's config.
+        places: Every module of the model, with its places.
+        server: As for ``lora_layers``.
+        targets: As for ``lora_layers``.
+
+    Raises:
+        InputError: As ``lora_layers``.
+    """
     named = _named(targets)
     with_lora: frozenset[str] | None = None
     if named is not None:
@@ -87,7 +106,7 @@ def lora_layers(
                 _check_format(fields, each, server, places)
         with_lora = frozenset().union(*(each.with_lora(everywhere) for each in named))
     layers = []
-    for module in modules:
+    for module in places:
         runs = sum(_has_lora(module, place, with_lora) for place in places[module])
         if runs and module.computed:
             layers.append(_layer(fields, module, server, runs))

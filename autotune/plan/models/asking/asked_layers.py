@@ -1,0 +1,187 @@
+"""From vLLM's answer to the layers with LoRA: as the table gives them, with sizes for formulas."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autotune.errors import InputError
+from autotune.plan.documents import expanded, is_folder
+from autotune.plan.models.adapters import Adapter, Place
+from autotune.plan.models.asking.question import ask, has_vllm
+from autotune.plan.models.config_json import Fields, has_mxfp4_experts
+from autotune.plan.models.json_files import read_config
+from autotune.plan.models.language_model import Model
+from autotune.plan.models.lora_layers import LoraLayer, layers_at
+from autotune.plan.models.modules import Architecture, Module, Split, Wrapper
+from autotune.plan.models.server import Server
+
+#: The first number in a path: that of a decoder layer, or of a block of a tower.
+_NUMBERED = re.compile(r"(?:^|\.)(\d+)\.")
+
+
+def asked_layers(
+    source: str,
+    server: Server,
+    targets: Collection[str] | Sequence[Adapter] | Adapter | None = None,
+) -> tuple[LoraLayer, ...]:
+    """The layers of a model that have LoRA, as the installed vLLM makes them.
+
+    Args:
+        source: A ``config.json``, a folder with one, or the model's id on the Hugging Face hub.
+        server: The flags of the server that runs the model.
+        targets: As for ``lora_layers``.
+
+    Raises:
+        InputError: vLLM is not installed, or refuses the model; or as ``lora_layers``.
+    """
+    if not has_vllm():
+        raise InputError(
+            "vLLM cannot be asked, as it is not installed beside autotune; leave --ask-vllm out "
+            "to have autotune's table say which layers the model has, or give what the server "
+            "asks for, as --trace FILE"
+        )
+    config = read_config(source)
+    with tempfile.TemporaryDirectory(prefix="autotune-config-") as empty:
+        folder = expanded(source).absolute()
+        if not is_folder(folder):
+            folder = Path(empty)
+            (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        answer = ask(
+            {
+                "folder": str(folder),
+                "tensor_parallel": server.tensor_parallel,
+                "flags": _flags(config, server),
+            }
+        )
+    return layers_of(answer, config, server, targets)
+
+
+def layers_of(
+    answer: Mapping[str, Any],
+    config: Mapping[str, Any],
+    server: Server,
+    targets: Collection[str] | Sequence[Adapter] | Adapter | None = None,
+) -> tuple[LoraLayer, ...]:
+    """The layers that an answer of vLLM's has.
+
+    Args:
+        answer: As ``question`` describes it.
+        config: The model's config.
+        server: The flags of the server that vLLM was asked about.
+        targets: As for ``lora_layers``.
+
+    Raises:
+        InputError: As ``lora_layers``.
+    """
+    names = config.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else "the model"
+    wrapper = Wrapper(texts={}) if answer["has_media"] else None
+    model = Model(name, Architecture(modules=()), {}, wrapper=wrapper)
+    fields = Fields(model, has_mxfp4_experts=has_mxfp4_experts(config))
+    places: dict[Module, list[Place]] = {}
+    for layer in sorted(answer["layers"], key=_is_vocabulary):  # last, as in the table
+        module = _module(layer, server)
+        places.setdefault(module, []).append(_place(layer, module, answer["renamed"]))
+    return layers_at(fields, places, server, targets)
+
+
+def _flags(config: Mapping[str, Any], server: Server) -> dict[str, Any]:
+    """The server's flags that decide sizes, by the names of vLLM's ``EngineArgs``."""
+    given = {
+        "enable_expert_parallel": server.expert_parallel,
+        "fully_sharded_loras": server.fully_sharded,
+        "enable_mixed_moe_lora_format": server.mixed_moe_lora_format,
+        "enable_moe_shared_loras": server.moe_shared_loras,
+        "moe_backend": has_mxfp4_experts(config) and server.moe_backend,
+    }
+    flags = {name: value for name, value in given.items() if value}
+    return {"max_loras": 1, "max_lora_rank": server.rank, **flags}
+
+
+def _is_vocabulary(layer: Mapping[str, Any]) -> bool:
+    return Split(layer["split"]) in {Split.EMBEDDING, Split.LOGITS}
+
+
+# --------------------------------------------------------------------------- one layer
+
+
+def _module(layer: Mapping[str, Any], server: Server) -> Module:
+    """A layer as the table would have it, with numbers for formulas."""
+    split = Split(layer["split"])
+    known = {
+        "name": _below(layer["path"]),
+        "split": split,
+        "parts": tuple(layer["parts"]),
+        "only_if_named": layer.get("only_if_named", False),
+    }
+    if split is Split.EXPERTS:
+        return Module(**known, **_of_experts(layer, server))
+    reads, writes = layer["reads"], layer["writes"]
+    if split is Split.ROW:
+        reads, writes = reads * server.tensor_parallel, _times(server.shards, writes)
+    if split is Split.COLUMN:
+        writes = _times(server.tensor_parallel, writes)
+    return Module(
+        **known,
+        reads=str(reads) if reads else "",
+        writes=tuple(map(str, writes)),
+        computed=layer["computed"],
+        is_linear=layer["is_linear"],
+    )
+
+
+def _of_experts(layer: Mapping[str, Any], server: Server) -> dict[str, Any]:
+    deals_out = server.expert_parallel and server.tensor_parallel > 1
+    ways = 1 if deals_out else server.tensor_parallel
+    is_fused = layer["writes"] == [2 * layer["middle"]]
+    return {
+        "reads": str(layer["reads"]),
+        "writes": tuple(map(str, _times(ways, layer["writes"]))),
+        "parameters": ("gate_up_proj", "down_proj"),
+        "number": str(layer["experts"]),
+        "top_k": str(layer["top_k"]),
+        "is_gated": is_fused or len(layer["writes"]) > 1,
+        "is_linear": not is_fused,
+    }
+
+
+def _times(ways: int, sizes: Iterable[int]) -> list[int]:
+    """The sizes on all GPUs together."""
+    return [ways * size for size in sizes]
+
+
+def _below(path: str) -> str:
+    """A path below its decoder layer; outside of those the module's own name."""
+    numbered = _NUMBERED.search(path)
+    return path[numbered.end() :] if numbered else path.rpartition(".")[2]
+
+
+def _place(layer: Mapping[str, Any], module: Module, renamed: Iterable[Sequence[str]]) -> Place:
+    path = layer["path"]
+    numbered = _NUMBERED.search(path)
+    parent = path.rpartition(".")[0]
+    below = [f"{parent}.{part}".removeprefix(".") for part in module.parts]
+    starts = list(renamed)
+    return Place(
+        path=path,
+        parts=tuple(tuple(_spelled(each, starts)) for each in below or [path]),
+        split=module.split,
+        parameters=tuple(
+            name for each in module.parameters for name in _spelled(f"{path}.{each}", starts)
+        ),
+        is_linear=module.is_linear,
+        index=int(numbered.group(1)) if numbered else None,
+    )
+
+
+def _spelled(path: str, renamed: Iterable[Sequence[str]]) -> Iterator[str]:
+    """A path as vLLM has it, and as checkpoints may."""
+    yield path
+    for old, new in renamed:
+        if path.startswith(new) and old != new:
+            yield f"{old}{path.removeprefix(new)}"
