@@ -245,7 +245,7 @@ def test_rows_are_merged_on_request(refined):
     ("change", "flags", "message"),
     [
         ({"hidden_size": None}, (), r"must have hidden_size, .*: got nothing; give its layers by"),
-        ({"architectures": ["Rwkv"]}, (), r"unknown model: .*'Rwkv'.*; give its layers by hand"),
+        ({"architectures": ["Rwkv"]}, (), r"unknown model: .*'Rwkv'.*--ask-vllm; .* by hand"),
         ({}, ("--tp", 3), r"tensor_parallel must divide num_attention_heads of .*: got 3 for 4"),
         ({}, ("--rank", 1024), r"--rank: must be one of 1, 8, .*: got 1024"),
         ({}, ("--target-modules", "c_attn"), r"no LoRA layer .* called 'c_attn'; it has qkv_proj"),

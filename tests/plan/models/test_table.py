@@ -30,5 +30,7 @@ def test_the_documentation_names_every_architecture_that_is_known():
     [("Qwen3MoForCausalLM", "Qwen3MoeForCausalLM"), ("Rwkv", "Qwen3ForCausalLM")],
 )
 def test_an_unknown_architecture_names_what_is_near_and_the_other_ways(name, near):
-    with pytest.raises(InputError, match=rf"known are .*{near}.* by hand .* --trace FILE"):
+    with pytest.raises(
+        InputError, match=rf"known are .*{near}.*--ask-vllm; .* --trace FILE, .* by hand"
+    ):
         lora_layers({"architectures": [name]}, Server(max_loras=8, rank=16))

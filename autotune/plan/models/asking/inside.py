@@ -54,7 +54,7 @@ def answered(question: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _config(question: Mapping[str, Any]) -> Any:  # noqa: ANN401 - vLLM's
-    """vLLM's configuration of such a server."""
+    """The configuration that vLLM makes of such a server's flags."""
     arguments: Any = import_module("vllm.engine.arg_utils").EngineArgs
     flags = question["flags"]
     unknown = [name for name in flags if name not in arguments.__dataclass_fields__]
@@ -97,7 +97,7 @@ def _told(error: Exception) -> str:
     """What an error says, in a line."""
     errors = getattr(error, "errors", None)
     if callable(errors):  # pydantic's, which also writes out everything that it was given
-        first = next(iter(errors()), {})
+        first: Mapping[str, Any] = next(iter(errors()), {})
         return str(first.get("msg", error)).removeprefix("Value error, ")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -55,7 +55,7 @@ class OnMeta(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Any,  # noqa: ANN401 - a function of torch
-        types: Any,  # noqa: ANN401, A002 - as torch calls it
+        types: Any,  # noqa: ANN401 - as torch calls it
         args: Any = (),  # noqa: ANN401 - the function's
         kwargs: Any = None,  # noqa: ANN401 - the function's
     ) -> Any:  # noqa: ANN401 - the function's
@@ -91,9 +91,9 @@ def _elsewhere(value: object) -> object:
 def pretend_gpu() -> None:
     """Tell vLLM that there is an H100, before anything of vLLM is used."""
     _leave_compiled_out()
-    platforms = import_module("vllm.platforms")
-    cuda = import_module("vllm.platforms.cuda")
-    interface = import_module("vllm.platforms.interface")
+    platforms: Any = import_module("vllm.platforms")
+    cuda: Any = import_module("vllm.platforms.cuda")
+    interface: Any = import_module("vllm.platforms.interface")
     said = {
         "get_device_capability": interface.DeviceCapability(*_CAPABILITY),
         "get_device_name": _NAME,
@@ -104,7 +104,7 @@ def pretend_gpu() -> None:
         "import_kernels": None,
         "import_ir_kernels": None,
     }
-    answers = {name: classmethod(_answering(value)) for name, value in said.items()}
+    answers: dict[str, Any] = {name: classmethod(_answering(value)) for name, value in said.items()}
     platforms._current_platform = type("PretendedGpu", (cuda.NonNvmlCudaPlatform,), answers)()  # noqa: SLF001 - vLLM has no other way
     _pretend_torch_cuda()
     _pretend_triton()
@@ -166,7 +166,7 @@ def _pretend_triton() -> None:
 
 def _pretend_ops() -> None:
     """Compiled ops of vLLM that cannot be loaded without CUDA's driver are there by name."""
-    namespace = torch._ops._OpNamespace  # noqa: SLF001 - torch has no other way
+    namespace: Any = torch._ops._OpNamespace  # noqa: SLF001 - torch has no other way
     found = namespace.__getattr__
 
     def op(self: Any, name: str) -> Any:  # noqa: ANN401 - an op

@@ -26,7 +26,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import autotune
 from autotune.errors import InputError, printable
@@ -62,9 +62,12 @@ def ask(question: Mapping[str, Any]) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="autotune-ask-") as folder:
         handle, log = tempfile.mkstemp(prefix="autotune-ask-vllm-", suffix=".log")
-        with open(handle, "wb") as to_log:
-            text = _run(question, folder, to_log)
-    answer = _read(text)
+        try:
+            with os.fdopen(handle, "wb") as to_log:
+                answer = _read(_run(question, folder, to_log))
+        except BaseException:  # such as Ctrl-C
+            Path(log).unlink()
+            raise
     if "error" in answer:
         raise InputError(
             f"vLLM cannot say which layers it makes of the model: {printable(answer['error'])}; "
@@ -74,7 +77,7 @@ def ask(question: Mapping[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _run(question: Mapping[str, Any], folder: str, log: Any) -> str | None:  # noqa: ANN401 - a file
+def _run(question: Mapping[str, Any], folder: str, log: IO[bytes]) -> str | None:
     """What the program prints; None where it takes too long."""
     with subprocess.Popen(  # noqa: S603 - this Python, and a program of autotune
         [sys.executable, "-m", _PROGRAM],
@@ -98,13 +101,12 @@ def _run(question: Mapping[str, Any], folder: str, log: Any) -> str | None:  # n
 
 def _environment(folder: str) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if key not in _LEFT_OUT}
-    here = str(Path(autotune.__file__).parents[1])
-    paths = [here, *(each for each in kept.get("PYTHONPATH", "").split(os.pathsep) if each)]
-    own = {
-        "PYTHONPATH": os.pathsep.join(str(Path(each).absolute()) for each in paths),
-        "VLLM_CACHE_ROOT": folder,
-    }
-    return {**kept, **_SETTINGS, **own}
+    paths = [each for each in kept.get("PYTHONPATH", "").split(os.pathsep) if each]
+    here = Path(autotune.__file__).parents[1]
+    if "-packages" not in here.name:  # a clone, which only this process may have on its path
+        paths.append(str(here))
+    path = os.pathsep.join(str(Path(each).absolute()) for each in paths)
+    return {**kept, **_SETTINGS, "PYTHONPATH": path, "VLLM_CACHE_ROOT": folder}
 
 
 def _read(text: str | None) -> dict[str, Any]:
