@@ -47,7 +47,8 @@ REPORT_OF_SEARCH = {"autotune.search.importance", "autotune.search.contest.curve
 MAY_IMPORT = {
     "optuna": {"search", "testing"},
     "optuna_dashboard": {"search/dashboard"},
-    "torch": {"measure/cuda", "measure/kernels"},
+    # asking: in a process beside autotune, which vLLM runs in.
+    "torch": {"measure/cuda", "measure/kernels", "plan/models/asking"},
     "triton": {"measure/cuda", "measure/kernels"},
     "pydantic": {"untrusted.py", "plan/traced.py", "measure", "choose", "store"},
     "sqlalchemy": {"store", "search"},

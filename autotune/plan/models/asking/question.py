@@ -28,7 +28,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-import autotune
 from autotune.errors import InputError, printable
 
 #: Wall-clock time. It takes half a minute where nothing else runs, most of it to import vLLM.
@@ -102,7 +101,7 @@ def _run(question: Mapping[str, Any], folder: str, log: IO[bytes]) -> str | None
 def _environment(folder: str) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if key not in _LEFT_OUT}
     paths = [each for each in kept.get("PYTHONPATH", "").split(os.pathsep) if each]
-    here = Path(autotune.__file__).parents[1]
+    here = Path(__file__).parents[4]
     if "-packages" not in here.name:  # a clone, which only this process may have on its path
         paths.append(str(here))
     path = os.pathsep.join(str(Path(each).absolute()) for each in paths)
