@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import pytest
 
+from autotune.plan.models.asking import has_vllm
 from tests import memory, profiles
 from tests.browser import Browser, chromium, chromium_program
 from tests.patience import be_patient
@@ -31,6 +32,7 @@ def _has_gpu() -> bool:
 _NEEDS: dict[str, tuple[Callable[[], object], str]] = {
     "browser": (chromium_program, "no Chromium"),
     "gpu": (_has_gpu, "no CUDA device"),
+    "installed_vllm": (has_vllm, "no vLLM beside autotune"),
     "postgres": (cache(postgres_programs), "no PostgreSQL server programs"),
 }
 

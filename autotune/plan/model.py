@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,8 @@ class ModelTable:
     ask_vllm: bool = False
     target_modules: tuple[str, ...] | None = None
     adapter: tuple[str, ...] = ()
+    #: Notes on the kernels that were read last.
+    _said: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def of_file(cls, table: Mapping[str, Any], folder: Path) -> ModelTable:
@@ -167,7 +169,13 @@ class ModelTable:
             except UnknownModel:
                 if not has_vllm():
                     raise
-        return asked_layers(self.config, server, targets)
+        asked = asked_layers(self.config, server, targets)
+        if not self.ask_vllm:
+            self._said.append(
+                f"autotune's table does not know the model: its layers are those that vLLM "
+                f"{asked.release}, which is installed here, makes of it."
+            )
+        return asked.layers
 
     def notes(self, kernels: Iterable[Kernel]) -> tuple[str, ...]:
         """What a user must know of these kernels of the model, in a line each."""
@@ -190,6 +198,15 @@ class ModelTable:
                 "timed as it is launched then, but alone on the GPU."
             )
         return tuple(notes)
+        if not self.adapter:
+            return tuple(self._said)
+        names = " ".join(dict.fromkeys(each.place.rpartition(".")[2] for each in kernels))
+        note = (
+            "vLLM launches kernels for every layer that can have LoRA, whatever its adapters hold, "
+            f"unless it is started with --lora-target-modules {names} (0.22 and later): else leave "
+            "--adapter out."
+        )
+        return (*self._said, note)
 
 
 def _from(folder: Path, path: str) -> str:

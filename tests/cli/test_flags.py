@@ -35,6 +35,7 @@ VALUES: dict[str, Any] = {
     "dual_stream": True,
     "specialize_active_lora": True,
     "vllm": "0.28.0",
+    "ask_vllm": True,
     "adapter": ["adapter"],
     "max_num_batched_tokens": 4096,
     "max_num_seqs": 64,

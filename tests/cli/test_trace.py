@@ -300,6 +300,7 @@ def test_a_forward_pass_is_timed_by_how_many_layers_were_seen(run, autotune):
         *(("--max-loras", 8), ("--rank", 16), ("--model", "m"), ("--tp", 2), ("--adapter", "a")),
         *(("--fully-sharded",), ("--no-expert-parallel",), ("--max-num-seqs", 4), ("study.toml",)),
         *(("--target-modules", "q_proj"), ("--moe-shared-loras",), ("--moe-backend", "marlin")),
+        ("--ask-vllm",),
     ],
 )
 def test_a_flag_that_a_trace_has_the_answer_to_is_refused(autotune, flags):

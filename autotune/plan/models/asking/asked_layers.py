@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from autotune.errors import InputError
 from autotune.plan.documents import expanded, is_folder
@@ -24,11 +24,23 @@ from autotune.plan.models.server import Server
 _NUMBERED = re.compile(r"(?:^|\.)(\d+)\.")
 
 
+class Asked(NamedTuple):
+    """What vLLM answered.
+
+    Attributes:
+        layers: The layers with LoRA, as ``lora_layers`` gives them.
+        release: vLLM's version.
+    """
+
+    layers: tuple[LoraLayer, ...]
+    release: str
+
+
 def asked_layers(
     source: str,
     server: Server,
     targets: Collection[str] | Sequence[Adapter] | Adapter | None = None,
-) -> tuple[LoraLayer, ...]:
+) -> Asked:
     """The layers of a model that have LoRA, as the installed vLLM makes them.
 
     Args:
@@ -58,7 +70,7 @@ def asked_layers(
                 "flags": _flags(config, server),
             }
         )
-    return layers_of(answer, config, server, targets)
+    return Asked(layers_of(answer, config, server, targets), answer["release"])
 
 
 def layers_of(
