@@ -18,7 +18,7 @@ from autotune.plan.models.json_files import read_config
 from autotune.plan.models.language_model import Model
 from autotune.plan.models.lora_layers import LoraLayer, layers_at
 from autotune.plan.models.modules import Architecture, Module, Split, Wrapper
-from autotune.plan.models.server import Server
+from autotune.plan.models.server import MOE_BACKENDS, Server
 
 #: The first number in a path: that of a decoder layer, or of a block of a tower.
 _NUMBERED = re.compile(r"(?:^|\.)(\d+)\.")
@@ -102,6 +102,10 @@ def layers_of(
     return layers_at(fields, places, server, targets)
 
 
+#: What vLLM calls the kernels that serve experts in MXFP4 with LoRA.
+_BACKENDS = {each: each for each in MOE_BACKENDS} | {"triton": "triton_unfused"}
+
+
 def _flags(config: Mapping[str, Any], server: Server) -> dict[str, Any]:
     """The server's flags that decide sizes, by the names of vLLM's ``EngineArgs``."""
     given = {
@@ -109,7 +113,7 @@ def _flags(config: Mapping[str, Any], server: Server) -> dict[str, Any]:
         "fully_sharded_loras": server.fully_sharded,
         "enable_mixed_moe_lora_format": server.mixed_moe_lora_format,
         "enable_moe_shared_loras": server.moe_shared_loras,
-        "moe_backend": has_mxfp4_experts(config) and server.moe_backend,
+        "moe_backend": has_mxfp4_experts(config) and _BACKENDS[server.moe_backend],
     }
     flags = {name: value for name, value in given.items() if value}
     return {"max_loras": 1, "max_lora_rank": server.rank, **flags}
