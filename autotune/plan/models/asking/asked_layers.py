@@ -51,6 +51,16 @@ def asked_layers(
     Raises:
         InputError: vLLM is not installed, or refuses the model; or as ``lora_layers``.
     """
+    answer = answer_of(source, server)
+    return Asked(layers_of(answer, read_config(source), server, targets), answer["release"])
+
+
+def answer_of(source: str, server: Server) -> dict[str, Any]:
+    """What the installed vLLM answers, as ``question`` describes it.
+
+    Raises:
+        InputError: vLLM is not installed, or refuses the model.
+    """
     if not has_vllm():
         raise InputError(
             "vLLM cannot be asked, as it is not installed beside autotune; leave --ask-vllm out "
@@ -63,14 +73,13 @@ def asked_layers(
         if not is_folder(folder):
             folder = Path(empty)
             (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        answer = ask(
+        return ask(
             {
                 "folder": str(folder),
                 "tensor_parallel": server.tensor_parallel,
                 "flags": _flags(config, server),
             }
         )
-    return Asked(layers_of(answer, config, server, targets), answer["release"])
 
 
 def layers_of(
@@ -154,6 +163,13 @@ def _module(layer: Mapping[str, Any], server: Server) -> Module:
 def _of_experts(layer: Mapping[str, Any], server: Server) -> dict[str, Any]:
     deals_out = server.expert_parallel and server.tensor_parallel > 1
     ways = 1 if deals_out else server.tensor_parallel
+    local = -(-layer["experts"] // (server.tensor_parallel // ways))
+    if layer["local_experts"] != local:
+        raise InputError(
+            f"vLLM has {layer['local_experts']} of {layer['experts']} experts of {layer['path']} "
+            f"on the first GPU, where {local} are known; give what the server asks for, as "
+            "--trace FILE"
+        )
     is_fused = layer["writes"] == [2 * layer["middle"]]
     return {
         "reads": str(layer["reads"]),

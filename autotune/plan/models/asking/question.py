@@ -8,8 +8,9 @@ The question has ``folder``, which has the model's ``config.json``; ``tensor_par
 - ``renamed``: pairs of what checkpoints have at the start of a path and what vLLM has there;
 - ``layers``: for each layer its ``path`` in vLLM; its ``split``, as ``modules`` calls it; what it
   ``reads`` and ``writes`` (a size for each slice) on the first GPU; the ``parts`` that an adapter
-  names; whether it is ``computed``, ``is_linear`` and has LoRA ``only_if_named``. Experts have a
-  ``middle``, what w2 reads, ``experts``, the number of all, and ``top_k``, too.
+  names; whether it is ``computed``, ``is_linear`` and has LoRA ``only_if_named``. Experts have
+  ``middle``, what w2 reads; ``experts``, the number of all, and ``local_experts``, those of the
+  first GPU; and ``top_k``, too.
 
 An answer with ``error`` has nothing else.
 """

@@ -73,6 +73,7 @@ def _described(
             "writes": [size[-2] for size in sizes["w13"]],
             "middle": sizes["w2"][0][-1],
             "experts": int(moe.num_experts),
+            "local_experts": sizes["w13"][0][1],
             "top_k": int(moe.experts_per_token),
             "parts": parts[:_MOST_PARTS],
         }

@@ -22,7 +22,8 @@ def dense(path: str, split: str, reads: int, *writes: int, **more: Any) -> dict[
 
 def experts(path: str, reads: int, *writes: int, middle: int, **more: Any) -> dict[str, Any]:
     """Experts of an answer."""
-    known = {"experts": 64, "top_k": 4, "parts": ["experts.0.gate_proj", "experts.0.up_proj"]}
+    parts = ["experts.0.gate_proj", "experts.0.up_proj"]
+    known = {"experts": 64, "local_experts": 64, "top_k": 4, "parts": parts}
     sizes = {"reads": reads, "writes": list(writes), "middle": middle}
     return {"path": path, "split": "experts", **sizes, **known, **more}
 
@@ -108,12 +109,14 @@ def test_experts_launch_four_kernels_of_their_padded_sizes(writes, slices):
 
 
 def test_experts_that_are_dealt_out_are_whole_and_fewer():
-    layer = experts("model.layers.3.mlp.experts", 1024, 384, 384, middle=384)
-    flags = server(tensor_parallel=4, expert_parallel=True)
+    path, flags = "model.layers.3.mlp.experts", server(tensor_parallel=4, expert_parallel=True)
+    layer = experts(path, 1024, 384, 384, middle=384, local_experts=16)
     (found,) = layers_of(answer(layer), CONFIG, flags)
 
     w13 = found.shapes[0]
     assert (w13.intermediate_size, w13.num_experts, w13.global_experts) == (384, 16, 64)
+    with pytest.raises(InputError, match=r"has 20 of 64 experts of model\..* where 16 are known"):
+        layers_of(answer(layer | {"local_experts": 20}), CONFIG, flags)
 
 
 def test_an_embedding_has_no_shrink():
