@@ -82,11 +82,14 @@ def _look_at_classes_here() -> None:
 
 def _know_any_config(folder: Path) -> None:
     """Have ``transformers`` read a config whose class is code beside the model, without that."""
-    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     transformers: Any = import_module("transformers")
     own: Any = import_module("vllm.transformers_utils.config")._CONFIG_REGISTRY  # noqa: SLF001
+    kind, base = config.get("model_type"), transformers.PretrainedConfig
     if isinstance(kind, str) and kind not in own:
-        made = type("AnyConfig", (transformers.PretrainedConfig,), {"model_type": kind})
+        # Some fields are looked at before those of the file are set.
+        fields = {name: value for name, value in config.items() if not hasattr(base, name)}
+        made = type("AnyConfig", (base,), {**fields, "model_type": kind})
         try:
             transformers.AutoConfig.register(kind, made)
         except ValueError:  # it knows the model
