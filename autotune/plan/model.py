@@ -66,7 +66,7 @@ class ModelTable:
     ask_vllm: bool = False
     target_modules: tuple[str, ...] | None = None
     adapter: tuple[str, ...] = ()
-    #: Notes on the kernels that were read last.
+    #: What is to be said of where the layers come from, once they were read.
     _said: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
@@ -170,11 +170,18 @@ class ModelTable:
                 if not has_vllm():
                     raise
         asked = asked_layers(self.config, server, targets)
+        if self.vllm not in (None, asked.release):
+            raise InputError(
+                f"--vllm says another release than the one that is installed here and was asked: "
+                f"got {self.vllm} beside {asked.release}; leave --vllm out, or ask where "
+                f"{self.vllm} is installed"
+            )
         if not self.ask_vllm:
-            self._said.append(
-                f"autotune's table does not know the model: its layers are those that vLLM "
+            said = (
+                "autotune's table does not know the model: its layers are those that vLLM "
                 f"{asked.release}, which is installed here, makes of it."
             )
+            self._said[:] = [said]
         return asked.layers
 
     def notes(self, kernels: Iterable[Kernel]) -> tuple[str, ...]:
@@ -197,16 +204,7 @@ class ModelTable:
                 "With VLLM_LORA_ENABLE_DUAL_STREAM LoRA runs beside the base layer: each kernel is "
                 "timed as it is launched then, but alone on the GPU."
             )
-        return tuple(notes)
-        if not self.adapter:
-            return tuple(self._said)
-        names = " ".join(dict.fromkeys(each.place.rpartition(".")[2] for each in kernels))
-        note = (
-            "vLLM launches kernels for every layer that can have LoRA, whatever its adapters hold, "
-            f"unless it is started with --lora-target-modules {names} (0.22 and later): else leave "
-            "--adapter out."
-        )
-        return (*self._said, note)
+        return (*self._said, *notes)
 
 
 def _from(folder: Path, path: str) -> str:

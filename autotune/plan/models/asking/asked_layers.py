@@ -77,6 +77,7 @@ def answer_of(source: str, server: Server) -> dict[str, Any]:
             {
                 "folder": str(folder),
                 "tensor_parallel": server.tensor_parallel,
+                "data_parallel": server.data_parallel,
                 "flags": _flags(config, server),
             }
         )
@@ -161,9 +162,9 @@ def _module(layer: Mapping[str, Any], server: Server) -> Module:
 
 
 def _of_experts(layer: Mapping[str, Any], server: Server) -> dict[str, Any]:
-    deals_out = server.expert_parallel and server.tensor_parallel > 1
-    ways = 1 if deals_out else server.tensor_parallel
-    local = -(-layer["experts"] // (server.tensor_parallel // ways))
+    deals_out = server.expert_parallel and server.expert_gpus > 1
+    ways = 1 if deals_out else server.expert_gpus
+    local = -(-layer["experts"] // (server.expert_gpus // ways))
     if layer["local_experts"] != local:
         raise InputError(
             f"vLLM has {layer['local_experts']} of {layer['experts']} experts of {layer['path']} "

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from autotune.plan.models.asking.pretended import OnMeta, pretend_gpu, pretend_group
+from autotune.plan.models.asking.pretended import OnMeta, pretend_gpu, pretend_groups
 from autotune.plan.models.asking.wrapped import layers_with_lora
 
 
@@ -43,7 +43,7 @@ def answered(question: Mapping[str, Any]) -> dict[str, Any]:
     config = _config(question)
     torch: Any = import_module("torch")
     torch.set_default_dtype(torch.bfloat16)
-    pretend_group(question["tensor_parallel"])
+    pretend_groups(question["tensor_parallel"], question["data_parallel"])
     loader: Any = import_module("vllm.model_executor.model_loader.utils")
     within = import_module("vllm.config").set_current_vllm_config
     with within(config):
@@ -60,7 +60,9 @@ def _config(question: Mapping[str, Any]) -> Any:  # noqa: ANN401 - vLLM's
     unknown = [name for name in flags if name not in arguments.__dataclass_fields__]
     if unknown:
         raise ValueError(f"this release has no --{unknown[0].replace('_', '-')}")
-    gpus = question["tensor_parallel"]
+    gpus, servers = question["tensor_parallel"], question["data_parallel"]
+    if servers > 1:
+        flags = {**flags, "data_parallel_size": servers}
     return arguments(
         model=question["folder"],
         tensor_parallel_size=gpus,

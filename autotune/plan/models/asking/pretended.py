@@ -231,12 +231,22 @@ class _Group:
         return Nothing()
 
 
-def pretend_group(tensor_parallel: int) -> None:
-    """Tell vLLM that a tensor-parallel group is running, and no other that is larger than one."""
+def pretend_groups(tensor_parallel: int, data_parallel: int) -> None:
+    """Tell vLLM which groups of GPUs are running; all others are of this process alone.
+
+    Args:
+        tensor_parallel: The GPUs that divide a model.
+        data_parallel: The servers that share experts.
+    """
+    everywhere = tensor_parallel * data_parallel
+    sizes = {
+        **dict.fromkeys(("_TP", "_WORLD", "_ETP"), tensor_parallel),
+        **dict.fromkeys(("_EP", "_EPLB"), everywhere),
+        "_DP": data_parallel,
+    }
     state: Any = import_module("vllm.distributed.parallel_state")
-    together = {"_TP", "_EP", "_ETP", "_EPLB", "_WORLD"}
     for name, kind in state.__annotations__.items():
         if name.startswith("_") and "GroupCoordinator" in str(kind) and name != "_groups":
-            setattr(state, name, _Group(tensor_parallel if name in together else 1))
+            setattr(state, name, _Group(sizes.get(name, 1)))
     workspace: Any = import_module("vllm.v1.worker.workspace")
     workspace.init_workspace_manager(torch.device("meta"))

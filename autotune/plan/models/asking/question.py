@@ -1,7 +1,8 @@
 """The process that asks the installed vLLM: what it is given, its time limit, its log.
 
-The question has ``folder``, which has the model's ``config.json``; ``tensor_parallel``; and
-``flags``, the server's other ones by the names of vLLM's ``EngineArgs``. The answer has
+The question has ``folder``, which has the model's ``config.json``; ``tensor_parallel`` and
+``data_parallel``, the sizes of the groups; and ``flags``, the server's other ones by the names of
+vLLM's ``EngineArgs``. The answer has
 
 - ``release``: vLLM's version;
 - ``has_media``: whether the model is of several media;
