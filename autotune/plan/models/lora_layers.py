@@ -16,6 +16,9 @@ experts      w13 B, w2 A: intermediate / N;     w13 A: rank / N; w2 B: output / 
 embedding    whole, no shrink: A is looked up   whole
 logits       whole, over the whole vocabulary   whole
 ===========  =================================  ===================================================
+
+A column of three or more slices that adapters have in one has no LoRA with fully-sharded LoRAs
+(``MergedColumnParallelLinearVariableSliceWithLoRA`` in ``column_parallel_linear.py``).
 """
 
 from __future__ import annotations
@@ -75,7 +78,11 @@ def lora_layers(
             flags for this model, or a target is in none of its layers.
     """
     fields = Fields.of(config)
-    modules = [each for each in fields.model.architecture.modules if fields.has(each)]
+    modules = [
+        each
+        for each in fields.model.architecture.modules
+        if fields.has(each) and not (server.fully_sharded and _is_varied(fields, each, server))
+    ]
     return layers_at(fields, _places(fields, modules), server, targets)
 
 
@@ -250,9 +257,21 @@ def _layer(fields: Fields, module: Module, server: Server, runs: int) -> LoraLay
 _Shapes = tuple[KernelShape, ...]
 
 
+def _is_in_one(fields: Fields, module: Module, server: Server) -> bool:
+    """Whether several GPUs have the slices of a module as one."""
+    field = module.in_one_if
+    return server.tensor_parallel > 1 and bool(field) and fields.number(field) == 1
+
+
+def _is_varied(fields: Fields, module: Module, server: Server) -> bool:
+    """Whether a module has many slices, which adapters have in one."""
+    is_column = module.split is Split.COLUMN and len(module.writes) > 2 and not module.parts
+    return is_column and not _is_in_one(fields, module, server)
+
+
 def _column(fields: Fields, module: Module, server: Server) -> _Shapes:
     written = [fields.size(size, ways=server.tensor_parallel) for size in module.writes]
-    if server.tensor_parallel > 1 and module.in_one_if and fields.number(module.in_one_if) == 1:
+    if _is_in_one(fields, module, server):
         written = [sum(written)]
     return (
         server.shape(

@@ -3,8 +3,9 @@
 ``made_by_vllm.jsonl`` was written by vLLM 0.33.0: for each config it built the model on the meta
 device with its own classes, and its LoRA manager put LoRA on. A line has the fields of the config
 that matter, where the config comes from, and for each kind of layer how many of it there are on the
-first of one or two GPUs, its name, what its A reads and what its Bs write; for experts what they
-read, their width, how many there are and a token goes to, and the slices of w13.
+first of so many GPUs, its name, what its A reads and what its Bs write; for experts what they read,
+their width, how many there are and a token goes to, and the slices of w13. ``flags`` are those of
+the server, beside the number of GPUs. ``tests/vllm/made.py`` writes such lines.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ MADE = [
 
 
 def _named(made: dict[str, Any]) -> str:
-    return f"{made['config']['architectures'][0]} on {made['tensor_parallel']}"
+    flags = ", ".join(made.get("flags", ()))
+    return f"{made['config']['architectures'][0]} on {made['tensor_parallel']} {flags}".strip()
 
 
 def as_vllm_has_it(layer: LoraLayer) -> tuple[Any, ...]:
@@ -47,7 +49,8 @@ def as_vllm_has_it(layer: LoraLayer) -> tuple[Any, ...]:
 @pytest.mark.parametrize("made", MADE, ids=_named)
 def test_layers_are_those_that_vllm_makes(made):
     found: Counter[tuple[Any, ...]] = Counter()
-    server = Server(max_loras=8, rank=16, tensor_parallel=made["tensor_parallel"])
+    flags = made.get("flags", {})
+    server = Server(max_loras=8, rank=16, tensor_parallel=made["tensor_parallel"], **flags)
     for layer in lora_layers(made["config"], server):
         found[as_vllm_has_it(layer)] += layer.runs
 

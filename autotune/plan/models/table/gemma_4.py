@@ -54,7 +54,8 @@ GEMMA_4 = Architecture(
     modules=(
         column(
             "per_layer_model_projection",
-            "num_hidden_layers * hidden_size_per_layer_input",
+            # The GPUs divide the whole, whose first factor has more divisors.
+            "hidden_size_per_layer_input * num_hidden_layers",
             where=OUTSIDE,
             if_given="hidden_size_per_layer_input",
         ),
