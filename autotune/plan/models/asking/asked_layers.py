@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,9 +106,10 @@ def layers_of(
     model = Model(name, Architecture(modules=()), {}, wrapper=wrapper)
     fields = Fields(model, has_mxfp4_experts=has_mxfp4_experts(config))
     places: dict[Module, list[Place]] = {}
+    spell = _Spelling(answer["renamed"], answer["renamed_inside"])
     for layer in sorted(answer["layers"], key=_is_vocabulary):  # last, as in the table
         module = _module(layer, server)
-        places.setdefault(module, []).append(_place(layer, module, answer["renamed"]))
+        places.setdefault(module, []).append(_place(layer, module, spell))
     return layers_at(fields, places, server, targets)
 
 
@@ -194,27 +195,48 @@ def _below(path: str) -> str:
     return path[numbered.end() :] if numbered else path.rpartition(".")[2]
 
 
-def _place(layer: Mapping[str, Any], module: Module, renamed: Iterable[Sequence[str]]) -> Place:
+class _Spelling(NamedTuple):
+    """How checkpoints spell vLLM's paths.
+
+    Attributes:
+        starts: Pairs of what checkpoints have at the start of a path and what vLLM has there.
+        inside: The same within a path.
+    """
+
+    starts: Iterable[Sequence[str]]
+    inside: Iterable[Sequence[str]]
+
+    def all_of(self, path: str) -> tuple[str, ...]:
+        """A path as vLLM has it, and as checkpoints may."""
+        other = path
+        for old, new in self.inside:
+            other = other.replace(new, old) if new else other
+        found = [path, other]
+        for old, new in (*self.starts, *_OF_LANGUAGE_MODELS):
+            found += [
+                f"{old}{each.removeprefix(new)}" for each in (path, other) if each.startswith(new)
+            ]
+        return tuple(dict.fromkeys(found))
+
+
+#: How checkpoints of models of several media spell what vLLM has, whatever the class says.
+_OF_LANGUAGE_MODELS = [
+    ("model.language_model.", "language_model.model."),
+    ("model.", "language_model.model."),
+]
+
+
+def _place(layer: Mapping[str, Any], module: Module, spelling: _Spelling) -> Place:
     path = layer["path"]
     numbered = _NUMBERED.search(path)
     parent = path.rpartition(".")[0]
     below = [f"{parent}.{part}".removeprefix(".") for part in module.parts]
-    starts = list(renamed)
+    parameters = (f"{path}.{each}" for each in module.parameters)
     return Place(
         path=path,
-        parts=tuple(tuple(_spelled(each, starts)) for each in below or [path]),
+        parts=tuple(spelling.all_of(each) for each in below or [path]),
         split=module.split,
-        parameters=tuple(
-            name for each in module.parameters for name in _spelled(f"{path}.{each}", starts)
-        ),
+        parameters=tuple(name for each in parameters for name in spelling.all_of(each)),
         is_linear=module.is_linear,
         index=int(numbered.group(1)) if numbered else None,
     )
-
-
-def _spelled(path: str, renamed: Iterable[Sequence[str]]) -> Iterator[str]:
-    """A path as vLLM has it, and as checkpoints may."""
-    yield path
-    for old, new in renamed:
-        if path.startswith(new) and old != new:
-            yield f"{old}{path.removeprefix(new)}"

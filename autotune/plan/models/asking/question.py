@@ -7,6 +7,7 @@ vLLM's ``EngineArgs``. The answer has
 - ``release``: vLLM's version;
 - ``has_media``: whether the model is of several media;
 - ``renamed``: pairs of what checkpoints have at the start of a path and what vLLM has there;
+  ``renamed_inside``: the same within a path;
 - ``layers``: for each layer its ``path`` in vLLM; its ``split``, as ``modules`` calls it; what it
   ``reads`` and ``writes`` (a size for each slice) on the first GPU; the ``parts`` that an adapter
   names; whether it is ``computed``, ``is_linear`` and has LoRA ``only_if_named``. Experts have

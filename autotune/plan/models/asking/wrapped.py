@@ -51,9 +51,11 @@ def layers_with_lora(model: _Vllm, config: _Vllm) -> dict[str, Any]:
         _described(path, layer, packed, beneath) | {"only_if_named": True}
         for path, layer in _vocabulary(model, manager)
     ]
+    mapper = getattr(model, "hf_to_vllm_mapper", None)
     return {
         "layers": layers,
-        "renamed": _renamed(getattr(model, "hf_to_vllm_mapper", None)),
+        "renamed": _renamed(mapper, "prefix"),
+        "renamed_inside": _renamed(mapper, "substr"),
         "has_media": bool(getattr(manager, "supports_mm", False)),
     }
 
@@ -129,10 +131,14 @@ def _vocabulary(model: _Vllm, manager: _Vllm) -> Iterator[tuple[str, _Vllm]]:
     """Embeddings and logits that get LoRA only where targets name them."""
     utils: Any = import_module("vllm.lora.utils")
     settings = manager.lora_slots, manager.lora_config
+    seen: set[int] = set()
     for path, module in list(model.named_modules(remove_duplicate=False)):
         is_there = any(each.__name__ == "VocabParallelEmbedding" for each in type(module).__mro__)
         if not is_there or path in manager.modules or path.endswith(".base_layer"):
             continue
+        if id(module) in seen and "lm_head" not in path:  # the same under another name
+            continue
+        seen.add(id(module))
         try:
             if manager._get_punica_wrapper(path) is None:  # noqa: SLF001 - as its manager does
                 continue
@@ -150,10 +156,10 @@ def _vocabulary(model: _Vllm, manager: _Vllm) -> Iterator[tuple[str, _Vllm]]:
             yield path, layer
 
 
-def _renamed(mapper: _Vllm) -> list[tuple[str, str]]:
-    """What checkpoints have at the start of a path, and what vLLM has there."""
-    starts = getattr(mapper, "orig_to_new_prefix", None) or {}
-    return [(old, new) for old, new in starts.items() if new is not None]
+def _renamed(mapper: _Vllm, where: str) -> list[tuple[str, str]]:
+    """What checkpoints have at one place of a path, and what vLLM has there."""
+    found = getattr(mapper, f"orig_to_new_{where}", None) or {}
+    return [(old, new) for old, new in found.items() if new is not None]
 
 
 def _let_experts_be() -> None:

@@ -29,7 +29,8 @@ def experts(path: str, reads: int, *writes: int, middle: int, **more: Any) -> di
 
 
 def answer(*layers: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"release": "0.33.0", "has_media": False, "renamed": [], "layers": layers, **more}
+    renamed: dict[str, Any] = {"renamed": [], "renamed_inside": []}
+    return {"release": "0.33.0", "has_media": False, "layers": layers, **renamed, **more}
 
 
 def server(**flags: Any) -> Server:
@@ -175,12 +176,16 @@ class TestTargets:
             (("k_proj",), {"attn.qkv"}),
             (("gate_proj",), {"mlp.experts"}),
             (r"language_model\.layers\.0\.attn\.out", {"attn.out"}),
+            (r"language_model\.layers\.0\.self_attn\.out", {"attn.out"}),
             ("all-linear", {"attn.qkv", "attn.out", "mlp.experts"}),
         ],
     )
     def test_an_adapter_names_layers_as_its_checkpoint_does(self, modules, names):
         adapter = Adapter(source="adapter", rank=16, target_modules=modules)
-        renamed = [["language_model.", "model."]]
-        found = layers_of(answer(*self.LAYERS, renamed=renamed), CONFIG, server(), adapter)
+        renamed = {
+            "renamed": [["language_model.", "model."]],
+            "renamed_inside": [[".self_attn.", ".attn."]],
+        }
+        found = layers_of(answer(*self.LAYERS, **renamed), CONFIG, server(), adapter)
 
         assert set(by_name(found)) == names
