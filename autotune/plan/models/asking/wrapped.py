@@ -18,9 +18,6 @@ _SPLITS = {
     "VocabParallelEmbedding": Split.EMBEDDING,
 }
 
-#: An expert's layers, at most: gate, up and down.
-_MOST_PARTS = 3
-
 
 def layers_with_lora(model: _Vllm, config: _Vllm) -> dict[str, Any]:
     """Every module of a model that has LoRA, or has it where targets name it.
@@ -77,7 +74,7 @@ def _described(
             "experts": int(moe.num_experts),
             "local_experts": sizes["w13"][0][1],
             "top_k": int(moe.experts_per_token),
-            "parts": parts[:_MOST_PARTS],
+            "parts": [each for each in parts if _expert(each) == _expert(parts[0])],
         }
     base = layer.base_layer
     split = _split(layer)
@@ -90,6 +87,11 @@ def _described(
         "is_linear": not _is_convolution(base),
         "parts": parts if len(parts) > 1 else [],
     }
+
+
+def _expert(part: str) -> str:
+    """The expert that a layer is of: ``experts.0`` of ``experts.0.up_proj``."""
+    return part.rpartition(".")[0]
 
 
 def _split(layer: _Vllm) -> Split:

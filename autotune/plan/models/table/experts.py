@@ -65,16 +65,18 @@ def ungated(module: Module) -> Module:
     return replace(module, writes=module.writes[:1], is_gated=False)
 
 
+_BLOCK_SPARSE_EXPERTS = experts(
+    "block_sparse_moe.experts", "intermediate_size", "num_local_experts"
+)
+
 #: Mixtral's, which some models have taken over.
 BLOCK_SPARSE: Block = (
     router("block_sparse_moe.gate", "num_local_experts"),
-    experts(
-        "block_sparse_moe.experts",
-        "intermediate_size",
-        "num_local_experts",
-        parts=("0.w1", "0.w3", "0.w2"),
-    ),
+    replace(_BLOCK_SPARSE_EXPERTS, parts=("0.w1", "0.w3", "0.w2")),
 )
+
+#: The same where the layers of an expert are called as elsewhere: Granite.
+GRANITE_EXPERTS: Block = (BLOCK_SPARSE[0], _BLOCK_SPARSE_EXPERTS)
 
 _SHARED = "shared_expert_intermediate_size"
 

@@ -16,7 +16,7 @@ from autotune.plan.models.table.blocks import (
     row,
     ungated_mlp,
 )
-from autotune.plan.models.table.experts import BLOCK_SPARSE, experts, router, ungated
+from autotune.plan.models.table.experts import GRANITE_EXPERTS, experts, router, ungated
 from autotune.plan.models.table.layer_kinds import (
     NAMES_OF_4,
     after_the_first,
@@ -101,7 +101,7 @@ _GRANITE_HYBRID = Architecture(
             where="mamba",
         ),
         *attention(where="attention"),
-        *BLOCK_SPARSE,
+        *GRANITE_EXPERTS,
         *mlp(
             "shared_mlp",
             "shared_intermediate_size",

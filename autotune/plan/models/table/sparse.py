@@ -25,6 +25,7 @@ from autotune.plan.models.table.blocks import (
 )
 from autotune.plan.models.table.experts import (
     BLOCK_SPARSE,
+    GRANITE_EXPERTS,
     QWEN_EXPERTS,
     deepseek_experts,
     experts,
@@ -44,12 +45,13 @@ from autotune.plan.models.table.recurrent import DELTA_RULE, DELTA_RULE_IN_ONE
 
 _MIXTRAL = Architecture(modules=(*ATTENTION, *BLOCK_SPARSE, *VOCABULARY), kinds=(every,))
 _MINIMAX_M2 = replace(_MIXTRAL, modules=(*ATTENTION, *BLOCK_SPARSE, *VOCABULARY_IF_NAMED))
+_GRANITE = replace(_MIXTRAL, modules=(*ATTENTION, *GRANITE_EXPERTS, *VOCABULARY))
 #: The shared expert's first module is packed, but the class does not say so: vLLM gives it none.
 _GRANITE_SHARED = replace(
     _MIXTRAL,
     modules=(
         *ATTENTION,
-        *BLOCK_SPARSE,
+        *GRANITE_EXPERTS,
         row(
             "shared_mlp.output_linear",
             "shared_intermediate_size",
@@ -214,7 +216,7 @@ SPARSE_MODELS: Mapping[str, Architecture] = {
     "Glm4MoeLiteForCausalLM": _DEEPSEEK,
     "GlmMoeDsaForCausalLM": _DEEPSEEK_3_2,
     "GptOssForCausalLM": _GPT_OSS,
-    "GraniteMoeForCausalLM": _MIXTRAL,
+    "GraniteMoeForCausalLM": _GRANITE,
     "GraniteMoeSWAForCausalLM": _GRANITE_SHARED,
     "GraniteMoeSharedForCausalLM": _GRANITE_SHARED,
     "HYV3ForCausalLM": _HY_3,
