@@ -97,7 +97,7 @@ GEMMA_4 = Architecture(
         ),
         *VOCABULARY_IF_NAMED,
     ),
-    kinds=(_heads, _own_or_shared, _width, if_many("num_experts", default=0)),
+    kinds=(_heads, _own_or_shared, _width, if_many("num_experts", size="moe_intermediate_size")),
     defaults={
         "global_head_dim": 512,
         "num_global_key_value_heads": "num_key_value_heads",

@@ -79,16 +79,18 @@ def by_offset(step: str, offset: str, number: str) -> LayerKind:
     return kind
 
 
-def if_many(number: str, *, default: int | None = None) -> LayerKind:
+def if_many(number: str, *, size: str = "") -> LayerKind:
     """Every layer is a mixture in models that have experts, none in others.
 
     Args:
         number: The field with the number of experts.
-        default: The number for configs without it; without one they are refused.
+        size: A field that models with experts have: a config with neither has none. Without this a
+            config without ``number`` is refused.
     """
 
     def kind(config: _Config, _index: int) -> str:
-        return _named(_whole(config, number, default) > 0)
+        has_none = bool(size) and config.get(size) is None
+        return _named(_whole(config, number, 0 if has_none else None) > 0)
 
     return kind
 
