@@ -105,7 +105,9 @@ def _told(error: Exception) -> str:
         first: Mapping[str, Any] = next(iter(errors()), {})
         return str(first.get("msg", error)).removeprefix("Value error, ")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    if not lines:  # such as an assertion without words
+        lines = [each.line for each in traceback.extract_tb(error.__traceback__)[-1:] if each.line]
+    return ": ".join([type(error).__name__, *lines[:1]])
 
 
 if __name__ == "__main__":

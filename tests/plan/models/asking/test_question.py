@@ -44,10 +44,11 @@ def logs(folder: Path) -> list[Path]:
     [
         ("raise ImportError('libcudart.so.13: no such file')", "ImportError: libcudart.so.13: no"),
         ("raise ValueError('first line\\nsecond line')", "ValueError: first line; its log"),
+        ("assert 1 > 2", "AssertionError: assert 1 > 2; its log"),
         ("import os; print('many words'); os._exit(3)", "its process ended without an answer"),
         ("", "No module named 'vllm.platforms'"),
     ],
-    ids=["import", "fault", "death", "another package"],
+    ids=["import", "fault", "assertion", "death", "another package"],
 )
 def test_a_fault_is_told_in_a_line_that_names_the_log(source, told, installed, tmp_path):
     installed(source)
