@@ -97,7 +97,7 @@ def main() -> None:
     for flag in FLAGS:
         parser.add_argument(f"--{flag.replace('_', '-')}", action="store_true")
     given = parser.parse_args()
-    flags = {flag: True for flag in FLAGS if getattr(given, flag)}
+    flags: dict[str, Any] = {flag: True for flag in FLAGS if getattr(given, flag)}
     server = Server(max_loras=8, rank=16, tensor_parallel=given.tp, **flags)
     for folder in given.folders:
         config, answer = read_config(str(folder)), answer_of(str(folder), server)

@@ -28,10 +28,14 @@ MOE_BACKENDS: Mapping[str, Padding] = {
     "flashinfer_trtllm": Padding(intermediate=128, hidden=256),
 }
 
-#: The first release in which ``auto`` chooses ``triton`` where Triton's kernels can be had, and in
-#: which these pad the LoRA's sizes, too: before it is ``marlin`` (``get_mxfp4_backend_with_lora``
-#: and ``create_weights`` in ``vllm/model_executor/layers/quantization/mxfp4.py``, 0.15.1).
-_TRITON_FIRST = "0.22"
+#: What ``auto`` chooses with LoRA: Triton's fused kernels, which come first, have none
+#: (``supports_lora`` in ``vllm/model_executor/layers/fused_moe/modular_kernel.py``, 0.22.1 to
+#: 0.33.0; ``get_mxfp4_backend_with_lora`` before). FlashInfer's, first on Blackwell, pad alike.
+_AUTO = "marlin"
+
+#: The first release in which Triton's kernels (``triton_unfused``, those with LoRA) pad the LoRA's
+#: sizes, too (``create_weights`` in ``vllm/model_executor/layers/quantization/mxfp4.py``, 0.15.1).
+_TRITON_PADS = "0.22"
 
 #: The first release with a class for gate and up in one (``FusedMoE3DWithLoRA``).
 _HAS_ONE = "0.15"
@@ -144,11 +148,11 @@ class Server:
         Raises:
             InputError: The release has no LoRA on such experts with these kernels.
         """
-        is_new = is_since(self.release, _TRITON_FIRST)
-        backend = self.moe_backend or ("triton" if is_new else "marlin")
+        backend = self.moe_backend or _AUTO
         if backend in SERVER_FLAGS:
             check_flag(backend, self.release)
-        return MOE_BACKENDS[backend] if is_new or backend != "triton" else Padding(1, 1)
+        pads = backend != "triton" or is_since(self.release, _TRITON_PADS)
+        return MOE_BACKENDS[backend] if pads else Padding(1, 1)
 
     @property
     def part_of_rank(self) -> int:

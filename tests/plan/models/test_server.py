@@ -186,7 +186,8 @@ def test_gate_and_up_in_one_are_apart_with_shared_loras_from_0_33_on(release, sl
         ("0.11.1", None, 3072, 384),  # auto is Marlin
         ("0.15.1", None, 3072, 384),
         ("0.15.1", "triton", 2880, 360),  # the experts are padded, their LoRA is not
-        ("0.22.1", None, 2880, 384),  # auto is Triton
+        ("0.22.1", None, 3072, 384),
+        ("0.22.1", "triton", 2880, 384),
         ("0.22.1", "marlin", 3072, 384),
         ("0.33.0", "flashinfer_trtllm", 3072, 384),
     ],

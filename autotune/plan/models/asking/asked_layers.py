@@ -124,7 +124,7 @@ def _flags(config: Mapping[str, Any], server: Server) -> dict[str, Any]:
         "fully_sharded_loras": server.fully_sharded,
         "enable_mixed_moe_lora_format": server.mixed_moe_lora_format,
         "enable_moe_shared_loras": server.moe_shared_loras,
-        "moe_backend": has_mxfp4_experts(config) and _BACKENDS[server.moe_backend],
+        "moe_backend": has_mxfp4_experts(config) and _BACKENDS.get(server.moe_backend or ""),
     }
     flags = {name: value for name, value in given.items() if value}
     return {"max_loras": 1, "max_lora_rank": server.rank, **flags}

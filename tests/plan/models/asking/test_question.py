@@ -22,7 +22,7 @@ def installed(tmp_path, monkeypatch):
     """Makes a package that is found in place of vLLM."""
 
     def install(source: str) -> Path:
-        package = tmp_path / "packages" / "vllm"
+        package: Path = tmp_path / "packages" / "vllm"
         package.mkdir(parents=True)
         (package / "__init__.py").write_text(source)
         monkeypatch.setenv("PYTHONPATH", str(package.parent))
