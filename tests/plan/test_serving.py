@@ -35,7 +35,7 @@ def test_experts_get_the_batches_of_all_servers_that_share_them():
         BATCHES, Workload(launched=(), sampled=frozenset()), shrink(), gathered_from=2
     )
     assert (found.warmed[:3], found.warmed[-1]) == ((2, 4, 8), 4096)
-    assert found.later == (range(81, 4097),)
+    assert found.later == (range(82, 4097),)
 
 
 def test_logits_are_launched_at_the_start_for_all_sequences_and_later_for_any():
