@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from autotune.errors import GpuMissing, StorageError
 from autotune.export import VllmExporter
 from autotune.export.check import check_exported
+from autotune.export.collection import confirmable
 from autotune.launch.environment import Environment
 from autotune.measure.cuda.gpu import has_gpu
 from autotune.measure.replay import ReplayRunner
@@ -125,6 +126,7 @@ def tune(
     replay: AnyPath | Sequence[AnyPath] | None = None,
     record: AnyPath | None = None,
     rows_max: int | None = None,
+    configs: bool = True,
     progress: Progress | None = None,
 ) -> Results:
     """Tune every shape of a plan, as ``autotune run`` does up to its export.
@@ -143,6 +145,8 @@ def tune(
         record: A recording to write of everything measured.
         rows_max: Where the plan's tokens are ``auto``: merge rows down to so many a layer, where
             that costs less than 1 %.
+        configs: Whether shapes that autotune's own collection holds for this GPU and these kernels
+            are confirmed in a few trials, and not searched. A replay pays no attention to it.
         progress: Called after every shape with its result, its number from 1, and the number of
             shapes.
 
@@ -171,6 +175,7 @@ def tune(
             say=notes.append,
             record=None if record is None else Path(record),
             rows_max=rows_max,
+            known=confirmable(runner.environment) if configs else {},
         )
     return Results(_shapes_of(done, plan.storage), notes=(*notes, *done.lines))
 

@@ -5,11 +5,12 @@ Nothing heavy is imported before a command needs it, so that ``autotune --help``
 
 from __future__ import annotations
 
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import typer
 
+from autotune.cli.configs import configs
 from autotune.cli.console import (
     err,
     out,
@@ -37,18 +38,14 @@ from autotune.cli.flags import (
     ExportOutput,
     Folder,
     GpuArch,
-    Host,
     Kernels,
     Merge,
+    NoConfigs,
     Output,
-    Port,
     Quiet,
     Record,
     RecordOutput,
     Replay,
-    ReportOutput,
-    ReportReplay,
-    ReportStorage,
     RowsMax,
     Sample,
     Sampler,
@@ -69,6 +66,7 @@ from autotune.cli.flags import (
 from autotune.cli.program import WholeSummaries
 from autotune.cli.searching import compare_samplers, learn
 from autotune.cli.shape_flags import ShapeFlags, takes_shapes
+from autotune.cli.showing import DATABASE, dashboard, report
 from autotune.errors import InputError, RecordingError
 
 app = typer.Typer(
@@ -78,9 +76,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-#: The studies' database if no --storage is given.
-_DATABASE = "sqlite:///autotune.db"
 
 
 @app.callback()
@@ -105,6 +100,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     merge: Merge = False,
     record: Record = None,
     rows_max: RowsMax = None,
+    no_configs: NoConfigs = False,
     seed: Seed = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -148,7 +144,14 @@ def run(  # noqa: PLR0913 - one parameter a flag
         read_ahead(plan)
         with recorded or gpu_runner(plan.kernels, say, begun) as runner:
             refuse_foreign(plan.shapes, runner.environment, Path(plan.output), merge=merge)
-            done = run_watched(plan, runner, verbosity, record=record, rows_max=rows_max)
+            done = run_watched(
+                plan,
+                runner,
+                verbosity,
+                record=record,
+                rows_max=rows_max,
+                confirm=not no_configs,
+            )
         print_tuned(done, plan)
         chosen = [(done.environment, done.selections)]
         is_sound = hand_over(chosen, Path(plan.output), merge=merge)
@@ -244,7 +247,7 @@ def bench(
 @app.command()
 def export(
     *,
-    storage: StudiesStorage = _DATABASE,
+    storage: StudiesStorage = DATABASE,
     output: ExportOutput = "tuned",
     merge: Merge = False,
 ) -> None:
@@ -261,7 +264,7 @@ def export(
 @app.command()
 def status(
     *,
-    storage: StudiesStorage = _DATABASE,
+    storage: StudiesStorage = DATABASE,
     watch: WatchStatus = False,
     as_json: AsJson = False,
 ) -> None:
@@ -348,38 +351,9 @@ def warm(
     _end(warmed.is_whole)
 
 
-@app.command()
-def report(
-    *,
-    storage: ReportStorage = None,
-    replay: ReportReplay = None,
-    file: ReportOutput = Path("report.html"),
-) -> None:
-    """Write what was tuned, and the evidence, into one HTML page that needs no network."""
-    from autotune.report.page import check_writable, write_report
-
-    if replay and storage:
-        raise typer.BadParameter("--replay and --storage both name what to show; give one of them")
-    with errors_in_one_line():
-        check_writable(file)
-        from autotune.report.gather import of_database, of_recordings
-
-        found = of_recordings(replay) if replay else of_database(storage or _DATABASE)
-        write_report(found, file)
-    out.print(f"Wrote {file}")
-
-
-@app.command()
-def dashboard(
-    *, storage: StudiesStorage = _DATABASE, host: Host = "127.0.0.1", port: Port = 8080
-) -> None:
-    """Show the studies of a database in Optuna Dashboard, also while a run writes it."""
-    with errors_in_one_line(), suppress(KeyboardInterrupt):
-        from autotune.search.dashboard.serve import serve_dashboard
-
-        serve_dashboard(storage, host=host, port=port, say=err.print)
-
-
+app.command()(report)
+app.command()(dashboard)
+app.command("configs")(configs)
 app.command("compare-samplers")(compare_samplers)
 app.command("learn")(learn)
 

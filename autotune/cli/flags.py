@@ -196,6 +196,53 @@ ReportOutput = Annotated[
     Path, typer.Option("-o", "--output", metavar="FILE", help="The page; report.html if none.")
 ]
 
+# ------------------------------------------------------------------ what comes with autotune
+
+NoConfigs = Annotated[
+    bool,
+    typer.Option(
+        "--no-configs",
+        help="Search shapes that autotune's own collection holds, too, not only confirm them.",
+    ),
+]
+ConfigsFor = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        metavar="MODEL",
+        help="How much of a model is covered: a config.json, its folder, or a hub id.",
+    ),
+]
+ConfigsGpu = Annotated[
+    str | None,
+    typer.Option(
+        "--gpu",
+        metavar="NAME",
+        help="The GPU, as torch.cuda.get_device_name() gives it; the one here if none, else the "
+        "only one there is.",
+    ),
+]
+ConfigsOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="DIR|FILE",
+        help="Folder for the entries that a model needs; with --pack the pack.",
+    ),
+]
+ConfigsPath = Annotated[
+    bool, typer.Option("--path", help="Print the folder, for VLLM_TUNED_CONFIG_FOLDER.")
+]
+PackSource = Annotated[
+    str | None,
+    typer.Option(
+        "--pack",
+        metavar="DIR|DATABASE",
+        help="Pack what a folder or a database holds, to be given to the collection.",
+    ),
+]
+
 # ------------------------------------------------------------------ what is printed
 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only what is wrong.")]

@@ -19,6 +19,7 @@ from autotune.cli.exits import resumable
 from autotune.cli.progress import RunProgress, Search, trial_text
 from autotune.cli.signals import check_stopped
 from autotune.cli.tables import selection_cells
+from autotune.export.collection import confirmable
 from autotune.launch.shape import KernelShape
 from autotune.measure import Runner, RunnerStatus
 from autotune.plan.study import StudyPlan
@@ -63,6 +64,7 @@ def run_watched(
     *,
     record: Path | None,
     rows_max: int | None,
+    confirm: bool,
 ) -> Done:
     """Do the whole job of ``autotune run`` up to its export, with its display.
 
@@ -72,6 +74,7 @@ def run_watched(
         verbosity: How much is said.
         record: A recording to write of everything measured.
         rows_max: The most rows of a layer; None for any number.
+        confirm: Whether shapes that autotune's collection holds are confirmed, not searched.
 
     Raises:
         AutotuneError: Something cannot be used as it is; what was measured is kept.
@@ -88,7 +91,15 @@ def run_watched(
             verbosity=verbosity,
         ) as display,
     ):
-        return run_job(plan, runner, display.watch, say=say, record=record, rows_max=rows_max)
+        return run_job(
+            plan,
+            runner,
+            display.watch,
+            say=say,
+            record=record,
+            rows_max=rows_max,
+            known=confirmable(runner.environment) if confirm else {},
+        )
 
 
 class RunDisplay:

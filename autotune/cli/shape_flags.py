@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -271,6 +272,24 @@ def _flag_of(name: str) -> str:
         "data_parallel": "--dp",
     }
     return called.get(name, f"--{name.replace('_', '-')}")
+
+
+def as_typed(flags: ShapeFlags) -> list[str]:
+    """The flags as they are typed, each part quoted for a shell where it has to be."""
+    typed: list[str] = []
+    for name, value in flags.given.items():
+        flag = "--op" if name == "ops" else _flag_of(name)
+        if name == "study":
+            typed.append(shlex.quote(str(value)))
+        elif isinstance(value, bool):
+            typed.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, list):
+            texts = (each.value if isinstance(each, LoraOp) else str(each) for each in value)
+            typed += [part for text in texts for part in (flag, shlex.quote(text))]
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            typed += [flag, shlex.quote(text)]
+    return typed
 
 
 def takes_shapes(**instead: object) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -82,8 +82,15 @@ def read_entries(path: Path) -> Entries:
         ExportError: The file is broken, or autotune did not write it.
     """
     content = read_json(path)
-    if content is None:
-        return {}
+    return {} if content is None else entries_in(path, content)
+
+
+def entries_in(path: Path, content: object) -> Entries:
+    """The entries of a provenance file's content.
+
+    Raises:
+        ExportError: The content makes no sense, or autotune did not write it.
+    """
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise unusable(path, f"it is no {SCHEMA} file")
     entries = content.get("entries")
@@ -113,7 +120,8 @@ def _is_key(text: str) -> bool:
     return has_all and all(map(_NUMBER.fullmatch, levels))
 
 
-def _key(text: str) -> LookupKey:
+def key_in(text: str) -> LookupKey:
+    """The key that a text such as ``9/3/16/4096/16`` spells."""
     return key_of(map(int, text.split("/")))
 
 
@@ -125,7 +133,7 @@ def still_true(entries: Mapping[str, Any], table: dict[str, Any]) -> dict[str, A
     return {
         text: entry
         for text, entry in entries.items()
-        if leaf_at(table, _key(text)) == entry.get("config")
+        if leaf_at(table, key_in(text)) == entry.get("config")
     }
 
 
@@ -136,7 +144,7 @@ def as_content(entries: Entries, environment: Environment) -> dict[str, Any]:
         "autotune": __version__,
         "environment": environment.as_dict(),
         "entries": {
-            name: {text: entries[name][text] for text in sorted(entries[name], key=_key)}
+            name: {text: entries[name][text] for text in sorted(entries[name], key=key_in)}
             for name in sorted(entries)
         },
     }

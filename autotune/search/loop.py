@@ -59,6 +59,7 @@ class SearchLoop:
         sampler: str | SamplerMaker,
         seed: int,
         finished: Sequence[Neighbour] = (),
+        first: KernelConfig | None = None,
     ) -> None:
         """Begin a search.
 
@@ -68,11 +69,13 @@ class SearchLoop:
             sampler: One of ``SAMPLERS``, or a function that makes another sampler.
             seed: The same seed makes the same choices.
             finished: Other shapes that were searched before, to learn from.
+            first: The configuration to try right after the default; None for none.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
         self.measured: dict[KernelConfig, Measurement] = {}
         self._runner, self._shape = runner, space.shape
+        self._first = [space.default, *([] if first is None else [first])]
         self._best_us: list[float] = []
         self._pending: dict[KernelConfig, Trial] = {}
         #: The gains that were expected last, with how many were measured and under way then.
@@ -233,10 +236,11 @@ class SearchLoop:
         return max(expected_gain(self._best_us), said or 0.0)
 
     def _choose(self) -> None:
-        default = self.space.default
         # After an interruption the default may be unmeasured though later configurations are done.
-        if default not in self.measured and default not in self._pending:
-            self._study.enqueue_trial(self._positions.params(default))
+        for config in self._first:
+            if config not in self.measured and config not in self._pending:
+                self._study.enqueue_trial(self._positions.params(config))
+                break
         if self._shape.op.is_moe:
             self._untried.look_among(self._next_block_m())
         trial = self._study.ask(self._positions.distributions)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from autotune.choose.selection import Selection
 from autotune.choose.served import served_lines
 from autotune.errors import InputError, RecordingError, StorageError
 from autotune.files import try_file, write_errors
+from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
+from autotune.launch.shape import KernelShape
 from autotune.measure import Runner
 from autotune.plan.file import ADAPTIVE
 from autotune.plan.notes import notes
@@ -20,6 +23,7 @@ from autotune.search.events import Tuned, Watch
 from autotune.search.samplers.known import shipped
 from autotune.search.session import Session
 from autotune.search.tune import look_between, tune
+from autotune.search.tuner import CONFIRMING_TRIALS
 from autotune.store import database_file
 from autotune.store.chosen import chosen_together
 
@@ -97,7 +101,19 @@ def read_ahead(plan: StudyPlan) -> None:
     importlib.import_module("alembic.command")  # Optuna does so when it opens a database
 
 
-def run_job(
+def _known_lines(session: Session) -> Iterator[str]:
+    """What the user is told of shapes that are confirmed, not searched."""
+    count = sum(session.known(space) is not None for space in session.spaces)
+    if count:
+        environment = session.runner.environment
+        yield (
+            f"Of {len(session.spaces)} shapes autotune's own collection holds {count} for this GPU "
+            f"and {environment.kernels}: they are confirmed in {CONFIRMING_TRIALS} trials each, "
+            "beside the default; --no-configs searches them, too."
+        )
+
+
+def run_job(  # noqa: PLR0913 - each by its name
     plan: StudyPlan,
     runner: Runner,
     watch: Watch,
@@ -105,6 +121,7 @@ def run_job(
     say: Callable[[str], None],
     record: Path | None = None,
     rows_max: int | None = None,
+    known: Mapping[KernelShape, KernelConfig] = MappingProxyType({}),
 ) -> Done:
     """Tune every shape of a plan; with ``--tokens auto`` also time the batch sizes between.
 
@@ -115,6 +132,7 @@ def run_job(
         say: Called with each line that the user should read before and during the run.
         record: The file to record every measurement to; None for no recording.
         rows_max: With ``--tokens auto``, how many rows a layer may have; None for any number.
+        known: Configurations that were chosen before, as ``Session`` takes them.
 
     Raises:
         AutotuneError: The plan, the runner, the database or the recording cannot be used. What was
@@ -126,7 +144,9 @@ def run_job(
     for line in (*plan.notes, *notes(plan.shapes, runner.environment)):
         say(line)
     lines: Sequence[str] = ()
-    with Session(plan, runner, watch, record=record, say=say) as session:
+    with Session(plan, runner, watch, record=record, known=known, say=say) as session:
+        for line in _known_lines(session):
+            say(line)
         tuned = tune(session)
         rows: Sequence[Selection] = [result.selection for result in tuned if result.selection]
         if plan.is_auto:

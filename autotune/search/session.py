@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
 
 from autotune.choose.selection import Selection
 from autotune.errors import InputError, WorkerDied
+from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.measure import Runner
@@ -36,7 +37,7 @@ from autotune.search.events import (
 from autotune.search.samplers.by_name import check_installed
 from autotune.search.samplers.known import experience, finished_earlier
 from autotune.search.samplers.transfer import Neighbour, in_order
-from autotune.search.tuner import ShapeTuner
+from autotune.search.tuner import CONFIRMING_TRIALS, ShapeTuner
 from autotune.search.writer import Writer
 from autotune.store import Claims, Holder, Patience, RunLog, Store, Taken, facts
 from autotune.store.mounts import shared_warning
@@ -77,6 +78,7 @@ class Session:
         watch: Watch = unwatched,
         *,
         record: Path | None = None,
+        known: Mapping[KernelShape, KernelConfig] = MappingProxyType({}),
         say: Callable[[str], None] = lambda _line: None,
     ) -> None:
         """Prepare a run. Files are opened when the session is entered.
@@ -87,12 +89,16 @@ class Session:
             watch: Called with every event.
             record: The file to record every measurement to, earlier runs included; None for no
                 recording.
+            known: Configurations that were chosen before for shapes with these kernels on this
+                GPU, to be confirmed. A replay pays no attention to them: it must not know its
+                answers.
             say: Called with a line when the database fails for a moment, and when it is back.
         """
         self._say = say
         self.plan, self.runner = plan, runner
         self.tell = watched_by(self._write_down, watch)
         self._record = record
+        self._known = known if runner.replayed is None else {}
         self._finished: dict[KernelShape, Neighbour] = {}
         self._said: set[Holder] = set()
         self._waits_for: set[Holder] = set()
@@ -156,6 +162,18 @@ class Session:
         """The space of a shape, with the axes that the plan gives its op."""
         return self.runner.space(shape, self.plan.axes[shape.op])
 
+    def known(self, space: SearchSpace) -> KernelConfig | None:
+        """The configuration to confirm; None where none of the space is known."""
+        known = self._known.get(space.shape)
+        if known is None or space.rejection(space.canonical(known)) is not None:
+            return None
+        return space.canonical(known)
+
+    def trials(self, space: SearchSpace) -> int:
+        """The configurations of a shape that are measured at most, if the known one wins."""
+        most = self.plan.trials if self.known(space) is None else CONFIRMING_TRIALS
+        return min(most, self.plan.trials, len(space.configs))
+
     def tuner(self, space: SearchSpace, beside: Sequence[ShapeTuner] = ()) -> ShapeTuner:
         """The tuner of a shape, which may learn from every other shape that was searched.
 
@@ -174,6 +192,7 @@ class Session:
             sampler=self.plan.sampler,
             seed=self.plan.seed,
             finished=[*self.earlier, *others.values()],
+            known=self.known(space),
             watch=self.tell,
         )
 

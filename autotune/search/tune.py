@@ -14,7 +14,6 @@ from autotune.choose.selection import Selection
 from autotune.errors import ClaimLost
 from autotune.launch.release import release_of
 from autotune.launch.shape import KernelShape
-from autotune.launch.space import SearchSpace
 from autotune.search.budget import Budget
 from autotune.search.events import Looked, Planned, ShapeDone, Tuned
 from autotune.search.pipeline import Pipeline
@@ -61,7 +60,7 @@ def tune(session: Session) -> Sequence[Tuned]:
             default_us=None if selection is None else selection.default_latency_us,
         )
 
-    session.tell(_planned(session.plan.trials, spaces))
+    session.tell(_planned(session))
     search_in_rounds(session.plan, spaces, Pipeline(session, done).run)
     chosen = chosen_together(session.latest(tuned), session.store, session.runner.environment)
     by_shape = {one.shape: one for one in chosen}
@@ -158,8 +157,8 @@ def _kept_rows(
         yield row
 
 
-def _planned(trials: int, spaces: Sequence[SearchSpace]) -> Planned:
+def _planned(session: Session) -> Planned:
     return Planned(
-        trials={space.shape: min(trials, len(space.configs)) for space in spaces},
-        defaults={space.shape: space.default for space in spaces},
+        trials={space.shape: session.trials(space) for space in session.spaces},
+        defaults={space.shape: space.default for space in session.spaces},
     )

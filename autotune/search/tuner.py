@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from autotune.choose.finalists import finalists
 from autotune.choose.selection import Selection, is_settled, is_settled_at_every_block_m
 from autotune.launch.config import KernelConfig
 from autotune.launch.space import SearchSpace
-from autotune.measure import Runner
+from autotune.measure import Outcome, Runner
 from autotune.search.budget import Budget
 from autotune.search.events import Choosing, Opened, Tried, Watch, unwatched
 from autotune.search.loop import SearchLoop
 from autotune.search.samplers.transfer import Neighbour
 from autotune.search.writer import Writer
 from autotune.store import Finished, utc_now
+
+#: Configurations that are measured to confirm a known one: the default, this one, and the one that
+#: the belief puts first.
+CONFIRMING_TRIALS = 3
 
 
 class ShapeTuner:
@@ -35,6 +40,7 @@ class ShapeTuner:
         sampler: str,
         seed: int,
         finished: Sequence[Neighbour] = (),
+        known: KernelConfig | None = None,
         watch: Watch = unwatched,
     ) -> None:
         """Open the shape's study and take over what was measured before.
@@ -46,6 +52,8 @@ class ShapeTuner:
             sampler: One of ``SAMPLERS``.
             seed: The same seed makes the same choices.
             finished: Other shapes that were searched before, to learn from.
+            known: A configuration that was chosen for this shape before, on another machine: it is
+                confirmed in a few trials, and the shape is searched only where it does not win.
             watch: Called with every event.
         """
         self._watch = watch
@@ -55,7 +63,10 @@ class ShapeTuner:
         self._writer = writer.open(self._record)
         self._untold: deque[Tried] = deque()
         self._told = 0
-        self._loop = SearchLoop(runner, space, sampler=sampler, seed=seed, finished=finished)
+        self._known = known
+        self._loop = SearchLoop(
+            runner, space, sampler=sampler, seed=seed, finished=finished, first=known
+        )
         for item in self._writer.earlier:
             self._loop.take_over(item.measurement)
         self._tried_before = len(self._loop.measured)
@@ -81,7 +92,7 @@ class ShapeTuner:
             Opened(
                 shape=self.shape,
                 tried=len(loop.measured),
-                most=min(budget.trials, len(self._space.configs)),
+                most=min(self._confirming(budget).trials, len(self._space.configs)),
                 best_us=loop.best_us,
                 default_us=loop.default_us,
             )
@@ -93,7 +104,7 @@ class ShapeTuner:
         Returns:
             Whether a configuration is under way. If not, the search is over.
         """
-        return self._loop.ask(budget, at_most=at_most)
+        return self._loop.ask(self._confirming(budget), at_most=at_most)
 
     @property
     def pending(self) -> list[KernelConfig]:
@@ -144,8 +155,11 @@ class ShapeTuner:
 
     @property
     def expected_gain(self) -> float:
-        """Share of its latency that the shape is expected to gain if the search goes on."""
-        return self._loop.expected_gain
+        """Share of its latency that the shape is expected to gain if the search goes on.
+
+        It is 0 for a shape whose known configuration was confirmed: it was searched before.
+        """
+        return 0.0 if self._is_confirmed else self._loop.expected_gain
 
     @property
     def has_grown(self) -> bool:
@@ -162,6 +176,25 @@ class ShapeTuner:
         while self._untold and self._told < self._writer.kept:
             self._told += 1
             self._watch(self._untold.popleft())
+
+    # ----------------------------------------------------------------- confirming
+
+    @property
+    def _is_confirmed(self) -> bool:
+        """Whether a configuration is known, and nothing measured speaks against it."""
+        known, default = self._known, self._loop.measured.get(self._space.default)
+        if known is None:
+            return False
+        found = self._loop.measured.get(known)
+        if found is None or default is None or default.outcome is not Outcome.OK:
+            return found is None or found.outcome is Outcome.OK
+        return found.outcome is Outcome.OK and found.latency_us <= default.latency_us
+
+    def _confirming(self, budget: Budget) -> Budget:
+        """The budget, or the few trials that confirm a known configuration."""
+        if not self._is_confirmed:
+            return budget
+        return replace(budget, trials=min(budget.trials, CONFIRMING_TRIALS))
 
     # ----------------------------------------------------------------- choosing
 

@@ -1,0 +1,220 @@
+"""What ``configs --pack`` sends: a database's or a folder's entries, and what is known of them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autotune.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from autotune.cli.shape_flags import ShapeFlags
+    from autotune.export.collection import Tuned
+    from autotune.export.tuned_entry import TunedEntry, TunedFor
+    from autotune.launch.environment import Environment
+    from autotune.launch.shape import KernelShape
+
+#: How the files of SQLite databases end.
+_DATABASES = (".db", ".sqlite", ".sqlite3")
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What was packed.
+
+    Attributes:
+        gpu: The GPU.
+        entries: How many entries.
+        measurements: How many measurements.
+        models: The names of models in the pack.
+    """
+
+    gpu: str
+    entries: int
+    measurements: int
+    models: tuple[str, ...]
+
+
+def pack(source: str, flags: ShapeFlags, gpu: str | None, output: Path) -> Packed:
+    """Write a pack, and read it as whoever gets it will.
+
+    Args:
+        source: A folder that autotune wrote, or a database, by file or URL.
+        flags: The model that was tuned, if it is to be named; only its entries are packed.
+        gpu: Which GPU's entries, where there are several.
+        output: The file to write.
+
+    Raises:
+        InputError: The source cannot be used, holds nothing measured for the GPU or the model, or
+            the file cannot be written.
+    """
+    from autotune.errors import ExportError
+    from autotune.export.packs import read_pack, write_pack
+    from autotune.files import try_file
+
+    try_file(output, ExportError, advice="free the place, or name another file with -o")
+    label = _labels(flags)
+    with tempfile.TemporaryDirectory() as name:
+        room, measurements, count = Path(name), None, 0
+        if Path(source).is_dir():
+            tuned = _of_folder(Path(source), gpu)
+            chosen = _labelled(tuned, label, {})
+        else:
+            url = database_url(source)
+            by_shape, days = _written(url, gpu, label, room)
+            chosen = _labelled(by_shape, label, days)
+            measurements, count = _learned(url, room)
+        if not chosen:
+            raise InputError(f"{printable(source)} holds no entry of what the flags name")
+        write_pack(chosen, output, measurements)
+    read_pack(output)
+    entries = [entry for of_file in chosen.values() for entry in of_file.values()]
+    return Packed(
+        gpu=entries[0].environment.gpu,
+        entries=len(entries),
+        measurements=count,
+        models=tuple(dict.fromkeys(each.model for one in entries for each in one.tuned_for)),
+    )
+
+
+def database_url(source: str) -> str:
+    """The URL of a database that is given by its file or its URL."""
+    is_file = "://" not in source and Path(source).suffix in _DATABASES
+    if "://" not in source and not is_file:
+        raise InputError(
+            f"{printable(source)} is neither a folder that autotune wrote nor a database: give "
+            "such a folder, a file that ends with .db, or a URL"
+        )
+    return f"sqlite:///{source}" if is_file else source
+
+
+# ------------------------------------------------------------------ the model
+
+
+#: By a shape without its batch size, the model that has it.
+_Labels = Mapping["KernelShape", "TunedFor"]
+
+
+def _labels(flags: ShapeFlags) -> _Labels | None:
+    """The model's layers; None where no model is named: every entry is packed then."""
+    from autotune.export.tuned_entry import TunedFor
+
+    if not flags.given:
+        return None
+    if flags.config is None:
+        raise InputError(
+            "--pack takes the model's flags with --for MODEL; add it, or leave them out"
+        )
+    model, size, plan = _model_name(flags.config), int(flags.tensor_parallel or 1), flags.plan()
+    return {
+        shape.without_batch: TunedFor.read(
+            {"model": model, "tensor_parallel": size, "layers": layers}
+        )
+        for shape, layers in plan.layers.items()
+    }
+
+
+def _model_name(config: str) -> str:
+    """A hub id as it is; of a file its name, or its folder's name if all are called so."""
+    path = Path(config)
+    if not path.exists():
+        return config
+    return path.resolve().parent.name if path.name == "config.json" else path.stem
+
+
+def _labelled(tuned: Tuned, labels: _Labels | None, days: Mapping[KernelShape, str]) -> Tuned:
+    from autotune.export.collection import by_place
+
+    chosen: list[TunedEntry] = []
+    for of_file in tuned.values():
+        for entry in of_file.values():
+            kind = entry.shape.without_batch
+            if labels is None or kind in labels:
+                label = None if labels is None else labels[kind]
+                chosen.append(entry.labelled(label, days.get(entry.shape, "")))
+    return by_place(chosen)
+
+
+# ------------------------------------------------------------------ the source
+
+
+def _of_folder(folder: Path, gpu: str | None) -> Tuned:
+    """The entries of a folder that its provenance knows, after a check.
+
+    Raises:
+        InputError: There are none, or of several GPUs, or the check finds an error.
+    """
+    from autotune.export.check import check
+    from autotune.export.collection import read_tuned
+    from autotune.export.names import PROVENANCE_SUFFIX, provenance_prefixes
+    from autotune.export.nested import read_json
+    from autotune.launch.op import gpu_file_prefix
+
+    prefixes = provenance_prefixes(folder)
+    if gpu is not None:
+        prefixes = [each for each in prefixes if each == gpu_file_prefix(gpu)]
+    if len(prefixes) != 1:
+        raise InputError(
+            f"{printable(str(folder))} has provenance files of {len(prefixes)} GPUs"
+            f"{f' called {printable(gpu)}' if gpu else ''}, and a pack is of one: "
+            "give a folder that autotune wrote, and --gpu if it holds several"
+        )
+    for finding in check(folder, {prefixes[0]: ()}).findings:
+        if finding.is_error:
+            raise InputError(f"{printable(str(folder))} is not sound: {finding}")
+    path = folder / f"{prefixes[0]}{PROVENANCE_SUFFIX}"
+    return read_tuned(path, read_json(path))
+
+
+def _written(
+    url: str, gpu: str | None, labels: _Labels | None, room: Path
+) -> tuple[Tuned, Mapping[KernelShape, str]]:
+    """What a database would export, and the day on which each shape was measured.
+
+    Raises:
+        InputError: The database holds nothing for the GPU, or for several GPUs.
+    """
+    from autotune.cli.sources import selections_in
+    from autotune.export import VllmExporter
+    from autotune.store import Store, overview
+
+    stored = [
+        (environment, [one for one in those if labels is None or one.shape.without_batch in labels])
+        for environment, those in selections_in(url)
+        if gpu is None or environment.gpu == gpu
+    ]
+    _one_gpu([environment for environment, _ in stored], gpu)
+    for environment, selections in stored:
+        VllmExporter().export(selections, environment, room / "tuned", merge=False)
+    with closing(Store(url, read_only=True)) as store:
+        days = {
+            each.shape: each.last_at.date().isoformat()
+            for each in overview(store).studies
+            if each.last_at is not None
+        }
+    names = any(selections for _, selections in stored)
+    return (_of_folder(room / "tuned", None) if names else {}), days
+
+
+def _one_gpu(environments: list[Environment], gpu: str | None) -> None:
+    gpus = dict.fromkeys(environment.gpu for environment in environments)
+    if len(gpus) != 1:
+        there = ", ".join(gpus) or "none"
+        raise InputError(
+            f"a pack is of one GPU, and the database holds {there}"
+            f"{f' called {printable(gpu)}' if gpu and not gpus else ''}; give --gpu"
+        )
+
+
+def _learned(url: str, room: Path) -> tuple[bytes, int]:
+    """The thinned measurements of a database, and how many there are."""
+    from autotune.export.packs import MEASUREMENTS
+    from autotune.search.learn import learn
+
+    path = room / MEASUREMENTS
+    kept = learn([url], path)
+    return path.read_bytes(), sum(kept.values())
