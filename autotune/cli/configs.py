@@ -90,9 +90,10 @@ def _one_of(gpu: str | None) -> Collected:
     from autotune.export.check.surroundings import device_here
     from autotune.export.collection import collected, collected_for
 
-    device = None if gpu is not None else device_here()
-    if gpu is not None or device is not None:
-        return collected_for(gpu or device.name)  # type: ignore[union-attr]
+    if gpu is None and (device := device_here()) is not None:
+        gpu = device.name
+    if gpu is not None:
+        return collected_for(gpu)
     every = collected()
     if len(every) != 1:
         there = ", ".join(each.gpu for each in every) or "none"
@@ -146,7 +147,7 @@ def _cover(flags: ShapeFlags, gpu: str | None, output: Path | None, *, as_json: 
     from autotune.export.covered import covered
 
     plan = flags.plan()
-    found = covered(_one_of(gpu or (plan.trace.gpu if plan.trace else None)), plan.looked_up)
+    found = covered(_one_of(gpu or (plan.trace and plan.trace.gpu) or None), plan.looked_up)
     if output is not None and not found.taken:
         raise InputError(f"the collection has no entry for it: tune it with {_command(flags)}")
     if as_json:
@@ -161,7 +162,6 @@ def _cover(flags: ShapeFlags, gpu: str | None, output: Path | None, *, as_json: 
 def _print_coverage(found: Coverage, flags: ShapeFlags) -> None:
     from autotune.cli.tables import plain_table
 
-    table = plain_table(("look-ups",), ("",))
     table = plain_table((), ("look-ups",))
     table.add_column("what vLLM finds", overflow="fold")
     for kind, count in found.counts.items():

@@ -143,7 +143,9 @@ def _labelled(tuned: Tuned, labels: _Labels | None, days: Mapping[KernelShape, s
 
 
 def _of_folder(folder: Path, gpu: str | None) -> Tuned:
-    """The entries of a folder that its provenance knows, after a check.
+    """The entries of a folder as its provenance knows them, after a check.
+
+    Those that were edited by hand are left out.
 
     Raises:
         InputError: There are none, or of several GPUs, or the check finds an error.
@@ -152,6 +154,7 @@ def _of_folder(folder: Path, gpu: str | None) -> Tuned:
     from autotune.export.collection import read_tuned
     from autotune.export.names import PROVENANCE_SUFFIX, provenance_prefixes
     from autotune.export.nested import read_json
+    from autotune.export.provenance import entries_in, still_true
     from autotune.launch.op import gpu_file_prefix
 
     prefixes = provenance_prefixes(folder)
@@ -167,7 +170,15 @@ def _of_folder(folder: Path, gpu: str | None) -> Tuned:
         if finding.is_error:
             raise InputError(f"{printable(str(folder))} is not sound: {finding}")
     path = folder / f"{prefixes[0]}{PROVENANCE_SUFFIX}"
-    return read_tuned(path, read_json(path))
+    content = read_json(path)
+    entries = entries_in(path, content)
+    if not isinstance(content, dict) or not any(entries.values()):
+        raise InputError(f"{printable(str(path))} names no entry: give a folder that was tuned")
+    true = {
+        name: still_true(of_file, read_json(folder / name) or {})
+        for name, of_file in entries.items()
+    }
+    return read_tuned(path, content | {"entries": true})
 
 
 def _written(
