@@ -17,7 +17,7 @@ from autotune.search.session import Session
 from autotune.search.tune import tune
 from autotune.search.tuner import CONFIRMING_TRIALS
 from tests.recordings import BEST, SHRINK, lines, write_recording
-from tests.search.cases import SHAPE, CountingRunner
+from tests.search.cases import SHAPE, CountingRunner, write_lines
 
 CONFIG = KernelConfig.from_mapping(LoraOp.SHRINK, BEST | {"split_k": 8})
 FAILING = KernelConfig.from_mapping(LoraOp.SHRINK, lines(SHRINK)[3]["config"])
@@ -90,8 +90,6 @@ SLOWEST = next(line["config"] for line in lines(SHRINK) if line.get("is_default"
 
 def with_default(folder: Path, default: KernelConfig) -> Path:
     """A recording in which vLLM's default is the fastest of all."""
-    from tests.search.cases import write_lines
-
     changed = lines(SHRINK)
     for line in changed:
         line.pop("is_default", None)
