@@ -136,7 +136,9 @@ class Session:
             self._keep_facts()
             # It gives back what the run has taken, so it must end after the writer.
             self._log = opened.enter_context(RunLog(self.store, self.runner.environment))
-            self.claims = Claims(self.store, self._log, budget=_budget_text(plan))
+            self.claims = Claims(
+                self.store, self._log, budget=_budget_text(plan, confirms=bool(self._known))
+            )
             self._writer = opened.enter_context(closing(Writer(self.store, mirror, self.claims)))
             self._opened = opened.pop_all()
         return self
@@ -271,10 +273,14 @@ class Session:
                 facts.keep_ceilings(self.store, environment, ceilings)
 
 
-def _budget_text(plan: StudyPlan) -> str:
+def _budget_text(plan: StudyPlan, *, confirms: bool) -> str:
     """What ends a plan's searches, apart from what they measure."""
-    limits = {"trials": plan.trials, "effort": plan.effort, "seconds": plan.time_budget_s}
-    return json.dumps(limits)
+    limits: dict[str, object] = {
+        "trials": plan.trials,
+        "effort": plan.effort,
+        "seconds": plan.time_budget_s,
+    }
+    return json.dumps(limits | ({"confirms": True} if confirms else {}))
 
 
 def _mended_text(mended: Counter[str]) -> str:

@@ -111,3 +111,13 @@ def test_fewer_trials_than_confirming_takes_are_enough_if_that_was_asked_for(pat
     runner = MeasuringRunner(path)
     tuned_with(runner, {SHAPE: CONFIG}, trials=2)
     assert len(runner.measured) == 2
+
+
+def test_a_shape_that_was_only_confirmed_is_searched_when_that_is_asked_for(path):
+    tuned_with(MeasuringRunner(path), {SHAPE: CONFIG})
+    again = MeasuringRunner(path)
+    tuned_with(again, {SHAPE: CONFIG})
+    assert not again.measured
+    searching = MeasuringRunner(path)
+    tuned_with(searching, {})
+    assert searching.measured
