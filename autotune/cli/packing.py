@@ -152,8 +152,8 @@ def _of_folder(folder: Path, gpu: str | None) -> Tuned:
     """
     from autotune.export.check import check
     from autotune.export.collection import read_tuned
-    from autotune.export.names import PROVENANCE_SUFFIX, provenance_prefixes
-    from autotune.export.nested import read_json
+    from autotune.export.names import PROVENANCE_SUFFIX, parse_name, provenance_prefixes
+    from autotune.export.nested import read_json, read_table
     from autotune.export.provenance import entries_in, still_true
     from autotune.launch.op import gpu_file_prefix
 
@@ -175,8 +175,9 @@ def _of_folder(folder: Path, gpu: str | None) -> Tuned:
     if not isinstance(content, dict) or not any(entries.values()):
         raise InputError(f"{printable(str(path))} names no entry: give a folder that was tuned")
     true = {
-        name: still_true(of_file, read_json(folder / name) or {})
+        name: still_true(of_file, read_table(folder / name, levels=len(parsed.op.levels)) or {})
         for name, of_file in entries.items()
+        if (parsed := parse_name(name)) is not None
     }
     return read_tuned(path, content | {"entries": true})
 

@@ -139,23 +139,28 @@ def test_its_provenance_has_the_one_format(tmp_path):
     assert read_tuned(tmp_path, CONTENT) == EVERY[0].tuned
 
 
+#: By a key of an entry, values that make no sense there.
+SENSELESS: dict[str, tuple[object, ...]] = {
+    "shape": (None, [], {}, {"op": "shrink"}, "x"),
+    "config": (None, [], {}, {"block_m": 16}, {"block_m": "16"}),
+    "environment": (None, {}, {"gpu": "x\n"}),
+    "speedup": ("2", True, -1.0, float("nan"), float("inf")),
+    "interval": (None, [], [2, 1], [1, 2, 3], ["1", "2"]),
+    "trials": (None, -1, 1.5, True, 2**40),
+    "outcomes": (None, [], {"/home/me": 3}, {"ok": "3"}),
+    "tuned_for": (
+        *({}, [{}], [{"model": "/home/me/x"}], ["x"]),
+        [{"model": "x", "tensor_parallel": 1, "layers": "/home/me"}],
+    ),
+    "measured_at": (5, "today", "2026-11-28T10:00:00"),
+    "latency_us": (None, "3", 0, -1),
+    "layer": ([], {}, {"chosen_for": ["/home/me"]}),
+    "replayed": ({"recordings": ["mine.jsonl.gz"], "measured_at": ""},),
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(("shape", value) for value in (None, [], {}, {"op": "shrink"}, "x")),
-        *(("config", value) for value in (None, [], {}, {"block_m": 16}, {"block_m": "16"})),
-        *(("environment", value) for value in (None, {}, {"gpu": "x\n"})),
-        *(("speedup", value) for value in ("2", True, -1.0, float("nan"), float("inf"))),
-        *(("interval", value) for value in (None, [], [2, 1], [1, 2, 3], ["1", "2"])),
-        *(("trials", value) for value in (None, -1, 1.5, True, 2**40)),
-        *(("outcomes", value) for value in (None, [], {"/home/me": 3}, {"ok": "3"})),
-        *(("tuned_for", value) for value in ({}, [{}], [{"model": "/home/me/x"}], ["x"])),
-        ("tuned_for", [{"model": "x", "tensor_parallel": 1, "layers": "/home/me"}]),
-        *(("measured_at", value) for value in (5, "today", "2026-11-28T10:00:00")),
-        *(("latency_us", value) for value in (None, "3", 0, -1)),
-        *(("layer", value) for value in ([], {}, {"chosen_for": ["/home/me"]})),
-        ("replayed", {"recordings": ["mine.jsonl.gz"], "measured_at": ""}),
-    ],
+    ("name", "value"), [(name, value) for name, those in SENSELESS.items() for value in those]
 )
 def test_an_entry_that_makes_no_sense_is_refused_with_its_place(tmp_path, name, value):
     content = json.loads(json.dumps(CONTENT))

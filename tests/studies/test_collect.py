@@ -51,7 +51,7 @@ def only(root: Path) -> Collected:
 
 
 @pytest.fixture
-def root(tmp_path) -> Path:
+def root(tmp_path: Path) -> Path:
     (tmp_path / "configs").mkdir()
     return tmp_path / "configs"
 
