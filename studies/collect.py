@@ -30,12 +30,13 @@ from autotune.export.collection import (
     texts_of,
     write_folder,
 )
-from autotune.export.covered import holdings
+from autotune.export.covered import Holding, covered, holdings
 from autotune.export.names import PROVENANCE_SUFFIX
 from autotune.export.packs import read_pack
 from autotune.export.tuned_entry import TunedEntry
 from autotune.files import try_folder, write_errors
 from autotune.launch.op import gpu_file_prefix
+from autotune.plan.study import StudyPlan
 
 #: The releases of vLLM that a folder is checked for: those that ``tests/vllm`` asks.
 RELEASES = ("0.11.1", "0.15.1", "0.22.1", "0.28.0", "0.33.0")
@@ -43,13 +44,16 @@ RELEASES = ("0.11.1", "0.15.1", "0.22.1", "0.28.0", "0.33.0")
 #: Bytes of the whole collection: it is part of the wheel.
 MOST_BYTES = 3 * 2**20
 
+#: Where the configs of models are, by which it is known what a server looks up.
+MODELS = Path(__file__).parent / "models"
+
 #: The page whose table this script writes, and what stands before and after the table.
 PAGE = Path(__file__).parents[1] / "docs" / "configs.md"
 BEGIN, END = "<!-- made by studies/collect.py --table -->\n", "<!-- end -->\n"
 
 _HEADER = (
     "| GPU | model | TP | rank | max_loras | kernels | measured | shapes | batch sizes | median "
-    "| least |"
+    "| least | exact of auto |"
 )
 
 _ADVICE = "free the place, or give another folder with --into"
@@ -74,6 +78,9 @@ class Merged:
     def add(self, pack: Tuned) -> None:
         """Add a pack's entries."""
         for name, of_file in pack.items():
+            slow = [text for text, entry in of_file.items() if entry.is_throttled]
+            if slow:
+                self.lines.append(f"{name}: {len(slow)} entries were throttled, {slow[0]} first")
             there = self.tuned.setdefault(name, {})
             for text, entry in of_file.items():
                 older = there.get(text)
@@ -170,6 +177,20 @@ def _files(tuned: Tuned) -> dict[str, bytes]:
     }
 
 
+def exact_of_auto(holding: Holding, every: Sequence[Collected]) -> str:
+    """How many of the look-ups that ``--tokens auto`` lists for a model are exact."""
+    config = MODELS / f"{holding.model}.json"
+    if not config.exists():
+        return "–"
+    server = {"tensor_parallel": holding.tensor_parallel}
+    server |= {"vllm": holding.kernels.removeprefix("vllm-")}
+    plan = StudyPlan.of_model(str(config)).with_model(server, {})
+    plan = plan.override(rank=holding.rank, max_loras=holding.max_loras)
+    (of,) = (each for each in every if each.gpu == holding.gpu)
+    found = covered(of, plan.looked_up)
+    return f"{len(found.exact)} of {len(plan.looked_up)}"
+
+
 def table(every: Sequence[Collected]) -> str:
     """The table of the page, made from the files."""
     lines = [_HEADER, f"|{'---|' * (_HEADER.count('|') - 1)}"]
@@ -178,6 +199,7 @@ def table(every: Sequence[Collected]) -> str:
             *(each.gpu, each.model or "–", each.tensor_parallel or "–", each.rank, each.max_loras),
             *(each.kernels, each.measured_at or "–", each.shapes, each.batch_sizes),
             *(f"{ratio:.2f}x" if ratio else "–" for ratio in (each.median, each.least)),
+            exact_of_auto(each, every),
         )
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"

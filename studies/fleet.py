@@ -182,8 +182,8 @@ def dry_run(fleet: Fleet) -> Iterator[str]:
         looked_at.update(between)
         total_s, count = total_s + seconds, count + len(new)
         yield (
-            f"{job.name:34} {len(new):4} shapes to tune, {len(job.plan.shapes) - len(new):4} that "
-            f"others have, too, {seconds / 60:5.1f} min"
+            f"{job.name:34} {len(new):4} shapes to tune, {len(job.plan.shapes) - len(new):4} tuned "
+            f"before it, {seconds / 60:5.1f} min"
         )
     yield (
         f"{len(fleet.jobs)} jobs, {count} shapes: about {total_s / 60:.0f} min on an H100 with 16 "

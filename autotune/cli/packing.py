@@ -67,7 +67,8 @@ def pack(source: str, flags: ShapeFlags, gpu: str | None, output: Path) -> Packe
             url = database_url(source)
             by_shape, days = _written(url, gpu, label, room)
             chosen = _labelled(by_shape, label, days)
-            measurements, count = _learned(url, room)
+            if chosen:
+                measurements, count = _learned(url, _environment_of(chosen), room)
         if not chosen:
             raise InputError(f"{printable(source)} holds no entry of what the flags name")
         write_pack(chosen, output, measurements)
@@ -197,7 +198,7 @@ def _written(
     stored = [
         (environment, [one for one in those if labels is None or one.shape.without_batch in labels])
         for environment, those in selections_in(url)
-        if gpu is None or environment.gpu == gpu
+        if environment.provider == "vllm" and gpu in (None, environment.gpu)
     ]
     _one_gpu([environment for environment, _ in stored], gpu)
     for environment, selections in stored:
@@ -214,19 +215,27 @@ def _written(
 
 def _one_gpu(environments: list[Environment], gpu: str | None) -> None:
     gpus = dict.fromkeys(environment.gpu for environment in environments)
-    if len(gpus) != 1:
-        there = ", ".join(gpus) or "none"
+    if not gpus:
         raise InputError(
-            f"a pack is of one GPU, and the database holds {there}"
-            f"{f' called {printable(gpu)}' if gpu and not gpus else ''}; give --gpu"
+            "the database holds nothing that was tuned on vLLM's kernels"
+            f"{f' on a {printable(gpu)}' if gpu else ''}; tune there with --kernels vllm"
+        )
+    if len(gpus) > 1:
+        raise InputError(
+            f"a pack is of one GPU, and the database holds {', '.join(gpus)}; give one with --gpu"
         )
 
 
-def _learned(url: str, room: Path) -> tuple[bytes, int]:
+def _environment_of(tuned: Tuned) -> Environment:
+    """Where one of the entries was measured."""
+    return next(iter(next(iter(tuned.values())).values())).environment
+
+
+def _learned(url: str, like: Environment, room: Path) -> tuple[bytes, int]:
     """The thinned measurements of a database, and how many there are."""
     from autotune.export.packs import MEASUREMENTS
     from autotune.search.learn import learn
 
     path = room / MEASUREMENTS
-    kept = learn([url], path)
+    kept = learn([url], path, like=like)
     return path.read_bytes(), sum(kept.values())

@@ -98,10 +98,17 @@ class TunedEntry:
         """Read an entry of a provenance file; keys that it does not need are passed over.
 
         Raises:
-            InputError: A value is missing or wrong, or the entry was replayed, not measured.
+            InputError: A value is missing or wrong, or the entry was replayed, not measured, or
+                measured on other kernels than vLLM's.
         """
         if "replayed" in entry:
             raise InputError("it was replayed from a recording, not measured; tune it on a GPU")
+        environment = Environment.from_mapping(_table(entry, "environment"))
+        if environment.provider != "vllm":
+            raise InputError(
+                f"it was measured on {environment.provider} kernels, and a server launches vLLM's; "
+                "tune with --kernels vllm"
+            )
         shape = KernelShape.from_mapping(_table(entry, "shape"))
         day = entry.get("measured_at", "")
         if not isinstance(day, str) or (day and not _DAY.fullmatch(day)):
@@ -113,7 +120,7 @@ class TunedEntry:
         return cls(
             shape=shape,
             config=KernelConfig.from_mapping(shape.op, _table(entry, "config")),
-            environment=Environment.from_mapping(_table(entry, "environment")),
+            environment=environment,
             latency_us=_number(entry, "latency_us"),
             default_us=None if default_us is None else _number(entry, "default_latency_us"),
             ratio=_ratio(entry),

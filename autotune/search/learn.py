@@ -20,7 +20,9 @@ from autotune.search.samplers.transfer import Neighbour, instructive
 _MOST_KEPT, _FASTEST = 200, 100
 
 
-def learn(sources: Sequence[str], output: Path) -> Mapping[KernelShape, int]:
+def learn(
+    sources: Sequence[str], output: Path, *, like: Environment | None = None
+) -> Mapping[KernelShape, int]:
     """Write what a search learns from measurements into a recording.
 
     Of every shape it keeps the median latency of the configurations that a search learns from: the
@@ -30,6 +32,7 @@ def learn(sources: Sequence[str], output: Path) -> Mapping[KernelShape, int]:
     Args:
         sources: URLs of databases, and paths of recordings, all of one GPU and one kernel provider.
         output: The recording to write.
+        like: Of sources of several GPUs or providers, those that are taken; None for all.
 
     Returns:
         How many configurations were kept of every shape.
@@ -45,6 +48,8 @@ def learn(sources: Sequence[str], output: Path) -> Mapping[KernelShape, int]:
     shapes: dict[KernelShape, Mapping[KernelConfig, float]] = {}
     for source in sources:
         for environment, shape, measurements in measured_shapes(source):
+            if like is not None and not environment.is_like(like):
+                continue
             environments.setdefault(environment, source)
             kept = instructive(Neighbour(shape, measurements).timed, _MOST_KEPT, fastest=_FASTEST)
             if kept:

@@ -47,6 +47,7 @@ def test_the_path_is_the_folder_that_vllm_reads(autotune):
     assert autotune("configs", "--path", "--gpu", GPU).out == ended.out
 
 
+@pytest.mark.slow
 def test_a_model_that_is_there_is_covered_and_its_folder_answers_as_it_should(autotune):
     tokens = ("--tokens", "1,16,64")
     asked = json.loads(autotune("configs", *LLAMA, *tokens, "--json").out)
@@ -184,6 +185,7 @@ def measured_database(folder: Path) -> Path:
     return database
 
 
+@pytest.mark.slow
 def test_a_database_is_packed_with_its_measurements_and_nothing_private(autotune, tmp_path):
     database = measured_database(tmp_path)
     ended = autotune("configs", "--pack", database, "-o", "mine.zip")
@@ -220,7 +222,14 @@ def test_a_model_names_its_entries_and_leaves_the_others_out(autotune, tmp_path)
     assert "holds no entry of what the flags name" in ended.has_failed_in_one_line()
 
 
-def test_a_replayed_database_is_not_packed(autotune, recording):
+def test_what_was_tuned_on_other_kernels_is_not_packed(autotune, recording):
+    assert autotune("run", "--replay", recording, "--trials", 5, "--sampler", "random").code == 0
+    ended = autotune("configs", "--pack", "autotune.db", "-o", "mine.zip")
+    assert "nothing that was tuned on vLLM's kernels" in ended.has_failed_in_one_line()
+
+
+def test_a_replayed_database_is_not_packed(autotune, tmp_path):
+    recording = write_recording(tmp_path / "v.jsonl.gz", gpu=GPU, provider="vllm")
     assert autotune("run", "--replay", recording, "--trials", 5, "--sampler", "random").code == 0
     ended = autotune("configs", "--pack", "autotune.db", "-o", "mine.zip")
     assert "replayed from a recording, not measured" in ended.has_failed_in_one_line()

@@ -15,11 +15,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from autotune.choose.selection import Ratio
 from autotune.export.collection import Collected, by_place, collected
 from autotune.export.packs import MEASUREMENTS, write_pack
 from autotune.export.tuned_entry import TunedEntry, TunedFor
+from tests.profiles import examples
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -248,3 +251,17 @@ def test_measurements_come_with_a_pack(tmp_path):
     path = pack_of(tmp_path / "p", *FEW, measurements=gzip.compress(json.dumps({}).encode()))
     with zipfile.ZipFile(path) as archive:
         assert MEASUREMENTS in archive.namelist()
+
+
+@settings(max_examples=examples(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sets(st.sampled_from(range(len(SHIPPED.entries))), min_size=1, max_size=12), st.randoms())
+def test_any_entries_come_through_packs_as_they_were(script, tmp_path_factory, chosen, random):
+    entries = [SHIPPED.entries[number] for number in chosen]
+    random.shuffle(entries)
+    folder = tmp_path_factory.mktemp("any")
+    half = len(entries) // 2
+    parts = [part for part in (entries[:half], entries[half:]) if part]
+    packs = [pack_of(folder / str(n), *part) for n, part in enumerate(parts)]
+    (folder / "configs").mkdir()
+    script.collect(packs, folder / "configs")
+    assert only(folder / "configs").tuned == by_place(entries)

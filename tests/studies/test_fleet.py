@@ -60,9 +60,9 @@ def test_a_dry_run_counts_a_shape_of_two_models_once(script, tmp_path, capsys):
     fleet = script.Fleet.read(path)
     every = {shape for job in fleet.jobs for shape in job.plan.shapes}
     assert f"2 jobs, {len(every)} shapes" in last
-    assert f"{len(fleet.jobs[0].plan.shapes)} shapes to tune,    0 that others have" in first
+    assert f"{len(fleet.jobs[0].plan.shapes)} shapes to tune,    0 tuned before it" in first
     shared = len(fleet.jobs[0].plan.shapes) + len(fleet.jobs[1].plan.shapes) - len(every)
-    assert f"{shared} that others have, too" in second
+    assert f"{shared} tuned before it" in second
     assert not (tmp_path / "fleet.db").exists()
 
 
