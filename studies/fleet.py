@@ -25,7 +25,15 @@ else:
 
 from autotune.cli.packing import pack
 from autotune.cli.shape_flags import ShapeFlags
-from autotune.errors import AutotuneError, InputError, StudyFileError, shown
+from autotune.errors import (
+    AutotuneError,
+    ExportError,
+    InputError,
+    ShapeError,
+    SpaceError,
+    StudyFileError,
+    shown,
+)
 from autotune.export.collection import confirmable
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
@@ -191,8 +199,11 @@ def dry_run(fleet: Fleet) -> Iterator[str]:
     )
 
 
-def tune(fleet: Fleet, runner: Runner) -> Iterator[str]:
-    """Tune what is not finished, until the time is over; a line a job."""
+def tune(fleet: Fleet, runner: Runner, failed: list[Job]) -> Iterator[str]:
+    """Tune what is not finished, until the time is over; a line a job.
+
+    A job that cannot be done is said, added to ``failed``, and left.
+    """
     end = time.monotonic() + fleet.time_budget_s
     for number, job in enumerate(fleet.jobs, start=1):
         place = f"[{number}/{len(fleet.jobs)}] {job.name}"
@@ -204,13 +215,18 @@ def tune(fleet: Fleet, runner: Runner) -> Iterator[str]:
             yield f"{place}: no time is left; the same command goes on here"
             return
         began = time.monotonic()
-        done = run_job(
-            job.plan.override(time_budget_s=left_s),
-            runner,
-            unwatched,
-            say=lambda _line: None,
-            known=confirmable(runner.environment),
-        )
+        try:
+            done = run_job(
+                job.plan.override(time_budget_s=left_s),
+                runner,
+                unwatched,
+                say=lambda _line: None,
+                known=confirmable(runner.environment),
+            )
+        except (ExportError, ShapeError, SpaceError, StudyFileError) as error:
+            failed.append(job)
+            yield f"{place}: {' '.join(str(error).split())}"
+            continue
         chosen = [one.ratio.value for one in done.selections if one.ratio is not None]
         best = f", up to {max(chosen):.2f}x" if chosen else ""
         yield f"{place}: {len(done.selections)} rows in {time.monotonic() - began:.0f} s{best}"
@@ -243,13 +259,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for line in dry_run(fleet) if given.dry_run else write_packs(fleet, given.packs):
                 print(line, flush=True)
             return 0
+        failed: list[Job] = []
         with gpu_runner("auto", print) as runner:
-            for line in tune(fleet, runner):
+            for line in tune(fleet, runner, failed):
                 print(line, flush=True)
     except AutotuneError as error:
         print(f"fleet: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

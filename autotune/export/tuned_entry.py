@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any, NamedTuple
 
 from autotune.choose.selection import Ratio
 from autotune.errors import InputError, shown
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
+from autotune.launch.op import MOE_OPS
 from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
 
@@ -20,7 +22,8 @@ _MODEL = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", re.
 #: Names of layers, such as ``o, down``.
 _LAYERS = re.compile(r"[\w ,.+-]{0,300}", re.ASCII)
 
-_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+#: The ops of a mixture of experts, as a provenance file spells them.
+_OPS = {op.value for op in MOE_OPS}
 
 #: GPUs that one model is split over; a node has 8 or 16.
 _MOST_PARALLEL = 1024
@@ -52,7 +55,7 @@ class TunedFor(NamedTuple):
             raise InputError(
                 f"tuned_for: model must be a name such as Qwen/Qwen3-8B: got {model!r}"
             )
-        if not isinstance(size, int) or not 1 <= size <= _MOST_PARALLEL:
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _MOST_PARALLEL:
             raise InputError(f"tuned_for: tensor_parallel must be a number of GPUs: got {size!r}")
         if not isinstance(layers, str) or not _LAYERS.fullmatch(layers):
             raise InputError(f"tuned_for: layers must be layers' names: got {shown(layers)}")
@@ -110,9 +113,6 @@ class TunedEntry:
                 "tune with --kernels vllm"
             )
         shape = KernelShape.from_mapping(_table(entry, "shape"))
-        day = entry.get("measured_at", "")
-        if not isinstance(day, str) or (day and not _DAY.fullmatch(day)):
-            raise InputError(f"measured_at must be a day such as 2026-11-28: got {shown(day)}")
         models = entry.get("tuned_for", [])
         if not isinstance(models, list):
             raise InputError(f"tuned_for must be a list: got {shown(models)}")
@@ -130,7 +130,7 @@ class TunedEntry:
             is_default=entry.get("is_default") is True,
             is_throttled=entry.get("is_throttled") is True,
             tuned_for=tuple(TunedFor.read(each) for each in models),
-            measured_at=day,
+            measured_at=_day(entry.get("measured_at", "")),
         )
 
     def labelled(self, tuned_for: TunedFor | None, measured_at: str) -> TunedEntry:
@@ -212,15 +212,23 @@ def _ratio(entry: Mapping[str, Any]) -> Ratio | None:
     return Ratio(value=float(value), low=float(ends[0]), high=float(ends[1]))
 
 
+def _day(text: object) -> str:
+    try:
+        is_day = text == "" or date.fromisoformat(str(text)).isoformat() == text
+    except ValueError:
+        is_day = False
+    if not is_day:
+        raise InputError(f"measured_at must be a day such as 2026-11-28: got {shown(text)}")
+    return str(text)
+
+
 def _layer(table: object) -> Mapping[str, Any] | None:
     if table is None:
         return None
     if not isinstance(table, dict):
         raise InputError(f"layer must be an object: got {shown(table)}")
     ops = table.get("chosen_for")
-    if not isinstance(ops, list) or not all(
-        isinstance(op, str) and op.isidentifier() for op in ops
-    ):
+    if not isinstance(ops, list) or any(op not in _OPS for op in map(str, ops)):
         raise InputError(f"layer: chosen_for must be a list of ops: got {shown(ops)}")
     return {"block_m": _count(table, "block_m"), "chosen_for": ops, **_speedup(_ratio(table))}
 

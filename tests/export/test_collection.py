@@ -151,10 +151,11 @@ SENSELESS: dict[str, tuple[object, ...]] = {
     "tuned_for": (
         *({}, [{}], [{"model": "/home/me/x"}], ["x"]),
         [{"model": "x", "tensor_parallel": 1, "layers": "/home/me"}],
+        [{"model": "x", "tensor_parallel": True, "layers": "o"}],
     ),
-    "measured_at": (5, "today", "2026-11-28T10:00:00"),
+    "measured_at": (5, None, "today", "2026-11-28T10:00:00", "2026-02-31", "20261128"),
     "latency_us": (None, "3", 0, -1),
-    "layer": ([], {}, {"chosen_for": ["/home/me"]}),
+    "layer": ([], {}, {"chosen_for": ["home"]}, {"chosen_for": [{}], "block_m": 16}),
     "replayed": ({"recordings": ["mine.jsonl.gz"], "measured_at": ""},),
 }
 

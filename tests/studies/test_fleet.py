@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from autotune.errors import StudyFileError
+from autotune.launch.op import LoraOp
 from autotune.plan.study import StudyPlan
 from autotune.search.session import Session
 from autotune.search.tune import tune
@@ -95,8 +97,26 @@ def test_without_time_nothing_is_begun_and_the_place_is_said(script, tmp_path):
     fleet = script.Fleet.read(fleet_file(tmp_path, models("llama-3.1-8b")))
     runner = MeasuringRunner(write_recording(tmp_path / "r.jsonl.gz"))
     late = script.Fleet(fleet.jobs, fleet.storage, 0.0)
-    (line,) = script.tune(late, runner)
+    (line,) = script.tune(late, runner, [])
     assert line == "[1/1] llama-3.1-8b_tp1_r16_ml8: no time is left; the same command goes on here"
+
+
+def test_a_model_that_cannot_be_tuned_is_said_and_the_next_one_is_tuned(script, tmp_path):
+    fleet = script.Fleet.read(fleet_file(tmp_path, models("llama-3.1-8b")))
+    (job,) = fleet.jobs
+    shape = next(each for each in job.plan.shapes if each.op is LoraOp.SHRINK)
+    runner = MeasuringRunner(write_recording(tmp_path / "r.jsonl.gz", shape.as_dict()))
+    plan = StudyPlan.of_shapes([shape]).override(trials=3, sampler="random", storage=fleet.storage)
+    nothing = replace(plan, axes=plan.axes | {LoraOp.SHRINK: {"block_m": (256,)}})
+    small = replace(job, name="small", plan=plan)
+    broken = replace(job, name="broken", plan=nothing)
+    failed: list[object] = []
+    jobs = script.Fleet([broken, small, small], fleet.storage, 3600.0)
+    first, second, third = script.tune(jobs, runner, failed)
+    assert first.startswith("[1/3] broken: ")
+    assert failed == [broken]
+    assert second.startswith("[2/3] small: 1 rows in ")
+    assert third == "[3/3] small: finished before"
 
 
 @pytest.mark.parametrize(
