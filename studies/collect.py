@@ -1,25 +1,32 @@
 """Adds packs to the collection of tuned files that comes with autotune, and writes its table.
 
     python studies/collect.py PACK... [--into autotune/configs]
+    python studies/collect.py --lost BENCHED.json
     python studies/collect.py --table
 
 A pack is what ``autotune configs --pack`` wrote; it may be a stranger's. Nothing is written unless
 every pack is sound. An entry is refused if it is slower than vLLM's default, beyond the noise. Of
 two entries for one shape the later release counts, then the later day. Where two shapes have one
 key (slices of different sizes), the entry that is there stays, and a line says so.
+
+``--lost`` takes out the dense entries that were slower than the default, or did not run, in what
+``autotune bench $(autotune configs --path) ... --json`` printed, on a newer release, say.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from autotune.errors import AutotuneError, ExportError, InputError
+from autotune.export.bench import DOES_NOT_RUN
 from autotune.export.check.examine import check_folder
 from autotune.export.collection import (
     COLLECTION,
@@ -35,7 +42,7 @@ from autotune.export.names import PROVENANCE_SUFFIX
 from autotune.export.packs import read_pack
 from autotune.export.tuned_entry import TunedEntry
 from autotune.files import try_folder, write_errors
-from autotune.launch.op import gpu_file_prefix
+from autotune.launch.op import gpu_file_prefix, key_text
 from autotune.plan.study import StudyPlan
 
 #: The releases of vLLM that a folder is checked for: those that ``tests/vllm`` asks.
@@ -96,6 +103,41 @@ class Merged:
                         "the same key"
                     )
 
+    def take_out(self, rows: Sequence[Any]) -> None:
+        """Take out the entries that lost to the default when they were timed again."""
+        for row in rows:
+            text = key_text(row["key"])
+            for name, of_file in self.tuned.items():
+                lost = of_file.get(text)
+                if lost is None or lost.shape.op.value != row["op"]:
+                    continue
+                if row["verdict"] not in ("slower", DOES_NOT_RUN):
+                    continue
+                if lost.shape.op.is_moe:
+                    self.lines.append(f"{name} at {text} lost, and stays: its layer is one")
+                elif lost.config.as_dict() == row["config"]:
+                    self.lines.append(f"{name} at {text} is taken out: {row['verdict']}")
+                    self.tuned[name] = {key: of_file[key] for key in of_file if key != text}
+        self.tuned = {name: of_file for name, of_file in self.tuned.items() if of_file}
+
+
+def benched_rows(path: Path) -> list[Any]:
+    """What ``autotune bench --json`` printed.
+
+    Raises:
+        InputError: The file holds something else.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        wanted = {"key": list, "verdict": str, "config": dict, "op": str}
+        if isinstance(rows, list) and all(
+            isinstance(row[name], kind) for row in rows for name, kind in wanted.items()
+        ):
+            return rows
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} is not what autotune bench --json prints: {error}") from error
+    raise InputError(f"{path} is not what autotune bench --json prints")
+
 
 def _of_both(older: TunedEntry, entry: TunedEntry) -> TunedEntry:
     """The newer of two entries of one shape, tuned for the models of both."""
@@ -131,8 +173,16 @@ def refuse_unsound(folder: Path, gpu: str) -> None:
                 raise InputError(f"vLLM {release}: {finding}")
 
 
-def collect(packs: Sequence[Path], root: Path) -> list[str]:
-    """Add packs to a collection; returns what to say.
+def collect(
+    packs: Sequence[Path], root: Path, *, lost: Path | None = None, gpu: str | None = None
+) -> list[str]:
+    """Add packs to a collection, and take out what lost; returns what to say.
+
+    Args:
+        packs: The packs.
+        root: The collection.
+        lost: What ``autotune bench --json`` printed; None for nothing.
+        gpu: Where that was timed; None if the collection is of one GPU.
 
     Raises:
         InputError: A pack is not sound, or the collection would be too large.
@@ -143,25 +193,34 @@ def collect(packs: Sequence[Path], root: Path) -> list[str]:
         pack = read_pack(path)
         refuse_slower(path, pack.tuned)
         merged.setdefault(pack.gpu, Merged({})).add(pack.tuned)
+    if lost is not None:
+        timed_on = [each for each in merged if gpu in (None, each)]
+        if len(timed_on) != 1:
+            raise InputError(f"--lost: give --gpu, one of {', '.join(merged) or 'none'}")
+        merged[timed_on[0]].take_out(benched_rows(lost))
     with tempfile.TemporaryDirectory() as name:
-        for gpu, each in merged.items():
-            write_folder(each.tuned, Path(name) / gpu_file_prefix(gpu))
-            refuse_unsound(Path(name) / gpu_file_prefix(gpu), gpu)
+        for of, each in merged.items():
+            if not each.tuned:
+                raise InputError(f"no entry of the {of} would be left: delete its folder")
+            write_folder(each.tuned, Path(name) / gpu_file_prefix(of))
+            refuse_unsound(Path(name) / gpu_file_prefix(of), of)
     lines = []
     files = {
-        root / gpu_file_prefix(gpu) / file: content
-        for gpu, each in merged.items()
+        root / gpu_file_prefix(of) / file: content
+        for of, each in merged.items()
         for file, content in _files(each.tuned).items()
     }
     size = sum(map(len, files.values()))
     if size > MOST_BYTES:
         raise InputError(f"the collection would have {size} bytes, more than {MOST_BYTES}")
+    for path in {path for path in root.glob("*/*.json*") if path not in files}:
+        path.unlink()  # no entry of it is left
     for path, content in files.items():
         with write_errors(path, ExportError, advice=_ADVICE):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-    for gpu, each in merged.items():
-        lines += [f"{gpu}: {each.added} entries added, {each.renewed} renewed", *each.lines]
+    for of, each in merged.items():
+        lines += [f"{of}: {each.added} entries added, {each.renewed} renewed", *each.lines]
     return [*lines, f"{root}: {size} bytes"]
 
 
@@ -217,11 +276,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("packs", nargs="*", type=Path, metavar="PACK")
     parser.add_argument("--into", type=Path, default=COLLECTION, metavar="DIR")
+    parser.add_argument("--lost", type=Path, metavar="JSON", help="take out what lost here")
+    parser.add_argument("--gpu", metavar="NAME", help="where --lost was timed")
     parser.add_argument("--table", action="store_true", help="write the table of the docs")
     given = parser.parse_args(arguments)
     try:
-        if given.packs:
-            print("\n".join(collect(given.packs, given.into)))
+        if given.packs or given.lost:
+            said = collect(given.packs, given.into, lost=given.lost, gpu=given.gpu)
+            print("\n".join(said))
         if given.table:
             text = PAGE.read_text(encoding="utf-8")
             PAGE.write_text(page_with_table(text, collected(given.into)), encoding="utf-8")

@@ -22,6 +22,7 @@ from autotune.choose.selection import Ratio
 from autotune.export.collection import Collected, by_place, collected
 from autotune.export.packs import MEASUREMENTS, write_pack
 from autotune.export.tuned_entry import TunedEntry, TunedFor
+from autotune.launch.op import DENSE_OPS
 from tests.profiles import examples
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -115,6 +116,58 @@ def test_each_gpu_gets_its_folder(script, tmp_path, root):
         "NVIDIA_H100_80GB_HBM3",
         "NVIDIA_H200",
     ]
+
+
+def benched(path: Path, *rows: tuple[TunedEntry, str]) -> Path:
+    """What ``autotune bench --json`` prints of entries."""
+    path.write_text(
+        json.dumps(
+            [
+                entry.shape.as_dict()
+                | {
+                    "key": list(entry.shape.lookup_key),
+                    "config": entry.config.as_dict(),
+                    "verdict": verdict,
+                }
+                for entry, verdict in rows
+            ]
+        )
+    )
+    return path
+
+
+def test_an_entry_that_lost_when_it_was_timed_again_is_taken_out(script, tmp_path, root, capsys):
+    script.collect([pack_of(tmp_path / "p", *FEW)], root)
+    other = replace(FEW[3], config=replace(FEW[3].config, num_warps=8))
+    rows = [(FEW[0], "slower"), (FEW[1], "does not run"), (FEW[2], "same"), (other, "slower")]
+    path = benched(tmp_path / "b.json", *rows)
+    assert script.main(["--lost", str(path), "--into", str(root)]) == 0
+    assert capsys.readouterr().out.count("is taken out") == 2
+    assert only(root).tuned == by_place(FEW[2:])
+
+
+@pytest.mark.parametrize("text", ["", "[", "{}", "[3]", '[{"op": "shrink"}]', "null", '["x"]'])
+def test_what_no_bench_printed_ends_in_one_line(script, tmp_path, root, capsys, text):
+    script.collect([pack_of(tmp_path / "p", *FEW)], root)
+    (tmp_path / "b.json").write_text(text)
+    arguments = ["--lost", str(tmp_path / "b.json"), "--into", str(root)]
+    assert script.main(arguments) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert only(root).tuned == by_place(FEW)
+
+
+def test_a_file_of_which_no_entry_is_left_goes_and_a_gpu_keeps_one_entry(
+    script, tmp_path, root, capsys
+):
+    ops = [next(e for e in SHIPPED.entries if e.shape.op is op) for op in DENSE_OPS]
+    script.collect([pack_of(tmp_path / "p", *ops)], root)
+    path = benched(tmp_path / "b.json", (ops[0], "slower"))
+    assert script.main(["--lost", str(path), "--into", str(root)]) == 0
+    assert len(list(root.glob("*/*.json"))) == 1
+    assert only(root).entries == ops[1:]
+    path = benched(tmp_path / "b.json", (ops[1], "slower"))
+    assert script.main(["--lost", str(path), "--into", str(root)]) == 1
+    assert "no entry of the NVIDIA H100" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ what is refused

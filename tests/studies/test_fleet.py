@@ -107,7 +107,7 @@ def test_a_model_that_cannot_be_tuned_is_said_and_the_next_one_is_tuned(script, 
     shape = next(each for each in job.plan.shapes if each.op is LoraOp.SHRINK)
     runner = MeasuringRunner(write_recording(tmp_path / "r.jsonl.gz", shape.as_dict()))
     plan = StudyPlan.of_shapes([shape]).override(trials=3, sampler="random", storage=fleet.storage)
-    nothing = replace(plan, axes=plan.axes | {LoraOp.SHRINK: {"block_m": (256,)}})
+    nothing = replace(plan, axes={**plan.axes, LoraOp.SHRINK: {"block_m": (256,)}})
     small = replace(job, name="small", plan=plan)
     broken = replace(job, name="broken", plan=nothing)
     failed: list[object] = []
