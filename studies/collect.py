@@ -268,7 +268,9 @@ def page_with_table(page: str, every: Sequence[Collected]) -> str:
     """The page with the table of what the collection holds now."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table(every)}\n{END}{after}"
+    models = len({holding.model for holding in holdings(every)})
+    there = f"So far: {models} models, {len(every)} {'GPU' if len(every) == 1 else 'GPUs'}."
+    return f"{before}{BEGIN}\n{there}\n\n{table(every)}\n{END}{after}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _MEANINGS = {
     "exact": "tuned for this very shape",
     "other_layer": "the same key, tuned for a layer of other slices or other adapters at once",
-    "near": "another batch size of the same sizes",
+    "near": "another batch size of the same sizes: may be slower than what was tuned for it",
     "far": "other sizes, another rank or max_loras: may be slower than vLLM's default",
     "missing": "no file: vLLM takes its default",
     "stopping": "vLLM would stop with an error",

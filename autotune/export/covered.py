@@ -45,8 +45,8 @@ class Coverage:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every look-up is exact or at another batch size of the same sizes."""
-        return not (self.far or self.missing or self.stopping)
+        """Whether every look-up ends at the key asked for."""
+        return not (self.near or self.far or self.missing or self.stopping)
 
     @property
     def taken(self) -> Tuned:
