@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from autotune.export.collection import collected, confirmable
 from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.measure.measurement import Replayed
 from autotune.plan.study import StudyPlan
-from autotune.search.events import Planned, Tuned
+from autotune.search.events import Planned, Tuned, unwatched
+from autotune.search.run import run_job
 from autotune.search.session import Session
 from autotune.search.tune import tune
 from autotune.search.tuner import CONFIRMING_TRIALS
@@ -121,3 +125,31 @@ def test_a_shape_that_was_only_confirmed_is_searched_when_that_is_asked_for(path
     searching = MeasuringRunner(path)
     tuned_with(searching, {})
     assert searching.measured
+
+
+def test_a_run_where_the_collection_was_tuned_starts_from_it_and_says_so(tmp_path):
+    entry = next(one for one in collected()[0].entries if one.shape.op is LoraOp.SHRINK)
+    shipped = {"shape": entry.shape.as_dict(), "config": entry.config.as_dict(), "outcome": "ok"}
+    path = tmp_path / "here.jsonl.gz"
+    header = {"schema": "autotune-recording/1", "environment": entry.environment.as_dict()}
+    with gzip.open(path, "wt") as file:
+        for line in (
+            header,
+            shipped | {"samples_us": [5.0 + 0.001 * n for n in range(15)]},
+            *lines(entry.shape.as_dict()),
+        ):
+            file.write(json.dumps(line) + "\n")
+    runner = MeasuringRunner(path)
+    said: list[str] = []
+    done = run_job(
+        StudyPlan.of_shapes([entry.shape]),
+        runner,
+        unwatched,
+        say=said.append,
+        known=confirmable(runner.environment),
+    )
+    assert len(runner.measured) == CONFIRMING_TRIALS
+    assert [one.config for one in done.selections] == [entry.config]
+    (line,) = (each for each in said if "collection" in each)
+    assert line.startswith("Of 1 shapes autotune's own collection holds 1 for this GPU and vllm-")
+    assert "--no-configs" in line
