@@ -42,7 +42,7 @@ def run_traced(command: Sequence[str], file: Path) -> int:
 
     Args:
         command: The server's own command.
-        file: The trace; one that is there is replaced.
+        file: The trace; one that is there is replaced, unless the server looks up nothing.
 
     Returns:
         The server's exit code, or 128 and the number of the signal that ended it.
@@ -52,9 +52,15 @@ def run_traced(command: Sequence[str], file: Path) -> int:
     """
     if shutil.which(command[0]) is None:
         raise _unstartable(command[0], "there is no such command")
-    _begin(file)
-    with _environment(file) as environ:
-        code = _run(command, environ)
+    before = _begin(file)
+    try:
+        with _environment(file) as environ:
+            code = _run(command, environ)
+    finally:
+        is_kept = _end(file, before)
+    if is_kept:
+        say(f"autotune: the server looked up nothing; {file} is the trace of before", err)
+        return code
     for line in summary_of(file):
         say(line, err)
     return code
@@ -83,8 +89,11 @@ def _counted(trace: Trace) -> str:
     )
 
 
-def _begin(file: Path) -> None:
+def _begin(file: Path) -> Path | None:
     """Make the trace anew, so that a server's look-ups do not mix with those of another.
+
+    Returns:
+        Where the trace is that was there before; None where there was none.
 
     Raises:
         InputError: There is something else than a trace, or the file cannot be written.
@@ -99,11 +108,28 @@ def _begin(file: Path) -> None:
                     f"{printable(str(file))} is no trace, and would be lost; name another file "
                     "with -o"
                 )
-            there.truncate(0)
+        if not first:
+            return None
+        real = file.resolve()  # a link stays one
+        before = real.with_name(f"{real.name}.before")
+        real.replace(before)
+        real.touch()
     except OSError as error:
         raise InputError(
             f"cannot write {printable(str(file))}: {error.strerror}; name another file with -o"
         ) from error
+    return before
+
+
+def _end(file: Path, before: Path | None) -> bool:
+    """Drop the trace of before; or put it back where none was written, which is returned."""
+    if before is None:
+        return False
+    if file.exists() and file.stat().st_size:
+        before.unlink(missing_ok=True)
+        return False
+    before.replace(file.resolve())
+    return True
 
 
 @contextmanager

@@ -188,6 +188,26 @@ def test_an_older_trace_is_replaced(run, autotune):
     assert sizes == [2]
 
 
+def test_a_trace_is_kept_where_the_server_looks_nothing_up(run, autotune):
+    run("forward(1)")
+    ended = run("raise SystemExit(3)")
+
+    assert ended.code == 3
+    assert "looked up nothing; trace.jsonl is the trace of before" in ended.err
+    assert read_trace(autotune.folder / "trace.jsonl").sizes() == [1]
+    assert [path.name for path in autotune.folder.glob("trace*")] == ["trace.jsonl"]
+
+
+def test_a_link_to_a_trace_stays_one(run, autotune):
+    (autotune.folder / "real.jsonl").touch()
+    (autotune.folder / "trace.jsonl").symlink_to("real.jsonl")
+    run("forward(1)")
+    run("forward(2)")
+
+    assert (autotune.folder / "trace.jsonl").is_symlink()
+    assert read_trace(autotune.folder / "real.jsonl").sizes() == [2]
+
+
 def test_a_server_that_looks_nothing_up_is_told_of(run):
     ended = run("")
 
