@@ -10,7 +10,7 @@ smallest batches there is a kernel without blocks of rows (``_run_fused_moe_lora
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import NamedTuple
 
@@ -100,6 +100,22 @@ def check_flag(name: str, release: str) -> None:
             f"vLLM {release} has no {flag.spelled}, {flag.since} has: leave it out, or tune for "
             "another release with --vllm"
         )
+
+
+def unread_flags(names: Iterable[str], release: str) -> list[str]:
+    """A line for each flag of which it is not known whether a release has it.
+
+    Args:
+        names: Some of ``SERVER_FLAGS``.
+        release: vLLM's version.
+    """
+    flags = [SERVER_FLAGS[name] for name in names]
+    return [
+        f"Whether vLLM {release} has {flag.spelled} was not looked up: {flag.lacking} does not, "
+        f"{flag.since} does. Trace the server to be sure."
+        for flag in flags
+        if not is_since(release, flag.since) and is_newer(release, flag.lacking)
+    ]
 
 
 def installed_release() -> str:

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import InputError
-from autotune.launch.release import check_flag, installed_release
+from autotune.launch.release import (
+    NEWEST_RELEASE,
+    SERVER_FLAGS,
+    check_flag,
+    installed_release,
+    is_newer,
+    unread_flags,
+)
 from autotune.launch.shape import KernelShape
 from autotune.plan.documents import expanded, is_there
 from autotune.plan.lacking import flags_text, lacking_text
@@ -204,7 +211,22 @@ class ModelTable:
                 "With VLLM_LORA_ENABLE_DUAL_STREAM LoRA runs beside the base layer: each kernel is "
                 "timed as it is launched then, but alone on the GPU."
             )
-        return (*self._said, *notes)
+        return (*self._said, *notes, *self._of_release())
+
+    def _of_release(self) -> list[str]:
+        """What is not known of the release."""
+        values = {name: getattr(self, name, None) for name in SERVER_FLAGS}
+        values["data_parallel"] = self.data_parallel > 1
+        given = [name for name, value in values.items() if value]
+        if self.moe_backend is not None and self.moe_backend in SERVER_FLAGS:
+            given.append(self.moe_backend)
+        lines = unread_flags(given, self.release)
+        if is_newer(self.release, NEWEST_RELEASE):
+            lines.append(
+                f"vLLM {self.release} is newer than what autotune knows: its look-ups are taken to "
+                f"be those of {NEWEST_RELEASE}."
+            )
+        return lines
 
 
 def _from(folder: Path, path: str) -> str:

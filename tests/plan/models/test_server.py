@@ -290,3 +290,18 @@ def test_any_flags_together_give_shapes_that_a_study_file_may_ask_for(flags, mod
         for shape in layer.shapes:
             assert KernelShape.from_mapping(shape.as_dict()) == shape
             assert shape.lookup_key == KernelShape.from_mapping(shape.as_dict()).lookup_key
+
+
+def test_flags_that_a_release_may_lack_are_said():
+    between = plan_of("qwen3-30b-a3b", vllm="0.24.0", moe_shared_loras=True)
+    known = plan_of("qwen3-30b-a3b", vllm="0.28.0", moe_shared_loras=True)
+
+    said = "Whether vLLM 0.24.0 has --enable-moe-shared-loras was not looked up"
+    assert any(said in note for note in between.notes)
+    assert not any("looked up: " in note for note in known.notes)
+
+
+def test_a_release_that_is_newer_than_what_is_known_is_said():
+    plan = plan_of("qwen3-30b-a3b", vllm="9.9.9")
+
+    assert any("vLLM 9.9.9 is newer than what autotune knows" in note for note in plan.notes)
