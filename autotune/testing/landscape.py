@@ -100,7 +100,8 @@ class Landscape(Runner):
             return Measurement(
                 shape=shape, config=config, outcome=Outcome.LAUNCH_FAILED, reason="too large"
             )
-        rng = random.Random(f"{shape}{config}")  # noqa: S311 - no secret
+        seed = f"{shape.op.value} {shape.label} {config}"  # new fields of shapes change nothing
+        rng = random.Random(seed)  # noqa: S311 - no secret
         us *= 1 + self.noise * max(-2.5, min(2.5, rng.gauss(0, 1)))
         taken = take_from([us * (1 + 0.003 * rng.gauss(0, 1)) for _ in range(24)])
         samples, cut = race(taken, lambda so_far: stop(config, so_far))
