@@ -149,10 +149,11 @@ def _places(fields: Fields, modules: Sequence[Module]) -> dict[Module, list[Plac
 
 def _kinds(fields: Fields) -> list[frozenset[str]]:
     """What each decoder layer is."""
-    rules, values = fields.model.architecture.kinds, fields.model.values
+    rules, number = fields.model.architecture.kinds, fields.number("num_hidden_layers")
+    values = {**fields.model.values, "num_hidden_layers": number}
     return [
         frozenset({EVERY_LAYER, *(rule(values, index) for rule in rules)})
-        for index in range(fields.number("num_hidden_layers"))
+        for index in range(number)
     ]
 
 

@@ -28,7 +28,8 @@ OUTSIDE = "outside"
 DENSE = "dense"
 SPARSE = "sparse"
 
-#: From a config and the index of a decoder layer to what kind of layer that is.
+#: From a config and the index of a decoder layer to what kind of layer that is. The config has
+#: ``num_hidden_layers``, whether its file says it or not.
 LayerKind = Callable[[Mapping[str, Any], int], str]
 
 

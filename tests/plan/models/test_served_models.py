@@ -110,7 +110,7 @@ def made_by_vllm(architecture: str) -> dict[str, Any]:
             {"layer_types": "full", "num_hidden_layers": 2},
             "a kind for each layer: got 'full'",
         ),
-        ("NemotronHForCausalLM", {"hybrid_override_pattern": "M*X-"}, "must be one of M [*] - E"),
+        ("NemotronHForCausalLM", {"hybrid_override_pattern": "M*X-"}, "one of M, [*], -, E"),
         ("LlamaForCausalLM", {"linear_num_value_heads": 32}, "not known with linear attention"),
         ("DeepseekV3ForCausalLM", {"index_n_heads": 64}, "not known with an indexer"),
     ],

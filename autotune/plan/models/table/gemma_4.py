@@ -17,26 +17,20 @@ from autotune.plan.models.table.blocks import (
     row,
 )
 from autotune.plan.models.table.experts import experts, router
-from autotune.plan.models.table.layer_kinds import attention_kinds, if_many
+from autotune.plan.models.table.layer_kinds import attention_kinds, if_many, is_late
 
-_heads = attention_kinds()
+_heads = attention_kinds("sliding_attention", "full_attention")
 
 
 def _own_or_shared(config: Mapping[str, Any], index: int) -> str:
     """Whether a layer's keys are its own, with the kind of its attention."""
-    keys = "shared" if _is_late(config, index) else "own"
+    keys = "shared" if is_late(config, index) else "own"
     return f"{_heads(config, index)}, {keys} keys"
 
 
 def _width(config: Mapping[str, Any], index: int) -> str:
-    is_wide = config.get("use_double_wide_mlp") and _is_late(config, index)
+    is_wide = config.get("use_double_wide_mlp") and is_late(config, index)
     return "wide" if is_wide else "narrow"
-
-
-def _is_late(config: Mapping[str, Any], index: int) -> bool:
-    """Whether a layer takes its keys and values from one before it."""
-    layers, shared = config.get("num_hidden_layers"), config.get("num_kv_shared_layers") or 0
-    return isinstance(layers, int) and isinstance(shared, int) and 0 < layers - shared <= index
 
 
 def _attention(kind: str, q: str) -> Block:

@@ -89,7 +89,7 @@ _FALCON_H1 = Architecture(
     kinds=(lambda _config, _index: "both",),
     defaults={"mamba_d_ssm": "hidden_size * mamba_expand", "mamba_expand": 2},
 )
-_ATTENTION_OR_MAMBA = attention_kinds(alike=NAMES_OF_4)
+_ATTENTION_OR_MAMBA = attention_kinds("mamba", "attention", alike=NAMES_OF_4)
 _GRANITE_HYBRID = Architecture(
     modules=(
         *mamba_2(
@@ -166,6 +166,7 @@ def _width_of_lfm_2(config: Mapping[str, Any]) -> int | None:
 #: Beyond it a product is no whole number anymore.
 _LARGEST_WIDTH = 2**24
 
+_CONVOLUTION_OR_ATTENTION = attention_kinds("conv", "full_attention")
 _LFM_2 = Architecture(
     modules=(
         *SHORT_CONVOLUTION,
@@ -173,7 +174,7 @@ _LFM_2 = Architecture(
         *mlp("feed_forward", "width", up="w13", down="w2", parts=("w1", "w3")),
         *VOCABULARY,
     ),
-    kinds=(attention_kinds(),),
+    kinds=(_CONVOLUTION_OR_ATTENTION,),
     derived={"width": _width_of_lfm_2},
 )
 _LFM_2_MOE = Architecture(
@@ -186,7 +187,7 @@ _LFM_2_MOE = Architecture(
         *VOCABULARY,
     ),
     kinds=(
-        attention_kinds(),
+        _CONVOLUTION_OR_ATTENTION,
         after_the_first("num_dense_layers", step="", number="num_experts"),
     ),
     spelled=("model.",),

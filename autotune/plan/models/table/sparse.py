@@ -82,7 +82,9 @@ _QWEN_MOE = (*ATTENTION, *mlp(where=DENSE), *QWEN_EXPERTS)
 _QWEN_2_MOE = Architecture(modules=(*_QWEN_MOE, *VOCABULARY_IF_NAMED), kinds=(by_step,))
 _QWEN_3_MOE = Architecture(modules=(*_QWEN_MOE, *VOCABULARY), kinds=(by_step,))
 
-_LINEAR_OR_FULL = attention_kinds(interval="full_attention_interval")
+_LINEAR_OR_FULL = attention_kinds(
+    "linear_attention", "full_attention", interval="full_attention_interval"
+)
 _QWEN_3_NEXT = Architecture(
     modules=(
         *DELTA_RULE_IN_ONE,
