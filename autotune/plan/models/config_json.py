@@ -120,10 +120,24 @@ class Fields:
 
 
 def has_mxfp4_experts(config: Mapping[str, Any]) -> bool:
-    """Whether a config says that the checkpoint's experts are in MXFP4."""
+    """Whether a config says that the checkpoint's experts are in MXFP4.
+
+    Raises:
+        InputError: What it says of quantization is no object, or its method is no text.
+    """
     quantization = config.get("quantization_config")
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    return method in ("mxfp4", "gpt_oss_mxfp4")
+    if quantization is None:
+        return False
+    if not isinstance(quantization, dict):
+        raise InputError(
+            f"the config's quantization_config must be an object: got {shown(quantization)}"
+        )
+    method = quantization.get("quant_method", "")
+    if not isinstance(method, str):
+        raise InputError(
+            f"the config's quantization_config.quant_method must be a text: got {shown(method)}"
+        )
+    return method.lower() in ("mxfp4", "gpt_oss_mxfp4")  # as vLLM reads it
 
 
 def _number_of_kinds(fields: Fields) -> int | None:

@@ -166,7 +166,7 @@ def test_the_language_model_among_media_is_one_that_is_known(architecture, kind,
 # ------------------------------------------------------------------ GPT-OSS
 
 
-def gpt_oss(quantization: str | None = "mxfp4") -> dict[str, Any]:
+def gpt_oss(quantization: str = "mxfp4") -> dict[str, Any]:
     return config_of("gpt-oss-120b") | {"quantization_config": {"quant_method": quantization}}
 
 
@@ -213,7 +213,35 @@ def test_experts_in_mxfp4_are_padded_on_each_gpu(backend, ways, hidden, w13, w2)
     assert (first.intermediate_size, second.intermediate_size) == (w13, w2)
 
 
-def test_experts_that_are_not_in_mxfp4_are_not_padded():
-    first, _ = w13_and_w2(gpt_oss(None), tensor_parallel=2, moe_backend="marlin")
+@pytest.mark.parametrize("quantization", [None, {}, {"quant_method": ""}, {"quant_method": "fp8"}])
+def test_experts_that_are_not_in_mxfp4_are_not_padded(quantization):
+    config = gpt_oss() | {"quantization_config": quantization}
+    first, _ = w13_and_w2(config, tensor_parallel=2, moe_backend="marlin")
 
     assert (first.hidden_size, first.intermediate_size) == (2880, 2880)
+
+
+def test_a_method_in_large_letters_is_the_same_one():
+    assert keys_of(gpt_oss("MXFP4")) == keys_of(gpt_oss())
+
+
+@pytest.mark.parametrize(
+    ("quantization", "message"),
+    [
+        ("mxfp4", "quantization_config must be an object: got 'mxfp4'"),
+        (["mxfp4"], r"quantization_config must be an object: got \['mxfp4'\]"),
+        (0, "quantization_config must be an object: got 0"),
+        ({"quant_method": ["mxfp4"]}, r"quant_method must be a text: got \['mxfp4'\]"),
+        ({"quant_method": None}, "quant_method must be a text: got None"),
+        ({"quant_method": 4}, "quant_method must be a text: got 4"),
+    ],
+)
+@pytest.mark.parametrize("model", ["gpt-oss-120b", "llama-3.1-8b", "gemma-3-4b"])
+@pytest.mark.parametrize("place", ["", "text_config"])
+def test_a_quantization_that_cannot_be_read_is_refused(model, place, quantization, message):
+    config = config_of(model)
+    outer = {"quantization_config": quantization}
+    changes = {place: {**config.get(place, config), **outer}} if place else outer
+
+    with pytest.raises(InputError, match=f"the config's .*{message}$"):
+        layers_of(config | changes)
