@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +26,22 @@ _LARGEST = 2**24
 #: No model has as many decoder layers: the names of each of them are looked through.
 _MOST_LAYERS = 4096
 
+_MOST = {"num_hidden_layers": _MOST_LAYERS, "num_layers": _MOST_LAYERS}
+
 #: Fields with a kind for each decoder layer: as many as there are layers.
-_KINDS = ("layer_types", "layers_block_type", "mlp_layer_types")
+_KINDS = ("layer_types", "layers_block_type", "hybrid_override_pattern", "mlp_layer_types")
+
+#: Heads or groups that others share evenly, by what shares them. vLLM asserts it of attention
+#: (``attention.py``) and of Mamba (``ssd_combined.py``, both below ``model_executor/layers/``), and
+#: lays linear attention out by it (``qwen_gdn_linear_attn.py``). Where the GPUs divide both, it
+#: holds on each GPU, too.
+_SHARED_BY = {
+    "num_key_value_heads": "num_attention_heads",
+    "num_global_key_value_heads": "num_attention_heads",
+    "linear_num_key_heads": "linear_num_value_heads",
+    "n_groups": "mamba_num_heads",
+    "mamba_n_groups": "mamba_n_heads",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +84,7 @@ class Fields:
         """A factor of a formula: a whole number as it stands, or a field of the config.
 
         Raises:
-            InputError: The field is absent, or is not a whole number from 1 to ``_LARGEST``.
+            InputError: The field is absent, or is not a whole number from 1 to what models have.
         """
         if name.isdecimal():
             return int(name)
@@ -78,17 +93,37 @@ class Fields:
             return self.size(self.model.formulas[name])
         if value is None and name in _IMPLIED:
             value = _IMPLIED[name](self)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
+        most = _MOST.get(name, _LARGEST)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             got = "nothing" if value is None else shown(value)
             raise InputError(
-                f"the config of {self.name} must have {name}, a whole number of at least 1: "
-                f"got {got}; {BY_HAND}"
-            )
-        if name == "num_hidden_layers" and value > _MOST_LAYERS:
-            raise InputError(
-                f"the config of {self.name} must have {name} of {_MOST_LAYERS} or less: got {value}"
+                f"the config of {self.name} must have {self.called(name)}, a whole number from 1 "
+                f"to {most}: got {got}; {BY_HAND}"
             )
         return value
+
+    def called(self, name: str) -> str:
+        """What the config's file calls a field that may have several names."""
+        if name not in self.model.values and name in self.model.formulas:
+            return self.model.formulas[name]
+        return self.model.written.get(name, name)
+
+    def check_shared(self, module: Module) -> None:
+        """Refuse heads that cannot share others evenly: vLLM builds no such module.
+
+        Raises:
+            InputError: They cannot, or a field is absent or no size.
+        """
+        used = {name for size in module.writes for name in re.findall(r"\w+", size)}
+        for name, sharer in _SHARED_BY.items():
+            if not {name, sharer} <= used:
+                continue
+            shared, by = self.number(name), self.number(sharer)
+            if by % shared:
+                raise InputError(
+                    f"the config of {self.name} must have {self.called(sharer)}, a multiple of "
+                    f"{self.called(name)}: got {by} and {shared}; vLLM builds no such model"
+                )
 
     def size(self, formula: str, *, ways: int = 1) -> int:
         """The value of a formula, or the part of it that one GPU has.
@@ -114,7 +149,8 @@ class Fields:
             return 1
         if value % ways:
             raise InputError(
-                f"tensor_parallel must divide {name} of {self.name}: got {ways} for {value}"
+                f"tensor_parallel must divide {self.called(name)} of {self.name}: got {ways} for "
+                f"{value}"
             )
         return value // ways
 
@@ -143,7 +179,7 @@ def has_mxfp4_experts(config: Mapping[str, Any]) -> bool:
 def _number_of_kinds(fields: Fields) -> int | None:
     """The number of decoder layers, by a list that has an entry for each."""
     lists = (fields.model.values.get(each) for each in _KINDS)
-    return next((len(each) for each in lists if isinstance(each, list) and each), None)
+    return next((len(each) for each in lists if isinstance(each, list | str) and each), None)
 
 
 #: Fields that follow from others where a config leaves them out, as in ``transformers``.

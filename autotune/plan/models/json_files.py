@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,13 @@ def read_json(source: str, name: str) -> Mapping[str, Any]:
     text, shown_path = read_document(path), printable(str(path))
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise InputError(f"{shown_path}: cannot be read as JSON: {error}") from error
+    except ValueError:  # Python reads no longer numbers
+        raise InputError(
+            f"{shown_path}: cannot be read as JSON: a number in it is too long: more than "
+            f"{sys.get_int_max_str_digits()} digits"
+        ) from None
     except RecursionError:
         raise InputError(f"{shown_path}: cannot be read as JSON: nested too deep") from None
     if not isinstance(content, dict):

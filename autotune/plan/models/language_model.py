@@ -37,6 +37,7 @@ class Model:
         values: The fields of the language model's config; those that the config leaves out have
             the architecture's defaults.
         formulas: From which other fields those follow that are left out.
+        written: What the config calls fields that have several names, by each of these.
         wrapper: What the language model is in; None where it is the whole model.
     """
 
@@ -45,6 +46,7 @@ class Model:
     values: Mapping[str, Any]
     formulas: Mapping[str, str] = field(default_factory=dict)
     wrapper: Wrapper | None = None
+    written: Mapping[str, str] = field(default_factory=dict)
 
 
 def language_model_of(config: Mapping[str, Any]) -> Model:
@@ -67,15 +69,16 @@ def language_model_of(config: Mapping[str, Any]) -> Model:
     architecture = _in(name, entry, values) if isinstance(entry, Wrapper) else entry
     defaults = {**architecture.defaults, **(wrapper.defaults if wrapper else {})}
     values = {key: value for key, value in values.items() if value is not None}
+    written: dict[str, str] = {}
     for alike in _ALSO_CALLED:
-        _call_alike(alike, values)
+        written |= _call_alike(alike, values)
     _take_overrides(name, architecture, values)
-    _check_kind(name, architecture, values)
+    _check_kind(name, architecture, values, written)
     _check_alike(name, architecture, values)
     numbers = {key: value for key, value in defaults.items() if isinstance(value, int)}
     formulas = {key: value for key, value in defaults.items() if isinstance(value, str)}
     values |= {key: rule(values) for key, rule in architecture.derived.items()}
-    return Model(name, architecture, {**numbers, **values}, formulas, wrapper)
+    return Model(name, architecture, {**numbers, **values}, formulas, wrapper, written)
 
 
 def _nearest(name: object) -> str:
@@ -131,14 +134,16 @@ _ALSO_CALLED = (
 )
 
 
-def _call_alike(names: Sequence[str], values: dict[str, Any]) -> None:
-    """Give a field's value to all of its names."""
+def _call_alike(names: Sequence[str], values: dict[str, Any]) -> dict[str, str]:
+    """Give a field's value to all of its names, and say what the config calls it."""
     given = {each: values[each] for each in names if values.get(each) is not None}
     if len({repr(value) for value in given.values()}) > 1:
         told = " and ".join(f"{each} {shown(value)}" for each, value in given.items())
         raise InputError(f"the config has two values of one field: got {told}; leave one out")
-    if given:
-        values.update(dict.fromkeys(names, next(iter(given.values()))))
+    if not given:
+        return {}
+    values.update(dict.fromkeys(names, next(iter(given.values()))))
+    return {each: each if each in given else next(iter(given)) for each in names}
 
 
 #: What a layer's own config says, by what the architecture calls it for such layers.
@@ -187,16 +192,28 @@ _OF_THEIR_KIND = {
 }
 
 
-def _check_kind(name: str, architecture: Architecture, values: Mapping[str, Any]) -> None:
+def _check_kind(
+    name: str,
+    architecture: Architecture,
+    values: Mapping[str, Any],
+    written: Mapping[str, str],
+) -> None:
     used = _used(architecture)
     for field_name, what in _OF_THEIR_KIND.items():
         value = values.get(field_name)
         is_many = isinstance(value, int) and value > 1
         alike = next((names for names in _ALSO_CALLED if field_name in names), (field_name,))
-        if is_many and not any(each in used for each in alike):
+        called = written.get(field_name, field_name)
+        is_used = any(each in used for each in alike)
+        if is_many and not is_used:
             raise UnknownModel(
-                f"{name} is not known with {what}: its config has {field_name} {shown(value)}; "
+                f"{name} is not known with {what}: its config has {called} {shown(value)}; "
                 f"{ANOTHER_WAY}"
+            )
+        if is_used and not (value is None or (type(value) is int and value >= 0)):
+            raise InputError(
+                f"the config of {name} must have {called}, a whole number of at least 0: got "
+                f"{shown(value)}"
             )
 
 

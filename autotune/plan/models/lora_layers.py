@@ -83,7 +83,10 @@ def lora_layers(
         for each in fields.model.architecture.modules
         if fields.has(each) and not (server.fully_sharded and _is_varied(fields, each, server))
     ]
-    return layers_at(fields, _places(fields, modules), server, targets)
+    places = _places(fields, modules)
+    for module in filter(places.get, modules):
+        fields.check_shared(module)
+    return layers_at(fields, places, server, targets)
 
 
 def layers_at(

@@ -101,7 +101,10 @@ def test_a_hostile_value_anywhere_in_an_adapter_is_taken_or_refused_in_one_line(
     ("content", "message"),
     [
         (b"[" * 200000, "cannot be read as JSON: nested too deep"),
-        (b'{"hidden_size": ' + b"9" * 5000 + b"}", "cannot be read as JSON: .*digits"),
+        (
+            b'{"hidden_size": ' + b"9" * 5000 + b"}",
+            "as JSON: a number in it is too long: more than 4300 digits$",
+        ),
         (b"\xff\xfe", "not UTF-8"),
         (b"\xef\xbb\xbf{}", "cannot be read as JSON: .*BOM"),
         (b" " * (LARGEST_BYTES + 1), "larger than the 16777216 bytes"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autotune.errors import InputError
 from autotune.launch.op import LookupKey, LoraOp
@@ -64,15 +67,85 @@ def test_a_mixture_of_experts_that_does_not_say_how_many_is_not_taken_for_dense(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_local_experts": 8}, "not known with a mixture of experts: .* num_experts 8"),
+        ({"num_local_experts": 8}, "not known with a mixture of experts: .* num_local_experts 8"),
+        ({"n_routed_experts": 8}, "not known with a mixture of experts: .* n_routed_experts 8"),
         ({"kv_lora_rank": 512}, "not known with multi-head latent attention: .* kv_lora_rank 512"),
         ({"text_config": []}, r"text_config must be an object: got \[\]"),
-        ({"num_hidden_layers": 2**24}, "num_hidden_layers of 4096 or less: got 16777216"),
+        (
+            {"num_hidden_layers": 2**24},
+            "num_hidden_layers, a whole number from 1 to 4096: got 1677",
+        ),
+        (
+            {"num_hidden_layers": 10**9},
+            "num_hidden_layers, a whole number from 1 to 4096: got 1000",
+        ),
+        ({"vocab_size": 10**15}, "vocab_size, a whole number from 1 to 16777216: got 1000000000"),
+        (
+            {"hidden_size": 2**24 + 1},
+            "hidden_size, a whole number from 1 to 16777216: got 16777217",
+        ),
+        (
+            {"num_key_value_heads": 0},
+            "num_key_value_heads, a whole number from 1 to 16777216: got 0",
+        ),
     ],
 )
 def test_a_config_that_its_architecture_cannot_be_is_refused(change, message):
     with pytest.raises(InputError, match=message):
         layers_of(config_of("llama-3.1-8b") | change)
+
+
+@pytest.mark.parametrize(
+    ("model", "old", "new"),
+    [
+        ("qwen3-30b-a3b", "num_experts", "num_local_experts"),
+        ("mixtral-8x7b", "num_local_experts", "num_experts"),
+        ("deepseek-v3", "n_routed_experts", "num_local_experts"),
+        ("gpt-oss-120b", "num_experts_per_tok", "experts_per_token"),
+    ],
+)
+@pytest.mark.parametrize("value", [-1, "8", 1.5, True, [8], 10**9])
+def test_messages_call_a_field_as_the_file_does(model, old, new, value):
+    config = {key: each for key, each in config_of(model).items() if key != old} | {new: value}
+
+    with pytest.raises(InputError, match=rf"must have {new}, a whole number .*: got "):
+        layers_of(config)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "change", "message"),
+    [
+        ("LlamaForCausalLM", {"num_key_value_heads": 5}, "num_key_value_heads: got 32 and 5"),
+        ("LlamaForCausalLM", {"num_key_value_heads": 64}, "num_key_value_heads: got 32 and 64"),
+        ("Phi3ForCausalLM", {"num_key_value_heads": 7}, "num_key_value_heads: got [0-9]+ and 7"),
+        ("ChatGLMModel", {"multi_query_group_num": 5}, "multi_query_group_num: got 16 and 5"),
+        ("Qwen3NextForCausalLM", {"num_key_value_heads": 3}, "num_key_value_heads: got 16 and 3"),
+        ("Qwen3NextForCausalLM", {"linear_num_value_heads": 20}, "key_heads: got 20 and 16"),
+        ("NemotronHForCausalLM", {"n_groups": 7}, "n_groups: got [0-9]+ and 7"),
+        ("FalconH1ForCausalLM", {"mamba_n_groups": 5}, "mamba_n_groups: got [0-9]+ and 5"),
+    ],
+)
+@pytest.mark.parametrize("targets", [None, ["down_proj", "embed_tokens", "out_proj", "dense"]])
+def test_heads_that_cannot_be_shared_evenly_are_refused(architecture, change, message, targets):
+    config = made_by_vllm(architecture) | change
+
+    with pytest.raises(InputError, match=rf"must have \w+, a multiple of \w*{message}; vLLM"):
+        lora_layers(config, Server(max_loras=8, rank=16), targets)
+
+
+@given(
+    kv=st.integers(1, 40), per_kv=st.integers(1, 8), more=st.integers(0, 7), ways=st.integers(1, 8)
+)
+def test_heads_are_taken_where_vllm_can_build_attention(kv, per_kv, more, ways):
+    heads = kv * per_kv + more
+    sizes = {"hidden_size": 6720, "intermediate_size": 6720, "head_dim": 8}
+    sizes |= {"num_attention_heads": heads, "num_key_value_heads": kv}
+    # QKVParallelLinear and Attention of vLLM 0.33.0.
+    is_divided = heads % ways == 0 and (kv % ways == 0 if kv > ways else ways % kv == 0)
+    can_be_built = is_divided and heads // ways % max(1, kv // ways) == 0
+    told = nullcontext() if can_be_built else pytest.raises(InputError, match="_heads")
+    with told:
+        layers_of(config_of("llama-3.1-8b") | sizes, tensor_parallel=ways)
 
 
 def made_by_vllm(architecture: str) -> dict[str, Any]:
