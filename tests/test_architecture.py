@@ -50,7 +50,7 @@ MAY_IMPORT = {
     # asking: in a process beside autotune, which vLLM runs in.
     "torch": {"measure/cuda", "measure/kernels", "plan/models/asking"},
     "triton": {"measure/cuda", "measure/kernels"},
-    "pydantic": {"untrusted.py", "plan/traced.py", "measure", "choose", "store"},
+    "pydantic": {"untrusted.py", "plan/trace_lines.py", "measure", "choose", "store"},
     "sqlalchemy": {"store", "search"},
     "typer": {"cli"},
     "rich": {"cli"},

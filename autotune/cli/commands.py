@@ -24,6 +24,7 @@ from autotune.cli.console import (
     say_benched,
     say_compiled,
     say_no_gpu,
+    say_of_trace,
     say_recorded,
     say_unread,
     watch_status,
@@ -177,6 +178,7 @@ def record_spaces(
     out.outlive_reader(say_unread)
     with errors_in_one_line():
         plan = flags.plan().override(kernels=kernels, seed=seed)
+        say_of_trace(plan)
         try_file(file, RecordingError, advice="free the place, or name another file with -o")
         with gpu_runner(plan.kernels, err.print) as runner:
             record(
@@ -231,6 +233,7 @@ def bench(
 
     with errors_in_one_line():
         plan = flags.plan().override(kernels=kernels)
+        say_of_trace(plan)
         with gpu_runner(plan.kernels, err.print) as runner:
             rows = bench_plan(
                 plan,
@@ -306,6 +309,7 @@ def check(
         raise typer.BadParameter("--replay and --storage both name the shapes; give one of them")
     with errors_in_one_line():
         plans = plans_by_gpu(flags, replay=replay, storage=storage)
+        say_of_trace(*plans.values())
         report = check_files(
             folder,
             {gpu: plan.looked_up for gpu, plan in plans.items()},
@@ -339,6 +343,7 @@ def warm(
     with errors_in_one_line():
         check_installed(kernels)
         plans = plans_by_gpu(flags, replay=None, storage=None)
+        say_of_trace(*plans.values())
         warmed = warm_cache(
             folder,
             {gpu: plan.served for gpu, plan in plans.items()},

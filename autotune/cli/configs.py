@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from autotune.cli.console import out, print_findings, print_written
+from autotune.cli.console import out, print_findings, print_written, say_of_trace
 from autotune.cli.exits import EXIT_CHECK_FAILED, errors_in_one_line
 from autotune.cli.flags import (
     AsJson,
@@ -147,6 +147,7 @@ def _cover(flags: ShapeFlags, gpu: str | None, output: Path | None, *, as_json: 
     from autotune.export.covered import covered
 
     plan = flags.plan()
+    say_of_trace(plan)
     found = covered(_one_of(gpu or (plan.trace and plan.trace.gpu) or None), plan.looked_up)
     if output is not None and not found.taken:
         raise InputError(f"the collection has no entry for it: tune it with {_command(flags)}")

@@ -116,6 +116,17 @@ def say_interrupted(plan: StudyPlan, progress: RunProgress) -> None:
         err.print(f"To write the files of what is done: {command}")
 
 
+def say_of_trace(*plans: StudyPlan) -> None:
+    """Say on standard error what a user must know of the plans' trace, such as what it leaves out.
+
+    Args:
+        plans: All of one trace, if of any.
+    """
+    notes = [line for plan in plans if plan.trace is not None for line in plan.trace.notes]
+    for line in dict.fromkeys(notes):
+        say(line, err)
+
+
 def print_shapes(plan: StudyPlan, *, as_json: bool) -> None:
     """Print the shapes of a plan, and below them about how long they take to tune.
 
@@ -128,6 +139,7 @@ def print_shapes(plan: StudyPlan, *, as_json: bool) -> None:
     layers, runs = plan.layers, plan.runs
     if as_json:
         out.print_json(json.dumps(shape_rows(layers, runs)))
+        say_of_trace(plan)
         return
     out.print(shapes_table(layers, runs))
     out.print()

@@ -6,178 +6,27 @@ of the caller's tensors; a later line of the same process and number gives newer
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import codecs
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
-
-from pydantic import Field
+from typing import get_args
 
 from autotune.errors import InputError, ShapeError, printable, shown
-from autotune.launch.op import DenseKey, LookupKey, LoraOp, MoeKey, key_text
-from autotune.launch.shape import LARGEST_SIZE, RANKS_ON_GPU, KernelShape
+from autotune.launch.op import key_text
+from autotune.launch.shape import KernelShape
 from autotune.plan.batches import doubled, thinned
 from autotune.plan.documents import read_lines
+from autotune.plan.trace_lines import Figures, Header, LookUp, When
 from autotune.plan.workload import Kernel
 from autotune.trace import SCHEMA
-from autotune.untrusted import Count, Untrusted, read_json
+from autotune.untrusted import read_json
 
-#: When a look-up was asked: before the first request, while a CUDA graph was captured then, later.
-When = Literal["capture", "start", "serving"]
-
-#: A size of a tensor, or a key.
-_Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
-
-#: The sizes of each slice's weights: adapters, experts or 1, and a matrix.
-_Weights = Annotated[
-    list[Annotated[list[_Size], Field(min_length=3, max_length=4)]],
-    Field(min_length=1, max_length=64),
-]
-
-#: What a GPU's name holds, such as ``Quadro RTX 6000/8000``: it becomes part of files' names.
-_GPU = r"^[A-Za-z0-9 _+()/-]{0,200}$"
-
-_CLASSIFIER = "a classifier's head, whose rank is its number of classes: vLLM takes the nearest one"
+__all__ = ["Asked", "Trace", "When", "first_of", "read_trace"]
 
 #: Which of the reasons why look-ups are left out are told.
 _MOST_REASONS = 3
-
-
-class _Header(Untrusted):
-    """The first line."""
-
-    format: str = Field("", alias="schema")
-    vllm: Annotated[str, Field(max_length=100)] = ""
-    gpu: Annotated[str, Field(pattern=_GPU)] = ""
-
-
-class _Figures(Untrusted):
-    """What every other line has."""
-
-    process: Annotated[str, Field(max_length=200)]
-    number: Count
-    count: Annotated[int, Field(ge=0, lt=2**63)]
-    layers: Annotated[int, Field(ge=1, lt=2**31)]
-    when: When
-
-
-class _LookUp(_Figures):
-    """The first line of a look-up."""
-
-    op: Annotated[str, Field(max_length=200)]
-    max_loras: _Size
-    batch: _Size
-    hidden_size: _Size
-    rank: _Size
-    num_slices: _Size
-    add_inputs: bool | None = None
-    moe_intermediate_size: _Size | None = None
-    lora_a: _Weights | None = None
-    lora_b: _Weights | None = None
-    dtype: Annotated[str, Field(max_length=200)] = "bfloat16"
-    active_loras: Annotated[int, Field(ge=0, le=LARGEST_SIZE)] | None = None
-    top_k: _Size | None = None
-    global_experts: _Size | None = None
-    fully_sharded: bool = False
-    shared_loras: bool = False
-
-    @property
-    def key(self) -> LookupKey:
-        """The key under which vLLM looked it up."""
-        outer = (self.max_loras, self.num_slices, self.batch)
-        if self.moe_intermediate_size is not None:
-            return MoeKey(*outer, self.rank, self.hidden_size, self.moe_intermediate_size)
-        inner = (self.hidden_size, self.rank)
-        return DenseKey(*outer, *(inner if self.op == LoraOp.SHRINK.value else inner[::-1]))
-
-    @property
-    def server_flags(self) -> set[str]:
-        """The flags of the server that this look-up shows."""
-        flags = {"dual_stream"} if self.op == "expand" and self.add_inputs is False else set()
-        fewer = 0 < (self.active_loras or 0) < self.max_loras
-        return flags | {"specialize_active_lora"} if fewer else flags
-
-    def shape(self, everywhere: int | None, flags: Collection[str] = ()) -> KernelShape:
-        """What was launched.
-
-        Args:
-            everywhere: Experts on all devices, where this look-up's caller did not know.
-            flags: The server's, which any of its look-ups may have shown.
-
-        Raises:
-            ShapeError: autotune cannot launch it, or would look it up under another key.
-        """
-        dense = self.op in {LoraOp.SHRINK.value, LoraOp.EXPAND.value}
-        if (
-            self.op == LoraOp.SHRINK.value
-            and self.num_slices == 1
-            and self.rank not in RANKS_ON_GPU
-        ):
-            raise ShapeError(_CLASSIFIER)
-        table = self._dense() if dense else self._of_experts(everywhere)
-        shape = KernelShape.from_mapping(table | dict.fromkeys(flags, True))
-        if shape.lookup_key != self.key:
-            raise ShapeError(f"its tensors would be looked up as {key_text(shape.lookup_key)}")
-        return shape
-
-    @property
-    def _launch(self) -> dict[str, Any]:
-        return {
-            "op": self.op,
-            "num_tokens": self.batch,
-            "rank": self.rank,
-            "hidden_size": self.hidden_size,
-            "num_slices": self.num_slices,
-            "max_loras": self.max_loras,
-            "dtype": self.dtype,
-        }
-
-    def _dense(self) -> dict[str, Any]:
-        # The key has a slot for tokens without LoRA. Where grids differ, the largest is tuned.
-        table = {**self._launch, "max_loras": self.max_loras - 1}
-        if self.op == LoraOp.EXPAND.value:
-            table["add_inputs"] = self.add_inputs is not False
-            table |= {"slice_sizes": [sizes[-2] for sizes in self.lora_b]} if self.lora_b else {}
-        return table
-
-    def _of_experts(self, everywhere: int | None) -> dict[str, Any]:
-        if self.lora_a is None or self.lora_b is None or self.top_k is None:
-            raise ShapeError("its tensors could not be seen")
-        a, b, is_w13 = self.lora_a[0], self.lora_b[0], "_w13_" in self.op
-        hidden, inner = (a[-1], b[-2]) if is_w13 else (b[-2], a[-1])
-        shards = 1
-        if self.fully_sharded:
-            shards = max(1, b[-1] // a[-2] if is_w13 else self.hidden_size // b[-2])
-        experts = max(a[1], b[1])
-        return {
-            **self._launch,
-            "hidden_size": hidden if is_w13 else hidden * shards,
-            "intermediate_size": inner,
-            "top_k": self.top_k,
-            "num_experts": experts,
-            "fully_sharded": self.fully_sharded,
-            "shared_loras": self.shared_loras,
-            "shards": shards,
-            "global_experts": self.global_experts or everywhere or experts,
-        }
-
-    @property
-    def kind(self) -> tuple[object, ...]:
-        """What says which kernel it is, whatever the batch size."""
-        outer = (self.op, self.max_loras, self.num_slices, self.add_inputs)
-        return *outer, self.rank, self.hidden_size, self.moe_intermediate_size
-
-    def with_tensors_of(self, other: _LookUp) -> _LookUp:
-        """The look-up with the tensors of another one of its kernel, where its own were unseen."""
-        if self.lora_a or self.lora_b:
-            return self
-        return other.model_copy(update={"batch": self.batch})
-
-    @property
-    def layer(self) -> tuple[object, ...]:
-        """What the ops of a MoE layer have in common, whichever knew its experts."""
-        return self.max_loras, self.hidden_size, self.top_k, self.lora_a and self.lora_a[0][1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,7 +163,7 @@ def read_trace(path: Path) -> Trace:
     asked, left_out = _asked(firsts, latest)
     if not asked:
         raise InputError(f"{source} holds no look-up that autotune can launch: {left_out[0]}")
-    notes = [f"{source}: {line}" for line in _told(left_out)]
+    notes = [f"{source}: {line}" for line in (*header.notes, *_told(left_out))]
     return Trace(
         source=source,
         release=header.vllm,
@@ -327,32 +176,34 @@ def read_trace(path: Path) -> Trace:
 _Name = tuple[str, int]
 
 
-def _header(source: str, text: bytes) -> _Header:
+def _header(source: str, text: bytes) -> Header:
     if not text:
-        return _Header.model_validate({})
+        return Header.model_validate({})
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{source} is no trace in UTF-8, but in UTF-16; save it as UTF-8")
     if SCHEMA.encode() not in text:
         raise InputError(
             f"{source} is no trace: its first line has no schema {SCHEMA!r}; give the file that "
             "autotune trace wrote"
         )
     with _named(source, 1):
-        return read_json(_Header, text)
+        return read_json(Header, text)
 
 
 def _read(
     source: str, lines: Iterator[bytes]
-) -> tuple[dict[_Name, tuple[int, _LookUp]], dict[_Name, _Figures]]:
+) -> tuple[dict[_Name, tuple[int, LookUp]], dict[_Name, Figures]]:
     """The first line of every look-up, with its number in the file, and its latest figures."""
-    firsts: dict[_Name, tuple[int, _LookUp]] = {}
-    latest: dict[_Name, _Figures] = {}
+    firsts: dict[_Name, tuple[int, LookUp]] = {}
+    latest: dict[_Name, Figures] = {}
     for number, text in enumerate(lines, start=2):
         if not text.endswith(b"\n") or text.startswith(b'{"schema"'):  # of a trace put after it
             continue
         with _named(source, number):
-            figures = read_json(_Figures, text)
+            figures = read_json(Figures, text)
             name = figures.process, figures.number
             if name not in firsts:
-                firsts[name] = number, read_json(_LookUp, text)
+                firsts[name] = number, read_json(LookUp, text)
         latest[name] = figures
     return firsts, latest
 
@@ -367,7 +218,7 @@ def _named(source: str, number: int) -> Iterator[None]:
 
 
 def _asked(
-    firsts: Mapping[_Name, tuple[int, _LookUp]], latest: Mapping[_Name, _Figures]
+    firsts: Mapping[_Name, tuple[int, LookUp]], latest: Mapping[_Name, Figures]
 ) -> tuple[dict[KernelShape, Asked], list[str]]:
     """Every shape once, and why look-ups are left out, a line each."""
     everywhere = {one.layer: one.global_experts for _, one in firsts.values() if one.global_experts}

@@ -288,6 +288,29 @@ def test_many_sizes_of_a_server_that_served_are_rows_by_powers_of_two(run, autot
     assert tokens == ["1", "200 to 255 (56 sizes)", "256 to 399 (143 sizes)", "300"]
 
 
+@pytest.mark.parametrize("flags", [("shapes",), ("check", "tuned"), ("configs",)])
+def test_look_ups_that_are_left_out_are_said_beside_json(run, autotune, flags):
+    run("forward(1)")
+    trace = autotune.folder / "trace.jsonl"
+    header, first, *others = trace.read_text().splitlines(keepends=True)
+    unknown = first.replace('"op": "', '"op": "new_').replace('"number": 0', '"number": 999')
+    trace.write_text(
+        "".join(
+            [header.replace('"gpu": ""', '"gpu": "NVIDIA H100 80GB HBM3"'), first, *others, unknown]
+        )
+    )
+    tuned = autotune.folder / "tuned"
+    tuned.mkdir()
+    (tuned / "NVIDIA_H100_80GB_HBM3_SHRINK.json").write_text(
+        '{"9": {"1": {"1": {"1": {"1": {}}}}}}'
+    )
+
+    ended = autotune(*flags, "--trace", "trace.jsonl", "--json")
+
+    assert json.loads(ended.out)
+    assert ended.err.count("left out, as autotune cannot launch it") == 1
+
+
 def test_a_check_is_for_the_gpu_that_was_traced(run, autotune):
     run("forward(1)")
     trace = autotune.folder / "trace.jsonl"

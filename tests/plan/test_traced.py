@@ -300,14 +300,17 @@ def test_kernels_that_share_an_entry_are_told_by_their_sizes(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch": "4"}, r"t\.jsonl line 2: batch must be a valid integer: got '4'"),
-        ({"rank": 0}, r"line 2: rank must be greater than or equal to 1: got 0"),
-        ({"batch": 2**31}, r"line 2: batch must be less than or equal to 2147483647"),
-        ({"op": None}, r"line 2: op must be a valid string: got None"),
-        ({"lora_a": [[1]]}, r"line 2: lora_a\[0\] List should have at least 3 items"),
-        ({"count": -1}, r"line 2: count must be greater"),
+        ({"batch": "4"}, r"t\.jsonl line 2: batch must be a whole number: got '4'"),
+        ({"rank": 0}, r"line 2: rank must be at least 1: got 0"),
+        ({"batch": 2**31}, r"line 2: batch must be at most 2147483647"),
+        ({"op": None}, r"line 2: op must be a text: got None"),
+        ({"lora_a": [[1]]}, r"line 2: lora_a\[0\] must be a list of length 3 at least: got \[1\]"),
+        ({"count": -1}, r"line 2: count must be at least 0"),
         ({"when": "later"}, r"line 2: when must be 'capture', 'start' or 'serving': got 'later'"),
-        ({"process": 5}, r"line 2: process must be a valid string: got 5"),
+        ({"lora_a": []}, r"line 2: lora_a must be a list of length 1 at least: got \[\]"),
+        ({"dtype": "x" * 201}, "line 2: dtype must have at most 200 characters"),
+        ({"active_loras": 99}, "line 2: active_loras must be at most 9, with max_loras 9: got 99"),
+        ({"process": 5}, r"line 2: process must be a text: got 5"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place(changes, message, tmp_path):
@@ -324,7 +327,9 @@ def test_a_wrong_value_is_named_with_its_place(changes, message, tmp_path):
         (b"\xff\xfe\x00\n" * 9, "is no trace"),
         (b"x" * 70_000, "line 1: longer than 65536 bytes"),
         (b'"autotune-trace/1"\n', "line 1: the whole must be"),
-        (b'{"schema": "autotune-trace/1", "gpu": "../../x"}\n', "line 1: gpu String should match"),
+        (b'{"schema": "autotune-trace/1", "gpu": "../../x"}\n', "line 1: gpu must be a GPU's name"),
+        (b"\xef\xbb\xbf" + json.dumps(HEADER).encode(), "line 1: not JSON: .* byte-order mark"),
+        (("\ufeff" + json.dumps(HEADER)).encode("utf-16-le"), "in UTF-16; save it as UTF-8"),
         (json.dumps(HEADER).encode() + b"\nnull\n", "line 2: the whole must be"),
         (json.dumps(HEADER).encode() + b"\n" + b"[" * 9999 + b"\n", "line 2: not JSON"),
     ],
@@ -335,6 +340,32 @@ def test_what_is_no_trace_is_refused(content, message, tmp_path):
 
     with pytest.raises(InputError, match=message):
         read_trace(path)
+
+
+@given(cut=st.integers(1, 400))
+def test_a_line_that_is_cut_is_called_so(cut, tmp_path_factory):
+    path = written(tmp_path_factory.getbasetemp(), looked_up(SHRINK), looked_up(shape_of()))
+    header, line, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(header + line[: min(cut, len(line) - 2)] + b"\n" + last)
+
+    with pytest.raises(InputError, match=r"line 2: not JSON: the line is (cut|broken)") as info:
+        read_trace(path)
+    assert "control character" not in str(info.value)
+    assert "line 1 " not in str(info.value)
+
+
+def test_experts_have_a_slot_more_in_their_grid_than_in_their_key(tmp_path):
+    assert read_trace(written(tmp_path, W13 | {"active_loras": 9})).asked
+    with pytest.raises(InputError, match="active_loras must be at most 9, with max_loras 8"):
+        read_trace(written(tmp_path, W13 | {"active_loras": 10}))
+
+
+@pytest.mark.parametrize(("release", "notes"), [("foo", 1), ("0.28.1rc2+cu129", 0), ("", 0)])
+def test_a_release_that_is_none_is_said(release, notes, tmp_path):
+    trace = read_trace(written(tmp_path, looked_up(SHRINK), header=HEADER | {"vllm": release}))
+
+    assert len(trace.notes) == notes
+    assert all("is no release of vLLM that autotune knows: got 'foo'" in n for n in trace.notes)
 
 
 def test_places_without_a_file_are_refused(tmp_path):
