@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.errors import InputError
+from autotune.errors import InputError, shown
 from autotune.launch.release import NEWEST_RELEASE
 from autotune.plan.captured import captured_sizes
 
@@ -81,11 +81,39 @@ class Batches:
                 f"left out: got {most} for {max(given)}"
             )
         if not self.captured:
-            raise InputError(
-                f"no batch size is left to capture: got speculative_tokens "
-                f"{self.speculative_tokens} with {self.max_num_batched_tokens} tokens and "
-                f"{self.max_num_seqs} sequences a batch; raise a limit"
+            raise InputError(self._nothing_left())
+
+    def _nothing_left(self) -> str:
+        """Which limit leaves no batch size to capture, and what to do."""
+        tokens, decoded = self.max_num_batched_tokens, 1 + self.speculative_tokens
+        given, most = self.cudagraph_capture_sizes, self.max_cudagraph_capture_size
+        each = f"speculative_tokens is {self.speculative_tokens}"
+        if given and min(given) > tokens:
+            return (
+                f"cudagraph_capture_sizes must have a size of at most {tokens}, which is "
+                f"max_num_batched_tokens: got {shown(list(given))}; give a smaller size, or leave "
+                "it out"
             )
+        if decoded > tokens:
+            return (
+                f"max_num_batched_tokens must be at least {decoded}, as {each}: got {tokens}; "
+                "draft fewer tokens, or give a larger batch"
+            )
+        if given:
+            return (
+                f"cudagraph_capture_sizes must have a size of at least {decoded}, as {each}: "
+                f"got {shown(list(given))}; give a larger size, or leave it out"
+            )
+        if most is not None and most < decoded:
+            return (
+                f"max_cudagraph_capture_size must be at least {decoded}, as {each}: got {most}; "
+                "give a larger size, or leave it out"
+            )
+        return (
+            f"no batch size is left to capture: got speculative_tokens {self.speculative_tokens} "
+            f"with {tokens} tokens and {self.max_num_seqs} sequences a batch; draft fewer tokens, "
+            "or raise max_num_seqs"
+        )
 
     @property
     def most_sampled(self) -> int:

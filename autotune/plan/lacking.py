@@ -1,8 +1,9 @@
-"""The values that a study lacks, all of them in one message."""
+"""The values that a study lacks, all of them in one message, and how flags give them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 #: By a value's name the key in a study file, and the flag.
 _PLACES = {
@@ -26,6 +27,13 @@ def lacking_text(who: str, names: Sequence[str]) -> str:
 def flags_text(names: Sequence[str]) -> str:
     """The flags that give values, such as ``--max-loras and --rank``."""
     return _listed([_PLACES[name][1] for name in names])
+
+
+def with_flags(text: str, names: Iterable[str]) -> str:
+    """A message with flags in place of the fields' names, such as ``--max-num-seqs``."""
+    for name in names:
+        text = re.sub(rf"\b{name}\b", f"--{name.replace('_', '-')}", text)
+    return text
 
 
 def _listed(words: Sequence[str]) -> str:

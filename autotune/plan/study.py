@@ -26,6 +26,7 @@ from autotune.plan.file import (
     read_text,
     token_counts,
 )
+from autotune.plan.lacking import with_flags
 from autotune.plan.model import ModelTable
 from autotune.plan.shape_tables import (
     ShapeTables,
@@ -215,6 +216,8 @@ class StudyPlan:
         try:
             return Batches.of(**self.limits, release=release)
         except InputError as error:
+            if self.source == MODEL_FLAG:
+                raise StudyFileError(with_flags(str(error), TABLES["tokens"])) from error
             raise StudyFileError(f"{self.source}: [tokens]: {error}") from error
 
     @property

@@ -86,11 +86,19 @@ def test_sizes_that_are_given_are_captured():
         ),
         (
             {"max_num_batched_tokens": 4, "speculative_tokens": 9, "release": "0.22.1"},
-            "no batch size is left to capture: got speculative_tokens 9 with 4 tokens",
+            "max_num_batched_tokens must be at least 10, as speculative_tokens is 9: got 4",
         ),
         (
             {"max_num_batched_tokens": 4, "cudagraph_capture_sizes": (8,)},
-            "no batch size is left to capture",
+            r"cudagraph_capture_sizes must have a size of at most 4, .*: got \[8\]; give a smaller",
+        ),
+        (
+            {"cudagraph_capture_sizes": (1,), "speculative_tokens": 3, "release": "0.22.1"},
+            r"cudagraph_capture_sizes must have a size of at least 4, .* is 3: got \[1\]",
+        ),
+        (
+            {"max_cudagraph_capture_size": 1, "speculative_tokens": 3, "release": "0.22.1"},
+            "max_cudagraph_capture_size must be at least 4, .* is 3: got 1; give a larger",
         ),
     ],
 )

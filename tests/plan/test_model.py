@@ -247,6 +247,14 @@ def test_limits_that_vllm_refuses_are_named(read):
         _ = plan.shapes
 
 
+def test_a_flag_that_leaves_nothing_to_capture_is_named_as_it_is_typed():
+    plan = StudyPlan.of_model(str(MODELS / "llama-3.1-8b.json"))
+    plan = plan.with_model({}, {"cudagraph_capture_sizes": (100_000,)})
+
+    with pytest.raises(StudyFileError, match=r"^--cudagraph-capture-sizes must have .* \[100000\]"):
+        _ = plan.override(max_loras=8, rank=16).shapes
+
+
 def test_flags_of_a_model_need_one():
     with pytest.raises(StudyFileError, match="the quick-start study gives its shapes by hand"):
         StudyPlan.quickstart().with_model({"tensor_parallel": 2}, {})
