@@ -21,6 +21,7 @@ from autotune.plan.documents import expanded, is_there
 from autotune.plan.lacking import flags_text, lacking_text
 from autotune.plan.models import (
     Adapter,
+    AdapterError,
     LoraLayer,
     Server,
     UnknownModel,
@@ -57,6 +58,7 @@ class ModelTable:
         adapter: For each of some adapters an ``adapter_config.json``, its folder or its id on the
             hub: only the layers of these adapters are tuned. They give the rank, too, where nothing
             else does.
+        is_adapter_flag: Whether a flag gave the adapters, and not a study file.
     """
 
     config: str
@@ -73,7 +75,8 @@ class ModelTable:
     ask_vllm: bool = False
     target_modules: tuple[str, ...] | None = None
     adapter: tuple[str, ...] = ()
-    #: What is to be said of where the layers come from, once they were read.
+    is_adapter_flag: bool = False
+    #: What is to be said of the adapters and of where the layers come from, once they were read.
     _said: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
@@ -129,6 +132,7 @@ class ModelTable:
                 f"target_modules and adapter both say which layers have LoRA: got "
                 f"{', '.join(self.target_modules)} and {', '.join(self.adapter)}; leave one out"
             )
+        self._said[:] = [] if lora.get("rank") else [*_of_patterns(adapters)]
         server = Server(
             **{**lora, "rank": _rank(lora.get("rank"), adapters)},
             tensor_parallel=self.tensor_parallel,
@@ -156,6 +160,17 @@ class ModelTable:
             for layer in self._layers(server, adapters or self.target_modules)
             for shape in layer.shapes
         ]
+
+    def place_of(self, error: InputError, source: str) -> str:
+        """What a message about the model begins with.
+
+        Args:
+            error: The message.
+            source: The study file or the flag that gives the model.
+        """
+        if not isinstance(error, AdapterError):
+            return source
+        return "--adapter" if self.is_adapter_flag else f"{source}: [model] adapter"
 
     @property
     def release(self) -> str:
@@ -188,7 +203,7 @@ class ModelTable:
                 "autotune's table does not know the model: its layers are those that vLLM "
                 f"{asked.release}, which is installed here, makes of it."
             )
-            self._said[:] = [said]
+            self._said.append(said)
         return asked.layers
 
     def notes(self, kernels: Iterable[Kernel]) -> tuple[str, ...]:
@@ -235,6 +250,16 @@ def _from(folder: Path, path: str) -> str:
     return str(there) if is_there(there) else path
 
 
+def _of_patterns(adapters: Iterable[Adapter]) -> Iterable[str]:
+    """A note on each adapter whose rank is that of some of its layers."""
+    for each in adapters:
+        if each.rank_field != "r":
+            yield (
+                f"{each.source}: its rank is {each.rank}, by {each.rank_field}: vLLM 0.33 refuses "
+                "the adapter at a smaller --max-lora-rank, whether a layer matches or not."
+            )
+
+
 def _rank(rank: int | None, adapters: Iterable[Adapter]) -> int:
     """The server's rank: the one that is given, or else the smallest that all adapters fit in."""
     adapters = list(adapters)
@@ -242,8 +267,8 @@ def _rank(rank: int | None, adapters: Iterable[Adapter]) -> int:
         return max((each.server_rank for each in adapters), default=0)
     for each in adapters:
         if each.rank > rank:
-            raise InputError(
+            raise AdapterError(
                 f"{each.source}: the adapter's rank is above the server's: "
-                f"got {each.rank} for {rank}; give --rank {each.server_rank}"
+                f"got {each.rank_field} {each.rank} for {rank}; give --rank {each.server_rank}"
             )
     return rank

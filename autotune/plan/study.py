@@ -283,7 +283,8 @@ class StudyPlan:
         if not table:
             return plan
         if self.model is not None:
-            return replace(plan, model=replace(self.model, **table))
+            by_flag = self.model.is_adapter_flag or "adapter" in table
+            return replace(plan, model=replace(self.model, **table, is_adapter_flag=by_flag))
         raise StudyFileError(
             f"{source}: {self.source} gives its shapes by hand, without a [model]; "
             "give --model and no study, or leave the flags of a model out"
@@ -377,7 +378,8 @@ class StudyPlan:
         except StudyFileError:
             raise
         except InputError as error:
-            raise StudyFileError(f"{self.source}: {error}") from error
+            source = self.model.place_of(error, self.source) if self.model else self.source
+            raise StudyFileError(f"{source}: {error}") from error
         of_model = self.model.notes(kernels) if self.model is not None else ()
         of_trace = self.trace.notes if self.trace is not None else ()
         return replace(found, notes=(*of_model, *of_trace, *found.notes))

@@ -173,16 +173,36 @@ def test_an_adapter_gives_layers_and_the_rank_that_it_is_served_with(tmp_path):
 @pytest.mark.parametrize(
     ("table", "flags", "message"),
     [
-        ({"r": 32}, {"rank": 16}, "rank is above the server's: got 32 for 16; give --rank 32"),
-        ({"r": 1024}, {}, "rank is above vLLM's largest: got 1024; 512 is the most"),
+        ({"r": 32}, {"rank": 16}, "rank is above the server's: got r 32 for 16; give --rank 32"),
+        ({"r": 1024}, {}, "rank is above vLLM's largest: got r 1024; 512 is the most"),
         ({"target_modules": ["c_attn"]}, {}, "no LoRA layer of Llama.* is called 'c_attn'"),
     ],
 )
 def test_an_adapter_that_cannot_be_served_is_one_line(tmp_path, table, flags, message):
     plan = plan_of("llama-3.1-8b", {"adapter": (adapter(tmp_path, **table),)}, **flags)
 
-    with pytest.raises(StudyFileError, match=message):
+    with pytest.raises(StudyFileError, match=rf"^--adapter: .*{message}"):
         _ = plan.shapes
+
+
+def test_an_adapter_of_a_study_file_is_named_there_unless_a_flag_gives_another(read, tmp_path):
+    path = adapter(tmp_path, use_dora=True)
+    plan = read(f"{LORA}[model]\nconfig = 'config.json'\nadapter = '{path}'\n")
+
+    with pytest.raises(StudyFileError, match=r"study\.toml: \[model\] adapter: .*DoRA"):
+        _ = plan.shapes
+    with pytest.raises(StudyFileError, match=r"^--adapter: nowhere: no such file"):
+        _ = plan.with_model({"adapter": ("nowhere",)}, {}).shapes
+
+
+def test_a_rank_that_some_layers_have_is_said_where_it_decides(tmp_path):
+    given = {"adapter": (adapter(tmp_path, r=8, rank_pattern={"o_proj": 64}),)}
+
+    notes = plan_of("llama-3.1-8b", given).notes
+    assert "its rank is 64, by rank_pattern['o_proj']: vLLM 0.33 refuses" in notes[0]
+    assert len(plan_of("llama-3.1-8b", given, rank=64).notes) == len(notes) - 1
+    with pytest.raises(StudyFileError, match=r"got rank_pattern\['o_proj'\] 64 for 8; give"):
+        _ = plan_of("llama-3.1-8b", given, rank=8).shapes
 
 
 def test_an_adapter_and_target_modules_contradict_each_other(tmp_path):

@@ -6,7 +6,8 @@ files, and ``lora_layers`` computes the shapes of the kernels. ``asking`` has th
 what the layers are. Nothing here knows of batch sizes: every shape is for one token.
 """
 
-from autotune.plan.models.adapters import Adapter, read_adapter
+from autotune.plan.models.adapter_config import read_adapter
+from autotune.plan.models.adapters import Adapter, AdapterError
 from autotune.plan.models.json_files import read_config
 from autotune.plan.models.language_model import UnknownModel
 from autotune.plan.models.lora_layers import LoraLayer, lora_layers
@@ -15,6 +16,7 @@ from autotune.plan.models.server import MOE_BACKENDS, Server
 __all__ = [
     "MOE_BACKENDS",
     "Adapter",
+    "AdapterError",
     "LoraLayer",
     "Server",
     "UnknownModel",

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from autotune.errors import InputError, printable, shown
+from autotune.errors import InputError, shown
 from autotune.launch.op import VLLM_RANKS
-from autotune.plan.models.json_files import read_json
 from autotune.plan.models.modules import Split
 from autotune.plan.models.patterns import PatternError, matching
 
 #: What PEFT takes for every linear layer but the logits.
 _ALL_LINEAR = "all-linear"
 
-#: The modules that vLLM takes whole from an adapter, for classification.
-_SAVED_WHOLE = {"classifier", "score"}
 
-#: Ways to make the first weights that leave the model's own weights as they are.
-_PLAIN_INITS = {"gaussian", "eva", "orthogonal", "mica", "lora_ga"}
+class AdapterError(InputError):
+    """An adapter that cannot be used: its file, what it holds, or the model that it is not for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +55,10 @@ class Adapter:
 
     Attributes:
         source: Where it was read, as messages name it.
-        rank: The largest of its ranks.
+        rank: The largest of its ranks. The values of ``rank_pattern`` are among them, whether a
+            layer matches their keys or not: vLLM refuses the adapter on a server whose rank is
+            below one of them (0.33.0, ``validate_legal`` in ``vllm/lora/peft_helper.py``).
+        rank_field: The field that gives this rank.
         target_modules: Names of modules or ends of their paths; or one pattern for whole paths.
         target_parameters: Names of parameters or ends of their paths, such as fused experts have.
         exclude_modules: Modules that have no LoRA though they are targets; as ``target_modules``.
@@ -75,20 +74,21 @@ class Adapter:
     exclude_modules: tuple[str, ...] | str = ()
     layers: frozenset[int] | None = None
     layers_pattern: tuple[str, ...] = ()
+    rank_field: str = "r"
 
     @property
     def server_rank(self) -> int:
         """The ``--max-lora-rank`` to serve it with: the smallest of vLLM's ranks that it fits in.
 
         Raises:
-            InputError: Its rank is above vLLM's largest.
+            AdapterError: Its rank is above vLLM's largest.
         """
         for rank in VLLM_RANKS:
             if self.rank <= rank:
                 return rank
-        raise InputError(
-            f"{self.source}: the adapter's rank is above vLLM's largest: "
-            f"got {shown(self.rank)}; {VLLM_RANKS[-1]} is the most"
+        raise AdapterError(
+            f"{self.source}: the adapter's rank is above vLLM's largest: got {self.rank_field} "
+            f"{shown(self.rank)}; {VLLM_RANKS[-1]} is the most"
         )
 
     @property
@@ -101,7 +101,7 @@ class Adapter:
         """The places that each of ``targets`` names, by PEFT's rules, excluded ones among them.
 
         Raises:
-            InputError: A pattern is no valid regular expression, or takes too long to match.
+            AdapterError: A pattern is no valid regular expression, or takes too long to match.
         """
         modules = {target: frozenset(self._named(target, places)) for target in self._modules}
         parameters = {
@@ -114,7 +114,7 @@ class Adapter:
         """The paths of the places that have LoRA.
 
         Raises:
-            InputError: A pattern is no valid regular expression, or takes too long to match.
+            AdapterError: A pattern is no valid regular expression, or takes too long to match.
         """
         excluded = self._matches("exclude_modules", self.exclude_modules, places)
         kept = [_without(place, excluded) for place in places]
@@ -123,6 +123,66 @@ class Adapter:
             path for one in self.target_parameters for path in self._with_parameter(one, places)
         ]
         return frozenset([*by_module, *by_parameter])
+
+    def unknown(self, target: str, model: str, places: Sequence[Place]) -> InputError:
+        """Why one of ``targets`` names no place.
+
+        Args:
+            target: One for which ``named`` has no place.
+            model: The model's name.
+            places: Every place of the model.
+        """
+        anywhere = replace(self, layers=None)
+        those = anywhere.named(places)[target]
+        if those:
+            return AdapterError(f"{self.source}: {self._elsewhere(target, model, places, those)}")
+        is_module = target in self._modules
+        given = "target_modules" if is_module else "target_parameters"
+        names = [n for place in places for n in (place.names if is_module else place.parameters)]
+        packed = [place.names for place in places if _last(place.path) == target and place.names]
+        alias = f"; vLLM's {target} is {_listed(packed[0])} there" if packed else ""
+        return AdapterError(
+            f"{self.source}: no LoRA layer of {model} is called {shown(target)}, which "
+            f"{given} has; an adapter's can be {_listed(names) or 'none'}{alias}"
+        )
+
+    def _elsewhere(
+        self, target: str, model: str, places: Sequence[Place], those: frozenset[str]
+    ) -> str:
+        """Which field leaves out the places that a target has in the other decoder layers."""
+        found = [place for place in places if place.path in those]
+        indices = sorted({place.index for place in found if place.index is not None})
+        if not indices:
+            return (
+                f"layers_to_transform leaves out {shown(target)}, which is in no decoder layer of "
+                f"{model}: got {shown(sorted(self.layers or ()))}; leave it out"
+            )
+        if replace(self, layers_pattern=()).named(places)[target]:
+            holders = {
+                name.split(f".{place.index}.")[0].rpartition(".")[2]
+                for place in found
+                for name in place.names or place.parameters
+            }
+            return (
+                f"layers_pattern names nothing that holds the decoder layers of {model}: got "
+                f"{shown(list(self.layers_pattern))}; write {' or '.join(sorted(holders))}, or "
+                "leave it out"
+            )
+        return (
+            f"layers_to_transform has no decoder layer of {model} with {shown(target)}: got "
+            f"{shown(sorted(self.layers or ()))}; give some of {indices[0]} to {indices[-1]}"
+        )
+
+    def nothing_left(self, model: str, places: Sequence[Place]) -> str | None:
+        """Why no place has LoRA although ``targets`` name some; None if that is not so."""
+        if self.with_lora(places) or not replace(self, exclude_modules=()).with_lora(places):
+            return None
+        excluded = self.exclude_modules
+        got = shown(excluded if isinstance(excluded, str) else list(excluded))
+        return (
+            f"{self.source}: exclude_modules leaves out every layer of {model} that "
+            f"target_modules has: got {got}; leave fewer out"
+        )
 
     @property
     def _modules(self) -> tuple[str, ...]:
@@ -176,7 +236,7 @@ class Adapter:
         try:
             return matching(given, names)
         except PatternError as error:
-            raise InputError(f"{self.source}: {field} {error}") from error
+            raise AdapterError(f"{self.source}: {field} {error}") from error
 
 
 def _is_in_all_linear(place: Place) -> bool:
@@ -211,157 +271,32 @@ class ServerTargets:
             for target in self.targets
         }
 
+    def unknown(self, target: str, model: str, places: Sequence[Place]) -> InputError:
+        """That one of ``targets`` names no place, and which names there are."""
+        names = [name for place in places for name in _known(place)]
+        return InputError(
+            f"{self.source}: no LoRA layer of {model} is called {shown(target)}; it has "
+            f"{_listed(names)}"
+        )
+
     def with_lora(self, places: Sequence[Place]) -> frozenset[str]:
         """The paths of the places that have LoRA."""
         return frozenset().union(*self.named(places).values())
 
 
 def _is_named(target: str, place: Place) -> bool:
-    known = (place.path,) if place.split is Split.EXPERTS else (place.path, *place.names)
-    return target == place.path or target in {path.rpartition(".")[2] for path in known}
+    return target == place.path or target in map(_last, _known(place))
 
 
-def read_adapter(source: str) -> Adapter:
-    """Read an adapter's config.
-
-    Args:
-        source: An ``adapter_config.json``, a folder with one, or an id on the Hugging Face hub.
-
-    Raises:
-        InputError: The file cannot be had or read, it is not a LoRA adapter's, or vLLM refuses
-            such an adapter.
-    """
-    config = read_json(source, "adapter_config.json")
-    source = printable(source)
-    kind = config.get("peft_type", "LORA")
-    if kind != "LORA":
-        raise InputError(f"{source}: not a LoRA adapter: peft_type is {shown(kind)}")
-    _check_served(source, config)
-    rank = _largest_rank(source, config)
-    _check_needed(source, config)
-    return Adapter(
-        source=source,
-        rank=rank,
-        target_modules=_names_or_pattern(source, "target_modules", config),
-        target_parameters=_names(source, "target_parameters", config),
-        exclude_modules=_names_or_pattern(source, "exclude_modules", config),
-        layers=_layers(source, config),
-        layers_pattern=_patterns(source, config),
-    )
+def _known(place: Place) -> tuple[str, ...]:
+    """The paths by which ``--lora-target-modules`` may name a place."""
+    return (place.path,) if place.split is Split.EXPERTS else (place.path, *place.names)
 
 
-# --------------------------------------------------------------------------- what vLLM refuses
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
-def _is_given(value: object) -> bool:
-    return bool(value)
-
-
-def _is_other_bias(value: object) -> bool:
-    return value != "none"
-
-
-def _is_other_init(value: object) -> bool:
-    return isinstance(value, str) and value.lower() not in _PLAIN_INITS
-
-
-#: Features that vLLM refuses an adapter for, with its reason: ``vllm/lora/peft_helper.py`` of
-#: 0.33.0.
-_REFUSED: Mapping[str, tuple[Callable[[object], bool], str]] = {
-    "use_dora": (_is_given, "vLLM does not support DoRA"),
-    "bias": (_is_other_bias, "vLLM does not support an adapter's bias"),
-    "lora_bias": (_is_given, "vLLM does not support LoRA bias"),
-    "layer_replication": (_is_given, "vLLM does not support layer_replication"),
-    "init_lora_weights": (
-        _is_other_init,
-        "vLLM does not support weights whose making changed the model's own",
-    ),
-    "alora_invocation_tokens": (_is_given, "vLLM does not support Activated LoRA"),
-    "use_bdlora": (_is_given, "vLLM does not support block-diagonal LoRA"),
-    "use_qalora": (_is_given, "vLLM does not support QALoRA"),
-    # PEFT saves these as tensors of another name, which vLLM's loader stops at.
-    "trainable_token_indices": (_is_given, "vLLM does not support trained tokens"),
-}
-
-#: What vLLM must be told of an adapter: the fields of its ``PEFTHelper`` without a default.
-_NEEDED = ("lora_alpha", "target_modules")
-
-
-def _check_served(source: str, config: Mapping[str, Any]) -> None:
-    for field, (is_refused, reason) in _REFUSED.items():
-        value = config.get(field)
-        if field in config and is_refused(value):
-            raise InputError(
-                f"{source}: {reason}: got {field} {shown(value)}; leave --adapter out, or "
-                "convert it"
-            )
-    saved = [name for name in _names(source, "modules_to_save", config) if name not in _SAVED_WHOLE]
-    if saved:
-        raise InputError(
-            f"{source}: vLLM takes no whole modules from an adapter but classifier and score: got "
-            f"modules_to_save {shown(saved)}; leave --adapter out, or convert it"
-        )
-
-
-def _check_needed(source: str, config: Mapping[str, Any]) -> None:
-    lacking = [field for field in _NEEDED if field not in config]
-    if lacking:
-        raise InputError(
-            f"{source}: vLLM takes no adapter without {lacking[0]}: got nothing for it; write it "
-            "there, as PEFT does"
-        )
-    alpha = config["lora_alpha"]
-    if not isinstance(alpha, int | float):
-        raise InputError(f"{source}: lora_alpha must be a number: got {shown(alpha)}")
-
-
-# --------------------------------------------------------------------------- values of the file
-
-
-def _largest_rank(source: str, config: Mapping[str, Any]) -> int:
-    overrides = config.get("rank_pattern") or {}
-    if not isinstance(overrides, dict):
-        raise InputError(f"{source}: rank_pattern must be an object: got {shown(overrides)}")
-    return max(_rank(source, value) for value in (config.get("r"), *overrides.values()))
-
-
-def _rank(source: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        got = "nothing" if value is None else shown(value)
-        raise InputError(f"{source}: r must be a whole number of at least 1: got {got}")
-    return value
-
-
-def _names_or_pattern(source: str, key: str, config: Mapping[str, Any]) -> tuple[str, ...] | str:
-    value = config.get(key)
-    return value if isinstance(value, str) and value else _names(source, key, config)
-
-
-def _names(source: str, key: str, config: Mapping[str, Any]) -> tuple[str, ...]:
-    value = config.get(key)
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-        raise InputError(f"{source}: {key} must be a list of names: got {shown(value)}")
-    return tuple(value)
-
-
-def _layers(source: str, config: Mapping[str, Any]) -> frozenset[int] | None:
-    """``layers_to_transform``."""
-    value = config.get("layers_to_transform")
-    if value is None:
-        return None
-    numbers = value if isinstance(value, list) else [value]
-    if not all(isinstance(each, int) and not isinstance(each, bool) for each in numbers):
-        raise InputError(
-            f"{source}: layers_to_transform must be a list of whole numbers: got {shown(value)}"
-        )
-    return frozenset(numbers)
-
-
-def _patterns(source: str, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """``layers_pattern``: what the modules with the decoder layers are called; none for any."""
-    value = config.get("layers_pattern")
-    if isinstance(value, str):
-        return (value,) if value else ()
-    return _names(source, "layers_pattern", config)
+def _listed(paths: Iterable[str]) -> str:
+    """The last parts of paths, each once."""
+    return ", ".join(dict.fromkeys(map(_last, paths)))

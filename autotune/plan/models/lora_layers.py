@@ -31,7 +31,7 @@ from autotune.errors import InputError, ShapeError, printable, shown
 from autotune.launch.op import LoraOp
 from autotune.launch.release import check_flag
 from autotune.launch.shape import KernelShape
-from autotune.plan.models.adapters import Adapter, Place, ServerTargets
+from autotune.plan.models.adapters import Adapter, AdapterError, Place, ServerTargets
 from autotune.plan.models.config_json import Fields
 from autotune.plan.models.modules import EVERY_LAYER, OUTSIDE, Module, Split
 from autotune.plan.models.server import Padding, Server
@@ -107,9 +107,9 @@ def layers_at(
         InputError: As ``lora_layers``.
     """
     named = _named(targets)
+    everywhere = [place for found in places.values() for place in found]
     with_lora: frozenset[str] | None = None
     if named is not None:
-        everywhere = [place for found in places.values() for place in found]
         for each in named:
             _check_targets(fields, each, everywhere)
             if isinstance(each, Adapter):
@@ -121,12 +121,21 @@ def layers_at(
         if runs and module.computed:
             layers.append(_layer(fields, module, server, runs))
     if not layers:
-        got = ", ".join(printable(target) for each in named or () for target in each.targets)
-        raise InputError(
-            f"no layer of {fields.name} computes LoRA for these targets: got {got or 'none'}; name "
-            "others"
-        )
+        raise _nothing(fields, named or [], everywhere)
     return tuple(layers)
+
+
+def _nothing(
+    fields: Fields, named: Sequence[Adapter | ServerTargets], places: list[Place]
+) -> InputError:
+    """Why no layer has LoRA."""
+    adapters = [each for each in named if isinstance(each, Adapter)]
+    for each in adapters:
+        if (reason := each.nothing_left(fields.name, places)) is not None:
+            return AdapterError(reason)
+    got = ", ".join(printable(target) for each in named for target in each.targets) or "none"
+    reason = f"no layer of {fields.name} computes LoRA for these targets: got {got}; name others"
+    return AdapterError(f"{adapters[0].source}: {reason}") if adapters else InputError(reason)
 
 
 # --------------------------------------------------------------------------- which layers
@@ -215,13 +224,7 @@ def _check_targets(fields: Fields, targets: Adapter | ServerTargets, places: lis
         return
     for target, found in named.items():
         if not found:
-            there = dict.fromkeys(
-                name.rpartition(".")[2] for place in places for name in (place.path, *place.names)
-            )
-            raise InputError(
-                f"{targets.source}: no LoRA layer of {fields.name} is called {shown(target)}; "
-                f"it has {', '.join(there)}"
-            )
+            raise targets.unknown(target, fields.name, places)
 
 
 def _check_format(
@@ -232,7 +235,7 @@ def _check_format(
     apart = [module for module in places if module.number and len(module.writes) > 1]
     for module in [] if server.mixed_moe_lora_format else apart:
         if not found.isdisjoint(place.path for place in places[module]):
-            raise InputError(
+            raise AdapterError(
                 f"{adapter.source}: {fields.name} has LoRA on each expert by itself: got "
                 f"target_parameters {shown(list(adapter.target_parameters))}; give "
                 "--mixed-moe-lora-format if the server has --enable-mixed-moe-lora-format"

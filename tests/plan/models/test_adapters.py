@@ -40,7 +40,22 @@ def test_the_largest_rank_of_an_adapter_counts(tmp_path):
         ({"r": 8, "peft_type": "IA3"}, "not a LoRA adapter: peft_type is 'IA3'"),
         ({"target_modules": ["q_proj"]}, "r must be a whole number of at least 1: got nothing"),
         ({"r": 0}, "r must be a whole number of at least 1: got 0"),
-        ({"r": 8, "rank_pattern": {"o": "x"}}, "r must be a whole number .*: got 'x'"),
+        (
+            {"r": 8, "rank_pattern": {"o": "x"}},
+            r"rank_pattern\['o'\] must be a whole number .*: got 'x'",
+        ),
+        ({"r": 8, "rank_pattern": {"o": 0}}, r"rank_pattern\['o'\] must be .* at least 1: got 0"),
+        ({"r": 8, "rank_pattern": {"o": None}}, r"rank_pattern\['o'\] must be .*: got nothing"),
+        ({"r": 8, "rank_pattern": {"(o": 8}}, r"rank_pattern\['\(o'\] is no valid pattern: "),
+        ({"r": 8, "rank_pattern": {"o" * 1001: 8}}, "rank_pattern must have keys of at most 1000"),
+        (
+            {"r": 8, "lora_alpha": 8, "target_modules": ["o"], "alpha_pattern": {"[": 8}},
+            r"alpha_pattern\['\['\] is no valid pattern: ",
+        ),
+        (
+            {"r": 8, "lora_alpha": 8, "target_modules": ["o"], "alpha_pattern": {"o": "8"}},
+            r"alpha_pattern\['o'\] must be a number: got '8'",
+        ),
         (
             {"r": 8, "lora_alpha": 8, "target_modules": 1},
             "target_modules must be a list of names: got 1",
@@ -55,5 +70,7 @@ def test_a_file_that_is_not_a_lora_adapters_is_refused(tmp_path, table, message)
 
 
 def test_an_adapter_of_a_rank_above_vllms_largest_is_refused():
-    with pytest.raises(InputError, match="rank is above vLLM's largest: got 1024; 512 is the most"):
+    with pytest.raises(
+        InputError, match="rank is above vLLM's largest: got r 1024; 512 is the most"
+    ):
         _ = Adapter(source="adapter", rank=1024, target_modules=("q_proj",)).server_rank

@@ -98,8 +98,42 @@ def test_layers_to_transform_are_the_only_ones(read, pattern):
 def test_layers_of_another_name_are_none(read):
     found = read(target_modules=["o_proj"], layers_to_transform=[0, 5, 31], layers_pattern="h")
 
-    with pytest.raises(InputError, match="is called 'o_proj'"):
+    with pytest.raises(InputError, match=r"layers_pattern names .*: got \['h'\]; write layers"):
         layers_of("llama-3.1-8b", found)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"target_modules": ["qkv_proj"]},
+            "is called 'qkv_proj', .*; an adapter's can be q_proj, .*; vLLM's qkv_proj is q_proj, k_proj, v_proj there",
+        ),
+        (
+            {"target_modules": [], "target_parameters": ["experts.w1"]},
+            "is called 'experts.w1', which target_parameters has; an adapter's can be none",
+        ),
+        (
+            {"target_modules": ["q_proj"], "layers_to_transform": [99]},
+            r"layers_to_transform has no decoder layer .*'q_proj': got \[99\]; give .* 0 to 31",
+        ),
+        (
+            {"target_modules": ["q_proj"], "layers_to_transform": 99, "layers_pattern": "h"},
+            r"layers_to_transform has no decoder layer",
+        ),
+        (
+            {"target_modules": ["embed_tokens"], "layers_to_transform": [0]},
+            "layers_to_transform leaves out 'embed_tokens', which is in no decoder layer",
+        ),
+        (
+            {"target_modules": ["q_proj"], "exclude_modules": ["q_proj"]},
+            r"exclude_modules leaves out every layer .*: got \['q_proj'\]",
+        ),
+    ],
+)
+def test_the_field_that_leaves_no_layer_is_named(read, fields, message):
+    with pytest.raises(InputError, match=rf"adapter_config\.json: .*{message}"):
+        layers_of("llama-3.1-8b", read(**fields))
 
 
 @pytest.mark.parametrize("field", ["lora_alpha", "target_modules"])
