@@ -126,19 +126,19 @@ def _check_needed(source: str, config: Mapping[str, Any]) -> None:
 def _largest_rank(source: str, config: Mapping[str, Any]) -> tuple[int, str]:
     """The largest rank, and the field that gives it."""
     patterns = _of_layers(source, "rank_pattern", config)
-    ranks = {"r": config.get("r")} | {
+    values = {"r": config.get("r")} | {
         f"rank_pattern[{shown(key)}]": value for key, value in patterns.items()
     }
-    for field, value in ranks.items():
-        _check_rank(source, field, value)
+    ranks = {field: _rank(source, field, value) for field, value in values.items()}
     largest = max(ranks, key=ranks.__getitem__)
     return ranks[largest], largest
 
 
-def _check_rank(source: str, field: str, value: object) -> None:
+def _rank(source: str, field: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         got = "nothing" if value is None else shown(value)
         raise AdapterError(f"{source}: {field} must be a whole number of at least 1: got {got}")
+    return value
 
 
 def _check_alphas(source: str, config: Mapping[str, Any]) -> None:
@@ -171,8 +171,9 @@ def _check_patterns(source: str, field: str, keys: Iterable[str]) -> None:
                 warnings.simplefilter("ignore")  # of what a later Python may read in another way
                 re.compile(rf"(.*\.)?({key})$")
         except (re.error, OverflowError, RecursionError) as error:
+            reason = getattr(error, "msg", error)  # without a place, which is that of the whole
             raise AdapterError(
-                f"{source}: {field}[{shown(key)}] is no valid pattern: {error}; write a layer's "
+                f"{source}: {field}[{shown(key)}] is no valid pattern: {reason}; write a layer's "
                 "name there, such as o_proj"
             ) from None
 
