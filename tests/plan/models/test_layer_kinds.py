@@ -149,6 +149,40 @@ def test_keys_are_shared_with_a_layer_that_has_some(shared, message, layers):
     assert re.match(f"the config's num_kv_shared_layers {message}", refusal(config))
 
 
+def test_gemma_4_lists_its_kinds_under_one_name():
+    config = config_of(
+        "Gemma4ForCausalLM",
+        num_hidden_layers=4,
+        layers_block_type=["full_attention"] * 4,
+        num_kv_shared_layers=2,
+    )
+
+    assert "must have layer_types, a kind for each layer: got nothing" in refusal(config)
+
+
+def test_layers_without_an_index_are_those_with_an_s():
+    config = CONFIGS["DeepseekV32ForCausalLM"] | {"num_hidden_layers": 4}
+    server = Server(max_loras=4, rank=16)
+
+    for pattern in ("FSSF", ["F", "S", "S", "F"]):
+        layers = lora_layers(config | {"index_topk_pattern": pattern}, server)
+        assert {each.name: each.runs for each in layers}["self_attn.indexer.wq_b"] == 2
+    for other in (1, {"0": "S"}, True):
+        message = refusal(config | {"index_topk_pattern": other})
+        assert "index_topk_pattern must have a letter for each layer: got" in message
+
+
+def test_the_number_of_layers_follows_from_a_pattern():
+    config = config_of(
+        "NemotronHForCausalLM", num_hidden_layers=None, hybrid_override_pattern="M*M*-"
+    )
+
+    layers = lora_layers(config | {"intermediate_size": 1024}, Server(max_loras=4, rank=16))
+
+    runs = {each.name: each.runs for each in layers}
+    assert (runs["mixer.qkv_proj"], runs["mixer.up_proj"]) == (2, 1)
+
+
 def test_dense_layers_beyond_the_last_are_passed_over():
     config = CONFIGS["Qwen3MoeForCausalLM"] | {"num_hidden_layers": 4}
     flags = Server(max_loras=4, rank=16)

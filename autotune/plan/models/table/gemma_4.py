@@ -19,7 +19,7 @@ from autotune.plan.models.table.blocks import (
 from autotune.plan.models.table.experts import experts, router
 from autotune.plan.models.table.layer_kinds import attention_kinds, if_many, is_late
 
-_heads = attention_kinds("sliding_attention", "full_attention")
+_heads = attention_kinds("sliding_attention", "full_attention", fields=("layer_types",))
 
 
 def _own_or_shared(config: Mapping[str, Any], index: int) -> str:

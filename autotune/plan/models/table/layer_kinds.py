@@ -162,12 +162,12 @@ def with_index(config: _Config, index: int) -> str:
     """Whether a layer looks its tokens up itself, or uses the choice of one before it: GLM 5."""
     pattern = config.get("index_topk_pattern")
     if pattern is not None:
-        if not isinstance(pattern, str):
+        if not isinstance(pattern, str | list):
             raise InputError(
                 f"the config's index_topk_pattern must have a letter for each layer: got "
                 f"{shown(pattern)}"
             )
-        return "no index" if pattern[index : index + 1] == "S" else "index"
+        return "no index" if pattern[index : index + 1] in ("S", ["S"]) else "index"
     offset = _whole(config, "index_skip_topk_offset", 2)
     return "no index" if max(index - offset + 1, 0) % _step(config, "index_topk_freq") else "index"
 
@@ -176,7 +176,7 @@ def is_late(config: _Config, index: int) -> bool:
     """Whether a layer takes its keys and values from one before it of its kind: Gemma 4."""
     layers, shared = config["num_hidden_layers"], _whole(config, "num_kv_shared_layers", 0)
     kinds = config.get("layer_types") or ()
-    own = layers - shared
+    own = int(layers) - shared
     if own < 1 or (index >= own and kinds[index] not in kinds[:own]):
         raise InputError(
             "the config's num_kv_shared_layers must leave a layer of each kind with keys of its "
