@@ -102,15 +102,15 @@ def _no_json(error: ValidationError, text: str | bytes) -> str:
     content = text.encode(errors="replace") if isinstance(text, str) else text
     if content.startswith(codecs.BOM_UTF8):
         return "not JSON: it begins with a byte-order mark; save it as UTF-8 without one"
+    if not content.strip():
+        return "not JSON: it is empty"
     reason = str(error.errors(include_url=False)[0]["ctx"]["error"])
     if b"\n" in content.strip():
         return f"not JSON: {reason}"
     is_cut = reason.startswith(("EOF", "control character")) and _is_at_end(reason, content)
     if is_cut:
-        return (
-            f"not JSON: the line is cut: it ends in the middle, after {len(content.strip())} bytes"
-        )
-    return f"not JSON: the line is broken: {reason.replace('line 1 column', 'column')}"
+        return f"not JSON: it is cut off after {len(content.strip())} bytes"
+    return f"not JSON: it is broken: {reason.replace('line 1 column', 'column')}"
 
 
 def _is_at_end(reason: str, content: bytes) -> bool:

@@ -173,7 +173,7 @@ def test_a_truncated_recording_is_refused_before_anything_is_made(autotune, reco
             r"schema 'other/1', not 'autotune-recording/1'",
         ),
         (gzip.compress(b"[1, 2]\n"), r"line 1: the whole must be an object: got \[1, 2\]"),
-        (gzip.compress(b"{not json\n"), r"line 1: not JSON: key must be a string"),
+        (gzip.compress(b"{not json\n"), r"line 1: not JSON: it is broken: key must be a string"),
     ],
     ids=["no gzip", "empty", "another schema", "a list", "no JSON"],
 )

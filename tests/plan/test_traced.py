@@ -330,6 +330,7 @@ def test_a_wrong_value_is_named_with_its_place(changes, message, tmp_path):
         (b'{"schema": "autotune-trace/1", "gpu": "../../x"}\n', "line 1: gpu must be a GPU's name"),
         (b"\xef\xbb\xbf" + json.dumps(HEADER).encode(), "line 1: not JSON: .* byte-order mark"),
         (("\ufeff" + json.dumps(HEADER)).encode("utf-16-le"), "in UTF-16; save it as UTF-8"),
+        (json.dumps(HEADER).encode() + b"\n\n", "line 2: not JSON: it is empty"),
         (json.dumps(HEADER).encode() + b"\nnull\n", "line 2: the whole must be"),
         (json.dumps(HEADER).encode() + b"\n" + b"[" * 9999 + b"\n", "line 2: not JSON"),
     ],
@@ -348,7 +349,7 @@ def test_a_line_that_is_cut_is_called_so(cut, tmp_path_factory):
     header, line, last = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(header + line[: min(cut, len(line) - 2)] + b"\n" + last)
 
-    with pytest.raises(InputError, match=r"line 2: not JSON: the line is (cut|broken)") as info:
+    with pytest.raises(InputError, match=r"line 2: not JSON: it is (cut off|broken)") as info:
         read_trace(path)
     assert "control character" not in str(info.value)
     assert "line 1 " not in str(info.value)

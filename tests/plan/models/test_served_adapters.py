@@ -107,7 +107,7 @@ def test_layers_of_another_name_are_none(read):
     [
         (
             {"target_modules": ["qkv_proj"]},
-            r"'qkv_proj', .*; an adapter's can be q_.*; vLLM's qkv_proj is q_proj, k_proj, v_proj there",
+            r"'qkv_proj', .*; .* can be q_.*; .*'s qkv_proj is q_proj, k_proj, v_proj there",
         ),
         (
             {"target_modules": [], "target_parameters": ["experts.w1"]},
