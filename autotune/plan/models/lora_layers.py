@@ -231,7 +231,8 @@ def _check_format(
     fields: Fields, adapter: Adapter, server: Server, places: Mapping[Module, Sequence[Place]]
 ) -> None:
     """Refuse an adapter of all experts in one, where vLLM has them apart."""
-    found = frozenset().union(*(_of_parameters(adapter, places)))
+    named = adapter.named([place for found in places.values() for place in found])
+    found = frozenset().union(*(named[target] for target in adapter.target_parameters))
     apart = [module for module in places if module.number and len(module.writes) > 1]
     for module in [] if server.mixed_moe_lora_format else apart:
         if not found.isdisjoint(place.path for place in places[module]):
@@ -240,14 +241,6 @@ def _check_format(
                 f"target_parameters {shown(list(adapter.target_parameters))}; give "
                 "--mixed-moe-lora-format if the server has --enable-mixed-moe-lora-format"
             )
-
-
-def _of_parameters(
-    adapter: Adapter, places: Mapping[Module, Sequence[Place]]
-) -> list[frozenset[str]]:
-    everywhere = [place for found in places.values() for place in found]
-    named = adapter.named(everywhere)
-    return [frozenset(), *(named[target] for target in adapter.target_parameters)]
 
 
 # --------------------------------------------------------------------------- how large
