@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NoReturn
@@ -14,6 +15,9 @@ from tests import memory, profiles
 from tests.browser import Browser, chromium, chromium_program
 from tests.patience import be_patient
 from tests.postgres import postgres_programs
+
+# Below nohup it is ignored, and processes that tests start would ignore it, too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Before any temporary folder is made. A database on a disk waits for it at every commit.
 memory.use_for_temporary_files()
