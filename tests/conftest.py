@@ -16,8 +16,12 @@ from tests.browser import Browser, chromium, chromium_program
 from tests.patience import be_patient
 from tests.postgres import postgres_programs
 
-# Below nohup it is ignored, and processes that tests start would ignore it, too.
+# Below nohup, or in the background of a script, they are ignored, and processes that tests start
+# would ignore them, too.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before any temporary folder is made. A database on a disk waits for it at every commit.
 memory.use_for_temporary_files()
