@@ -111,7 +111,9 @@ def _begin(file: Path) -> Path | None:
         if not first:
             return None
         real = file.resolve()  # a link stays one
-        before = real.with_name(f"{real.name}.before")
+        descriptor, name = tempfile.mkstemp(prefix=f"{real.name}.before-", dir=real.parent)
+        os.close(descriptor)
+        before = Path(name)
         real.replace(before)
         real.touch()
     except OSError as error:

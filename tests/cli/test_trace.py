@@ -198,6 +198,18 @@ def test_a_trace_is_kept_where_the_server_looks_nothing_up(run, autotune):
     assert [path.name for path in autotune.folder.glob("trace*")] == ["trace.jsonl"]
 
 
+def test_a_file_that_is_called_like_an_older_trace_is_left_alone(run, autotune):
+    run("forward(1)")
+    (autotune.folder / "trace.jsonl.before").write_text("years of work\n")
+    run("forward(2)")
+
+    assert (autotune.folder / "trace.jsonl.before").read_text() == "years of work\n"
+    assert sorted(each.name for each in autotune.folder.glob("trace*")) == [
+        "trace.jsonl",
+        "trace.jsonl.before",
+    ]
+
+
 def test_a_link_to_a_trace_stays_one(run, autotune):
     (autotune.folder / "real.jsonl").touch()
     (autotune.folder / "trace.jsonl").symlink_to("real.jsonl")
