@@ -105,7 +105,7 @@ def read_pack(path: Path) -> Pack:
 
 #: What a broken, an encrypted or a strange archive raises.
 _BROKEN = (
-    *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError),
+    *(OSError, EOFError, ValueError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error),
 )
 
