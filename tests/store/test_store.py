@@ -48,6 +48,17 @@ def test_a_database_of_another_program_is_refused_and_stays_as_it_is(tmp_path):
     assert os.listdir(tmp_path) == ["places.sqlite"]  # noqa: PTH208 - names are what is asked for
 
 
+@pytest.mark.parametrize("name", sorted(schema.metadata.tables))
+def test_a_database_of_which_another_run_has_made_a_single_table_is_ours(tmp_path, name):
+    url = sqlite_url(tmp_path / "autotune.db")
+    engine = sa.create_engine(url)
+    schema.metadata.tables[name].create(engine)
+    engine.dispose()
+    store = Store(url)
+    assert set(sa.inspect(store.engine).get_table_names()) == set(schema.metadata.tables)
+    store.close()
+
+
 def test_a_file_that_is_no_database_is_refused_and_stays_as_it_is(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("shopping list\n" * 200)
