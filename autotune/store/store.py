@@ -32,8 +32,7 @@ from autotune.untrusted import parse_json, read_row
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
 
-#: A database with one of these tables is ours, or Optuna's. Any of ours will do: another run may
-#: be about to create the rest, or may have been killed before it did.
+#: A database with one of these tables is ours, or Optuna's: a run may yet create the others.
 _OUR_TABLES = {*schema.metadata.tables, "version_info"}
 
 #: How long opening a SQLite file waits for others that open it, seconds.

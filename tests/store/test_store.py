@@ -16,7 +16,7 @@ from autotune.errors import StorageError
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.search import TrialMirror
-from autotune.store import Patience, Store, engine, explained
+from autotune.store import Patience, Store, engine, explained, schema
 from tests.absent import without
 from tests.contracts.examples import finished
 from tests.patience import PATIENCE_S
