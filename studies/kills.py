@@ -44,7 +44,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.postgres import PostgresServer  # noqa: E402 - the path above is needed for it
 from tests.recordings import EXPAND, SHRINK, write_recording  # noqa: E402
-from tests.together import Launcher, problems_in, problems_of  # noqa: E402
+from tests.together import problems_in, problems_of, run_at_once  # noqa: E402
 
 #: Three shapes of the shipped recording: a few seconds of search.
 RUN = (
@@ -248,9 +248,9 @@ STUDIES = (
 class Together:
     """Rounds of runs that start at the same moment on one database."""
 
-    def __init__(self, launcher: Launcher, folder: Path, chance: random.Random) -> None:
+    def __init__(self, folder: Path, chance: random.Random) -> None:
         """Begin with no database."""
-        self._launcher, self._folder, self._chance = launcher, folder, chance
+        self._folder, self._chance = folder, chance
         self._recording = write_recording(
             folder / "r.jsonl.gz",
             *(kind | {"num_tokens": n} for kind in (SHRINK, EXPAND) for n in (16, 32, 64)),
@@ -271,7 +271,7 @@ class Together:
             at_s = chance.uniform(0, KILLED_UNTIL_S)
             sent += [(at_s, stopped, signal.SIGSTOP), (at_s + STOPPED_S, stopped, signal.SIGCONT)]
             self.stopped += 1
-        ended = self._launcher.run(
+        ended = run_at_once(
             [self._run(url, f"tuned-{n}", *each) for n, each in enumerate(flags)],
             folder,
             signals=sent,
@@ -280,13 +280,13 @@ class Together:
         self.killed += sum(one.code == -signal.SIGKILL for one in ended)
         self.ended += len(alive)
         found = problems_of(ended, killed) + problems_in(url)
-        (again,) = self._launcher.run([self._run(url, "again", *flags[0])], folder)
+        (again,) = run_at_once([self._run(url, "again", *flags[0])], folder)
         found += problems_of([again])
         folders = [folder / f"tuned-{n}" for n in alive]
         if is_one and len({self._written(each) for each in (*folders, folder / "again")}) > 1:
             found.append("the runs of one study wrote different files")
         checks = [("check", each.name, "--storage", url) for each in folders[:1]]
-        found += problems_of(self._launcher.run(checks, folder))
+        found += problems_of(run_at_once(checks, folder))
         self.problems += [f"round {number}: {each}" for each in found]
 
     def _run(self, url: str, output: str, *flags: str) -> list[object]:
@@ -299,9 +299,9 @@ class Together:
 
 def run_together(count: int, chance: random.Random, server: PostgresServer | None) -> bool:
     """Rounds of runs that start at the same moment; returns whether all is well."""
-    with Launcher() as launcher, tempfile.TemporaryDirectory(prefix="kills-") as name:
+    with tempfile.TemporaryDirectory(prefix="kills-") as name:
         folder, url, databases = Path(name), "", 0
-        together = Together(launcher, folder, chance)
+        together = Together(folder, chance)
         for number in range(count):
             if not url or chance.random() < 0.5:
                 databases += 1

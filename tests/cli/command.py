@@ -1,7 +1,7 @@
 """The command as a user types it, in an empty folder: called in this process, or in its own.
 
-A process of its own takes one or two seconds to import what a command needs. Only what has to do
-with processes needs one: signals, terminals, limits of the system and what is imported when.
+Only what has to do with processes needs one of its own: signals, terminals, limits of the system.
+It is forked, which is quicker; ``in_a_new_process`` is for what is done before it runs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import fcntl
 import io
 import os
 import pty
-import signal
 import struct
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from unittest import mock
 
 from autotune.cli import console, main
+from tests.forks import Forked, forks
 from tests.patience import PATIENCE_S
 
 AUTOTUNE = (sys.executable, "-m", "autotune")
@@ -84,16 +84,24 @@ class Command:
     def in_a_process(
         self,
         *arguments: object,
-        before: Callable[[], None] | None = None,
+        before: Callable[[], object] | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> Ended:
         """Run it to its end, in a process of its own.
 
         Args:
             arguments: What follows ``autotune``.
-            before: Called in the new process before the command starts.
+            before: Called in the new process before the command starts; it can be pickled.
             variables: Environment variables to set beside the usual ones.
         """
+        process = self.start(*arguments, before=before, variables=variables)
+        out, err = process.communicate(PATIENCE_S)
+        return Ended(process.wait(PATIENCE_S), out, err)
+
+    def in_a_new_process(
+        self, *arguments: object, variables: Mapping[str, str] | None = None
+    ) -> Ended:
+        """The same, in a process that imports everything itself."""
         result = subprocess.run(  # noqa: S603 - our own command
             [*AUTOTUNE, *map(str, arguments)],
             cwd=self.folder,
@@ -103,29 +111,18 @@ class Command:
             text=True,
             timeout=PATIENCE_S,
             check=False,
-            preexec_fn=before,
         )
         return Ended(result.returncode, result.stdout, result.stderr)
 
     def start(
-        self, *arguments: object, before: Callable[[], None] | None = None
-    ) -> subprocess.Popen[str]:
-        """Start it, to be interrupted.
-
-        Args:
-            arguments: What follows ``autotune``.
-            before: Called in the new process before the command starts.
-        """
-        return subprocess.Popen(  # noqa: S603 - our own command
-            [*AUTOTUNE, *map(str, arguments)],
-            cwd=self.folder,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=before or _take_notice_of_ctrl_c,  # noqa: PLW1509 - it takes no lock
-        )
+        self,
+        *arguments: object,
+        before: Callable[[], object] | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> Forked:
+        """Start it, to be interrupted; the arguments are those of ``in_a_process``."""
+        variables = environment() | dict(variables or {})
+        return forks().start(arguments, self.folder, variables, before=before)
 
     def on_a_terminal(self, *arguments: object, columns: int) -> Ended:
         """Run it to its end on a terminal of that many columns; all that it printed is ``out``."""
@@ -160,8 +157,3 @@ def _exit_code_of(command: Callable[[], None]) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     return 0
-
-
-def _take_notice_of_ctrl_c() -> None:
-    """A shell ignores SIGINT for what it starts in the background, which these tests may be."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)

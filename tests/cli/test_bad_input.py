@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import sqlite3
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_a_study_file_with(autotune, text, message):
 
 
 def test_a_study_file_that_is_not_there_is_named(autotune):
-    line = autotune.in_a_process("run", "study.toml").has_failed_in_one_line()
+    line = autotune.in_a_new_process("run", "study.toml").has_failed_in_one_line()
     assert "cannot read the study file study.toml: No such file or directory" in line
     assert list(autotune.folder.iterdir()) == []
 
@@ -105,7 +106,7 @@ def test_a_flag_with_a_bad_value_is_a_usage_error(autotune, flag, value, message
 
 
 def test_an_unknown_flag_is_a_usage_error(autotune):
-    assert "--nonsense" in autotune.in_a_process("run", "--nonsense").has_refused_its_usage()
+    assert "--nonsense" in autotune.in_a_new_process("run", "--nonsense").has_refused_its_usage()
 
 
 def test_kernels_contradict_a_replay(autotune, recording):
@@ -239,10 +240,7 @@ def test_exporting_from_a_database_without_selections_says_how_to_make_some(auto
 def limit_files(size: int):
     """Called in a new process, it makes writing beyond so many bytes fail as on a full disk."""
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    return limit
+    return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
 
 
 @pytest.mark.slow
@@ -403,7 +401,9 @@ def test_a_sampler_whose_library_is_not_installed_is_refused_at_the_start(
     autotune, recording, tmp_path, command
 ):
     path = without(tmp_path, "scipy")["PYTHONPATH"]
-    ended = autotune.in_a_process(*command, "--replay", recording, variables={"PYTHONPATH": path})
+    ended = autotune.in_a_new_process(
+        *command, "--replay", recording, variables={"PYTHONPATH": path}
+    )
     line = ended.has_failed_in_one_line()
     assert re.search(r"'gp' needs scipy .*; install it with: pip install .*\[gp\]", line)
     assert list(autotune.folder.iterdir()) == []

@@ -34,7 +34,7 @@ def options_of(name: str):
 
 @pytest.mark.slow
 def test_a_replay_writes_the_files_that_vllm_loads_and_says_where(autotune, recording):
-    ended = autotune.in_a_process("run", "--replay", recording, "--trials", 60)
+    ended = autotune.in_a_new_process("run", "--replay", recording, "--trials", 60)
     assert ended.code == 0, ended.err
     assert ended.err == ""
     assert sorted(autotune.files()) == FILES
@@ -65,7 +65,7 @@ def test_what_is_tuned_and_where_it_goes_can_be_chosen_by_flags(autotune, record
 @pytest.mark.slow
 def test_the_same_seed_makes_the_same_bytes(autotune, recording):
     # In two processes: Python orders sets of strings differently in each.
-    for output, call in {"first": autotune, "second": autotune.in_a_process}.items():
+    for output, call in {"first": autotune, "second": autotune.in_a_new_process}.items():
         call(
             *("run", "--replay", recording, "--trials", 15, "--seed", 5),
             *("--output", output, "--storage", f"sqlite:///{output}.db"),
@@ -173,7 +173,7 @@ def test_help_explains_every_option_of_a_command(autotune, name):
 
 
 def test_help_names_every_command_with_what_it_does(autotune):
-    ended = autotune.in_a_process("--help")
+    ended = autotune.in_a_new_process("--help")
     assert ended.code == 0
     for name in COMMANDS:
         assert name in ended.out
@@ -181,7 +181,7 @@ def test_help_names_every_command_with_what_it_does(autotune):
 
 
 def test_the_command_alone_shows_its_help(autotune):
-    ended = autotune.in_a_process()
+    ended = autotune.in_a_new_process()
     assert "Usage:" in ended.out + ended.err
     assert ended.code == 2
 

@@ -6,7 +6,6 @@ import json
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -26,6 +25,7 @@ from autotune.search.importance import importances as report_of
 from autotune.store.results import of_store
 from autotune.store.store import Store
 from tests.cli.command import Command
+from tests.forks import Forked
 from tests.patience import PATIENCE_S
 from tests.store.old import write_old_database
 
@@ -46,7 +46,7 @@ class Served:
 
     url: str
     command: Command
-    process: subprocess.Popen[str]
+    process: Forked
 
     def ask(self, path: str) -> Any:
         """The answer of its API."""

@@ -14,11 +14,13 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from autotune.measure.replay import shipped_recording
 from tests.cli.command import AUTOTUNE, Command, environment
+from tests.forks import Forked
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.slow
@@ -39,9 +41,7 @@ def uninterrupted(tmp_path_factory) -> Command:
     return command
 
 
-def started_and_at_work(
-    autotune: Command, *, before: Callable[[], None] | None = None
-) -> subprocess.Popen[str]:
+def started_and_at_work(autotune: Command, *, before: Callable[[], object] | None = None) -> Forked:
     """A run whose first shape is done."""
     process = autotune.start(*RUN, before=before)
     assert process.stdout is not None
@@ -145,9 +145,7 @@ def test_a_signal_while_a_command_is_being_imported_shows_no_traceback(
 
 
 def test_a_run_that_is_told_to_ignore_a_lost_connection_goes_on(autotune, uninterrupted):
-    def like_nohup() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
+    like_nohup = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
     process = started_and_at_work(autotune, before=like_nohup)
     process.send_signal(signal.SIGHUP)
     _, err = process.communicate(timeout=PATIENCE_S)

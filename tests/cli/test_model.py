@@ -322,7 +322,9 @@ def test_a_model_that_the_hub_refuses_is_one_line_with_the_hubs_reason(
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
         monkeypatch.setenv("HF_HOME", str(autotune.folder))
         # huggingface_hub reads these when it is imported.
-        ended = autotune.in_a_process("shapes", "--model", model, "--max-loras", 2, "--rank", 16)
+        ended = autotune.in_a_new_process(
+            "shapes", "--model", model, "--max-loras", 2, "--rank", 16
+        )
         hub.shutdown()
 
     line = ended.has_failed_in_one_line()

@@ -80,7 +80,7 @@ def test_warm_compiles_what_a_server_launches_and_again_finds_it(autotune, monke
     monkeypatch.setenv("TRITON_CACHE_DIR", str(cache))
     flags = ("warm", "tuned", "study.toml", "--kernels", "builtin")
 
-    ended = autotune.in_a_process(*flags)
+    ended = autotune.in_a_new_process(*flags)
 
     assert ended.code == 0, ended.err
     lines = ended.out.splitlines()
@@ -91,7 +91,7 @@ def test_warm_compiles_what_a_server_launches_and_again_finds_it(autotune, monke
     assert lines[1] == f"Start the server with TRITON_CACHE_DIR={cache}"
     kernels = set(cache.rglob("*.cubin"))
     assert len(kernels) == 5
-    assert autotune.in_a_process(*flags).out == ended.out
+    assert autotune.in_a_new_process(*flags).out == ended.out
     assert set(cache.rglob("*.cubin")) == kernels
 
 
@@ -100,7 +100,7 @@ def test_a_kernel_that_does_not_compile_is_named_and_fails_the_command(autotune,
     # A tile of three rows is none that Triton knows.
     tuned(autotune.folder, {1: SMALL, 64: SMALL | {"block_m": 3}})
     monkeypatch.setenv("TRITON_CACHE_DIR", str(autotune.folder / "cache"))
-    ended = autotune.in_a_process("warm", "tuned", "study.toml", "--kernels", "builtin")
+    ended = autotune.in_a_new_process("warm", "tuned", "study.toml", "--kernels", "builtin")
     assert ended.code == 3
     assert ended.out.startswith("did not compile: shrink m=")
 

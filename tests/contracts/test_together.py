@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.recordings import EXPAND, SHRINK, write_recording
 from tests.store.old import write_old_database
-from tests.together import Launcher, problems_in, problems_of
+from tests.together import problems_in, problems_of, run_at_once
 
 pytestmark = pytest.mark.slow
 
@@ -19,12 +18,6 @@ WORKERS = 8
 
 #: Longer than the runs take alone, seconds: some are killed while they begin, and some not at all.
 LONGEST_S = 4.0
-
-
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
-    with Launcher() as launcher:
-        yield launcher
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +37,11 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("holds", ["nothing", "what an earlier run kept", "an old database"])
 def test_runs_of_one_study_share_it_and_all_that_live_write_the_same(
-    launcher, recording, url, tmp_path, holds
+    recording, url, tmp_path, holds
 ):
     flags = ("--trials", 9, "--sampler", "random")
     if holds == "what an earlier run kept":
-        (first,) = launcher.run([run(recording, url, "first", "--trials", 4)], tmp_path)
+        (first,) = run_at_once([run(recording, url, "first", "--trials", 4)], tmp_path)
         assert first.code == 0, first.said
     if holds == "an old database":
         if not url.startswith("sqlite"):
@@ -56,7 +49,7 @@ def test_runs_of_one_study_share_it_and_all_that_live_write_the_same(
         write_old_database(tmp_path / "autotune.db")
     chance = random.Random(holds)  # noqa: S311 - nothing is kept secret by it
     killed = chance.sample(range(WORKERS), WORKERS // 3 + 1)
-    ended = launcher.run(
+    ended = run_at_once(
         [run(recording, url, f"tuned-{number // 2}", *flags) for number in range(WORKERS)],
         tmp_path,
         signals=[(chance.uniform(0, LONGEST_S), number, signal.SIGKILL) for number in killed],
@@ -66,14 +59,12 @@ def test_runs_of_one_study_share_it_and_all_that_live_write_the_same(
     alive = [number for number, one in enumerate(ended) if one.code == 0]
     wanted = files(tmp_path / f"tuned-{alive[0] // 2}")
     assert all(files(tmp_path / f"tuned-{number // 2}") == wanted for number in alive)
-    (again,) = launcher.run([run(recording, url, "again", *flags)], tmp_path)
+    (again,) = run_at_once([run(recording, url, "again", *flags)], tmp_path)
     assert again.code == 0, again.said
     assert files(tmp_path / "again") == wanted
 
 
-def test_runs_of_different_studies_into_one_folder_leave_it_whole(
-    launcher, recording, url, tmp_path
-):
+def test_runs_of_different_studies_into_one_folder_leave_it_whole(recording, url, tmp_path):
     ops = [(), ("--op", "shrink"), ("--op", "expand"), ("--op", "shrink", "--tokens", 32)]
     chance = random.Random(0)  # noqa: S311 - nothing is kept secret by it
     killed = chance.sample(range(WORKERS), WORKERS // 3)
@@ -81,23 +72,23 @@ def test_runs_of_different_studies_into_one_folder_leave_it_whole(
         run(recording, url, "tuned", "--merge", "--trials", 6 + number, *ops[number % len(ops)])
         for number in range(WORKERS)
     ]
-    ended = launcher.run(
+    ended = run_at_once(
         commands,
         tmp_path,
         signals=[(chance.uniform(0, LONGEST_S), number, signal.SIGKILL) for number in killed],
     )
     assert problems_of(ended, killed) == []
     assert problems_in(url) == []
-    (checked,) = launcher.run([["check", "tuned", "--storage", url]], tmp_path)
+    (checked,) = run_at_once([["check", "tuned", "--storage", url]], tmp_path)
     assert checked.code == 0, checked.said
 
 
-def test_signals_let_the_others_have_what_a_run_had(launcher, recording, tmp_path):
+def test_signals_let_the_others_have_what_a_run_had(recording, tmp_path):
     url = "sqlite:///autotune.db"
     chance = random.Random(1)  # noqa: S311 - nothing is kept secret by it
     sent = [(chance.uniform(1, LONGEST_S), n, n % 2 * 13 + 2) for n in range(WORKERS // 2)]
     commands = [run(recording, url, f"tuned-{n}", "--trials", 9) for n in range(WORKERS)]
-    ended = launcher.run(commands, tmp_path, signals=sent)
+    ended = run_at_once(commands, tmp_path, signals=sent)
     # A run that does not heed signals yet is ended by them.
     heeded, ending = {130, 143}, {-signal.SIGINT, -signal.SIGTERM}
     assert {one.code for one in ended} <= {0, *heeded, *ending}, ended
