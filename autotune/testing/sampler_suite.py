@@ -35,9 +35,9 @@ class SamplerSuite(ABC):
             seed: Any text; the same text must make the same choices.
         """
 
-    def loop(self, *, seed: int = 0, lookahead: int = 1) -> SearchLoop:
+    def loop(self, *, seed: int = 0, lookahead: int = 1, stride: int = 179) -> SearchLoop:
         """A search of a small made-up space with the sampler."""
-        runner = Landscape(stride=179, lookahead=lookahead)
+        runner = Landscape(stride=stride, lookahead=lookahead)
         space = runner.space(shrink(), {})
         return SearchLoop(runner, space, sampler=self._make, seed=seed)
 
@@ -56,7 +56,7 @@ class SamplerSuite(ABC):
 
     def test_with_several_under_way_no_configuration_comes_twice(self) -> None:
         """A configuration that is handed out counts as tried before it is measured."""
-        loop = self.loop(lookahead=6)
+        loop = self.loop(lookahead=4, stride=257)
         measured = _search(loop, 1_000)
         assert len(measured) == len(set(measured)) == len(loop.space.configs)
 

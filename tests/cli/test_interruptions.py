@@ -57,7 +57,7 @@ def stopped_after_the_first_shape(autotune: Command, number: signal.Signals) -> 
     process.send_signal(number)
     _, err = process.communicate(timeout=PATIENCE_S)
     assert not (autotune.folder / "tuned").exists(), "it was done before the signal came"
-    return process.returncode, err
+    return process.wait(PATIENCE_S), err
 
 
 def test_ctrl_c_says_where_everything_is_and_the_next_run_ends_alike(autotune, uninterrupted):

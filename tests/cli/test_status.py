@@ -106,7 +106,7 @@ def stopped(autotune: Command, *flags: str) -> tuple[int, list[str]]:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE_S)
     assert err == ""
-    return process.returncode, [first, *out.splitlines()]
+    return process.wait(PATIENCE_S), [first, *out.splitlines()]
 
 
 @pytest.mark.usefixtures("running")

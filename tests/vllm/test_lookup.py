@@ -135,7 +135,7 @@ def test_the_contents_reach_every_end_of_a_look_up():
     """An end that no content reaches would not be compared with vLLM."""
     ends: Counter[str] = Counter()
 
-    @settings(max_examples=800, derandomize=True, database=None)
+    @settings(max_examples=400, derandomize=True, database=None)
     @given(cases(5) | cases(6))
     def count(case):
         content, asked = case

@@ -45,6 +45,13 @@ FEW_BLOCKS = {"block_n": 32, "block_k": 32}
 
 each_op = pytest.mark.parametrize("op", MOE_OPS, ids=lambda op: op.value)
 
+#: One of each kind: for what the ops of a kind do alike.
+a_shrink_and_an_expand = pytest.mark.parametrize(
+    "op",
+    some([LoraOp.W13_SHRINK, LoraOp.W2_EXPAND], [LoraOp.W13_EXPAND, LoraOp.W2_SHRINK]),
+    ids=lambda op: op.value,
+)
+
 
 #: Still sorted, with several blocks: 10 pairs * 8 > 2 experts * 2 adapters.
 FEW_TOKENS = {"num_tokens": 5, "num_experts": 2}
@@ -114,7 +121,7 @@ def test_vllms_default_is_right_sorted_and_naive(op):
         assert check(inputs_of(shape), BuiltinProvider().default(shape)).problem == ""
 
 
-@each_op
+@a_shrink_and_an_expand
 def test_a_launch_leaves_nothing_over_for_the_next(op):
     inputs, config = inputs_of(moe_shape(op, **FEW_TOKENS)), make_config(op, **FEW_BLOCKS)
     BuiltinProvider().launch(inputs, config, 0)
@@ -129,28 +136,28 @@ def test_w13_may_be_one_slice(op):
     assert check(inputs_of(shape), make_config(op)).problem == ""
 
 
-@each_op
+@a_shrink_and_an_expand
 def test_one_set_of_inputs_serves_every_block_m(op):
     inputs = inputs_of(moe_shape(op))
     for block_m in (64, 16, 32):
         assert check(inputs, make_config(op, block_m=block_m, **FEW_BLOCKS)).problem == ""
 
 
-@each_op
+@a_shrink_and_an_expand
 def test_experts_without_tokens_change_nothing(op):
     shape = moe_shape(op, num_experts=8, routing="hit=2")
 
     assert check(inputs_of(shape), make_config(op, **FEW_BLOCKS)).problem == ""
 
 
-@each_op
+@a_shrink_and_an_expand
 def test_one_expert_with_all_the_tokens_takes_several_blocks(op):
     shape = moe_shape(op, num_tokens=40, top_k=1, routing="hit=1", max_loras=1)
 
     assert check(inputs_of(shape), make_config(op, **FEW_BLOCKS)).problem == ""
 
 
-@each_op
+@a_shrink_and_an_expand
 @pytest.mark.parametrize("sizes", [{}, {"num_experts": 400}], ids=["sorted", "naive"])
 def test_rows_of_tokens_without_a_lora_stay_as_they_were(op, sizes):
     shape, config = moe_shape(op, num_tokens=8, **sizes), make_config(op, **FEW_BLOCKS)
@@ -159,7 +166,7 @@ def test_rows_of_tokens_without_a_lora_stay_as_they_were(op, sizes):
     assert check(inputs_of(shape, [-1] * 8), config).problem == ""
 
 
-@each_op
+@a_shrink_and_an_expand
 def test_an_adapter_without_weights_for_the_layer_is_left_out(op):
     inputs = inputs_of(moe_shape(op), [0, 1] * 12)
     assert inputs.moe is not None
@@ -266,7 +273,7 @@ def test_fully_sharded_kernels_have_the_sizes_that_vllm_allocates():
     assert w2_expand.out.shape[-1] == 36
 
 
-@each_op
+@a_shrink_and_an_expand
 @pytest.mark.parametrize("elsewhere", [4, 60])
 def test_rows_of_experts_on_other_gpus_stay_as_they_were(op, elsewhere):
     shape = moe_shape(op, num_tokens=12, global_experts=4 + elsewhere)
@@ -289,7 +296,7 @@ def test_a_gpu_may_have_fewer_experts_than_a_token_goes_to():
 # ------------------------------------------------------------------ the reference and the check
 
 
-@each_op
+@a_shrink_and_an_expand
 def test_the_reference_is_each_rows_product_with_its_own_expert(op):
     mapping = [0, -1, 1] * 8
     inputs = inputs_of(moe_shape(op), mapping)
@@ -313,7 +320,7 @@ def test_the_reference_is_each_rows_product_with_its_own_expert(op):
                 assert torch.allclose(got[row], torch.cat(parts))
 
 
-@each_op
+@a_shrink_and_an_expand
 def test_a_wrong_launch_is_found(op):
     inputs = inputs_of(moe_shape(op))
     expected, before = expect(inputs), inputs.out.clone()
