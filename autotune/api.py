@@ -13,6 +13,7 @@ from autotune.errors import GpuMissing, StorageError
 from autotune.export import VllmExporter
 from autotune.export.check import check_exported
 from autotune.export.collection import confirmable
+from autotune.export.mixture import of_one_kind
 from autotune.launch.environment import Environment
 from autotune.measure.cuda.gpu import has_gpu
 from autotune.measure.replay import ReplayRunner
@@ -72,21 +73,29 @@ class Results:
         """
         return selections_frame(self.shapes)
 
-    def export(self, folder: AnyPath, *, merge: bool = False) -> tuple[Path, ...]:
+    def export(
+        self, folder: AnyPath, *, merge: bool = False, deterministic: bool | None = None
+    ) -> tuple[Path, ...]:
         """Write the files that vLLM loads, as ``autotune export`` does.
 
         Args:
             folder: Where to write; made if it is not there. Entries of other shapes stay.
             merge: Whether files that autotune did not write may be added to.
+            deterministic: Where the results hold both, whether to write what was chosen among
+                configurations that do not split k; if not given, what was chosen among all.
 
         Returns:
             The files written; none where nothing was chosen.
 
         Raises:
             ExportError: The folder cannot be written, or holds something that must not be lost.
+            InputError: Nothing was chosen in the way that ``deterministic`` asks for.
         """
         written: dict[Path, None] = {}
-        for environment, those in self._by_environment().items():
+        chosen = list(self._by_environment().items())
+        if chosen:
+            chosen, _ = of_one_kind(chosen, deterministic=deterministic)
+        for environment, those in chosen:
             selections = [one.selection for one in those if one.selection is not None]
             paths = VllmExporter().export(selections, environment, Path(folder), merge=merge)
             written |= dict.fromkeys(paths)
@@ -120,13 +129,14 @@ class Results:
         return f"<autotune.Results: {len(self.shapes)} shapes, {trials} trials, {gpus or 'no GPU'}>"
 
 
-def tune(
+def tune(  # noqa: PLR0913 - each by its name
     plan: StudyPlan | AnyPath | None = None,
     *,
     replay: AnyPath | Sequence[AnyPath] | None = None,
     record: AnyPath | None = None,
     rows_max: int | None = None,
     configs: bool = True,
+    deterministic: bool | None = None,
     progress: Progress | None = None,
 ) -> Results:
     """Tune every shape of a plan, as ``autotune run`` does up to its export.
@@ -147,6 +157,8 @@ def tune(
             that costs less than 1 %.
         configs: Whether shapes that autotune's own collection holds for this GPU and these kernels
             are confirmed in a few trials, and not searched. A replay pays no attention to it.
+        deterministic: Whether only configurations that do not split k may be chosen, so that the
+            same input gives the same bits; as the plan says if not given.
         progress: Called after every shape with its result, its number from 1, and the number of
             shapes.
 
@@ -160,7 +172,7 @@ def tune(
     """
     notes: list[str] = []
     recorded = None if replay is None else replay_runner(_paths(replay))
-    plan = _plan(plan, recorded)
+    plan = _plan(plan, recorded).override(deterministic=deterministic)
     check_rows_max(plan, rows_max)
     if recorded is None and not has_gpu():
         raise GpuMissing(

@@ -15,7 +15,6 @@ from autotune.choose.couple import couple
 from autotune.choose.losses import (
     BetweenRows,
     Losses,
-    Option,
     Rows,
     Timings,
     nearest,
@@ -70,13 +69,18 @@ class Refined:
         return max((each.after for each in self.between), default=0.0)
 
     @property
+    def _is_deterministic(self) -> bool:
+        return any(one.deterministic for one in self.selections)
+
+    @property
     def lines(self) -> list[str]:
         """What the user is told, a line each."""
         lines = []
         if self.without_row or not self.missing:
+            default = "" if self._is_deterministic else " and vLLM's default"
             lines.append(
                 f"Worst loss over {self.looked_at} shapes at captured batch sizes, against the "
-                "rows on both sides and vLLM's default: "
+                f"rows on both sides{default}: "
                 f"{_percent(self.worst_before)} before, {_percent(self.worst_after)} after; "
                 f"rows added: {len(self.added)}, merged: {len(self.merged)}."
             )
@@ -192,22 +196,31 @@ class _Layer:
             if self._losses.loss(worst, self._rows) <= WORST_LOSS:
                 return
             left.remove(worst)
-            self._rows[worst] = self._filled(worst)
+            if row := self._filled(worst):
+                self._rows[worst] = row
 
     def _filled(self, count: int) -> list[Selection]:
-        """A row for a batch size: a neighbour's winner, or else the result of a short search."""
+        """A row for a batch size: a neighbour's winner, or else the result of a short search.
+
+        It is empty where neither works.
+        """
         options = self._losses.options(count, self._rows)
         shapes = self._losses.shapes(count)
-        chosen = couple([self._selection(shape, n, options) for n, shape in enumerate(shapes)])
-        if all(one.is_default for one in chosen):
-            known = [one for one in map(self._search, shapes) if one is not None]
-            chosen = couple(known) if len(known) == len(chosen) else chosen
-        self._losses.time(count, [option_of(chosen)])
+        chosen = self._whole(
+            self._timings.selection(shape, [option[number] for option in options])
+            for number, shape in enumerate(shapes)
+        )
+        if not any(one.beats_default for one in chosen):
+            chosen = self._whole(map(self._search, shapes)) or chosen
+        if chosen:
+            self._losses.time(count, [option_of(chosen)])
         return chosen
 
-    def _selection(self, shape: KernelShape, number: int, options: Sequence[Option]) -> Selection:
-        """The selection for one kernel among the options, which hold it at place ``number``."""
-        return self._timings.selection(shape, [option[number] for option in options])
+    def _whole(self, selections: Iterable[Selection | None]) -> list[Selection]:
+        """The selections of all kernels of the layer together; none where one has none."""
+        found = list(selections)
+        known = [one for one in found if one is not None]
+        return couple(known) if len(known) == len(found) else []
 
     # ----------------------------------------------------------------- merging
 

@@ -82,14 +82,14 @@ def _values(selection: Selection) -> set[int]:
     """The values of ``block_m`` that an op may get; one where its row was exchanged."""
     if selection.exchanged is not None:
         return {selection.config.block_m}
-    return {config.block_m for config in selection.samples_us}
+    return {config.block_m for config in selection.choosable_us}
 
 
 def _best_at(block_m: int, selection: Selection) -> KernelConfig:
     """The configuration with this ``block_m`` that ``select`` chooses for an op."""
     if selection.exchanged is not None:
         return selection.config
-    samples = {c: s for c, s in selection.samples_us.items() if c.block_m == block_m}
+    samples = {c: s for c, s in selection.choosable_us.items() if c.block_m == block_m}
     return select(selection.default, samples)[0]
 
 
@@ -136,7 +136,7 @@ def _ratio(selection: Selection, config: KernelConfig) -> Ratio | None:
 def _none_works(selections: Sequence[Selection], allowed: Mapping[int, str] | None) -> ExportError:
     label = MoeLayer.of(selections[0].shape).label
     measured = "; ".join(
-        f"{names_of([one.shape.op])} with {_listed({c.block_m for c in one.samples_us})}"
+        f"{names_of([one.shape.op])} with {_listed({c.block_m for c in one.choosable_us})}"
         for one in selections
     )
     wanted = "one block_m"

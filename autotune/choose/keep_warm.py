@@ -141,10 +141,13 @@ class _Layer:
             self._timings.selection(shape, [option[number] for option in options])
             for number, shape in enumerate(self.losses.shapes(count))
         ]
-        if all(config in one.samples_us for one, config in zip(selections, chosen, strict=True)):
-            self._rows[count] = [
-                one.taking(config, None) for one, config in zip(selections, chosen, strict=True)
-            ]
+        pairs = [
+            (one, config)
+            for one, config in zip(selections, chosen, strict=True)
+            if one is not None and config in one.samples_us
+        ]
+        if len(pairs) == len(chosen):
+            self._rows[count] = [one.taking(config, None) for one, config in pairs]
             self.options[count] = chosen
 
     def selections(self) -> Iterator[Selection]:
@@ -160,7 +163,7 @@ class _Layer:
         loss = self.losses.of_taking(self.options[count], option_of(row), count)
         for one, config in zip(row, self.options[count], strict=True):
             timed = self._timings.selection(one.shape, [*one.samples_us, config])
-            with_config = replace(one, samples_us=timed.samples_us)
+            with_config = one if timed is None else replace(one, samples_us=timed.samples_us)
             yield with_config.taking(config, Exchanged(own=one.config, loss=loss))
 
     def own(self, row: int) -> Option:
@@ -171,7 +174,7 @@ class _Layer:
         """What was timed when a row was chosen; nothing for a MoE layer: its rows change whole."""
         if len(self._kinds) > 1:
             return []
-        return [(config,) for config in self._rows[row][0].samples_us]
+        return [(config,) for config in self._rows[row][0].choosable_us]
 
     def loss(self, row: int, option: Option) -> float:
         """How much slower a row is with an option than with its own; infinite if not known."""

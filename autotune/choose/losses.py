@@ -137,16 +137,27 @@ class Timings:
             self.looked(shape)
         return {config: timed[one] for config, one in asked.items() if timed[one]}
 
-    def selection(self, shape: KernelShape, configs: Sequence[KernelConfig]) -> Selection:
-        """The choice among configurations and the default.
+    def selection(self, shape: KernelShape, configs: Sequence[KernelConfig]) -> Selection | None:
+        """The choice among configurations and the default; None where none may be chosen.
 
         Raises:
             NotRecorded: A replay does not hold one of the configurations.
         """
         samples = self.samples(shape, configs)
+        if not any(map(self.may_choose, samples)):
+            return None
         shortest = min(map(len, samples.values()))
         samples = {config: each[:shortest] for config, each in samples.items()}
-        return Selection.of_samples(shape, self.default(shape), samples)
+        return Selection.of_samples(
+            shape,
+            self.default(shape),
+            samples,
+            deterministic=self.runner.environment.deterministic,
+        )
+
+    def may_choose(self, config: KernelConfig) -> bool:
+        """Whether a configuration may be chosen, not only compared with."""
+        return not (self.runner.environment.deterministic and config.splits_k)
 
     def _space(self, shape: KernelShape, configs: Sequence[KernelConfig]) -> SearchSpace:
         """A space of only these configurations' values, and the smallest value of each axis.
@@ -236,6 +247,8 @@ class Losses:
     def time(self, count: int, options: Sequence[Option]) -> None:
         """Time options beside vLLM's default, unless that was done before.
 
+        A default that may not be chosen is no option: nothing is lost against it.
+
         Raises:
             NotRecorded: A replay does not hold one of the options.
         """
@@ -248,7 +261,8 @@ class Losses:
             for number, shape in enumerate(shapes)
         ]
         default = tuple(map(self._timings.default, shapes))
-        for option in (default, *options):
+        usual = [default] if all(map(self._timings.may_choose, default)) else []
+        for option in (*usual, *options):
             each = [of_one.get(config, ()) for of_one, config in zip(samples, option, strict=True)]
             timed[option] = sum(map(statistics.median, each)) if all(each) else None
 

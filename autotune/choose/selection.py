@@ -5,26 +5,28 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
 
-from autotune.choose.exchanged import Exchanged, ExchangedTable
-from autotune.launch.config import LARGEST_VALUE, KernelConfig
+from autotune.choose.exchanged import Exchanged
+from autotune.choose.written import RatioFigures, SelectionTable
+from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.measure import DeviceState
-from autotune.measure.figures import ReplayedTable
 from autotune.measure.measurement import Replayed
-from autotune.untrusted import Count, Factor, Microseconds, Untrusted, read_json
+from autotune.untrusted import read_json
 
 #: The interval contains the true ratio in this share of cases.
 CONFIDENCE = 0.95
 
 #: Timing stops when the interval is narrower than this share of the ratio: half a run's noise.
 SETTLED_WIDTH = 0.005
+
+#: Samples of one configuration, in the form in which they were given.
+Samples = TypeVar("Samples", bound=Sequence[float])
 
 #: Bootstrap resamples: with 2,000 the ends of a 95 % interval rest on 50 resamples each.
 _RESAMPLES = 2_000
@@ -132,13 +134,13 @@ class Selection:
     Attributes:
         shape: The shape.
         config: The configuration that is exported. It is the default where nothing is faster
-            beyond the noise.
+            beyond the noise, unless the default may not be chosen.
         default: vLLM's configuration.
         samples_us: The samples of every finalist, taken side by side, microseconds per launch. The
             default is among the finalists if it runs.
         ratio: How many times as fast as the default ``config`` is; None where the default does not
             run. Below 1 only where a MoE layer as a whole is faster with a ``block_m`` at which
-            this op is slower.
+            this op is slower, and where the default may not be chosen.
         trials: How many distinct configurations the search measured.
         outcomes: How many configurations ended in which outcome.
         states: The device before, during and after the finalists were timed, where it is known.
@@ -147,6 +149,7 @@ class Selection:
         replayed: The recordings that the samples are from; None where a GPU was timed.
         exchanged: What ``config`` was before the row took one that a server launches at its start;
             None where the row has its own.
+        deterministic: Whether nothing that splits k may be chosen, the default included.
     """
 
     shape: KernelShape
@@ -160,9 +163,10 @@ class Selection:
     layer: LayerChoice | None = None
     replayed: Replayed | None = None
     exchanged: Exchanged | None = None
+    deterministic: bool = False
 
     @classmethod
-    def of_samples(
+    def of_samples(  # noqa: PLR0913 - each by its name
         cls,
         shape: KernelShape,
         default: KernelConfig,
@@ -171,6 +175,7 @@ class Selection:
         outcomes: Mapping[str, int] | None = None,
         states: tuple[DeviceState, ...] = (),
         replayed: Replayed | None = None,
+        deterministic: bool = False,
     ) -> Selection:
         """Choose among configurations that were timed side by side, as ``select`` does.
 
@@ -178,13 +183,14 @@ class Selection:
             shape: The shape.
             default: vLLM's configuration.
             samples_us: The samples of every configuration, microseconds per launch; at least one
-                configuration, equally many samples for all.
+                that may be chosen, equally many samples for all.
             outcomes: How many configurations of the search ended in which outcome; None without a
                 search.
             states: The device while the configurations were timed, where it is known.
             replayed: The recordings that the samples are from; None where a GPU was timed.
+            deterministic: Whether nothing that splits k may be chosen.
         """
-        config, ratio = select(default, samples_us)
+        config, ratio = select(default, samples_us, deterministic=deterministic)
         return cls(
             shape=shape,
             config=config,
@@ -195,7 +201,13 @@ class Selection:
             outcomes=dict(outcomes or {}),
             states=states,
             replayed=replayed,
+            deterministic=deterministic,
         )
+
+    @property
+    def choosable_us(self) -> Mapping[KernelConfig, tuple[float, ...]]:
+        """The samples of the configurations that may be chosen."""
+        return choosable(self.samples_us, deterministic=self.deterministic)
 
     def taking(self, config: KernelConfig, exchanged: Exchanged | None) -> Selection:
         """The selection with another of the configurations that were timed."""
@@ -229,8 +241,13 @@ class Selection:
 
     @property
     def is_default(self) -> bool:
-        """Whether nothing beat vLLM's default."""
+        """Whether vLLM's default was chosen: nothing beat it."""
         return self.config == self.default
+
+    @property
+    def beats_default(self) -> bool:
+        """Whether it is certainly faster than vLLM's default, or the default does not run."""
+        return self.ratio is None or self.ratio.verdict == "faster"
 
     def as_dict(self) -> dict[str, Any]:
         """The selection as JSON-ready values; ``from_json`` reads it back."""
@@ -239,6 +256,8 @@ class Selection:
             known["replayed"] = self.replayed.as_dict()
         if self.exchanged is not None:
             known["exchanged"] = self.exchanged.as_dict()
+        if self.deterministic:
+            known["deterministic"] = True
         return {
             "shape": self.shape.as_dict(),
             "config": self.config.as_dict(),
@@ -260,7 +279,7 @@ class Selection:
         Raises:
             InputError: The text is no JSON, or a value in it is missing or wrong.
         """
-        table = read_json(_Written, text)
+        table = read_json(SelectionTable, text)
         shape = KernelShape.from_mapping(table.shape)
         layer = table.layer
         return cls(
@@ -280,108 +299,89 @@ class Selection:
             else LayerChoice(block_m=layer.block_m, ops=layer.ops, ratio=_ratio(layer.ratio)),
             replayed=None if table.replayed is None else table.replayed.replayed,
             exchanged=None if table.exchanged is None else table.exchanged.exchanged(shape.op),
+            deterministic=table.deterministic,
         )
 
 
-#: A ratio and the ends of its interval.
-_Figures = tuple[Factor, Factor, Factor]
-
-
-def _ratio(figures: _Figures | None) -> Ratio | None:
+def _ratio(figures: RatioFigures | None) -> Ratio | None:
     if figures is None:
         return None
     value, low, high = figures
     return Ratio(value=value, low=low, high=high)
 
 
-class _Timed(Untrusted):
-    config: dict[str, Any]
-    samples_us: Annotated[tuple[Microseconds, ...], Field(min_length=1)]
-
-
-class _State(Untrusted):
-    sm_clock_mhz: Count
-    memory_clock_mhz: Count
-    temperature_c: int
-    throttle_reasons: tuple[str, ...] = ()
-
-
-class _Layer(Untrusted):
-    block_m: Annotated[int, Field(ge=1, le=LARGEST_VALUE)]
-    ops: tuple[LoraOp, ...]
-    ratio: _Figures | None
-
-
-class _Written(Untrusted):
-    """A selection as ``Selection.as_dict`` writes it."""
-
-    shape: dict[str, Any]
-    config: dict[str, Any]
-    default: dict[str, Any]
-    samples_us: tuple[_Timed, ...]
-    ratio: _Figures | None
-    trials: Count
-    outcomes: dict[str, Count]
-    states: tuple[_State, ...]
-    layer: _Layer | None = None
-    replayed: ReplayedTable | None = None
-    exchanged: ExchangedTable | None = None
-
-    @model_validator(mode="after")
-    def _is_evident(self) -> _Written:
-        chosen = [self.config, *([self.exchanged.own] if self.exchanged else [])]
-        if not all(any(row.config == one for row in self.samples_us) for one in chosen):
-            raise ValueError("samples_us has none of the configuration that was chosen")
-        if len({len(row.samples_us) for row in self.samples_us}) > 1:
-            raise ValueError("samples_us has more samples of one configuration than of another")
-        return self
+def choosable(
+    samples: Mapping[KernelConfig, Samples], *, deterministic: bool
+) -> Mapping[KernelConfig, Samples]:
+    """The samples of configurations that may be chosen: without those that split k, or all."""
+    if not deterministic:
+        return samples
+    return {config: each for config, each in samples.items() if not config.splits_k}
 
 
 def select(
-    default: KernelConfig, samples: Mapping[KernelConfig, Sequence[float]]
+    default: KernelConfig,
+    samples: Mapping[KernelConfig, Sequence[float]],
+    *,
+    deterministic: bool = False,
 ) -> tuple[KernelConfig, Ratio | None]:
     """Choose among finalists that were timed side by side.
 
     The fastest by median wins if the interval of its ratio to the default lies above 1. If not,
-    the default wins, so that what is exported is never slower than it on what was measured.
+    the default wins, so that what is exported is never slower than it on what was measured. Where
+    the default may not be chosen, the fastest of the others wins, even if it is slower.
 
     Args:
         default: vLLM's configuration.
         samples: The samples of every configuration, microseconds; equally many for all. Without
             samples the default does not run, and the fastest wins.
+        deterministic: Whether nothing that splits k may be chosen.
 
     Returns:
         The configuration, and its ratio to the default; None where the default does not run.
     """
-    fastest = _fastest(samples)
+    allowed = choosable(samples, deterministic=deterministic)
+    fastest = _fastest(allowed)
     if default not in samples:
         return fastest, None
     ratio = Ratio.of(samples[default], samples[fastest])
-    if ratio.verdict == "faster":
+    if ratio.verdict == "faster" or default not in allowed:
         return fastest, ratio
     return default, SAME
 
 
-def is_settled(default: KernelConfig, samples: Mapping[KernelConfig, Sequence[float]]) -> bool:
+def is_settled(
+    default: KernelConfig,
+    samples: Mapping[KernelConfig, Sequence[float]],
+    *,
+    deterministic: bool = False,
+) -> bool:
     """Whether the ratio of the fastest to the default is known well enough to stop timing.
 
     Args:
         default: vLLM's configuration.
         samples: As for ``select``.
+        deterministic: As for ``select``.
     """
-    if default not in samples or len(samples) == 1:
+    allowed = choosable(samples, deterministic=deterministic)
+    if default not in samples or len(samples) == 1 or not allowed:
         return True
-    ratio = Ratio.of(samples[default], samples[_fastest(samples)])
+    ratio = Ratio.of(samples[default], samples[_fastest(allowed)])
     return ratio.high - ratio.low < SETTLED_WIDTH * ratio.value
 
 
 def is_settled_at_every_block_m(
-    default: KernelConfig, samples: Mapping[KernelConfig, Sequence[float]]
+    default: KernelConfig,
+    samples: Mapping[KernelConfig, Sequence[float]],
+    *,
+    deterministic: bool = False,
 ) -> bool:
     """``is_settled`` at every ``block_m``: the layer of a MoE op may choose any of them."""
     return all(
         is_settled(
-            default, {c: s for c, s in samples.items() if c.block_m == block_m or c == default}
+            default,
+            {c: s for c, s in samples.items() if c.block_m == block_m or c == default},
+            deterministic=deterministic,
         )
         for block_m in {config.block_m for config in samples}
     )

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it, so that ``autotune --help``
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -32,10 +33,13 @@ from autotune.cli.console import (
 from autotune.cli.exits import EXIT_CHECK_FAILED, errors_in_one_line
 from autotune.cli.flags import (
     AsJson,
+    CheckDeterministic,
     CheckReplay,
     CheckStorage,
     CheckStudy,
+    Deterministic,
     EffortName,
+    ExportDeterministic,
     ExportOutput,
     Folder,
     GpuArch,
@@ -94,6 +98,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     time_budget: TimeBudget = None,
     sampler: Sampler = None,
     warm_start: WarmStart = None,
+    deterministic: Deterministic = None,
     kernels: Kernels = None,
     replay: Replay = None,
     storage: Storage = None,
@@ -121,7 +126,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
         begun = begin_gpu(kernels or "auto") if recorded is None else None
         from autotune.cli.handover import check_output, hand_over, refuse_foreign
         from autotune.cli.live import Verbosity, run_watched
-        from autotune.search.run import check_places, check_rows_max, read_ahead
+        from autotune.search.run import check_axes, check_places, check_rows_max, read_ahead
 
         plan = flags.plan(None if recorded is None else recorded.shapes).override(
             trials=trials,
@@ -129,12 +134,14 @@ def run(  # noqa: PLR0913 - one parameter a flag
             time_budget_s=time_budget,
             sampler=sampler,
             warm_start=warm_start,
+            deterministic=deterministic,
             kernels=kernels,
             storage=storage,
             output=output,
             seed=seed,
         )
         check_rows_max(plan, rows_max)
+        check_axes(plan)
         check_places(plan, record)
         check_output(Path(plan.output))
         if recorded is None and begun is None:
@@ -144,7 +151,8 @@ def run(  # noqa: PLR0913 - one parameter a flag
         verbosity = Verbosity.of(quiet, verbose)
         read_ahead(plan)
         with recorded or gpu_runner(plan.kernels, say, begun) as runner:
-            refuse_foreign(plan.shapes, runner.environment, Path(plan.output), merge=merge)
+            environment = replace(runner.environment, deterministic=plan.deterministic)
+            refuse_foreign(plan.shapes, environment, Path(plan.output), merge=merge)
             done = run_watched(
                 plan,
                 runner,
@@ -253,14 +261,19 @@ def export(
     storage: StudiesStorage = DATABASE,
     output: ExportOutput = "tuned",
     merge: Merge = False,
+    deterministic: ExportDeterministic = None,
 ) -> None:
     """Write vLLM's files again from what the studies chose."""
     from autotune.cli.handover import check_output, hand_over
     from autotune.cli.sources import selections_in
+    from autotune.export.mixture import of_one_kind
 
     with errors_in_one_line():
         check_output(Path(output))
-        is_sound = hand_over(selections_in(storage), Path(output), merge=merge)
+        stored, note = of_one_kind(selections_in(storage), deterministic=deterministic)
+        if note:
+            say(note, err)
+        is_sound = hand_over(stored, Path(output), merge=merge)
     _end(is_sound)
 
 
@@ -294,6 +307,7 @@ def check(
     flags: ShapeFlags,
     replay: CheckReplay = None,
     storage: CheckStorage = None,
+    deterministic: CheckDeterministic = False,
     as_json: AsJson = False,
 ) -> None:
     """Tell what vLLM finds in a folder, and what is wrong there.
@@ -314,6 +328,7 @@ def check(
             folder,
             {gpu: plan.looked_up for gpu, plan in plans.items()},
             {} if replay or storage else {gpu: plan.served for gpu, plan in plans.items()},
+            deterministic=deterministic,
         )
         asked = [each for plan in plans.values() if plan.trace for each in plan.trace.asked]
         layers = {shape: names for plan in plans.values() for shape, names in plan.layers.items()}

@@ -113,6 +113,7 @@ def say_interrupted(plan: StudyPlan, progress: RunProgress) -> None:
     )
     if done:
         command = f"autotune export --storage {storage} --output {plan.output}"
+        command += " --deterministic" * plan.deterministic
         err.print(f"To write the files of what is done: {command}")
 
 

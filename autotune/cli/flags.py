@@ -121,6 +121,14 @@ WarmStart = Annotated[
         "the search learns from.",
     ),
 ]
+Deterministic = Annotated[
+    bool | None,
+    typer.Option(
+        "--deterministic/--no-deterministic",
+        help="Choose only configurations that do not split k, so that the same input gives the "
+        "same bits; not if neither is given.",
+    ),
+]
 RowsMax = Annotated[
     WholeNumber | None,
     typer.Option(
@@ -171,6 +179,18 @@ Output = Annotated[
 ]
 ExportOutput = Annotated[str, typer.Option(metavar="DIR", help="Folder for vLLM's files.")]
 Merge = Annotated[bool, typer.Option("--merge", help="Add to files that autotune did not write.")]
+ExportDeterministic = Annotated[
+    bool | None,
+    typer.Option(
+        "--deterministic/--no-deterministic",
+        help="Of a database that holds both, write what was chosen with --deterministic, or what "
+        "was chosen without, as if neither is given.",
+    ),
+]
+CheckDeterministic = Annotated[
+    bool,
+    typer.Option("--deterministic", help="An entry, or a default, that splits k is an error, too."),
+]
 Record = Annotated[
     Path | None,
     typer.Option(

@@ -33,9 +33,12 @@ def refuse_foreign(
     """Refuse a folder with files that autotune may not add to, before the work.
 
     Raises:
-        ExportError: A file is broken, or autotune did not write it and ``merge`` is false.
+        ExportError: A file is broken, or ``merge`` is false and autotune did not write it, or
+            entries of the other kind, deterministic or not, would stay.
     """
-    VllmExporter().refuse_foreign(shapes, environment.gpu, folder, merge=merge)
+    VllmExporter().refuse_foreign(
+        shapes, environment.gpu, folder, merge=merge, deterministic=environment.deterministic
+    )
 
 
 def hand_over(
@@ -63,6 +66,7 @@ def hand_over(
     if not written:
         return True
     print_written(written, folder)
-    report = check_exported(folder, by_gpu)
+    is_deterministic = any(environment.deterministic for environment, _ in stored)
+    report = check_exported(folder, by_gpu, deterministic=is_deterministic)
     print_findings(report)
     return not report.has_errors

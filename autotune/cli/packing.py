@@ -198,7 +198,10 @@ def _written(
     stored = [
         (environment, [one for one in those if labels is None or one.shape.without_batch in labels])
         for environment, those in selections_in(url)
-        if environment.provider == "vllm" and gpu in (None, environment.gpu)
+        if environment.provider == "vllm"
+        and gpu in (None, environment.gpu)
+        # A pack holds the fastest; what was chosen with --deterministic is kept beside that.
+        and not environment.deterministic
     ]
     _one_gpu([environment for environment, _ in stored], gpu)
     for environment, selections in stored:

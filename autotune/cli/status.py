@@ -106,7 +106,7 @@ def _most_urgent(studies: Sequence[StudyState], count: int) -> list[StudyState]:
 def _by_environment(studies: Sequence[StudyState]) -> dict[tuple[str, str], list[StudyState]]:
     found: dict[tuple[str, str], list[StudyState]] = {}
     for study in studies:
-        key = (study.environment.gpu, study.environment.kernels)
+        key = (study.environment.gpu, study.environment.title)
         found.setdefault(key, []).append(study)
     return found
 
@@ -122,7 +122,7 @@ def _table(studies: Sequence[StudyState], now: datetime) -> RenderableType:
     table = plain_table(
         ("op", "layer", "sizes"), ("tokens", "state", "trials", "default µs", "best µs", "ratio")
     )
-    table.title = f"{environment.gpu}, {environment.kernels}"
+    table.title = f"{environment.gpu}, {environment.title}"
     table.title_justify = "left"
     table.collapse_padding = True
     for column in table.columns[_WORDS:]:

@@ -102,7 +102,7 @@ class TunedEntry:
 
         Raises:
             InputError: A value is missing or wrong, or the entry was replayed, not measured, or
-                measured on other kernels than vLLM's.
+                measured on other kernels than vLLM's, or chosen with ``--deterministic``.
         """
         if "replayed" in entry:
             raise InputError("it was replayed from a recording, not measured; tune it on a GPU")
@@ -111,6 +111,10 @@ class TunedEntry:
             raise InputError(
                 f"it was measured on {environment.provider} kernels, and a server launches vLLM's; "
                 "tune with --kernels vllm"
+            )
+        if environment.deterministic:
+            raise InputError(
+                "it was chosen with --deterministic, and others shall get the fastest; tune without"
             )
         shape = KernelShape.from_mapping(_table(entry, "shape"))
         models = entry.get("tuned_for", [])

@@ -9,6 +9,7 @@ from typing import Any
 from autotune.choose.selection import Selection
 from autotune.errors import ExportError
 from autotune.export.lookup import look_up
+from autotune.export.mixture import refuse_mixed
 from autotune.export.moe_files import couple_in
 from autotune.export.nested import as_text, put_leaf, read_table, sorted_table, unusable
 from autotune.export.provenance import (
@@ -64,7 +65,8 @@ class VllmExporter:
             selections: The chosen configurations; if a shape comes twice, the later one counts.
             environment: Where they were measured; its GPU names the files.
             folder: Where to write; made if it is not there.
-            merge: Whether to add to files that autotune did not write.
+            merge: Whether to add to files that autotune did not write, and to deterministic
+                entries those that are not, or the other way round.
 
         Returns:
             The files written.
@@ -72,8 +74,8 @@ class VllmExporter:
         Raises:
             ExportError: The folder cannot be written, or holds a file that autotune did not write
                 and ``merge`` is false, or one that is broken, or a MoE layer would have two
-                ``block_m``; nothing is written then. Or the look-up finds something else than
-                was written.
+                ``block_m``, or entries of the other kind would stay; nothing is written then. Or
+                the look-up finds something else than was written.
         """
         plan = _by_place(selections, environment.gpu)
         if not plan:
@@ -84,7 +86,13 @@ class VllmExporter:
             return _export(plan, environment, folder, merge=merge)
 
     def refuse_foreign(
-        self, shapes: Iterable[KernelShape], gpu: str, folder: Path, *, merge: bool
+        self,
+        shapes: Iterable[KernelShape],
+        gpu: str,
+        folder: Path,
+        *,
+        merge: bool,
+        deterministic: bool = False,
     ) -> None:
         """Refuse what ``export`` would refuse in a folder for these shapes, writing nothing.
 
@@ -93,15 +101,22 @@ class VllmExporter:
             gpu: Names the files.
             folder: Where they are going to be written.
             merge: Whether to add to files that autotune did not write.
+            deterministic: Whether what is going to be exported never splits k.
 
         Raises:
-            ExportError: A file there is broken, or autotune did not write it and ``merge`` is
-                false.
+            ExportError: A file there is broken, or ``merge`` is false and autotune did not write
+                it, or entries of the other kind would stay.
         """
         entries = read_entries(_inside(folder, provenance_name(gpu)))
-        levels = {shape.file_name(gpu): len(shape.lookup_key) for shape in shapes}
-        for name, count in levels.items():
+        keys: dict[str, set[LookupKey]] = {}
+        for shape in shapes:
+            keys.setdefault(shape.file_name(gpu), set()).add(shape.lookup_key)
+        for name, of_file in keys.items():
+            count = len(next(iter(of_file)))
             _table(_inside(folder, name), levels=count, listed=name in entries or merge)
+        if not merge:
+            writes = {name: set(map(key_text, of_file)) for name, of_file in keys.items()}
+            refuse_mixed(folder, gpu, writes, entries, deterministic=deterministic)
 
 
 def _export(
@@ -114,6 +129,10 @@ def _export(
         name: _table(_inside(folder, name), levels=_levels(place), listed=name in entries or merge)
         for name, place in plan.items()
     }
+    if not merge:
+        writes = {name: set(map(key_text, place)) for name, place in plan.items()}
+        gpu, kind = environment.gpu, environment.deterministic
+        refuse_mixed(folder, gpu, writes, entries, deterministic=kind)
     every = [one for place in plan.values() for one in place.values()]
     plan = _by_place(
         couple_in(folder, environment.gpu, every, tables=tables, entries=entries),

@@ -51,6 +51,16 @@ class KernelConfig:
             values[name] = value
         return cls(**values)
 
+    @property
+    def splits_k(self) -> bool:
+        """Whether several thread blocks add up one sum, in whichever order they come.
+
+        vLLM's kernels do so for a ``split_k`` above 1, with atomic additions of floats, and nowhere
+        else (``do_shrink_kernel`` in ``kernel_utils.py`` and ``_fused_moe_lora_kernel``, 0.11.1 to
+        0.33.0). So the same input may give other bits from run to run.
+        """
+        return self.split_k not in (None, 1)
+
     def as_dict(self) -> dict[str, int]:
         """The parameters that the op has, in the order in which they are written."""
         values = zip(_NAMES, _values(self), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from autotune.errors import RecordingError, shown
@@ -25,6 +25,8 @@ class Environment:
         torch: PyTorch's version.
         triton: Triton's version.
         driver: The NVIDIA driver's version.
+        deterministic: Whether configurations that split k were left out. What is chosen then is for
+            another server: it is kept beside what is chosen among all configurations.
     """
 
     gpu: str
@@ -33,6 +35,7 @@ class Environment:
     torch: str
     triton: str
     driver: str
+    deterministic: bool = False
 
     @classmethod
     def from_mapping(cls, table: Mapping[str, Any]) -> Environment:
@@ -44,8 +47,7 @@ class Environment:
         """
         if not isinstance(table, Mapping):
             raise RecordingError(f"the environment must be an object: got {shown(table)}")
-        names = [field.name for field in fields(cls)]
-        for name in names:
+        for name in _TEXTS:
             value = table.get(name)
             if (
                 not isinstance(value, str)
@@ -56,29 +58,40 @@ class Environment:
                     f"the environment's {name} must be 1 to {_LONGEST} printable characters: "
                     f"got {shown(value)}"
                 )
-        return cls(**{name: table[name] for name in names})
+        return cls(
+            **{name: table[name] for name in _TEXTS},
+            deterministic=table.get("deterministic") is True,
+        )
 
     @property
     def kernels(self) -> str:
         """The kernels, as a study's name has them: ``vllm-0.33.0``, or ``builtin``."""
         return f"vllm-{self.provider_version}" if self.provider == "vllm" else self.provider
 
+    @property
+    def title(self) -> str:
+        """The kernels and what may be chosen: ``vllm-0.33.0``, or ``vllm-0.33.0-deterministic``."""
+        return f"{self.kernels}-deterministic" if self.deterministic else self.kernels
+
     def is_like(self, other: Environment) -> bool:
         """Whether the GPU and the kernel provider are the same; the versions may differ."""
         return (self.gpu, self.provider) == (other.gpu, other.provider)
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, Any]:
         """The environment as JSON-ready values."""
-        return asdict(self)
+        texts: dict[str, Any] = {name: getattr(self, name) for name in _TEXTS}
+        return texts | ({"deterministic": True} if self.deterministic else {})
 
     def difference(self, other: Environment) -> str:
         """What differs, as ``triton 3.6.0, here 3.7.0``; empty if nothing does."""
-        theirs = other.as_dict()
+        pairs = ((name, getattr(self, name), getattr(other, name)) for name in _TEXTS)
         return "; ".join(
-            f"{name} {value}, here {theirs[name]}"
-            for name, value in self.as_dict().items()
-            if value != theirs[name]
+            f"{name} {mine}, here {theirs}" for name, mine, theirs in pairs if mine != theirs
         )
+
+
+#: The fields that say where something was measured.
+_TEXTS = ("gpu", "provider", "provider_version", "torch", "triton", "driver")
 
 
 def by_environment(

@@ -167,6 +167,8 @@ class SearchSpace:
         default: vLLM's own configuration, which is always in the space, whatever the rules say.
         configs: The configurations, without aliases, the default first, in a fixed order.
         axes: The values of each parameter that occur, ascending.
+        is_deterministic: Whether no configuration that splits k may be chosen. The default is there
+            to compare with, even if it does.
     """
 
     def __init__(
@@ -193,6 +195,7 @@ class SearchSpace:
             SpaceError: No configuration is left.
         """
         self.shape, self.default, self._grid = shape, default, grid
+        self.is_deterministic = False
         self._unread = dict(unread or {})
         self._canonical = {self._launch(default): default}
         launch = configs.__getitem__ if isinstance(configs, Mapping) else self._launch
@@ -222,6 +225,28 @@ class SearchSpace:
         return SearchSpace(
             self.shape, self.configs, default=self.default, grid=self._grid, unread=unread
         )
+
+    def without_splits(self) -> SearchSpace:
+        """The configurations that do not split k, and the default to compare with.
+
+        Raises:
+            SpaceError: All configurations split k.
+        """
+        kept = [config for config in self.configs if not config.splits_k]
+        if not kept:
+            raise SpaceError(
+                f"{self.shape.op.value} {self.shape.label} has no configuration with split_k 1, "
+                "and deterministic allows no other: leave it out, or widen the axes"
+            )
+        space = SearchSpace(
+            self.shape, kept, default=self.default, grid=self._grid, unread=self._unread
+        )
+        space.is_deterministic = True
+        return space
+
+    def may_choose(self, config: KernelConfig) -> bool:
+        """Whether a configuration of the space may be chosen, not only compared with."""
+        return not (self.is_deterministic and config.splits_k)
 
     def canonical(self, config: KernelConfig) -> KernelConfig:
         """The one configuration that stands for every alias of ``config``."""

@@ -51,7 +51,8 @@ class Runner(ABC):
         """The configurations of ``shape`` that are worth measuring.
 
         A parameter that vLLM does not read for this shape keeps the default's value, since
-        configurations that differ only in such a parameter are the same launch.
+        configurations that differ only in such a parameter are the same launch. A deterministic
+        ``environment`` has configurations that split k left out.
 
         Args:
             shape: The shape.
@@ -61,6 +62,13 @@ class Runner(ABC):
             SpaceError: The space has no valid configuration.
             ReplayMiss: The runner is a replay, and the shape was not recorded.
         """
+        if not self.environment.deterministic:
+            return self._whole_space(shape, axes)
+        if "split_k" in shape.op.parameters:
+            axes = {**axes, "split_k": (1,)}
+        return self._whole_space(shape, axes).without_splits()
+
+    def _whole_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
         space = self.kernel_space(shape, axes)
         read = parameters_read(shape, release_of(self.environment))
         if read == shape.op.parameters:

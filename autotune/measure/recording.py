@@ -99,7 +99,7 @@ def read_recording(path: Path) -> Recording:
     lines = _lines(path)
     header = _header(path, next(lines, b"{}"))
     with _named(path, 1):
-        environment = Environment.from_mapping(header.environment)
+        environment = replace(Environment.from_mapping(header.environment), deterministic=False)
     shapes: dict[KernelShape, _Recorded] = {}
     by_text: dict[str, KernelShape] = {}
     for number, text in enumerate(lines, start=2):
@@ -222,7 +222,9 @@ class RecordingWriter:
             measured_at = datetime.now(timezone.utc).date().isoformat()
         if measured_at:
             known["measured_at"] = measured_at
-        self._write({"schema": SCHEMA, "environment": environment.as_dict(), **known})
+        # What may be chosen is no matter of what was measured.
+        measured_in = replace(environment, deterministic=False)
+        self._write({"schema": SCHEMA, "environment": measured_in.as_dict(), **known})
 
     def write(self, measurement: Measurement, *, is_default: bool) -> None:
         """Add one measurement.

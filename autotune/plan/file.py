@@ -238,6 +238,7 @@ TABLES: Mapping[str, dict[str, _Check]] = {
         "time_budget": parse_duration,
         "seed": _at_least(0),
         "warm_start": _text,
+        "deterministic": _flag,
         "space": _table,
     },
     "run": {"kernels": _one_of(KERNELS), "storage": _text, "output": _text},

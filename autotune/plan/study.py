@@ -50,21 +50,22 @@ class StudyPlan:
     Attributes:
         source: The study file, as messages name it.
         lora: ``[lora]``: values for the shapes that do not give their own.
-        tokens: ``[tokens] counts``: the batch sizes of every shape that names no ``num_tokens``;
-            ``AUTO`` for the batch sizes of ``batches``.
+        tokens: ``[tokens] counts``: the batch sizes of shapes without ``num_tokens``; ``AUTO`` for
+            those of ``batches``.
         shape_tables: ``[[shapes]]``, each with its number in the file, from 1; empty with a model.
         model: ``[model]``, in place of ``[[shapes]]``; None without.
         trace: What a server looked up, in place of a model; None without.
         limits: The rest of ``[tokens]``: the limits of the server's batches that were given.
         ops: The ops to tune; None for all.
-        recorded: The shapes that can be measured where recordings answer for the GPU: with ``AUTO``
-            all others are left out. None where a GPU measures.
+        recorded: The shapes that recordings hold: with ``AUTO`` all others are left out. None where
+            a GPU measures.
         trials: Distinct configurations to measure for each shape.
         effort: One of ``EFFORTS``, which may end the search before; None to make all trials.
         sampler: One of ``SAMPLERS``.
         time_budget_s: Wall-clock limit of the whole run, seconds; None for none.
         seed: Of the sampler.
         warm_start: The URL of an older database that the search may learn from; None for none.
+        deterministic: Whether only configurations that do not split k may be chosen.
         axes: ``[search.space]``: for every op the axes that were given.
         kernels: One of ``KERNELS``.
         storage: The database's URL.
@@ -87,6 +88,7 @@ class StudyPlan:
     time_budget_s: float | None = None
     seed: int = 0
     warm_start: str | None = None
+    deterministic: bool = False
     kernels: str = "auto"
     storage: str = "sqlite:///autotune.db"
     output: str = "tuned"
@@ -102,8 +104,7 @@ class StudyPlan:
     def read(cls, path: Path) -> StudyPlan:
         """Read a study file.
 
-        Flags may still give values that its shapes lack: the shapes are checked here only where no
-        value is missing.
+        Shapes are checked only where they lack no value: flags may still give it.
 
         Raises:
             StudyFileError: The file cannot be read, or a key, a value or a shape in it is wrong.
@@ -174,16 +175,12 @@ class StudyPlan:
 
     @property
     def shapes(self) -> tuple[KernelShape, ...]:
-        """Every shape once, in the order of the file, tokens innermost; raises as ``workload``."""
+        """Every shape once, in the file's order, tokens innermost; raises as ``workload``."""
         return tuple(each.shape for each in self.workload.launched)
 
     @property
     def looked_up(self) -> tuple[KernelShape, ...]:
-        """The shapes to look up in a folder: of a trace all that were asked for, else ``shapes``.
-
-        Raises:
-            StudyFileError: As ``workload``.
-        """
+        """The shapes to look up: all of a trace, else ``shapes``; raises as ``workload``."""
         if self.trace is None or not self.is_auto:
             return self.shapes
         asked = (each.shape for each in self.trace.asked)
@@ -307,13 +304,13 @@ class StudyPlan:
         output: str | None = None,
         seed: int | None = None,
         warm_start: str | None = None,
+        deterministic: bool | None = None,
     ) -> StudyPlan:
         """The plan with command-line flags applied; None leaves what the file says.
 
-        Each flag replaces the attribute of its name, ``max_loras``, ``rank`` and
-        ``active_loras`` those in ``lora``.
-        A flag also goes before what a single ``[[shapes]]`` table says. ``trials`` without an
-        ``effort`` are all made.
+        Each flag replaces the attribute of its name, ``max_loras``, ``rank`` and ``active_loras``
+        those in ``lora``, and goes before what a single ``[[shapes]]`` table says. ``trials``
+        without an ``effort`` are all made.
 
         Raises:
             StudyFileError: A flag's value is out of range, or no shape is left.
@@ -338,6 +335,7 @@ class StudyPlan:
             storage=storage,
             output=output,
             warm_start=warm_start,
+            deterministic=deterministic,
         )
         tables = self.shape_tables
         if ops is not None and tables:

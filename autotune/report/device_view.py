@@ -38,7 +38,8 @@ class DeviceView:
     def title(self) -> str:
         """The GPU, and whose kernels were timed."""
         environment = self.device.environment
-        return f"{environment.gpu}, {environment.kernels.replace('-', ' ')} kernels"
+        kind = ", deterministic" if environment.deterministic else ""
+        return f"{environment.gpu}, {environment.kernels.replace('-', ' ')} kernels{kind}"
 
     @property
     def answer(self) -> str:

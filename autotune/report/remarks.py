@@ -74,7 +74,10 @@ def _of_replays(device: DeviceReport) -> Iterator[Remark]:
 
 
 def _of_verdicts(device: DeviceReport) -> Iterator[Remark]:
-    for verdict, (level, text) in _OF_VERDICTS.items():
+    remarks = dict(_OF_VERDICTS)
+    if device.environment.deterministic:
+        remarks["slower"] = ("note", "slower than the default, which splits k: it is not chosen")
+    for verdict, (level, text) in remarks.items():
         those = [one for one in device.shapes if one.verdict == verdict]
         if those:
             yield Remark(level, _shapes(those, text))

@@ -52,7 +52,8 @@ def learn(
                 continue
             environments.setdefault(environment, source)
             kept = instructive(Neighbour(shape, measurements).timed, _MOST_KEPT, fastest=_FASTEST)
-            if kept:
+            # A deterministic study has seen a part of what another one of the shape has.
+            if kept and not (environment.deterministic and shape in shapes):
                 shapes[shape] = kept
     if not shapes:
         raise InputError(

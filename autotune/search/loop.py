@@ -105,6 +105,10 @@ class SearchLoop:
         config = self.space.canonical(measurement.config)
         if self.space.rejection(config) is not None or config in self.measured:
             return
+        if not self.space.may_choose(config):
+            self._untried.take(config)
+            self._note(config, measurement)
+            return
         trial = frozen_trial(
             measurement,
             params=self._positions.params(config),
@@ -145,9 +149,12 @@ class SearchLoop:
         """Measure one of the configurations under way, whichever the runner has ready first."""
         measurement = self._runner.measure(self._shape, self.pending, self._is_too_slow)
         trial = self._pending.pop(measurement.config)
-        trial.set_constraint(CONSTRAINT, constraint(measurement))
-        state, value = verdict(measurement)
-        self._study.tell(trial, value, state=state)
+        if self.space.may_choose(measurement.config):
+            trial.set_constraint(CONSTRAINT, constraint(measurement))
+            state, value = verdict(measurement)
+            self._study.tell(trial, value, state=state)
+        else:  # no sampler reads such a trial, and no other is cut short for being slower
+            self._study.tell(trial, state=TrialState.FAIL)
         self._note(measurement.config, measurement)
         return measurement
 
@@ -163,7 +170,7 @@ class SearchLoop:
 
     @property
     def best_us(self) -> float | None:
-        """The lowest latency so far, microseconds; None where nothing has worked."""
+        """The lowest latency that may be chosen so far, microseconds; None where there is none."""
         best_us = self._lowest_us
         return None if math.isinf(best_us) else best_us
 
@@ -179,7 +186,8 @@ class SearchLoop:
 
     def _note(self, config: KernelConfig, measurement: Measurement) -> None:
         self.measured[config] = measurement
-        us = measurement.latency_us if measurement.outcome is Outcome.OK else math.inf
+        counts = measurement.outcome is Outcome.OK and self.space.may_choose(config)
+        us = measurement.latency_us if counts else math.inf
         self._best_us.append(min(self._lowest_us, us))
 
     # ----------------------------------------------------------------- asking

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from autotune.choose.selection import Selection
 from autotune.choose.served import served_lines
+from autotune.choose.slower import slower_lines
 from autotune.errors import InputError, RecordingError, StorageError
 from autotune.files import try_file, write_errors
 from autotune.launch.config import KernelConfig
@@ -38,7 +39,8 @@ class Done:
             merged rows are left out.
         selections: What is exported: the selections of ``tuned``, and those of earlier runs for ops
             that a MoE layer lacks.
-        lines: What the user is told about the rows between the tuned ones.
+        lines: What the user is told about the rows between the tuned ones, and about those that are
+            slower than a default that may not be chosen.
     """
 
     environment: Environment
@@ -72,6 +74,21 @@ def check_kernels(plan: StudyPlan, runner: Runner) -> None:
             f"the plan asks for {plan.kernels} kernels, and the recording is of {recorded} "
             "kernels: leave kernels out, or give another recording"
         )
+
+
+def check_axes(plan: StudyPlan) -> None:
+    """Refuse a deterministic plan whose axes have no configuration that does not split k.
+
+    Raises:
+        InputError: The plan is deterministic, and a ``split_k`` that it gives has no 1.
+    """
+    for op, axes in plan.axes.items():
+        if plan.deterministic and 1 not in axes.get("split_k", (1,)):
+            raise InputError(
+                f"{plan.source}: [search.space.{op.value}] split_k must have a 1 where "
+                f"deterministic is asked for: got {list(axes['split_k'])}; add 1, or leave one of "
+                "the two out"
+            )
 
 
 def check_places(plan: StudyPlan, record: Path | None = None) -> None:
@@ -140,7 +157,9 @@ def run_job(  # noqa: PLR0913 - each by its name
     """
     check_rows_max(plan, rows_max)
     check_kernels(plan, runner)
+    check_axes(plan)
     check_places(plan, record)
+    runner.environment = replace(runner.environment, deterministic=plan.deterministic)
     for line in (*plan.notes, *notes(plan.shapes, runner.environment)):
         say(line)
     lines: Sequence[str] = ()
@@ -156,4 +175,5 @@ def run_job(  # noqa: PLR0913 - each by its name
         selections = chosen_together(rows, session.store, runner.environment)
         if plan.is_auto:
             lines = [*lines, *served_lines(selections, plan.warmed, runner.environment)]
+        lines = [*lines, *slower_lines(selections)]
     return Done(environment=runner.environment, tuned=tuned, selections=selections, lines=lines)

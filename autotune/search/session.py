@@ -166,10 +166,11 @@ class Session:
 
     def known(self, space: SearchSpace) -> KernelConfig | None:
         """The configuration to confirm; None where none of the space is known."""
-        known = self._known.get(space.shape)
-        if known is None or space.rejection(space.canonical(known)) is not None:
+        found = self._known.get(space.shape)
+        known = None if found is None else space.canonical(found)
+        if known is None or space.rejection(known) is not None or not space.may_choose(known):
             return None
-        return space.canonical(known)
+        return known
 
     def trials(self, space: SearchSpace) -> int:
         """The configurations of a shape that are measured at most, if the known one wins."""

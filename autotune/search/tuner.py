@@ -205,12 +205,15 @@ class ShapeTuner:
     def _select(self) -> Selection | None:
         default, is_moe = self._space.default, self.shape.op.is_moe
         those = finalists(default, self._loop.measured, is_moe=is_moe)
-        if not those:
+        if not any(map(self._space.may_choose, those)):
             return None
         self._watch(Choosing(shape=self.shape, finalists=len(those)))
         rule = is_settled_at_every_block_m if is_moe else is_settled
-        comparison = self._runner.compare(self.shape, those, partial(rule, default))
-        if not comparison.samples_us:
+        deterministic = self._space.is_deterministic
+        comparison = self._runner.compare(
+            self.shape, those, partial(rule, default, deterministic=deterministic)
+        )
+        if not any(map(self._space.may_choose, comparison.samples_us)):
             return None
         return Selection.of_samples(
             self.shape,
@@ -219,4 +222,5 @@ class ShapeTuner:
             outcomes=self.outcomes,
             states=comparison.states,
             replayed=self._runner.replayed,
+            deterministic=deterministic,
         )

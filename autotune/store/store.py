@@ -60,7 +60,7 @@ class StudyRecord:
 
 def study_name(environment: Environment, shape: KernelShape) -> str:
     """The name of a shape's Optuna study, such as ``{gpu}/vllm-0.33.0/{op}/{label}``."""
-    return f"{environment.gpu}/{environment.kernels}/{shape.op.value}/{shape.label}"
+    return f"{environment.gpu}/{environment.title}/{shape.op.value}/{shape.label}"
 
 
 def utc_now() -> datetime:

@@ -24,6 +24,7 @@ from autotune.export.check.entries import (
 from autotune.export.check.findings import Finding, LookedUp, Report
 from autotune.export.check.folder import bypassed, missing_files, switched_off
 from autotune.export.check.limits import Limits, limits_of, target_of
+from autotune.export.check.splitting import splitting_findings
 from autotune.export.names import (
     is_base_moe,
     links_to_nothing,
@@ -53,7 +54,7 @@ KINDS_OF_CHOICE = frozenset(
 )
 
 
-def check_folder(
+def check_folder(  # noqa: PLR0913 - each by its name
     folder: Path,
     *,
     asked: Mapping[str, Sequence[KernelShape]],
@@ -61,6 +62,7 @@ def check_folder(
     release: str,
     environ: Mapping[str, str],
     served: Served = MappingProxyType({}),
+    deterministic: bool = False,
 ) -> Report:
     """Check a folder.
 
@@ -73,6 +75,7 @@ def check_folder(
         release: The vLLM release to check for, such as ``0.33.0``.
         environ: The environment variables that vLLM would be started with.
         served: Per GPU the kernels of a server, with the batch sizes that it launches them at.
+        deterministic: Whether what splits k is an error.
 
     Raises:
         InputError: There is no such folder, or no file in it looks like a tuned one.
@@ -100,6 +103,7 @@ def check_folder(
         *bypassed(read.values(), release),
         *switched_off(environ),
         *(_late_finding(each) for each in compiled if each.late),
+        *(splitting_findings(asked, read, lookups, release) if deterministic else ()),
     ]
     unique = sorted(dict.fromkeys(findings), key=lambda finding: not finding.is_error)
     return Report(

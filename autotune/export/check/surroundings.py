@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from autotune.export.check.examine import KINDS_OF_CHOICE, check_folder
 from autotune.export.check.findings import Report
+from autotune.export.check.splitting import SPLITS
 from autotune.export.names import PROVENANCE_SUFFIX, prefixes_in, provenance_prefixes
 from autotune.export.provenance import read_environment
 from autotune.launch.environment import Device
@@ -27,6 +28,8 @@ def check(
     folder: Path,
     asked: Mapping[str | None, Sequence[KernelShape]],
     served: _Served = MappingProxyType({}),
+    *,
+    deterministic: bool = False,
 ) -> Report:
     """Check a folder.
 
@@ -37,6 +40,7 @@ def check(
             those that its files name.
         served: For each GPU the kernels of a server, of which it is counted how many it compiles
             while it serves.
+        deterministic: Whether what splits k is an error.
 
     Raises:
         InputError: There is no such folder, or it holds no tuned file.
@@ -51,23 +55,35 @@ def check(
         device=device,
         release=vllm_release(folder),
         environ=os.environ,
+        deterministic=deterministic,
     )
 
 
-def check_exported(folder: Path, by_gpu: Mapping[str | None, Sequence[KernelShape]]) -> Report:
+def check_exported(
+    folder: Path,
+    by_gpu: Mapping[str | None, Sequence[KernelShape]],
+    *,
+    deterministic: bool = False,
+) -> Report:
     """Check what was just written.
 
-    Findings about what else the folder holds or lacks are left out: the user chose that.
+    Findings about what else the folder holds or lacks are left out: the user chose that. But it is
+    told, as a warning, what splits k beside deterministic entries.
 
     Args:
         folder: The folder.
         by_gpu: The shapes that were exported for each GPU.
+        deterministic: Whether what was written never splits k.
 
     Raises:
         InputError: There is no such folder, or it holds no tuned file.
     """
-    report = check(folder, by_gpu)
-    kept = tuple(each for each in report.findings if each.kind not in KINDS_OF_CHOICE)
+    report = check(folder, by_gpu, deterministic=deterministic)
+    kept = tuple(
+        replace(each, severity="warning") if each.kind == SPLITS else each
+        for each in report.findings
+        if each.kind not in KINDS_OF_CHOICE
+    )
     return replace(report, findings=kept)
 
 
