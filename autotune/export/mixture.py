@@ -81,11 +81,11 @@ def refuse_mixed(
         staying = [key for key in keys if key not in writes.get(name, ())]
         if staying:
             what = "split k" if deterministic else "were chosen with --deterministic"
-            others = "none that does" if deterministic else "some that may split k"
+            others = "what never does" if deterministic else "what may split k"
             raise ExportError(
-                f"{printable(f'{folder}/{name}')} holds {len(staying)} entries that {what}, such "
-                f"as {staying[0]}, which would stay, and this run writes {others}; give another "
-                "--output, or keep both with --merge"
+                f"{printable(f'{folder}/{name}')} holds entries that {what}, {len(staying)} of "
+                f"which would stay, such as {staying[0]}, and here {others} is written; give "
+                "another --output, or keep both with --merge"
             )
 
 
