@@ -235,8 +235,8 @@ class SearchSpace:
         kept = [config for config in self.configs if not config.splits_k]
         if not kept:
             raise SpaceError(
-                f"{self.shape.op.value} {self.shape.label} has no configuration with split_k 1, "
-                "and deterministic allows no other: leave it out, or widen the axes"
+                f"every configuration of {self.shape.op.value} {self.shape.label} splits k: "
+                "widen its axes"
             )
         space = SearchSpace(
             self.shape, kept, default=self.default, grid=self._grid, unread=self._unread

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from autotune.errors import SpaceError
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.release import parameters_read, release_of
@@ -66,7 +67,10 @@ class Runner(ABC):
             return self._whole_space(shape, axes)
         if "split_k" in shape.op.parameters:
             axes = {**axes, "split_k": (1,)}
-        return self._whole_space(shape, axes).without_splits()
+        try:
+            return self._whole_space(shape, axes).without_splits()
+        except SpaceError as error:
+            raise SpaceError(f"{error}; deterministic allows split_k 1 alone") from None
 
     def _whole_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
         space = self.kernel_space(shape, axes)

@@ -114,6 +114,7 @@ def test_a_recording_without_a_split_of_one_is_refused(autotune, recording):
     ended = autotune("run", "--replay", recording, "--deterministic")
     text = ended.has_failed_in_one_line()
     assert "no valid configuration" in text
+    assert text.endswith("deterministic allows split_k 1 alone")
 
 
 def test_a_wrong_value_names_its_place(autotune):

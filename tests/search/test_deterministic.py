@@ -196,7 +196,7 @@ class Splitting(Splits):
 
 
 def test_a_space_of_splits_alone_is_refused():
-    with pytest.raises(InputError, match="has no configuration with split_k 1, and deterministic"):
+    with pytest.raises(InputError, match=r"splits k: .* deterministic allows split_k 1 alone"):
         run(runner=Splitting())
 
 
