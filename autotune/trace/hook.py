@@ -1,94 +1,130 @@
-"""Puts a wrapper around vLLM's look-up, wherever a release binds its name.
+"""Puts a wrapper around a function of vLLM, wherever a release binds its name.
 
-Every release defines ``get_lora_op_configs`` in one module, and other modules import the name from
-there: some when they are imported, some at every call (vLLM 0.11.1 to 0.33.0). So the name is bound
-anew as soon as that module has been imported, before others see it. vLLM loads plugins before its
-LoRA modules, which must not be imported early: they import Triton and need the platform.
+Every release defines such a function in one module, and other modules import the name from there:
+some when they are imported, some at every call (vLLM 0.11.1 to 0.33.0). So the name is bound anew
+as soon as that module has been imported, before others see it. vLLM loads plugins before its LoRA
+modules, which must not be imported early: they import Triton and need the platform.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
-
-#: The module that defines the look-up, and the look-up's name.
-HOME = "vllm.lora.ops.triton_ops.utils"
-NAME = "get_lora_op_configs"
+from typing import Any, NamedTuple
 
 #: Marks what is wrapped already.
 _MARK = "__autotune_trace__"
 
-#: What ``functools.lru_cache`` gives the look-up beside its call; vLLM's tests use it.
+#: What ``functools.lru_cache`` gives a function beside its call; vLLM's tests use it.
 _OF_CACHES = ("cache_clear", "cache_info", "cache_parameters")
 
-LookUp = Callable[..., Any]
-#: Returns the wrapper of a look-up.
-Wrap = Callable[[LookUp], LookUp]
+Function = Callable[..., Any]
+#: Returns the wrapper of a function.
+Wrap = Callable[[Function], Function]
 
 _LOG = logging.getLogger(__name__)
 
 
-def watch(make: Callable[[], Wrap]) -> None:
-    """Wrap the look-up now, or as soon as vLLM imports it; a second call does nothing.
+class Target(NamedTuple):
+    """A function of vLLM.
+
+    Attributes:
+        home: The module that defines it.
+        name: Its name there, and in the modules that import it.
+        without: What does not happen where it cannot be wrapped.
+    """
+
+    home: str
+    name: str
+    without: str
+
+
+#: The look-up of a tuned entry.
+LOOK_UP = Target(
+    "vllm.lora.ops.triton_ops.utils", "get_lora_op_configs", without="nothing is traced"
+)
+
+#: What a worker runs after its first steps and before it captures CUDA graphs.
+WARM_UP = Target(
+    "vllm.model_executor.warmup.kernel_warmup",
+    "kernel_warmup",
+    without="nothing more is launched at the start",
+)
+
+
+def watch(target: Target, make: Callable[[], Wrap]) -> None:
+    """Wrap a function now, or as soon as vLLM imports it; a second call does nothing.
 
     Args:
-        make: Called once, if the look-up is there. Returns what wraps it.
+        target: The function.
+        make: Called once, if the function is there. Returns what wraps it.
     """
-    module = sys.modules.get(HOME)
+    module = sys.modules.get(target.home)
     if module is not None:
-        bind(module, make)
-    elif not any(isinstance(each, _Finder) for each in sys.meta_path):
-        sys.meta_path.insert(0, _Finder(make))
+        bind(module, target, make)
+    elif not any(isinstance(each, _Finder) and each.target == target for each in sys.meta_path):
+        sys.meta_path.insert(0, _Finder(target, make))
 
 
-def bind(home: ModuleType, make: Callable[[], Wrap]) -> None:
-    """Wrap a module's look-up, and put the wrapper wherever vLLM has bound the name."""
-    look_up = vars(home).get(NAME)
-    if look_up is None:
-        _LOG.warning("this vLLM has no %s.%s: nothing is traced", HOME, NAME)
+def bind(home: ModuleType, target: Target, make: Callable[[], Wrap]) -> None:
+    """Wrap a module's function, and put the wrapper wherever vLLM has bound the name."""
+    function = vars(home).get(target.name)
+    if function is None:
+        _LOG.warning("this vLLM has no %s.%s: %s", target.home, target.name, target.without)
         return
-    if hasattr(look_up, _MARK):
+    if hasattr(function, _MARK):
         return
-    wrapper = make()(look_up)
+    wrapper = make()(function)
     for name in _OF_CACHES:
-        if hasattr(look_up, name):
-            setattr(wrapper, name, getattr(look_up, name))
+        if hasattr(function, name):
+            setattr(wrapper, name, getattr(function, name))
     setattr(wrapper, _MARK, True)
+    for names in holders(target.name, function):
+        names[target.name] = wrapper
+
+
+def holders(name: str, function: Function) -> Iterator[dict[str, Any]]:
+    """The names of every module of vLLM that has bound a function under a name."""
     for module in list(sys.modules.values()):
         names = getattr(module, "__dict__", {})
-        if names.get(NAME) is look_up and str(names.get("__name__")).startswith("vllm."):
-            names[NAME] = wrapper
+        if names.get(name) is function and str(names.get("__name__")).startswith("vllm."):
+            yield names
 
 
 class _Finder:
-    """Finds the look-up's module as the others would, and binds its name after the import."""
+    """Finds a function's module as the others would, and binds its name after the import."""
 
-    def __init__(self, make: Callable[[], Wrap]) -> None:
-        self._make = make
+    def __init__(self, target: Target, make: Callable[[], Wrap]) -> None:
+        self.target, self._make = target, make
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The module's spec, with a loader that binds; None for every other module."""
-        if name != HOME:
+        if name != self.target.home:
             return None
         others = (each for each in list(sys.meta_path) if each is not self)
         found = (each.find_spec(name, path, target) for each in others)
         spec = next((each for each in found if each is not None), None)
         if spec is not None and hasattr(spec.loader, "exec_module"):
-            spec.loader = _Loader(spec.loader, self._make)  # type: ignore[assignment]
+            loader = _Loader(spec.loader, self.target, self._make)
+            spec.loader = loader  # type: ignore[assignment]
         return spec
 
 
 class _Loader:
     """A module's own loader, and what follows it. It is gone once the module is imported."""
 
-    def __init__(self, loader: Any, make: Callable[[], Wrap]) -> None:  # noqa: ANN401 - of any kind
-        self._loader, self._make = loader, make
+    def __init__(
+        self,
+        loader: Any,  # noqa: ANN401 - of any kind
+        target: Target,
+        make: Callable[[], Wrap],
+    ) -> None:
+        self._loader, self._target, self._make = loader, target, make
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """Create the module as its loader does."""
@@ -102,9 +138,9 @@ class _Loader:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
         try:
-            bind(module, self._make)
+            bind(module, self._target, self._make)
         except Exception as error:  # noqa: BLE001 - a server must not fail for this
-            _LOG.warning("nothing is traced: %r", error)
+            _LOG.warning("%s: %r", self._target.without, error)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._loader, name)

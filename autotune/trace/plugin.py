@@ -4,24 +4,49 @@ from __future__ import annotations
 
 import os
 
-from autotune.trace import VARIABLE
+from autotune.trace import VARIABLE, WARM
+
+#: Values of a variable that mean no.
+_NO = frozenset({"", "0", "false"})
 
 
 def install() -> None:
-    """Write down every look-up of this process, if ``AUTOTUNE_TRACE`` names a file.
+    """Do in this process what the environment variables ask for; without them, nothing.
+
+    ``AUTOTUNE_TRACE`` names a file: every look-up is written down. ``AUTOTUNE_WARM`` is 1: a worker
+    launches at its start what it would compile while it serves.
 
     vLLM calls it in its front end, its engine and its workers, in some of them more than once. The
     first call counts. A fault is logged, and never reaches vLLM.
     """
     path = os.environ.get(VARIABLE)
-    if not path:
-        return
-    try:
-        from autotune.trace.hook import watch
-        from autotune.trace.ledger import Ledger
+    if path:
+        try:
+            _trace(path)
+        except Exception as error:  # noqa: BLE001 - a server must not fail for this
+            _warn("%s: nothing is traced: %r", path, error)
+    if os.environ.get(WARM, "").lower() not in _NO:
+        try:
+            _warm()
+        except Exception as error:  # noqa: BLE001 - a server must not fail for this
+            _warn("%s: nothing more is launched at the start: %r", WARM, error)
 
-        watch(lambda: Ledger(path).watched)
-    except Exception as error:  # noqa: BLE001 - a server must not fail for this
-        import logging
 
-        logging.getLogger(__name__).warning("%s: nothing is traced: %r", path, error)
+def _trace(path: str) -> None:
+    from autotune.trace.hook import LOOK_UP, watch
+    from autotune.trace.ledger import Ledger
+
+    watch(LOOK_UP, lambda: Ledger(path).watched)
+
+
+def _warm() -> None:
+    from autotune.trace.hook import WARM_UP, watch
+    from autotune.trace.startup import with_more_launches
+
+    watch(WARM_UP, lambda: with_more_launches)
+
+
+def _warn(text: str, *arguments: object) -> None:
+    import logging
+
+    logging.getLogger(__name__).warning(text, *arguments)

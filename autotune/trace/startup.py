@@ -1,0 +1,231 @@
+"""Has a server launch at its start what it would otherwise compile while it serves.
+
+vLLM launches at its start what it captures in CUDA graphs, and a step of
+``--max-num-batched-tokens``. A step between the two looks another entry up, or has a number of
+tokens that Triton compiles another kernel for (``triton/runtime/jit.py``, 3.6: an integer argument
+that is 1, or a multiple of 16). So a few more steps are run, each with a kernel that no other has:
+vLLM's own dummy steps with LoRAs, at the point where it runs those of its compile sizes
+(``compile_or_warm_up_model`` in ``vllm/v1/worker/gpu_worker.py``, 0.11.1 to 0.33.0). Every worker
+reads the same files, and so runs the same steps, as their collectives need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from autotune.trace.hook import LOOK_UP, holders
+from autotune.trace.tensors import facts_of
+
+#: Triton compiles in that a number is a multiple of this.
+_DIVISOR = 16
+
+#: Triton passes a larger integer as 64 bits.
+_LARGEST_32 = 2**31 - 1
+
+#: What vLLM calls the arguments of the look-up, in their order.
+_NAMES = (
+    *("op_type", "max_loras", "batch", "hidden_size", "rank", "num_slices"),
+    *("add_inputs", "moe_intermediate_size"),
+)
+
+_DENSE = ("shrink", "expand")
+
+_LOG = logging.getLogger(__name__)
+
+LookUp = Callable[..., Mapping[str, Any]]
+
+
+class Kernel(NamedTuple):
+    """A kernel that a step launches.
+
+    Attributes:
+        asked: The arguments of its look-up, but for the batch size.
+        times: Rows that it has for each token of the step: several where GPUs gather tokens.
+        top_k: Of a MoE kernel, experts that each token goes to; None if not known.
+        experts: Of a MoE kernel, experts on all devices; None if not known.
+    """
+
+    asked: tuple[tuple[str, Any], ...]
+    times: int = 1
+    top_k: int | None = None
+    experts: int | None = None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is none of a mixture of experts."""
+        return dict(self.asked)["op_type"] in _DENSE
+
+    def needs(self, tokens: int, look_up: LookUp) -> Hashable:
+        """Equal for two steps that launch the same compiled kernel."""
+        named, batch = dict(self.asked), tokens * self.times
+        config = look_up(**named, batch=batch)
+        if self.is_dense:
+            kind = _specialised(batch, batch * int(named["rank"]))
+        else:
+            kind = self._of_experts(batch, config, int(named["max_loras"]))
+        return self.asked, tuple(sorted(config.items())), kind
+
+    def _of_experts(self, batch: int, config: Mapping[str, Any], max_loras: int) -> Hashable:
+        """What Triton compiles in of the batch's pairs, and of the rows and blocks that they fill.
+
+        Those are vLLM's numbers (``moe_lora_align_block_size`` and ``add_lora_w13`` in
+        ``lora/punica_wrapper/punica_gpu.py``, 0.33.0). Where the layer is not known every remainder
+        of the batch size counts.
+        """
+        if self.top_k is None or self.experts is None:
+            return batch == 1, batch % _DIVISOR
+        pairs, block_m = batch * self.top_k, int(_block_m(config))
+        is_naive = pairs * 8 <= self.experts * max_loras
+        rows = pairs * block_m if pairs < self.experts else pairs + self.experts * (block_m - 1)
+        return is_naive, _specialised(pairs, rows, -(-rows // block_m))
+
+
+def _specialised(*numbers: int) -> tuple[Hashable, ...]:
+    """What Triton compiles in of integer arguments."""
+    return tuple((n == 1, n % _DIVISOR == 0, n > _LARGEST_32) for n in numbers)
+
+
+def _block_m(config: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of a file
+    """A MoE entry's rows of a block, in one of two spellings; 64 where it has none."""
+    return config.get("block_m", config.get("BLOCK_SIZE_M", 64))
+
+
+def sizes_to_launch(
+    kernels: Iterable[Kernel],
+    look_up: LookUp,
+    *,
+    later: Iterable[int],
+    launched: Collection[int],
+) -> list[int]:
+    """Few batch sizes that between them launch every kernel that steps of ``later`` need.
+
+    Args:
+        kernels: What a step launches.
+        look_up: vLLM's look-up.
+        later: The batch sizes that steps may have while the server serves.
+        launched: The batch sizes that its start launches by itself.
+    """
+    kernels, most = list(kernels), max(launched, default=0)
+    # A MoE kernel also splits its columns where a batch is small, by the GPU's multiprocessors.
+    have = {
+        kernel.needs(size, look_up)
+        for kernel in kernels
+        for size in launched
+        if kernel.is_dense or size == most
+    }
+    chosen = []
+    for size in later:
+        new = {kernel.needs(size, look_up) for kernel in kernels} - have
+        if new:
+            chosen.append(size)
+            have |= new
+    return chosen
+
+
+def with_more_launches(warm_up: Callable[..., Any]) -> Callable[..., Any]:
+    """A worker's warm-up as vLLM does it, then the steps of ``launch_more``; faults are logged."""
+
+    @functools.wraps(warm_up)
+    def warmed_up(worker: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as vLLM's
+        result = warm_up(worker, *args, **kwargs)
+        try:
+            sizes = launch_more(worker)
+            if sizes:
+                _LOG.info("steps of %s tokens were launched at the start, too", sizes)
+        except Exception as error:  # noqa: BLE001 - a server must not fail for this
+            _LOG.warning("kernels may be compiled while the server serves: %r", error)
+        return result
+
+    return warmed_up
+
+
+def launch_more(worker: Any) -> list[int]:  # noqa: ANN401 - vLLM's
+    """Run the steps that a worker's start lacks; returns their batch sizes.
+
+    Args:
+        worker: vLLM's GPU worker, whose model is loaded and whose graphs are not captured yet.
+    """
+    runner, config = worker.model_runner, worker.vllm_config
+    lora = config.lora_config
+    captured = _captured(config)
+    most = getattr(runner, "max_num_tokens", config.scheduler_config.max_num_batched_tokens)
+    first = max(captured, default=0) + 1
+    if lora is None or first >= most:
+        return []
+    try:
+        with _recorded(most) as kernels:
+            _run(worker, most, lora.max_loras)
+        sizes = sizes_to_launch(
+            kernels, _plain_look_up(), later=range(first, most), launched={*captured, most}
+        )
+        for size in sorted(sizes, reverse=True):
+            _run(worker, size, lora.max_loras)
+        sys.modules["torch"].cuda.synchronize()
+    finally:
+        runner.maybe_remove_all_loras(lora)
+    return sizes
+
+
+def _captured(config: Any) -> list[int]:  # noqa: ANN401 - vLLM's
+    """The batch sizes that are captured; none where CUDA graphs are off."""
+    compilation = config.compilation_config
+    mode = getattr(compilation, "cudagraph_mode", None)
+    is_off = config.model_config.enforce_eager or getattr(mode, "name", "") == "NONE"
+    return [] if is_off else [int(size) for size in compilation.cudagraph_capture_sizes or ()]
+
+
+def _run(worker: Any, tokens: int, max_loras: int) -> None:  # noqa: ANN401 - vLLM's
+    """A step of dummy tokens with LoRAs.
+
+    Up to 0.15.1 ``activate_lora`` has it use them, from 0.22.1 on ``num_active_loras``. The second
+    model runner, which takes any arguments, always does.
+    """
+    step = worker.model_runner._dummy_run  # noqa: SLF001 - what vLLM's worker itself calls
+    wanted: dict[str, Any] = {
+        "skip_eplb": True,
+        "remove_lora": False,
+        "activate_lora": True,
+        "num_active_loras": max_loras,
+        "randomize_inputs": getattr(worker, "randomize_dummy_inputs", False),
+    }
+    taken = inspect.signature(step).parameters
+    step(tokens, **{name: value for name, value in wanted.items() if name in taken})
+
+
+@contextlib.contextmanager
+def _recorded(tokens: int) -> Iterator[Collection[Kernel]]:
+    """The kernels that are looked up meanwhile, in a step of so many tokens."""
+    look_up = vars(sys.modules[LOOK_UP.home])[LOOK_UP.name]
+    found: dict[Kernel, None] = {}
+
+    @functools.wraps(look_up)
+    def asked(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever vLLM passes
+        named = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
+        batch = named.pop("batch", None)
+        if isinstance(batch, int):  # a compiler asks with symbols
+            facts, _ = facts_of(str(named["op_type"]), sys._getframe(1))  # noqa: SLF001 - tensors
+            times = max(1, batch // tokens)
+            kernel = Kernel(tuple(named.items()), times, facts.top_k, facts.global_experts)
+            found[kernel] = None
+        return look_up(*args, **kwargs)
+
+    places = list(holders(LOOK_UP.name, look_up))
+    for names in places:
+        names[LOOK_UP.name] = asked
+    try:
+        yield found.keys()
+    finally:
+        for names in places:
+            names[LOOK_UP.name] = look_up
+
+
+def _plain_look_up() -> LookUp:
+    """The look-up without what is wrapped around it: a trace, and a cache of 128 answers."""
+    look_up: LookUp = inspect.unwrap(vars(sys.modules[LOOK_UP.home])[LOOK_UP.name])
+    return look_up
