@@ -36,6 +36,10 @@ _NAMES = (
 
 _DENSE = ("shrink", "expand")
 
+#: vLLM assigns blocks of experts naively if there are this many experts, times adapters, per pair
+#: of a token and an expert; and so many values, rank by pairs, are its smallest batches.
+_NAIVE_SPARSITY, _SMALL_BATCH_VALUES = 8, 1024
+
 _LOG = logging.getLogger(__name__)
 
 LookUp = Callable[..., Mapping[str, Any]]
@@ -49,12 +53,14 @@ class Kernel(NamedTuple):
         times: Rows that it has for each token of the step: several where GPUs gather tokens.
         top_k: Of a MoE kernel, experts that each token goes to; None if not known.
         experts: Of a MoE kernel, experts on all devices; None if not known.
+        multiprocessors: Of the GPU; a MoE kernel splits the columns of small batches by them.
     """
 
     asked: tuple[tuple[str, Any], ...]
     times: int = 1
     top_k: int | None = None
     experts: int | None = None
+    multiprocessors: int = 132
 
     @property
     def is_dense(self) -> bool:
@@ -65,25 +71,31 @@ class Kernel(NamedTuple):
         """Equal for two steps that launch the same compiled kernel."""
         named, batch = dict(self.asked), tokens * self.times
         config = look_up(**named, batch=batch)
-        if self.is_dense:
-            kind = _specialised(batch, batch * int(named["rank"]))
-        else:
-            kind = self._of_experts(batch, config, int(named["max_loras"]))
+        kind: Hashable = _specialised(batch, batch * int(named["rank"]))
+        if not self.is_dense:
+            kind = self._of_experts(batch, int(_block_m(config)), named)
         return self.asked, tuple(sorted(config.items())), kind
 
-    def _of_experts(self, batch: int, config: Mapping[str, Any], max_loras: int) -> Hashable:
+    def _of_experts(self, batch: int, block_m: int, named: Mapping[str, Any]) -> Hashable:
         """What Triton compiles in of the batch's pairs, and of the rows and blocks that they fill.
 
         Those are vLLM's numbers (``moe_lora_align_block_size`` and ``add_lora_w13`` in
-        ``lora/punica_wrapper/punica_gpu.py``, 0.33.0). Where the layer is not known every remainder
-        of the batch size counts.
+        ``lora/punica_wrapper/punica_gpu.py``, 0.33.0; ``NPID_FACTOR`` and the smallest batches in
+        ``fused_moe_lora_op.py``). A kernel that does without one of them is told apart too finely.
+        Where the layer is not known every remainder of the batch size counts.
         """
         if self.top_k is None or self.experts is None:
             return batch == 1, batch % _DIVISOR
-        pairs, block_m = batch * self.top_k, int(_block_m(config))
-        is_naive = pairs * 8 <= self.experts * max_loras
+        pairs, max_loras = batch * self.top_k, int(named["max_loras"])
+        if pairs * int(named["rank"]) <= _SMALL_BATCH_VALUES:
+            return pairs
+        is_naive = pairs * _NAIVE_SPARSITY <= self.experts * max_loras
         rows = pairs * block_m if pairs < self.experts else pairs + self.experts * (block_m - 1)
-        return is_naive, _specialised(pairs, rows, -(-rows // block_m))
+        blocks = -(-rows // block_m)
+        programs = int(named["num_slices"]) * (pairs if is_naive else blocks * (max_loras + 1))
+        is_split = programs < int(1.5 * self.multiprocessors)
+        parts = min(16, -(-2 * self.multiprocessors // programs)) if is_split else 1
+        return is_naive, parts, _specialised(pairs, rows, blocks)
 
 
 def _specialised(*numbers: int) -> tuple[Hashable, ...]:
@@ -111,14 +123,8 @@ def sizes_to_launch(
         later: The batch sizes that steps may have while the server serves.
         launched: The batch sizes that its start launches by itself.
     """
-    kernels, most = list(kernels), max(launched, default=0)
-    # A MoE kernel also splits its columns where a batch is small, by the GPU's multiprocessors.
-    have = {
-        kernel.needs(size, look_up)
-        for kernel in kernels
-        for size in launched
-        if kernel.is_dense or size == most
-    }
+    kernels = list(kernels)
+    have = {kernel.needs(size, look_up) for kernel in kernels for size in launched}
     chosen = []
     for size in later:
         new = {kernel.needs(size, look_up) for kernel in kernels} - have
@@ -161,6 +167,7 @@ def launch_more(worker: Any) -> list[int]:  # noqa: ANN401 - vLLM's
     try:
         with _recorded(most) as kernels:
             _run(worker, most, lora.max_loras)
+        kernels = _with_experts(kernels)
         sizes = sizes_to_launch(
             kernels, _plain_look_up(), later=range(first, most), launched={*captured, most}
         )
@@ -203,6 +210,7 @@ def _recorded(tokens: int) -> Iterator[Collection[Kernel]]:
     """The kernels that are looked up meanwhile, in a step of so many tokens."""
     look_up = vars(sys.modules[LOOK_UP.home])[LOOK_UP.name]
     found: dict[Kernel, None] = {}
+    multiprocessors = _multiprocessors()
 
     @functools.wraps(look_up)
     def asked(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever vLLM passes
@@ -211,8 +219,9 @@ def _recorded(tokens: int) -> Iterator[Collection[Kernel]]:
         if isinstance(batch, int):  # a compiler asks with symbols
             facts, _ = facts_of(str(named["op_type"]), sys._getframe(1))  # noqa: SLF001 - tensors
             times = max(1, batch // tokens)
-            kernel = Kernel(tuple(named.items()), times, facts.top_k, facts.global_experts)
-            found[kernel] = None
+            asks = tuple(named.items())
+            experts = facts.top_k, facts.global_experts
+            found[Kernel(asks, times, *experts, multiprocessors)] = None
         return look_up(*args, **kwargs)
 
     places = list(holders(LOOK_UP.name, look_up))
@@ -223,6 +232,24 @@ def _recorded(tokens: int) -> Iterator[Collection[Kernel]]:
     finally:
         for names in places:
             names[LOOK_UP.name] = look_up
+
+
+def _multiprocessors() -> int:
+    """Of this process's GPU; an H100's if it does not say."""
+    try:
+        return int(sys.modules["torch"].cuda.get_device_properties("cuda").multi_processor_count)
+    except Exception:  # noqa: BLE001 - there is none, or it is no CUDA device
+        return 132
+
+
+def _with_experts(kernels: Collection[Kernel]) -> list[Kernel]:
+    """The kernels, where those of w2 have the experts of w13's: their callers do not say it."""
+    known = {each.experts for each in kernels} - {None}
+    experts = known.pop() if len(known) == 1 else None
+    return [
+        each if each.is_dense or each.experts else each._replace(experts=experts)
+        for each in kernels
+    ]
 
 
 def _plain_look_up() -> LookUp:

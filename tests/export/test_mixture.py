@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -176,7 +177,12 @@ def test_without_shapes_a_missing_shrink_file_is_worth_knowing(tmp_path):
     assert not found.is_error
 
 
-MOE = {"op": "fused_moe_lora_w13_shrink", "num_tokens": 64, "hidden_size": 2048, "max_loras": 8}
+MOE: dict[str, Any] = {
+    "op": "fused_moe_lora_w13_shrink",
+    "num_tokens": 64,
+    "hidden_size": 2048,
+    "max_loras": 8,
+}
 MOE |= {"num_experts": 8, "top_k": 2, "intermediate_size": 768, "num_slices": 2}
 
 
@@ -191,7 +197,7 @@ MOE |= {"num_experts": 8, "top_k": 2, "intermediate_size": 768, "num_slices": 2}
 )
 def test_a_moe_entry_splits_where_vllm_reads_its_split(tmp_path, rank, release, changes, severity):
     shape = KernelShape.from_mapping(MOE | {"rank": rank} | changes)
-    entry = {"BLOCK_SIZE_M": 16, "block_n": 32, "block_k": 64, "SPLIT_K": 4}
+    entry: dict[str, Any] = {"BLOCK_SIZE_M": 16, "block_n": 32, "block_k": 64, "SPLIT_K": 4}
     for key in reversed(shape.lookup_key):
         entry = {str(key): entry}
     (tmp_path / shape.file_name(H100.gpu)).write_text(json.dumps(entry))

@@ -20,7 +20,7 @@ from autotune.measure.recording import RecordingWriter, read_recording
 from tests.mutated import mutated
 from tests.recordings import ENVIRONMENT, EXPAND, SHRINK, lines, write_recording
 
-ENV = Environment(**ENVIRONMENT)
+ENV = Environment.from_mapping(ENVIRONMENT)
 powers = st.sampled_from([16, 32, 64])
 
 

@@ -20,13 +20,13 @@ from autotune.trace.startup import Kernel, sizes_to_launch
 from tests.trace import server
 from tests.trace.test_plugin import said
 
-DENSE = [
+DENSE: list[dict[str, Any]] = [
     {"op": "shrink", "hidden_size": 4096, "num_slices": 3},
     {"op": "shrink", "hidden_size": 1000, "num_slices": 1},
     {"op": "expand", "slice_sizes": [4096, 1024, 1024]},
     {"op": "expand", "slice_sizes": [1001, 1001]},
 ]
-EXPERTS = [
+EXPERTS: list[dict[str, Any]] = [
     {"op": op.value, "hidden_size": 2048, "num_slices": 2 if "w13" in op.value else 1}
     | {"num_experts": 128, "top_k": 8, "intermediate_size": 768}
     for op in LoraOp

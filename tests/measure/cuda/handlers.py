@@ -96,7 +96,7 @@ class FakeDevice:
                     memory_bytes=1 << 30,
                     uuid="0",
                 )
-                return Description(device, Environment(**ENVIRONMENT))
+                return Description(device, Environment.from_mapping(ENVIRONMENT))
             case Consult(shape):
                 table = {"block_m": 32, "block_n": 16, "block_k": 64, "num_warps": 4}
                 table |= {"num_stages": 2} | ({"split_k": 8} if shape.op is LoraOp.SHRINK else {})
