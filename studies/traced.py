@@ -2,6 +2,7 @@
 
     python studies/traced.py MODEL [-o trace.jsonl] [--layers N] [--capture 1,2,4,16,64]
     python studies/traced.py MODEL --folder DIR …
+    python studies/traced.py MODEL --folder DIR --compare [-o compiles.json]
 
 MODEL is a folder with a ``config.json`` whose layers are named as Llama's and Qwen3's are. The
 engine runs below ``autotune trace``. It starts, then serves prompts of several lengths with an
@@ -9,6 +10,10 @@ adapter of random weights. Before that it runs the same without a trace, and the
 prompts, in which every kernel is looked up, is printed for both. With a tuned folder the engine
 runs once, traced, and is asked for other lengths. Either way vLLM's own monitor counts the kernels
 that are compiled while it serves.
+
+``--compare`` starts three engines, one after another: with vLLM's defaults, with the folder, and
+with the folder and ``AUTOTUNE_WARM=1``. Each serves prompts of many lengths, and the script prints
+for each how long its start took and what it compiled while it served, as a JSON line.
 
 The engine is in one process (``VLLM_ENABLE_V1_MULTIPROCESSING=0``), which calls the plugin itself.
 vLLM finds the plugin only where the package's ``dist-info`` is on the path, with its entry points:
@@ -35,6 +40,7 @@ from pathlib import Path
 from autotune.cli.trace import run_traced
 from autotune.launch.sizes import sizes_text
 from autotune.plan.traced import read_trace
+from autotune.trace import WARM
 from autotune.trace.plugin import install
 
 #: Lengths of prompts, in tokens. None is captured, so every step of them looks kernels up.
@@ -43,8 +49,25 @@ PROMPTS = (1024, 2048, 1024, 3000)
 #: Lengths of prompts for an engine with a tuned folder: others than those that were traced.
 OTHERS = (700, 1500, 2600, 300, 37, 5)
 
+#: Lengths of prompts for a comparison: below, at and beyond 64, multiples of 16 and others.
+MANY = (
+    *(5, 16, 33, 64, 65, 80, 100, 128, 129, 200, 256, 300, 400, 512, 513, 600, 700, 768, 900),
+    *(1000, 1024, 1100, 1280, 1500, 1536, 1700, 1920, 2000, 2048, 2300, 2560, 2600, 3000, 3072),
+    *(3333, 3500, 3600, 3840, 4000),
+)
+
+#: The engines of a comparison: whether they have the folder, and what else they are started with.
+ENGINES: dict[str, tuple[bool, dict[str, str]]] = {
+    "defaults": (False, {}),
+    "folder": (True, {}),
+    "folder, warm": (True, {WARM: "1"}),
+}
+
 #: The logger of vLLM's monitor of compiles.
 MONITOR = "vllm.utils.jit_monitor"
+
+#: The variable that names vLLM's folder of tuned files.
+FOLDER = "VLLM_TUNED_CONFIG_FOLDER"
 
 #: How often the prompts are served for their time; the first round warms up.
 ROUNDS = 12
@@ -98,6 +121,7 @@ def serve(model: Path, layers: int | None, sizes: list[int], lengths: tuple[int,
     from vllm.lora.request import LoRARequest
 
     depth = {} if layers is None else {"hf_overrides": {"num_hidden_layers": layers}}
+    began = time.perf_counter()
     engine = LLM(
         model=str(model),
         load_format="dummy",
@@ -111,6 +135,7 @@ def serve(model: Path, layers: int | None, sizes: list[int], lengths: tuple[int,
         jit_monitor_verbose=True,
         **depth,
     )
+    start_s = time.perf_counter() - began
     logging.getLogger("vllm").addHandler(compiles)
     params = SamplingParams(max_tokens=1, detokenize=False, ignore_eos=True)
     prompts = [{"prompt_token_ids": [5] * length} for length in lengths]
@@ -124,6 +149,27 @@ def serve(model: Path, layers: int | None, sizes: list[int], lengths: tuple[int,
             times_s.append(time.perf_counter() - started)
     print(f"a round of prompts: {1e3 * statistics.median(times_s[1:]):.2f} ms", flush=True)
     print(f"compiled while serving: {dict(compiles.counts) or 'nothing'}", flush=True)
+    found = {"start_s": round(start_s, 1), "late": compiles.counts.total(), **compiles.counts}
+    print(json.dumps(found), flush=True)
+
+
+def compare(command: list[str], folder: Path, output: Path | None) -> None:
+    """Start the engines of ``ENGINES``, and print what each compiled while it served."""
+    rows = {}
+    for name, (has_folder, variables) in ENGINES.items():
+        environ = {k: v for k, v in os.environ.items() if k not in (WARM, FOLDER)} | variables
+        if has_folder:
+            environ[FOLDER] = str(folder.resolve())
+        # A cache of its own: else the second engine loads what the first has compiled.
+        with tempfile.TemporaryDirectory() as cache:
+            environ |= {"TRITON_CACHE_DIR": cache, "VLLM_DISABLE_COMPILE_CACHE": "1"}
+            ran = subprocess.run(  # noqa: S603 - this script
+                command, env=environ, stdout=subprocess.PIPE, text=True, check=True
+            )
+        rows[name] = json.loads(ran.stdout.splitlines()[-1])
+        print(json.dumps({"engine": name, **rows[name]}), flush=True)
+    if output is not None:
+        output.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def main() -> None:
@@ -132,24 +178,32 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
-    parser.add_argument("-o", "--output", type=Path, default=Path("trace.jsonl"))
+    parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--layers", type=int)
     parser.add_argument("--capture", default="1,2,4,16,64")
     parser.add_argument("--folder", type=Path, help="vLLM's tuned files")
+    parser.add_argument("--compare", action="store_true", help="three engines; needs --folder")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.compare and given.folder is None:
+        parser.error("--compare needs --folder")
     if given.serve:
         sizes = [int(size) for size in given.capture.split(",")]
-        serve(given.model, given.layers, sizes, PROMPTS if given.folder is None else OTHERS)
+        lengths = MANY if given.compare else PROMPTS if given.folder is None else OTHERS
+        serve(given.model, given.layers, sizes, lengths)
         return
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     command = [sys.executable, *sys.argv, "--serve"]
+    if given.compare:
+        compare(command, given.folder, given.output)
+        return
     if given.folder is None:
         subprocess.run(command, check=True)  # noqa: S603 - this script
     else:
-        os.environ["VLLM_TUNED_CONFIG_FOLDER"] = str(given.folder.resolve())
-    code = run_traced(command, given.output)
-    trace = read_trace(given.output)
+        os.environ[FOLDER] = str(given.folder.resolve())
+    output = given.output or Path("trace.jsonl")
+    code = run_traced(command, output)
+    trace = read_trace(output)
     for kind in trace.kinds:
         those = [each for each in trace.asked if each.shape.without_batch == kind]
         asked = ", ".join(f"{each.shape.num_tokens} {each.when} x{each.count}" for each in those)

@@ -25,6 +25,9 @@ from autotune.trace.tensors import facts_of
 #: Triton compiles in that a number is a multiple of this.
 _DIVISOR = 16
 
+#: Looking up so many batch sizes takes a second.
+_MANY = 16_384
+
 #: Triton passes a larger integer as 64 bits.
 _LARGEST_32 = 2**31 - 1
 
@@ -114,6 +117,7 @@ def sizes_to_launch(
     *,
     later: Iterable[int],
     launched: Collection[int],
+    have: set[Hashable] | None = None,
 ) -> list[int]:
     """Few batch sizes that between them launch every kernel that steps of ``later`` need.
 
@@ -122,9 +126,10 @@ def sizes_to_launch(
         look_up: vLLM's look-up.
         later: The batch sizes that steps may have while the server serves.
         launched: The batch sizes that its start launches by itself.
+        have: What was launched for other kernels; what is launched here is added.
     """
-    kernels = list(kernels)
-    have = {kernel.needs(size, look_up) for kernel in kernels for size in launched}
+    kernels, have = list(kernels), set() if have is None else have
+    have |= {kernel.needs(size, look_up) for kernel in kernels for size in launched}
     chosen = []
     for size in later:
         new = {kernel.needs(size, look_up) for kernel in kernels} - have
@@ -134,6 +139,15 @@ def sizes_to_launch(
     return chosen
 
 
+def steps_between(first: int, most: int) -> Iterator[int]:
+    """The batch sizes from one to another that are looked up: all, or some where they are many.
+
+    Of the larger ones 32 in a row stand for 256: every remainder is among them, and no file has two
+    rows so near to each other there.
+    """
+    return (n for n in range(first, most) if n < _MANY or n % 256 < 2 * _DIVISOR)
+
+
 def with_more_launches(warm_up: Callable[..., Any]) -> Callable[..., Any]:
     """A worker's warm-up as vLLM does it, then the steps of ``launch_more``; faults are logged."""
 
@@ -141,9 +155,7 @@ def with_more_launches(warm_up: Callable[..., Any]) -> Callable[..., Any]:
     def warmed_up(worker: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as vLLM's
         result = warm_up(worker, *args, **kwargs)
         try:
-            sizes = launch_more(worker)
-            if sizes:
-                _LOG.info("steps of %s tokens were launched at the start, too", sizes)
+            launch_more(worker)
         except Exception as error:  # noqa: BLE001 - a server must not fail for this
             _LOG.warning("kernels may be compiled while the server serves: %r", error)
         return result
@@ -151,8 +163,8 @@ def with_more_launches(warm_up: Callable[..., Any]) -> Callable[..., Any]:
     return warmed_up
 
 
-def launch_more(worker: Any) -> list[int]:  # noqa: ANN401 - vLLM's
-    """Run the steps that a worker's start lacks; returns their batch sizes.
+def launch_more(worker: Any) -> None:  # noqa: ANN401 - vLLM's
+    """Run the steps that a worker's start lacks, and the logits of so many rows as it lacks.
 
     Args:
         worker: vLLM's GPU worker, whose model is loaded and whose graphs are not captured yet.
@@ -163,20 +175,25 @@ def launch_more(worker: Any) -> list[int]:  # noqa: ANN401 - vLLM's
     most = getattr(runner, "max_num_tokens", config.scheduler_config.max_num_batched_tokens)
     first = max(captured, default=0) + 1
     if lora is None or first >= most:
-        return []
+        return
+    have: set[Hashable] = set()
     try:
         with _recorded(most) as kernels:
-            _run(worker, most, lora.max_loras)
-        kernels = _with_experts(kernels)
+            rows = _run(worker, most, lora.max_loras)
         sizes = sizes_to_launch(
-            kernels, _plain_look_up(), later=range(first, most), launched={*captured, most}
+            _with_experts(kernels),
+            _plain_look_up(),
+            later=steps_between(first, most),
+            launched={*captured, most},
+            have=have,
         )
         for size in sorted(sizes, reverse=True):
             _run(worker, size, lora.max_loras)
+        sampled = _sample_more(worker, rows, have)
         sys.modules["torch"].cuda.synchronize()
+        _LOG.info("launched at the start, too: steps of %s tokens, logits of %s", sizes, sampled)
     finally:
         runner.maybe_remove_all_loras(lora)
-    return sizes
 
 
 def _captured(config: Any) -> list[int]:  # noqa: ANN401 - vLLM's
@@ -187,8 +204,8 @@ def _captured(config: Any) -> list[int]:  # noqa: ANN401 - vLLM's
     return [] if is_off else [int(size) for size in compilation.cudagraph_capture_sizes or ()]
 
 
-def _run(worker: Any, tokens: int, max_loras: int) -> None:  # noqa: ANN401 - vLLM's
-    """A step of dummy tokens with LoRAs.
+def _run(worker: Any, tokens: int, max_loras: int) -> Any:  # noqa: ANN401 - vLLM's
+    """A step of dummy tokens with LoRAs; returns the last layer's rows, if this worker has them.
 
     Up to 0.15.1 ``activate_lora`` has it use them, from 0.22.1 on ``num_active_loras``. The second
     model runner, which takes any arguments, always does.
@@ -201,8 +218,68 @@ def _run(worker: Any, tokens: int, max_loras: int) -> None:  # noqa: ANN401 - vL
         "num_active_loras": max_loras,
         "randomize_inputs": getattr(worker, "randomize_dummy_inputs", False),
     }
-    taken = inspect.signature(step).parameters
-    step(tokens, **{name: value for name, value in wanted.items() if name in taken})
+    found = step(tokens, **_taken(step, wanted))
+    return found[0] if isinstance(found, tuple) else None
+
+
+def _taken(function: Callable[..., Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that a function names."""
+    names = inspect.signature(function).parameters
+    return {name: value for name, value in wanted.items() if name in names}
+
+
+def _sample_more(worker: Any, rows: Any, have: set[Hashable]) -> list[int]:  # noqa: ANN401 - vLLM's
+    """Compute logits of as many rows as serving may, where ``lm_head`` has LoRA.
+
+    vLLM computes them of one row a sampled token, outside of its graphs, so of any number.
+
+    Args:
+        worker: As for ``launch_more``.
+        rows: The last layer's, of a whole step; None where this worker has none.
+        have: What was launched already.
+
+    Returns:
+        The numbers of rows.
+    """
+    config, model = worker.vllm_config, getattr(worker.model_runner, "model", None)
+    if not hasattr(model, "compute_logits") or not hasattr(rows, "shape") or not _is_last():
+        return []
+    drafter = getattr(config, "speculative_config", None)
+    each = 1 + int(getattr(drafter, "num_speculative_tokens", 0) or 0)
+    most = min(int(config.scheduler_config.max_num_seqs) * each, int(rows.shape[0]))
+    with _recorded(most) as kernels:
+        _sample(worker, rows[:most])
+    sizes = sizes_to_launch(
+        kernels, _plain_look_up(), later=range(1, most), launched={most}, have=have
+    )
+    for size in sorted(sizes, reverse=True):
+        _sample(worker, rows[:size])
+    return sizes
+
+
+def _sample(worker: Any, rows: Any) -> None:  # noqa: ANN401 - vLLM's
+    """Compute logits of rows that each have a LoRA (as in ``_dummy_sampler_run``)."""
+    import numpy as np
+
+    runner, lora = worker.model_runner, worker.vllm_config.lora_config
+    ones = np.ones(rows.shape[0], dtype=np.int32)
+    wanted = {
+        "lora_config": lora,
+        "num_scheduled_tokens": ones,
+        "num_sampled_tokens": ones,
+        "remove_lora": False,
+        "activate_lora": True,
+        "num_active_loras": lora.max_loras,
+    }
+    chosen = runner.maybe_dummy_run_with_lora
+    with sys.modules["torch"].inference_mode(), chosen(**_taken(chosen, wanted)):
+        runner.model.compute_logits(rows)
+
+
+def _is_last() -> bool:
+    """Whether this worker has the model's last layers."""
+    state = sys.modules.get("vllm.distributed.parallel_state")
+    return state is None or bool(state.get_pp_group().is_last_rank)
 
 
 @contextlib.contextmanager

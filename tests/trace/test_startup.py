@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.export.check.examine import read_folder
+from autotune.export.collection import collected
 from autotune.export.lookup import look_up
+from autotune.export.nested import put_leaf
+from autotune.export.served_folder import served_kernels
 from autotune.launch.binary import binary_of
 from autotune.launch.config import KernelConfig
+from autotune.launch.late import Compiled
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.measure.kernels.defaults import default_config
-from autotune.trace.startup import Kernel, sizes_to_launch
+from autotune.plan.study import StudyPlan
+from autotune.trace.startup import Kernel, sizes_to_launch, steps_between
 from tests.trace import server
 from tests.trace.test_plugin import said
+from tests.vllm.releases import ROOT
 
 DENSE: list[dict[str, Any]] = [
     {"op": "shrink", "hidden_size": 4096, "num_slices": 3},
@@ -53,30 +62,37 @@ class Folder:
 
     def __init__(self, tables: dict[KernelShape, dict[int, KernelConfig]]) -> None:
         self._rows = tables
-        self._kinds = {tuple(sorted(asked(kind).items())): kind for kind in tables}
+        self._kinds = {tuple(asked(kind).items()): kind for kind in tables}
 
     def __call__(self, batch: int, **named: Any) -> dict[str, int]:
-        kind = self._kinds[tuple(sorted(named.items()))]
+        kind = self._kinds[tuple(named.items())]
         return self.config(kind, batch).as_dict()
 
     def config(self, kind: KernelShape, batch: int) -> KernelConfig:
-        shape, rows = replace(kind, num_tokens=batch), self._rows[kind]
-        if not rows:
+        shape = replace(kind, num_tokens=batch)
+        if not self._rows[kind]:
             return default_config(shape)
+        key = look_up(self._table(kind), shape.lookup_key).path
+        return self._rows[kind][key.m]
+
+    @cache  # noqa: B019 - a test's
+    def _table(self, kind: KernelShape) -> dict[str, Any]:
         table: dict[str, Any] = {}
-        for row, config in rows.items():
-            below = table
-            *above, last = replace(kind, num_tokens=row).lookup_key
-            for key in above:
-                below = below.setdefault(str(key), {})
-            below[str(last)] = config.as_dict()
-        return KernelConfig.from_mapping(kind.op, look_up(table, shape.lookup_key).leaf)
+        for row, config in self._rows[kind].items():
+            put_leaf(table, replace(kind, num_tokens=row).lookup_key, config.as_dict())
+        return table
 
 
 def asked(kind: KernelShape) -> dict[str, Any]:
     """The arguments of a kernel's look-up, but for the batch size."""
     named = {"op_type": kind.op.value, "max_loras": 9, "hidden_size": kind.hidden_size}
     return named | {"rank": kind.rank, "num_slices": kind.num_slices}
+
+
+def kernel_of(kind: KernelShape) -> Kernel:
+    """The kernel as a step's look-up and its caller show it."""
+    experts = (kind.top_k or None, kind.global_experts or None)
+    return Kernel(tuple(asked(kind).items()), 1, *experts)
 
 
 @st.composite
@@ -94,6 +110,7 @@ def needed(folder: Folder, kinds: list[KernelShape], size: int, release: str) ->
     }
 
 
+@pytest.mark.slow
 @given(
     st.data(),
     st.sampled_from([1, 8, 16, 64]),
@@ -105,6 +122,7 @@ def test_nothing_of_a_dense_model_is_compiled_while_it_serves(data, rank, captur
     check_whole(data, kinds, captured, most, "0.33.0")
 
 
+@pytest.mark.slow
 @given(st.data(), st.integers(100, 300), st.sampled_from([16, 256]))
 def test_nor_of_experts(data, most, rank):
     """At rank 16 one kernel does a shrink and its expand, and vLLM reads ``block_m`` alone."""
@@ -118,19 +136,68 @@ def check_whole(
     folder = data.draw(folders(kinds))
     later = range(max(captured, default=0) + 1, most)
     launched = {*captured, most}
-    kernels = [
-        Kernel(
-            tuple(sorted(asked(kind).items())),
-            top_k=kind.top_k or None,
-            experts=kind.global_experts or None,
-        )
-        for kind in kinds
-    ]
+    kernels = [kernel_of(kind) for kind in kinds]
     more = sizes_to_launch(kernels, folder, later=later, launched=launched)
     assert set(more) <= set(later)
     have = {each for n in (*launched, *more) for each in needed(folder, kinds, n, release)}
     for size in later:
         assert needed(folder, kinds, size, release) <= have, size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "captured", "counts"),
+    [
+        ("llama-3.1-8b", None, (0, 20, 4, 8)),
+        ("llama-3.1-8b", [1, 2, 4, 16, 64], (3, 54, 10, 10)),
+        ("qwen3-30b-a3b", None, (4, 17, 5, 8)),
+    ],
+)
+def test_with_the_shipped_files_nothing_is_late(model, captured, counts):
+    """The documentation has these counts: late with the defaults, with the files; steps, logits."""
+    limits = {"max_num_batched_tokens": 8192}
+    limits |= {} if captured is None else {"cudagraph_capture_sizes": captured}
+    config = ROOT / "studies" / "models" / f"{model}.json"
+    plan = StudyPlan.of_model(str(config)).with_model({}, limits).override(max_loras=8, rank=16)
+    (shipped,) = collected()
+    read = read_folder(shipped.folder, [shipped.gpu], None, "0.33.0")
+    kernels = list(served_kernels(shipped.gpu, plan.served, read))
+    by_name = {tuple(asked(each.kind).items()): each for each in kernels}
+
+    def looked_up(batch: int, **named: Any) -> dict[str, int]:
+        found = by_name[tuple(named.items())].config_at(batch)
+        assert found is not None
+        return found.as_dict()
+
+    have: set[Any] = set()
+    warmed = {each.kind: set(each.sizes.warmed) for each in kernels}
+    chosen = []
+    for is_step in (True, False):  # steps, then the rows of logits, which begin at one
+        later = {
+            each.kind: some
+            for each in kernels
+            for some in each.sizes.later
+            if (some.start > 1) is is_step
+        }
+        sizes = next(iter(later.values()))
+        launched = {sizes.stop - 1, *(plan.batches.captured if is_step else ())}
+        more = sizes_to_launch(
+            list(map(kernel_of, later)),
+            looked_up,
+            later=sizes,
+            launched=launched,
+            have=have,
+        )
+        chosen.append(len(more))
+        for kind in later:
+            warmed[kind] |= {*more, *launched}
+    after = [
+        replace(each, sizes=replace(each.sizes, warmed=tuple(sorted(warmed[each.kind]))))
+        for each in kernels
+    ]
+    default = Compiled.of(list(served_kernels(shipped.gpu, plan.served, {})))
+    assert (len(default.late), len(Compiled.of(kernels).late), *chosen) == counts
+    assert not Compiled.of(after).late
 
 
 def test_few_sizes_are_enough():
@@ -141,7 +208,7 @@ def test_few_sizes_are_enough():
         for split_k in (2, 4)
     )
     folder = Folder({kind: {512: one, 1024: one, 2048: other}})
-    kernels = [Kernel(tuple(sorted(asked(kind).items())))]
+    kernels = [kernel_of(kind)]
     sizes = sizes_to_launch(kernels, folder, later=range(513, 8192), launched={512, 8192})
     assert sizes == [513, 1537]
     assert sizes_to_launch(kernels, folder, later=range(513, 8192), launched=[]) == [
@@ -149,11 +216,18 @@ def test_few_sizes_are_enough():
     ]
 
 
+def test_of_very_many_batch_sizes_every_remainder_is_looked_up():
+    sizes = list(steps_between(513, 131_072))
+    assert sizes[:15_871] == list(range(513, 16_384))
+    assert len(sizes) < 31_000
+    assert {n % 16 for n in sizes if 100_000 <= n < 100_300} == set(range(16))
+
+
 def test_a_kernel_with_more_rows_than_tokens_is_looked_up_at_its_rows():
     kind = shape_of(DENSE[0], 16)
     config = default_config(kind)
     folder = Folder({kind: {1: config, 4000: replace(config, split_k=2)}})
-    kernels = [Kernel(tuple(sorted(asked(kind).items())), times=4)]
+    kernels = [kernel_of(kind)._replace(times=4)]
     sizes = sizes_to_launch(kernels, folder, later=range(16, 1024), launched={16})
     assert sizes == [17, 501, 504]  # of 4 rows a token, 2001 is the first nearer to 4000
 
@@ -162,27 +236,51 @@ def test_a_kernel_with_more_rows_than_tokens_is_looked_up_at_its_rows():
 
 #: A server whose worker warms up as vLLM's does.
 WORKER = """
-import types
+import contextlib, types
 kernel_warmup = __import__(
     "vllm.model_executor.warmup.kernel_warmup", fromlist=["kernel_warmup"]
 ).kernel_warmup
 ran = []
 
+class Rows:
+    def __init__(self, count):
+        self.shape = (count, 4096)
+
+    def __getitem__(self, some):
+        return Rows(some.stop)
+
+def compute_logits(rows):
+    ran.append(rows.shape[0])
+    ops._lora_shrink(None, [Weight((8, 1, 16, 4096), 1)], 9, rows.shape[0])
+
 class Runner:
     max_num_tokens = 128
+    model = types.SimpleNamespace({logits})
 
     def _dummy_run(self, num_tokens, skip_eplb=False, remove_lora=True, {flag}):
         ran.append((num_tokens, skip_eplb, remove_lora, {name}))
         {fault}
         forward(num_tokens)
+        return Rows(num_tokens), None
+
+    @contextlib.contextmanager
+    def maybe_dummy_run_with_lora(
+        self, lora_config, num_scheduled_tokens, num_sampled_tokens, remove_lora=True, {flag}
+    ):
+        assert list(num_scheduled_tokens) == list(num_sampled_tokens)
+        assert not remove_lora and ({name} or "{name}" == "args, kwargs")
+        ran.append(len(num_sampled_tokens))
+        yield
 
     def maybe_remove_all_loras(self, lora_config):
         ran.append("removed")
 
-sys.modules["torch"] = types.SimpleNamespace(cuda=types.SimpleNamespace(synchronize=lambda: None))
 of = types.SimpleNamespace
+sys.modules["torch"] = of(
+    cuda=of(synchronize=lambda: None), inference_mode=contextlib.nullcontext
+)
 worker = of(model_runner=Runner(), vllm_config=of(
-    lora_config={lora}, scheduler_config=of(max_num_batched_tokens=128),
+    lora_config={lora}, scheduler_config=of(max_num_batched_tokens=128, max_num_seqs=8),
     model_config=of(enforce_eager=False),
     compilation_config=of(cudagraph_capture_sizes=[1, 2, 16], cudagraph_mode=of(name="FULL")),
 ))
@@ -209,8 +307,10 @@ def script(
     value: str = "",
     fault: str = "pass",
     lora: str = "of(max_loras=8)",
+    logits: str = "",
 ) -> str:
     table = {"flag": flag, "fault": fault, "lora": lora, "name": value or flag.partition("=")[0]}
+    table["logits"] = logits
     text = WORKER
     for name, part in table.items():
         text = text.replace(f"{{{name}}}", part)
@@ -229,6 +329,25 @@ def test_the_steps_are_run_with_loras_after_the_servers_own(folder, flag, value)
     ran = [(*each, value) for each in ALL]
     assert out.splitlines() == [f"warm {[*ran, 'removed']}", "True"]
     assert not err
+
+
+@pytest.mark.parametrize("flag", ["num_active_loras=0", "activate_lora=False"])
+def test_logits_of_any_number_of_rows_are_computed_after_the_steps(folder, flag):
+    """A kernel that steps launch, too: at the captured sizes 1, 2 and 16, and from 17 on."""
+    text = script(flag=flag, logits="compute_logits=compute_logits")
+    out, err = said(text, server.environment(folder, None, AUTOTUNE_WARM="1"))
+    ran = ast.literal_eval(out.splitlines()[0].removeprefix("warm "))
+    assert ran[len(ALL) :] == [*(n for n in range(8, 2, -1) for _ in range(2)), "removed"]
+    assert out.splitlines()[1] == "True"
+    assert not err
+
+
+def test_a_fault_of_the_logits_comes_after_the_steps(folder):
+    text = script(logits="compute_logits=lambda rows: 1 / 0")
+    out, err = said(text, server.environment(folder, None, AUTOTUNE_WARM="1"))
+    ran = ast.literal_eval(out.splitlines()[0].removeprefix("warm "))
+    assert len(ran) == len(ALL) + 2
+    assert "ZeroDivisionError" in err
 
 
 def test_the_second_runner_gets_what_it_names_and_nothing_else(folder):

@@ -136,6 +136,15 @@ def step_of(release: Path) -> str:
     return ast.unparse(node).replace("ACTIVE", f"{flag} and skip_eplb and (not remove_lora)")
 
 
+def test_loras_are_chosen_for_rows_by_the_arguments_that_are_given(release):
+    mixin = release / "vllm/v1/worker/lora_model_runner_mixin.py"
+    names = {each.arg for each in function(mixin, "maybe_dummy_run_with_lora").args.args}
+    assert names >= {"lora_config", "num_scheduled_tokens", "num_sampled_tokens", "remove_lora"}
+    assert names & {"activate_lora", "num_active_loras"}
+    runner = release / "vllm/v1/worker/gpu_model_runner.py"
+    assert "compute_logits" in calls(function(runner, "_dummy_sampler_run"))
+
+
 def test_the_second_runner_takes_what_it_is_given(release):
     path = release / "vllm/v1/worker/gpu/model_runner.py"
     if not path.exists():
