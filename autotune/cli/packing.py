@@ -220,7 +220,7 @@ def _one_gpu(environments: list[Environment], gpu: str | None) -> None:
     gpus = dict.fromkeys(environment.gpu for environment in environments)
     if not gpus:
         raise InputError(
-            "the database holds nothing that was tuned on vLLM's kernels"
+            "the database holds nothing that was tuned on vLLM's kernels without --deterministic"
             f"{f' on a {printable(gpu)}' if gpu else ''}; tune there with --kernels vllm"
         )
     if len(gpus) > 1:

@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from autotune.choose.selection import Ratio, Selection, select
+from autotune.choose.selection import Ratio, Selection, is_settled, select
 from autotune.launch.config import KernelConfig
 from autotune.launch.op import LoraOp
 from tests.export.examples import EXPAND_CONFIG, qkv_shrink, selection, selections
@@ -105,3 +106,54 @@ def test_latencies_are_medians_and_the_default_is_known_by_its_values():
     assert (one.latency_us, one.default_latency_us) == (10.123456, 20.25)
     assert not one.is_default
     assert selection(qkv_shrink(), num_warps=16).is_default
+
+
+# ------------------------------------------------------------------ deterministic
+
+
+def splitting(split_k: int, block_n: int = 16) -> KernelConfig:
+    usual = {"block_m": 16, "block_n": block_n, "block_k": 64, "num_warps": 4, "num_stages": 3}
+    return KernelConfig.from_mapping(LoraOp.SHRINK, usual | {"split_k": split_k})
+
+
+@given(
+    st.dictionaries(
+        st.tuples(st.sampled_from([1, 2, 64]), st.sampled_from([16, 32, 64])),
+        st.floats(1.0, 100.0),
+        min_size=1,
+    ),
+    st.sampled_from([1, 64]),
+    st.floats(1.0, 100.0),
+)
+def test_nothing_that_splits_is_chosen_and_the_fastest_of_the_others_is(found, split_k, default_us):
+    default = splitting(split_k, block_n=128)
+    samples = {splitting(*key): (us,) * 3 for key, us in found.items()}
+    samples[default] = (default_us,) * 3
+    whole = {config: each for config, each in samples.items() if not config.splits_k}
+    assume(whole)
+    chosen, ratio = select(default, samples, deterministic=True)
+    assert chosen in whole
+    assert ratio is not None
+    if split_k == 1:  # then the default may be chosen, and wins where nothing is faster
+        assert samples[chosen] <= samples[default]
+    else:
+        assert samples[chosen] == min(whole.values())
+
+
+def test_a_default_that_may_not_be_chosen_settles_nothing():
+    """It is the fastest, and its ratio to itself is known at once."""
+    default, other = splitting(64), splitting(1)
+    noisy = {default: (1.0, 1.1, 0.9, 1.0), other: (5.0, 9.0, 3.0, 7.0)}
+    assert is_settled(default, noisy)
+    assert not is_settled(default, noisy, deterministic=True)
+    assert is_settled(default, {default: (1.0,)}, deterministic=True)
+
+
+def test_a_deterministic_selection_is_read_back_as_one():
+    default, other = splitting(64), splitting(1)
+    samples = {default: (1.0, 1.0), other: (2.0, 2.0)}
+    one = Selection.of_samples(qkv_shrink(), default, samples, deterministic=True)
+    assert one.config == other
+    assert not one.beats_default
+    assert Selection.from_json(json.dumps(one.as_dict())) == one
+    assert set(one.choosable_us) == {other}
