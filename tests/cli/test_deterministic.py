@@ -122,3 +122,16 @@ def test_a_wrong_value_names_its_place(autotune):
     study.write_text("[search]\ndeterministic = 1\n[[shapes]]\n")
     text = autotune("run", study).has_failed_in_one_line()
     assert "[search] deterministic: must be true or false: got 1" in text
+
+
+@pytest.mark.slow
+def test_python_asks_for_it_by_the_same_name(splitting, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for deterministic in (True, None, False):
+        results = package.tune(replay=splitting, deterministic=deterministic)
+        is_whole = [not one.config.splits_k for one in results.selections]
+        assert all(is_whole) is (deterministic is True)
+    assert any(
+        "slower than that default" in line
+        for line in package.tune(replay=splitting, deterministic=True).notes
+    )
