@@ -192,8 +192,20 @@ def launch_more(worker: Any) -> None:  # noqa: ANN401 - vLLM's
         sampled = _sample_more(worker, rows, have)
         sys.modules["torch"].cuda.synchronize()
         _LOG.info("launched at the start, too: steps of %s tokens, logits of %s", sizes, sampled)
+    except BaseException:
+        _tidy(runner)
+        raise
     finally:
         runner.maybe_remove_all_loras(lora)
+
+
+def _tidy(runner: Any) -> None:  # noqa: ANN401 - vLLM's
+    """Undo what a step that failed has left behind in vLLM's second model runner."""
+    connector = getattr(runner, "kv_connector", None)
+    if hasattr(connector, "set_disabled"):
+        connector.set_disabled(False)
+    if getattr(runner, "execute_model_state", None) is not None:
+        runner.execute_model_state = None
 
 
 def _captured(config: Any) -> list[int]:  # noqa: ANN401 - vLLM's

@@ -375,6 +375,19 @@ def test_a_fault_is_a_line_and_the_server_goes_on(folder):
     ]
 
 
+def test_what_a_step_that_fails_leaves_behind_is_undone(folder):
+    """As the second model runner does: a connector switched off, and a step that is under way."""
+    fault = (
+        "self.kv_connector = of(set_disabled=lambda off: ran.append(off)); "
+        "self.execute_model_state = 1; 1 / 0"
+    )
+    text = script(fault=fault) + "print(worker.model_runner.execute_model_state)\n"
+    out, err = said(text, server.environment(folder, None, AUTOTUNE_WARM="1"))
+    assert out.splitlines()[0].endswith("False, 'removed']")
+    assert out.splitlines()[-1] == "None"
+    assert "ZeroDivisionError" in err
+
+
 @pytest.mark.parametrize("broken", ["None", "3"])
 def test_a_server_without_loras_and_one_of_another_kind_go_on(folder, broken):
     out, err = said(script(lora=broken), server.environment(folder, None, AUTOTUNE_WARM="1"))
