@@ -202,7 +202,7 @@ def launch_more(worker: Any) -> None:  # noqa: ANN401 - vLLM's
 def _tidy(runner: Any) -> None:  # noqa: ANN401 - vLLM's
     """Undo what a step that failed has left behind in vLLM's second model runner."""
     connector = getattr(runner, "kv_connector", None)
-    if hasattr(connector, "set_disabled"):
+    if connector is not None and hasattr(connector, "set_disabled"):
         connector.set_disabled(False)
     if getattr(runner, "execute_model_state", None) is not None:
         runner.execute_model_state = None
