@@ -29,10 +29,11 @@ ROOMS: Mapping[str, set[str]] = {
     "store": {"choose", "measure", "launch", "untrusted", "errors"},
     "search": {"store", "choose", "measure", "plan", "launch", "files", "errors"},
     "export": {"choose", "measure", "plan", "launch", "files", "version", "errors"},
+    "serve": {"export", "choose", "plan", "launch", "errors"},
     "report": {"search", "store", "choose", "measure", "launch", "files", "version", "errors"},
     "api": {"report", "search", "export", "store", "measure", "plan", "launch", "errors"},
     "cli": {
-        *("report", "search", "export", "store", "choose", "measure", "plan", "launch"),
+        *("report", "search", "serve", "export", "store", "choose", "measure", "plan", "launch"),
         *("trace", "files", "version", "errors"),
     },
     "testing": {"search", "store", "choose", "measure", "launch", "errors"},

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from autotune.choose.selection import Selection
 from autotune.launch.environment import Environment
 from autotune.launch.release import is_timed_as_pair
 from autotune.launch.shape import KernelShape
+
+
+class TimedRow(Protocol):
+    """A row of a tuned file with its times, such as a ``Selection``."""
+
+    @property
+    def shape(self) -> KernelShape:
+        """The shape."""
+
+    @property
+    def default_latency_us(self) -> float | None:
+        """The time of vLLM's default, microseconds; None where it does not run."""
+
+    @property
+    def latency_us(self) -> float:
+        """The time as tuned, microseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +43,7 @@ class ForwardPass:
 
 
 def forward_passes(
-    selections: Iterable[Selection],
+    selections: Iterable[TimedRow],
     runs: Mapping[KernelShape, int],
     environment: Environment,
     *,
@@ -36,7 +52,7 @@ def forward_passes(
     """The time of a forward pass at every batch size at which all kernels are tuned.
 
     Args:
-        selections: What was chosen.
+        selections: What was chosen, or the rows of a folder.
         runs: How often a forward pass launches each shape ``without_batch``; 0 where no model says
             so.
         environment: Where they were measured.
@@ -47,7 +63,7 @@ def forward_passes(
         By rising batch size; empty where no model says how often kernels run.
     """
     kinds = [kind for kind, count in runs.items() if count]
-    by_kind: dict[KernelShape, dict[int, Selection]] = {kind: {} for kind in kinds}
+    by_kind: dict[KernelShape, dict[int, TimedRow]] = {kind: {} for kind in kinds}
     for one in selections:
         if one.shape.without_batch in by_kind:
             by_kind[one.shape.without_batch][one.shape.num_tokens] = one
@@ -62,14 +78,14 @@ def forward_passes(
     return passes
 
 
-def _row(rows: Mapping[int, Selection], tokens: int, is_sampled: bool) -> Selection | None:
+def _row(rows: Mapping[int, TimedRow], tokens: int, is_sampled: bool) -> TimedRow | None:
     """A kind's selection at a batch size; None where there is none."""
     if is_sampled and rows:
         tokens = min(tokens, max(rows))
     return rows.get(tokens)
 
 
-def _times(runs: int, row: Selection, environment: Environment) -> tuple[float | None, float]:
+def _times(runs: int, row: TimedRow, environment: Environment) -> tuple[float | None, float]:
     """The time of all launches by the default and as tuned, microseconds."""
     # One kernel does the shrink and the expand, and both have its time.
     launches = runs / 2 if is_timed_as_pair(row.shape, environment) else runs

@@ -11,18 +11,17 @@ from pathlib import Path
 
 import typer
 
+from autotune.cli.benching import bench
 from autotune.cli.configs import configs
 from autotune.cli.console import (
     err,
     out,
     print_answer,
-    print_benched,
     print_checked,
     print_shapes,
     print_status,
     print_tuned,
     say,
-    say_benched,
     say_compiled,
     say_no_gpu,
     say_of_trace,
@@ -68,7 +67,7 @@ from autotune.cli.flags import (
     WarmStudy,
     WatchStatus,
 )
-from autotune.cli.program import WholeSummaries
+from autotune.cli.program import TakesServerArguments, WholeSummaries
 from autotune.cli.searching import compare_samplers, learn
 from autotune.cli.shape_flags import ShapeFlags, takes_shapes
 from autotune.cli.showing import DATABASE, dashboard, report
@@ -227,35 +226,6 @@ def trace(*, command: ServerCommand, file: TraceOutput = Path("trace.jsonl")) ->
 
 
 @app.command()
-@takes_shapes()
-def bench(
-    *, folder: Folder, flags: ShapeFlags, kernels: Kernels = None, as_json: AsJson = False
-) -> None:
-    """Time a folder's entries beside vLLM's defaults on the GPU.
-
-    Without --tokens, token counts between the study's are timed too: vLLM takes the nearest entry.
-    The exit code is 3 if an entry is slower than the default, or does not run.
-    """
-    from autotune.export.bench import bench as bench_plan
-    from autotune.measure.runners import gpu_runner
-
-    with errors_in_one_line():
-        plan = flags.plan().override(kernels=kernels)
-        say_of_trace(plan)
-        with gpu_runner(plan.kernels, err.print) as runner:
-            rows = bench_plan(
-                plan,
-                runner,
-                folder,
-                ceilings=runner.ceilings(),
-                tokens_given=flags.tokens is not None,
-                progress=say_benched,
-            )
-    print_benched(rows, as_json=as_json)
-    _end(not any(row.is_slower for row in rows))
-
-
-@app.command()
 def export(
     *,
     storage: StudiesStorage = DATABASE,
@@ -371,6 +341,7 @@ def warm(
     _end(warmed.is_whole)
 
 
+app.command(cls=TakesServerArguments)(bench)
 app.command()(report)
 app.command()(dashboard)
 app.command("configs")(configs)

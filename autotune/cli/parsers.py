@@ -80,6 +80,12 @@ def whole(smallest: int) -> Callable[[str], WholeNumber]:
     return parse
 
 
+def counts(smallest: int) -> Callable[[str], TokenCounts]:
+    """The parser of whole numbers with commas between, none below ``smallest``."""
+    one = whole(smallest)
+    return lambda text: TokenCounts(dict.fromkeys(map(one, text.split(","))))
+
+
 def port(text: str) -> int:
     """A TCP port; 0 for any that is free."""
     # Typer also parses the default, which is an int.

@@ -1,10 +1,13 @@
-"""The program's own help: every command with the whole of its first line."""
+"""The program's own help, and commands that take the arguments of another program after ``--``."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+
+#: Where a command finds what came after ``--``.
+AFTER = "autotune.after"
 
 
 class WholeSummaries(TyperGroup):
@@ -20,3 +23,16 @@ class WholeSummaries(TyperGroup):
 def _summary(text: str | None) -> str:
     """The first paragraph of a help text, on one line."""
     return " ".join((text or "").partition("\n\n")[0].split())
+
+
+class TakesServerArguments(TyperCommand):
+    """A command whose arguments after ``--`` are a server's, and none of its own."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - as above
+        """Keep what comes after ``--`` for the command, and parse the rest."""
+        mine = args
+        if "--" in args:
+            at = args.index("--")
+            mine, ctx.meta[AFTER] = args[:at], args[at + 1 :]
+        parsed: list[str] = super().parse_args(ctx, mine)
+        return parsed

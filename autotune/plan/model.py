@@ -29,7 +29,8 @@ from autotune.plan.models import (
     read_adapter,
     read_config,
 )
-from autotune.plan.models.asking import asked_layers, has_vllm
+from autotune.plan.models.adapter_tensors import AdaptedLayer, adapted_layers
+from autotune.plan.models.asking import asked_adapted, asked_layers, has_vllm
 from autotune.plan.models.modules import Split
 from autotune.plan.workload import Kernel
 
@@ -126,6 +127,44 @@ class ModelTable:
         Raises:
             InputError: vLLM does not serve the model, the adapter and the flags together.
         """
+        server, targets = self._server(lora)
+        if self.target_modules is not None:
+            check_flag("target_modules", self.release)
+        return [
+            Kernel(
+                place=layer.name,
+                shape=shape,
+                layer=layer.name,
+                runs=layer.runs,
+                is_sampled=layer.split is Split.LOGITS,
+                gathered_from=self.gathered_from(shape),
+            )
+            for layer in self._layers(server, targets)
+            for shape in layer.shapes
+        ]
+
+    def adapted(self, lora: Mapping[str, Any]) -> tuple[Server, tuple[AdaptedLayer, ...]]:
+        """The server, and every linear layer that its adapters may have.
+
+        Args:
+            lora: As for ``kernels``.
+
+        Raises:
+            InputError: As ``kernels``.
+        """
+        server, targets = self._server(lora)
+        if not self.ask_vllm:
+            try:
+                return server, adapted_layers(read_config(self.config), server, targets)
+            except UnknownModel:
+                if not has_vllm():
+                    raise
+        return server, asked_adapted(self.config, server, targets)
+
+    def _server(
+        self, lora: Mapping[str, Any]
+    ) -> tuple[Server, Sequence[str] | Sequence[Adapter] | None]:
+        """The server's flags, and which layers have LoRA."""
         adapters = [read_adapter(each) for each in self.adapter]
         if adapters and self.target_modules is not None:
             raise InputError(
@@ -146,20 +185,7 @@ class ModelTable:
             specialize_active_lora=self.specialize_active_lora,
             release=self.release,
         )
-        if self.target_modules is not None:
-            check_flag("target_modules", self.release)
-        return [
-            Kernel(
-                place=layer.name,
-                shape=shape,
-                layer=layer.name,
-                runs=layer.runs,
-                is_sampled=layer.split is Split.LOGITS,
-                gathered_from=self.gathered_from(shape),
-            )
-            for layer in self._layers(server, adapters or self.target_modules)
-            for shape in layer.shapes
-        ]
+        return server, adapters or self.target_modules
 
     def place_of(self, error: InputError, source: str) -> str:
         """What a message about the model begins with.

@@ -33,7 +33,8 @@ from autotune.launch.release import check_flag
 from autotune.launch.shape import KernelShape
 from autotune.plan.models.adapters import Adapter, AdapterError, Place, ServerTargets
 from autotune.plan.models.config_json import Fields
-from autotune.plan.models.modules import EVERY_LAYER, OUTSIDE, Module, Split
+from autotune.plan.models.modules import Module, Split
+from autotune.plan.models.places import places_of
 from autotune.plan.models.server import Padding, Server
 
 #: The largest vocabulary that vLLM puts LoRA on the logits of
@@ -78,15 +79,28 @@ def lora_layers(
             flags for this model, or a target is in none of its layers.
     """
     fields = Fields.of(config)
+    return layers_at(fields, places_in(fields, server), server, targets)
+
+
+def places_in(fields: Fields, server: Server) -> dict[Module, list[Place]]:
+    """Every module of a model that may have LoRA, by the table, with its places.
+
+    Args:
+        fields: The model's config.
+        server: The flags of the server that runs the model.
+
+    Raises:
+        InputError: A field is absent.
+    """
     modules = [
         each
         for each in fields.model.architecture.modules
         if fields.has(each) and not (server.fully_sharded and _is_varied(fields, each, server))
     ]
-    places = _places(fields, modules)
+    places = places_of(fields, modules)
     for module in filter(places.get, modules):
         fields.check_shared(module)
-    return layers_at(fields, places, server, targets)
+    return places
 
 
 def layers_at(
@@ -106,23 +120,42 @@ def layers_at(
     Raises:
         InputError: As ``lora_layers``.
     """
+    found = with_lora(fields, places, server, targets)
+    layers = tuple(
+        _layer(fields, module, server, len(those))
+        for module, those in found.items()
+        if those and module.computed
+    )
+    if not layers:
+        everywhere = [place for those in places.values() for place in those]
+        raise _nothing(fields, _named(targets) or [], everywhere)
+    return layers
+
+
+def with_lora(
+    fields: Fields,
+    places: Mapping[Module, Sequence[Place]],
+    server: Server,
+    targets: Collection[str] | Sequence[Adapter] | Adapter | None = None,
+) -> dict[Module, list[Place]]:
+    """The places of a model that have LoRA, of every module; the arguments are as of ``layers_at``.
+
+    Raises:
+        InputError: A target is in none of the places.
+    """
     named = _named(targets)
-    everywhere = [place for found in places.values() for place in found]
-    with_lora: frozenset[str] | None = None
+    paths: frozenset[str] | None = None
     if named is not None:
+        everywhere = [place for found in places.values() for place in found]
         for each in named:
             _check_targets(fields, each, everywhere)
             if isinstance(each, Adapter):
                 _check_format(fields, each, server, places)
-        with_lora = frozenset().union(*(each.with_lora(everywhere) for each in named))
-    layers = []
-    for module in places:
-        runs = sum(_has_lora(module, place, with_lora) for place in places[module])
-        if runs and module.computed:
-            layers.append(_layer(fields, module, server, runs))
-    if not layers:
-        raise _nothing(fields, named or [], everywhere)
-    return tuple(layers)
+        paths = frozenset().union(*(each.with_lora(everywhere) for each in named))
+    return {
+        module: [place for place in found if _has_lora(module, place, paths)]
+        for module, found in places.items()
+    }
 
 
 def _nothing(
@@ -139,62 +172,6 @@ def _nothing(
 
 
 # --------------------------------------------------------------------------- which layers
-
-
-def _places(fields: Fields, modules: Sequence[Module]) -> dict[Module, list[Place]]:
-    """Every place in the model that has a module, for each."""
-    kinds = None
-    if any(module.where != OUTSIDE for module in modules):
-        kinds = _kinds(fields)
-    places: dict[Module, list[Place]] = {}
-    for module in modules:
-        if module.where == OUTSIDE:
-            places[module] = [_place(fields, module, "", None)]
-            continue
-        places[module] = [
-            _place(fields, module, f"layers.{index}.", index)
-            for index, kind in enumerate(kinds or ())
-            if module.where in kind
-        ]
-    return places
-
-
-def _kinds(fields: Fields) -> list[frozenset[str]]:
-    """What each decoder layer is."""
-    rules, number = fields.model.architecture.kinds, fields.number("num_hidden_layers")
-    values = {**fields.model.values, "num_hidden_layers": number}
-    return [
-        frozenset({EVERY_LAYER, *(rule(values, index) for rule in rules)})
-        for index in range(number)
-    ]
-
-
-def _place(fields: Fields, module: Module, layer: str, index: int | None) -> Place:
-    """The module of one decoder layer, by its path in vLLM and by those that adapters use."""
-    above, spellings = _above(fields, is_inside=module.split is not Split.LOGITS)
-    path = f"{layer}{module.name}"
-    parent = path if module.split is Split.EXPERTS else path.rpartition(".")[0]
-    below = [f"{parent}.{part}".removeprefix(".") for part in module.parts]
-    if not below and not module.parameters:
-        below = [path]
-    parts = tuple(tuple(f"{start}{part}" for start in spellings) for part in below)
-    parameters = tuple(f"{start}{path}.{each}" for start in spellings for each in module.parameters)
-    return Place(f"{above}{path}", parts, module.split, parameters, module.is_linear, index)
-
-
-def _above(fields: Fields, *, is_inside: bool) -> tuple[str, tuple[str, ...]]:
-    """What vLLM's paths have before a module's, and what those of checkpoints have there.
-
-    The logits lie outside of what holds the decoder layers.
-    """
-    wrapper, architecture = fields.model.wrapper, fields.model.architecture
-    if wrapper is not None:
-        if is_inside:
-            return wrapper.above, wrapper.spelled
-        return wrapper.above_logits, ("", "language_model.")
-    if not is_inside:
-        return "", ("",)
-    return architecture.above, architecture.spelled or (architecture.above,)
 
 
 def _named(

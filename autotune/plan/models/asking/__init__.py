@@ -5,7 +5,7 @@ stands in for GPUs and ``wrapped`` reads what vLLM's LoRA manager made. ``asked_
 answer into the layers that the table would give.
 """
 
-from autotune.plan.models.asking.asked_layers import asked_layers
+from autotune.plan.models.asking.asked_layers import asked_adapted, asked_layers
 from autotune.plan.models.asking.question import has_vllm
 
-__all__ = ["asked_layers", "has_vllm"]
+__all__ = ["asked_adapted", "asked_layers", "has_vllm"]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from autotune.errors import InputError
 from autotune.plan.documents import expanded, is_folder
+from autotune.plan.models.adapter_tensors import AdaptedLayer, layers_among
 from autotune.plan.models.adapters import Adapter, Place
 from autotune.plan.models.asking.question import ask, has_vllm
 from autotune.plan.models.config_json import Fields, has_mxfp4_experts
@@ -53,6 +54,19 @@ def asked_layers(
     """
     answer = answer_of(source, server)
     return Asked(layers_of(answer, read_config(source), server, targets), answer["release"])
+
+
+def asked_adapted(
+    source: str,
+    server: Server,
+    targets: Collection[str] | Sequence[Adapter] | Adapter | None = None,
+) -> tuple[AdaptedLayer, ...]:
+    """The linear layers that an adapter may have, as the installed vLLM makes them.
+
+    The arguments are those of ``asked_layers``, and so is what it raises.
+    """
+    fields, places = _places(answer_of(source, server), read_config(source), server)
+    return layers_among(fields, places, server, targets)
 
 
 def answer_of(source: str, server: Server) -> dict[str, Any]:
@@ -100,6 +114,14 @@ def layers_of(
     Raises:
         InputError: As ``lora_layers``.
     """
+    fields, places = _places(answer, config, server)
+    return layers_at(fields, places, server, targets)
+
+
+def _places(
+    answer: Mapping[str, Any], config: Mapping[str, Any], server: Server
+) -> tuple[Fields, dict[Module, list[Place]]]:
+    """The model of an answer, and every module of it with its places."""
     names = config.get("architectures")
     name = str(names[0]) if isinstance(names, list) and names else "the model"
     wrapper = Wrapper(texts={}) if answer["has_media"] else None
@@ -110,7 +132,7 @@ def layers_of(
     for layer in sorted(answer["layers"], key=_is_vocabulary):  # last, as in the table
         module = _module(layer, server)
         places.setdefault(module, []).append(_place(layer, module, spell))
-    return layers_at(fields, places, server, targets)
+    return fields, places
 
 
 #: What vLLM calls the kernels that serve experts in MXFP4 with LoRA.

@@ -1,0 +1,204 @@
+"""``autotune bench --server``: runs the servers, and prints what the folder gains in them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.cli.console import err, out, say
+from autotune.cli.exits import errors_in_one_line
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from autotune.cli.server_flags import ServerFlags
+    from autotune.cli.shape_flags import ShapeFlags
+    from autotune.plan.study import StudyPlan
+    from autotune.serve.gains import Engine, Row
+    from autotune.serve.side_by_side import Installed
+
+#: As many as the tables of ``docs/results.md`` have.
+_REQUESTS = (1, 8, 16, 32, 64, 128)
+
+#: Tokens of a prompt, and tokens that each request gets: 128 steps are timed.
+_INPUT, _OUTPUT = 64, 144
+
+
+def bench_server(
+    folder: Path, flags: ShapeFlags, given: ServerFlags, *, after: Sequence[str], as_json: bool
+) -> bool:
+    """Run the servers and print what they did; whether the folder is slower nowhere."""
+    with errors_in_one_line():
+        from autotune.errors import ExportError
+        from autotune.files import try_file
+        from autotune.serve.gains import rows_of
+        from autotune.serve.job import Load, ServedModel
+        from autotune.serve.predicted import predicted_ms
+        from autotune.serve.side_by_side import check_folder, installed_at, run_engines
+
+        if given.plot is not None:
+            try_file(given.plot, ExportError, advice="name another file with --plot")
+        load = Load(
+            requests=tuple(given.requests or _REQUESTS),
+            inputs=tuple(given.input or (_INPUT,)),
+            outputs=tuple(given.output or (_OUTPUT,)),
+            **({} if given.repeats is None else {"repeats": given.repeats}),
+        )
+        plan = flags.plan()
+        with _scratch() as scratch:
+            installed = installed_at(given.python, scratch)
+            plan = _of_release(plan, installed.release)
+            served = ServedModel.of(plan, scratch, load, after=after, has_weights=given.weights)
+            tensor_parallel = plan.model.tensor_parallel if plan.model else 1
+            note = check_folder(folder, installed, gpus=tensor_parallel)
+            if note:
+                say(f"autotune: {note}", err)
+            predicted = predicted_ms(folder, installed.gpu, plan) if installed.gpu else {}
+            engines = run_engines(
+                served,
+                load,
+                folder,
+                installed,
+                scratch=scratch,
+                say=lambda text: say(text, err),
+            )
+        rows = rows_of(engines, load.cases, predicted)
+    if as_json:
+        out.print_json(json.dumps(as_document(served.name, installed, engines, rows)))
+    else:
+        out.print(servers_table(rows))
+        for line in lines_of(engines, rows):
+            say(line)
+    return not any(row.verdict == "slower" for row in rows)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for adapters and logs, of which the logs stay where a server dies."""
+    from autotune.errors import WorkerDied
+
+    with tempfile.TemporaryDirectory(prefix="autotune-server-") as folder:
+        scratch = Path(folder)
+        try:
+            yield scratch
+        except WorkerDied as error:
+            kept = Path(tempfile.mkdtemp(prefix="autotune-server-logs-"))
+            for log in scratch.glob("*.log"):
+                log.rename(kept / log.name)
+            raise WorkerDied(str(error).replace(folder, str(kept))) from error
+
+
+def _of_release(plan: StudyPlan, release: str) -> StudyPlan:
+    """The plan for the release that serves, unless a flag names another."""
+    from autotune.errors import InputError
+    from autotune.plan.study import StudyPlan
+
+    if plan.model is None:
+        return plan
+    if plan.model.vllm not in (None, release):
+        raise InputError(
+            f"--vllm says another release than the one that serves: got {plan.model.vllm} beside "
+            f"{release}; leave --vllm out, or name the Python that has it with --python"
+        )
+    assert isinstance(plan, StudyPlan)  # noqa: S101 - for type checkers
+    return replace(plan, model=replace(plan.model, vllm=release))
+
+
+# ------------------------------------------------------------------ what is printed
+
+
+def servers_table(rows: Iterable[Row]) -> Table:
+    """One row a case: a step by each server, and what the folder gains."""
+    from autotune.cli.tables import plain_table
+
+    shown = list(rows)
+    has_sizes = len({(row.case.input, row.case.output) for row in shown}) > 1
+    has_predicted = any(row.predicted_ms is not None for row in shown)
+    sizes = ("in", "out") if has_sizes else ()
+    table = plain_table(
+        (),
+        (
+            *("requests", *sizes, "no LoRA ms", "defaults ms", "folder ms"),
+            *("tokens a second", "gain", "verdict", "saved ms"),
+            *(("predicted ms",) if has_predicted else ()),
+            *("first token ms", "between tokens, 99 % ms"),
+        ),
+    )
+    for row in shown:
+        case, old, new = row.case, row.default, row.folder
+        cells = [str(case.requests), *([str(case.input), str(case.output)] if has_sizes else [])]
+        cells += [
+            f"{row.no_lora.step_ms:.2f}" if row.no_lora else "",
+            f"{old.step_ms:.2f}, {row.again.step_ms:.2f}",
+            f"{new.step_ms:.2f}",
+            f"{(old.tokens_per_s + row.again.tokens_per_s) / 2:.0f} -> {new.tokens_per_s:.0f}",
+            gain_text(row),
+            row.verdict,
+            f"{row.saved_ms:.2f}",
+        ]
+        if has_predicted:
+            cells.append(predicted_text(row))
+        cells += [
+            f"{old.ttft_ms:.1f} -> {new.ttft_ms:.1f}",
+            f"{old.itl_p99_ms:.2f} -> {new.itl_p99_ms:.2f}",
+        ]
+        table.add_row(*cells)
+    return table
+
+
+def gain_text(row: Row) -> str:
+    """What the folder gains over the faster and the slower default, such as ``+29 to +38 %``."""
+    low, high = (f"{100 * gain:+.0f}" for gain in row.gains)
+    return f"{low} %" if low == high else f"{low} to {high} %"
+
+
+def predicted_text(row: Row) -> str:
+    """What the kernels' times say is saved, with a mark where the server saves something else."""
+    if row.predicted_ms is None:
+        return ""
+    return f"{row.predicted_ms:.2f}{'' if row.is_as_predicted else ' (!)'}"
+
+
+def lines_of(engines: Mapping[str, Engine], rows: Sequence[Row]) -> list[str]:
+    """What is said below the table."""
+    starts = ", ".join(f"{name} {each.start_s:.0f} s" for name, each in engines.items())
+    lines = [
+        f"Started in: {starts}. The first fills vLLM's and Triton's caches.",
+        *(compiled_line(engine) for engine in engines.values() if engine.name == "folder"),
+    ]
+    if any(row.is_as_predicted is False for row in rows):
+        lines.append(
+            "(!) The server saves more or less than its kernels' times say, by more than 10 %."
+        )
+    counts = {word: sum(row.verdict == word for row in rows) for word in ("faster", "same")}
+    slower = len(rows) - sum(counts.values())
+    return [*lines, f"{counts['faster']} faster, {counts['same']} same, {slower} slower"]
+
+
+def compiled_line(engine: Engine) -> str:
+    """How many kernels were compiled while the engine served."""
+    if engine.compiled is None:
+        return "This release of vLLM does not tell what it compiles while it serves."
+    kernels = ", ".join(f"{name} ({count})" for name, count in engine.compiled.items())
+    return f"Compiled while serving with the {engine.name}: {kernels or 'nothing'}"
+
+
+def as_document(
+    model: str, installed: Installed, engines: Mapping[str, Engine], rows: Sequence[Row]
+) -> dict[str, Any]:
+    """Everything that was measured, JSON-ready."""
+    return {
+        "model": model,
+        "vllm": installed.release,
+        "gpu": installed.gpu,
+        "engines": [
+            {"name": each.name, "start_s": round(each.start_s, 2), "compiled": each.compiled}
+            for each in engines.values()
+        ],
+        "rows": [row.as_dict() for row in rows],
+    }

@@ -1,0 +1,191 @@
+"""Programs in the interpreter that vLLM is installed for: started, read line by line, and ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from autotune.errors import InputError, WorkerDied, printable
+
+#: Seconds in which a program must tell something. An engine that compiles everything anew takes
+#: minutes to start, and one that reads a large model's weights from a slow disk many.
+PATIENCE_S = 3600.0
+
+#: Seconds that a program has to end by itself, before it is killed.
+_GRACE_S = 10.0
+
+#: Bytes of the end of a log that a message is taken from, and how many lines where none of these
+#: names an error. The processes of an engine write a traceback each.
+_TAIL_BYTES, _TAIL_LINES = 65_536, 3
+
+#: A line that names an error, such as ``torch.OutOfMemoryError: CUDA out of memory.``
+_ERROR = re.compile(r"\b\w*(?:Error|Exception): \S")
+
+#: What an environment may have that would change what is measured.
+_LEFT_OUT = ("AUTOTUNE_TRACE", "VLLM_TUNED_CONFIG_FOLDER")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a program: this one's, but for what would change what is measured."""
+    kept = {key: value for key, value in os.environ.items() if key not in _LEFT_OUT}
+    return {**kept, "VLLM_NO_USAGE_STATS": "1", **more}
+
+
+class Child:
+    """A program and everything that it started, until ``ended``.
+
+    Attributes:
+        name: What messages call it.
+        log: The file with whatever it prints.
+    """
+
+    def __init__(
+        self, command: Sequence[str], *, name: str, log: Path, env: Mapping[str, str]
+    ) -> None:
+        """Start it, in a process group of its own.
+
+        Raises:
+            InputError: It cannot be started.
+        """
+        self.name, self.log = name, log
+        try:
+            with log.open("ab") as to_log:
+                self._process = subprocess.Popen(  # noqa: S603 - an interpreter that the user named
+                    list(command),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=to_log,
+                    env=dict(env),
+                    start_new_session=True,
+                )
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InputError(
+                f"cannot start {printable(command[0])}: {reason}; name the Python that vLLM is "
+                "installed for with --python"
+            ) from error
+
+    def give(self, job: Mapping[str, Any]) -> None:
+        """Write its job, and close its input."""
+        with suppress(BrokenPipeError), self._stdin as file:
+            file.write(json.dumps(job).encode())
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """What it tells, line by line, until it ends.
+
+        Raises:
+            WorkerDied: It tells an error, ends with an exit code other than 0, or tells nothing
+                for ``PATIENCE_S``.
+        """
+        for line in self._raw_lines(PATIENCE_S):
+            try:
+                told = json.loads(line)
+            except ValueError:
+                continue  # a library wrote to its own copy of the output
+            if isinstance(told, dict):
+                if "error" in told:
+                    raise self.died(printable(str(told["error"])))
+                yield told
+        code = self._process.wait()
+        if code:
+            raise self.died(_ending(code))
+
+    def died(self, reason: str) -> WorkerDied:
+        """That it ended, with the end of its log."""
+        last = tail(self.log)
+        said = f"; it said last: {last}" if last else ""
+        return WorkerDied(f"{self.name} ended: {reason}{said}; its whole log is {self.log}")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is no longer there."""
+        return self._process.poll() is not None
+
+    @property
+    def ending(self) -> str:
+        """How it ended."""
+        return _ending(self._process.wait())
+
+    def end(self) -> None:
+        """End it and everything that it started; a second call does nothing."""
+        if self._process.poll() is None:
+            self._signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE_S)
+        self._signal(signal.SIGKILL)  # what it started may outlive it
+        self._process.wait()
+        for file in (self._process.stdin, self._process.stdout):
+            if file is not None:
+                with suppress(BrokenPipeError):
+                    file.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    @property
+    def _stdin(self) -> IO[bytes]:
+        assert self._process.stdin is not None  # noqa: S101 - a pipe, by the call above
+        return self._process.stdin
+
+    def _raw_lines(self, patience_s: float) -> Iterator[bytes]:
+        stdout = self._process.stdout
+        assert stdout is not None  # noqa: S101 - a pipe, by the call above
+        held, due_s = b"", time.monotonic() + patience_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(stdout, selectors.EVENT_READ)
+            while True:
+                if not selector.select(max(0.0, due_s - time.monotonic())):
+                    raise self.died(f"it told nothing for {patience_s:g} s")
+                got = os.read(stdout.fileno(), 65_536)
+                if not got:
+                    break
+                due_s = time.monotonic() + patience_s
+                *whole, held = (held + got).split(b"\n")
+                yield from whole
+        if held:
+            yield held
+
+
+@contextmanager
+def started(
+    command: Sequence[str], *, name: str, log: Path, env: Mapping[str, str]
+) -> Iterator[Child]:
+    """A program that is ended with the block, whatever ends that; raises as ``Child``."""
+    child = Child(command, name=name, log=log, env=env)
+    try:
+        yield child
+    finally:
+        child.end()
+
+
+def tail(log: Path) -> str:
+    """What a log's end says of an error, in one line: the first that it names, and the last."""
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL_BYTES))
+        text = file.read().decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = list(dict.fromkeys(filter(_ERROR.search, lines)))
+    chosen = [errors[0], errors[-1]] if errors else lines[-_TAIL_LINES:]
+    return " / ".join(printable(line) for line in dict.fromkeys(chosen))
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"its exit code is {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    more = ", as the kernel does where memory is short" if -code == signal.SIGKILL else ""
+    return f"{name} ended it{more}"

@@ -1,0 +1,210 @@
+"""What the folder gains: the engines with it and without it, case by case."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from autotune.serve.job import Case
+
+#: Differences below this share are noise, however alike the servers' times are by chance.
+_LEAST_NOISE = 0.01
+
+#: Where the measured saving parts from the predicted one by more than this share, it is marked.
+_MOST_APART = 0.10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One round of requests on one engine, seconds.
+
+    Attributes:
+        step_s: The time of a step while all requests run.
+        tokens_per_s: Output tokens a second, of the whole round.
+        ttft_s: Of each request, the time to its first token.
+        itl_s: The times between tokens, of all requests.
+    """
+
+    step_s: float
+    tokens_per_s: float
+    ttft_s: Sequence[float]
+    itl_s: Sequence[float]
+
+
+@dataclass(slots=True, kw_only=True)
+class Engine:
+    """What one engine did.
+
+    Attributes:
+        name: ``default``, ``folder``, ``default again`` or ``no LoRA``.
+        start_s: How long it took to start.
+        rounds: By case, its rounds but for the first.
+        compiled: By kernel, how often one was compiled while requests were served; None where this
+            release does not tell.
+    """
+
+    name: str
+    start_s: float = 0.0
+    rounds: dict[Case, list[Round]] = field(default_factory=dict)
+    compiled: dict[str, int] | None = None
+
+    def at(self, case: Case) -> Figures:
+        """Its figures of a case."""
+        return Figures.of(self.rounds[case])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """An engine's figures of one case, of all its rounds.
+
+    Attributes:
+        step_ms: The time of a step, median; ``step_low_ms`` and ``step_high_ms`` are its ends.
+        tokens_per_s: Output tokens a second, median.
+        ttft_ms: The time to the first token, median; ``ttft_p99_ms`` at the 99th percentile.
+        itl_ms: The time between tokens, median; ``itl_p99_ms`` at the 99th percentile.
+    """
+
+    step_ms: float
+    step_low_ms: float
+    step_high_ms: float
+    tokens_per_s: float
+    ttft_ms: float
+    ttft_p99_ms: float
+    itl_ms: float
+    itl_p99_ms: float
+
+    @classmethod
+    def of(cls, rounds: Sequence[Round]) -> Figures:
+        """The figures of some rounds."""
+        steps = [1e3 * each.step_s for each in rounds]
+        first = [1e3 * time for each in rounds for time in each.ttft_s]
+        between = [1e3 * time for each in rounds for time in each.itl_s]
+        return cls(
+            step_ms=statistics.median(steps),
+            step_low_ms=min(steps),
+            step_high_ms=max(steps),
+            tokens_per_s=statistics.median(each.tokens_per_s for each in rounds),
+            ttft_ms=statistics.median(first),
+            ttft_p99_ms=percentile(first, 99),
+            itl_ms=statistics.median(between),
+            itl_p99_ms=percentile(between, 99),
+        )
+
+    def as_dict(self) -> dict[str, float]:
+        """The figures as JSON-ready values."""
+        return {name: round(getattr(self, name), 4) for name in self.__slots__}
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that ``share`` percent of the values are not above."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * share / 100) - 1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One case: the folder beside the default.
+
+    Attributes:
+        case: The requests.
+        default: Of the first engine with vLLM's defaults.
+        again: Of the second one, which ran after the folder's.
+        folder: Of the engine with the folder.
+        no_lora: Of the engine without LoRA; None where there was none.
+        predicted_ms: What the folder saves of a step, by its kernels' times; None where unknown.
+    """
+
+    case: Case
+    default: Figures
+    again: Figures
+    folder: Figures
+    no_lora: Figures | None = None
+    predicted_ms: float | None = None
+
+    @property
+    def default_ms(self) -> float:
+        """A step by vLLM's defaults: the mean of both engines."""
+        return (self.default.step_ms + self.again.step_ms) / 2
+
+    @property
+    def noise_ms(self) -> float:
+        """How far two times of a step may be apart by chance.
+
+        It is how far the two engines with defaults are apart, or half of the range of one engine's
+        rounds, or 1 % of a step: the most of these.
+        """
+        engines = (self.default, self.again, self.folder)
+        ranges = (each.step_high_ms - each.step_low_ms for each in engines)
+        drift = abs(self.default.step_ms - self.again.step_ms)
+        return max(drift, max(ranges) / 2, _LEAST_NOISE * self.default_ms)
+
+    @property
+    def saved_ms(self) -> float:
+        """What the folder saves of a step."""
+        return self.default_ms - self.folder.step_ms
+
+    @property
+    def gains(self) -> tuple[float, float]:
+        """The tokens a second that the folder gains over the faster and the slower default."""
+        both = sorted((self.default.step_ms, self.again.step_ms))
+        low, high = (each / self.folder.step_ms - 1 for each in both)
+        return low, high
+
+    @property
+    def verdict(self) -> str:
+        """``faster``, ``same`` or ``slower`` than the default, beyond noise."""
+        low, high = sorted((self.default.step_ms, self.again.step_ms))
+        if self.folder.step_ms < low - self.noise_ms:
+            return "faster"
+        return "slower" if self.folder.step_ms > high + self.noise_ms else "same"
+
+    @property
+    def is_as_predicted(self) -> bool | None:
+        """Whether the server saves what its kernels do, within a tenth; None where unknown."""
+        if self.predicted_ms is None:
+            return None
+        return abs(self.saved_ms - self.predicted_ms) <= _MOST_APART * abs(self.predicted_ms)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as JSON-ready values."""
+        return {
+            **self.case.as_dict(),
+            "default": self.default.as_dict(),
+            "default_again": self.again.as_dict(),
+            "folder": self.folder.as_dict(),
+            "no_lora": self.no_lora and self.no_lora.as_dict(),
+            "saved_ms": round(self.saved_ms, 4),
+            "noise_ms": round(self.noise_ms, 4),
+            "gain_low": round(self.gains[0], 4),
+            "gain_high": round(self.gains[1], 4),
+            "verdict": self.verdict,
+            "predicted_ms": self.predicted_ms,
+            "is_as_predicted": self.is_as_predicted,
+        }
+
+
+def rows_of(
+    engines: Mapping[str, Engine], cases: Sequence[Case], predicted_ms: Mapping[int, float]
+) -> list[Row]:
+    """A row for each case.
+
+    Args:
+        engines: By name; ``no LoRA`` may be missing.
+        cases: In their order.
+        predicted_ms: By number of requests, what the folder's kernels save of a step.
+    """
+    without = engines.get("no LoRA")
+    return [
+        Row(
+            case=case,
+            default=engines["default"].at(case),
+            again=engines["default again"].at(case),
+            folder=engines["folder"].at(case),
+            no_lora=None if without is None else without.at(case),
+            predicted_ms=predicted_ms.get(case.requests),
+        )
+        for case in cases
+    ]

@@ -1,0 +1,226 @@
+"""What every engine is asked: a model with its adapters, and which requests run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.errors import InputError, printable
+from autotune.plan.documents import expanded, is_folder
+from autotune.plan.models import read_config
+from autotune.plan.study import StudyPlan
+from autotune.serve.engine_flags import check_after, common_flags, lora_flags
+from autotune.serve.random_adapter import WEIGHTS, write_adapter
+
+#: Steps are timed from a request's token of this number on: the prompts of all are read by then.
+_FIRST_TIMED = 16
+
+#: What a server can hold where nobody says so: little, so that it has room for many sequences.
+_CONTEXT = 4096
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Case:
+    """Requests that run at once.
+
+    Attributes:
+        input: Tokens of a prompt.
+        output: Tokens that each gets.
+        requests: How many there are.
+    """
+
+    input: int
+    output: int
+    requests: int
+
+    def as_dict(self) -> dict[str, int]:
+        """The case as JSON-ready values."""
+        return {"requests": self.requests, "input": self.input, "output": self.output}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Which requests every engine serves.
+
+    Attributes:
+        requests: How many run at once.
+        inputs: Tokens of a prompt.
+        outputs: Tokens that each request gets, 2 or more.
+        repeats: How often each case is timed, after once for nothing.
+    """
+
+    requests: tuple[int, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    repeats: int = 3
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """Every combination, the number of requests rising fastest."""
+        return tuple(
+            Case(tokens, output, requests)
+            for tokens in self.inputs
+            for output in self.outputs
+            for requests in self.requests
+        )
+
+    @property
+    def context(self) -> int:
+        """The tokens of the longest request."""
+        return max(self.inputs) + max(self.outputs)
+
+    def rounds(self) -> Iterator[dict[str, int]]:
+        """What ``engine_program`` takes: every case once for nothing, and then for its time."""
+        for case in self.cases:
+            for number in range(self.repeats + 1):
+                first = min(_FIRST_TIMED, max(1, case.output // 2))
+                yield {**case.as_dict(), "first": first, "last": case.output, "seed": number}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A model, and what vLLM is started with for it.
+
+    Attributes:
+        name: The model, as the user gave it.
+        vocabulary: How many tokens it knows.
+        common: The flags of every server.
+        with_lora: More flags, of those with LoRA.
+        adapters: The adapters' folders.
+    """
+
+    name: str
+    vocabulary: int
+    common: tuple[str, ...]
+    with_lora: tuple[str, ...]
+    adapters: tuple[Path, ...]
+
+    @classmethod
+    def of(
+        cls,
+        plan: StudyPlan,
+        scratch: Path,
+        load: Load,
+        *,
+        after: Sequence[str] = (),
+        has_weights: bool = False,
+    ) -> ServedModel:
+        """Prepare what a study's model is served with.
+
+        Args:
+            plan: Names a model.
+            scratch: A folder for configs and adapters.
+            load: The requests.
+            after: More flags of vLLM.
+            has_weights: Whether the model's own weights are served, and not random ones.
+
+        Raises:
+            InputError: There is no model, or vLLM cannot serve it so.
+        """
+        model = plan.model
+        if model is None:
+            raise InputError(
+                "--server needs a model: give --model with the server's flags, or a study file "
+                "with [model]"
+            )
+        check_after(after)
+        config = read_config(model.config)
+        server, layers = model.adapted(plan.lora)
+        count = server.active_loras or server.max_loras
+        adapters = []
+        for number in range(count):
+            folder = scratch / f"adapter-{number + 1}"
+            given = model.adapter[number % len(model.adapter)] if model.adapter else None
+            if given is not None and (own := _own_adapter(given)) is not None:
+                adapters.append(own)
+                continue
+            share = scratch / "adapter-1" if (scratch / "adapter-1").exists() else None
+            adapters.append(write_adapter(folder, layers, server.rank, seed=number, share=share))
+        source = _folder_of(model.config, config, scratch, has_weights=has_weights)
+        return cls(
+            name=model.config,
+            vocabulary=_number(config, "vocab_size"),
+            common=(
+                *("--model", source, "--no-enable-prefix-caching"),
+                *([] if has_weights else ["--load-format", "dummy"]),
+                *("--max-model-len", str(_context(config, load))),
+                *common_flags(plan, model),
+                *after,
+            ),
+            with_lora=tuple(lora_flags(model, rank=server.rank, max_loras=server.max_loras)),
+            adapters=tuple(adapters),
+        )
+
+    def job(self, load: Load, *, has_lora: bool) -> dict[str, Any]:
+        """What ``engine_program`` takes.
+
+        Args:
+            load: The requests.
+            has_lora: Whether the requests have adapters.
+        """
+        return {
+            "arguments": [
+                *("--skip-tokenizer-init", *self.common),
+                *(self.with_lora if has_lora else ()),
+            ],
+            "adapters": [str(each) for each in self.adapters] if has_lora else [],
+            "rounds": list(load.rounds()),
+            "vocabulary": self.vocabulary,
+            "tells_tokens": False,
+        }
+
+
+def _own_adapter(source: str) -> Path | None:
+    """The folder of an adapter that has weights; None where only its config is there."""
+    folder = expanded(source)
+    folder = folder if is_folder(folder) else folder.parent
+    there = any((folder / name).is_file() for name in (WEIGHTS, "adapter_model.bin"))
+    return folder.absolute() if there else None
+
+
+def _folder_of(source: str, config: Mapping[str, Any], scratch: Path, *, has_weights: bool) -> str:
+    """What vLLM is given as the model: random weights need the config alone."""
+    folder = expanded(source)
+    if is_folder(folder):
+        return str(folder.absolute())
+    if has_weights:
+        if folder.name == "config.json" and folder.is_file():
+            return str(folder.absolute().parent)
+        if folder.exists():
+            raise InputError(
+                f"--weights: {printable(source)} has no weights beside it; name the model's folder "
+                "or its id on the hub"
+            )
+        return source
+    made = scratch / "model"
+    made.mkdir()
+    (made / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return str(made)
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of the language model of a model of several media, or the config itself."""
+    inner = config.get("text_config")
+    return {**config, **inner} if isinstance(inner, dict) else config
+
+
+def _number(config: Mapping[str, Any], name: str) -> int:
+    value = _text_config(config).get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 8:
+        raise InputError(f"the model's config has no {name} that can be used: got {value!r}")
+    return value
+
+
+def _context(config: Mapping[str, Any], load: Load) -> int:
+    """The server's ``--max-model-len``."""
+    most = _text_config(config).get("max_position_embeddings")
+    most = most if isinstance(most, int) and not isinstance(most, bool) else _CONTEXT
+    if load.context > most:
+        raise InputError(
+            f"the model has room for {most} tokens: got {load.context} of the longest request; "
+            "give a smaller --input or --output"
+        )
+    return max(load.context, min(_CONTEXT, most))

@@ -1,0 +1,230 @@
+"""Engines of one vLLM, one after another: by its defaults, with a folder, and by defaults again."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from autotune.errors import GpuMissing, InputError, KernelsUnusable, printable
+from autotune.export.names import prefixes_in
+from autotune.launch.op import gpu_file_prefix
+from autotune.launch.release import is_since
+from autotune.serve.child import Child, environment, started
+from autotune.serve.gains import Engine, Round
+from autotune.serve.job import Case, Load, ServedModel
+
+#: Names the folder of tuned files for vLLM.
+FOLDER_VARIABLE = "VLLM_TUNED_CONFIG_FOLDER"
+
+#: The first release whose monitor of compiles can tell each one, and not only the first of a kind.
+_TELLS_EACH = "0.28"
+
+#: What vLLM's monitor of compiles logs (``jit_monitor.py``, 0.22.1 to 0.33.0).
+_MONITOR = re.compile(r"JIT monitor activated")
+_COMPILED = re.compile(r"(?:compilation|autotuning|compile)[^\n]*? during inference: (\w+)")
+
+#: Prints a line of progress.
+Say = Callable[[str], None]
+
+
+class Variant(NamedTuple):
+    """One engine of those that are compared."""
+
+    name: str
+    has_folder: bool
+    has_lora: bool
+
+
+#: In the order in which they run. What the two with defaults differ by is not the folder's doing.
+VARIANTS = (
+    Variant("default", has_folder=False, has_lora=True),
+    Variant("folder", has_folder=True, has_lora=True),
+    Variant("default again", has_folder=False, has_lora=True),
+    Variant("no LoRA", has_folder=False, has_lora=False),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """The vLLM that is compared.
+
+    Attributes:
+        python: The interpreter that it is installed for.
+        release: Its version.
+        platform: What it was built for: ``cuda``, or ``cpu``.
+        gpu: The GPU's name; empty where there is none.
+        gpus: How many there are.
+    """
+
+    python: str
+    release: str
+    platform: str
+    gpu: str
+    gpus: int
+
+
+def installed_at(python: str | None, scratch: Path) -> Installed:
+    """Ask an interpreter which vLLM it has, and which GPUs.
+
+    Args:
+        python: The interpreter; None for this one.
+        scratch: For its log.
+
+    Raises:
+        KernelsUnusable: It has no vLLM, or one that cannot be imported.
+        GpuMissing: There is no GPU.
+        InputError: It cannot be started.
+    """
+    python = python or sys.executable
+    name = f"asking {printable(python)} for vLLM"
+    with _program(python, name=name, log=scratch / "asked.log", folder=None) as child:
+        child.give({"probe": True})
+        answer: dict[str, Any] = {}
+        for line in child.lines():
+            answer |= line.get("installed", {})
+    if not answer.get("release"):
+        raise KernelsUnusable(
+            f"vLLM is not installed for {printable(python)}, and --server runs it: pip install "
+            "vllm there, or name the Python that has it with --python"
+        )
+    found = Installed(python=python, **answer)
+    if found.platform != "cpu" and not found.gpus:
+        raise GpuMissing(
+            f"no CUDA GPU here that vLLM {found.release} could serve with: run this where there "
+            "is one"
+        )
+    return found
+
+
+def check_folder(folder: Path, installed: Installed, *, gpus: int) -> str | None:
+    """Refuse a folder that the servers would not read; what is to be said of it, else.
+
+    Args:
+        folder: The folder of tuned files.
+        installed: What serves.
+        gpus: How many GPUs a server needs.
+
+    Raises:
+        InputError: There is no such folder, it is for other GPUs, or there are too few GPUs.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}: give the one that autotune run wrote")
+    prefixes = prefixes_in(folder)
+    if not prefixes:
+        raise InputError(f"{printable(str(folder))} has no file that vLLM reads")
+    if not installed.gpu:
+        return (
+            f"vLLM {installed.release} is built for CPUs, where it reads no folder: this shows how "
+            "far two servers that are alike differ."
+        )
+    if gpus > installed.gpus:
+        raise InputError(f"--tp needs {gpus} GPUs: there are {installed.gpus} here")
+    if gpu_file_prefix(installed.gpu) not in prefixes:
+        raise InputError(
+            f"{printable(str(folder))} is for {', '.join(map(printable, prefixes))}: vLLM would "
+            f"read nothing of it on {printable(installed.gpu)}, which is here"
+        )
+    return None
+
+
+def run_engines(
+    served: ServedModel,
+    load: Load,
+    folder: Path,
+    installed: Installed,
+    *,
+    scratch: Path,
+    say: Say,
+) -> dict[str, Engine]:
+    """Run every variant, one process each, one after another.
+
+    Args:
+        served: The model.
+        load: The requests.
+        folder: The folder of tuned files.
+        installed: The vLLM that serves.
+        scratch: For logs.
+        say: Called with every figure as it comes.
+
+    Raises:
+        WorkerDied: An engine ended early; the message has the end of its log.
+        InputError: The requests of a case never ran all at once.
+    """
+    engines = {}
+    for number, variant in enumerate(VARIANTS, start=1):
+        prefix = f"[{number}/{len(VARIANTS)}] {variant.name}: "
+        log = scratch / f"{variant.name.replace(' ', '-')}.log"
+        job = served.job(load, has_lora=variant.has_lora)
+        if is_since(installed.release, _TELLS_EACH):
+            job["arguments"] = ["--jit-monitor-verbose", *job["arguments"]]
+        name = f"the server ({variant.name})"
+        with _program(
+            installed.python,
+            name=name,
+            log=log,
+            folder=folder if variant.has_folder else None,
+        ) as child:
+            child.give(job)
+            engine = Engine(name=variant.name)
+            for line in child.lines():
+                for text in _taken(engine, line):
+                    say(prefix + text)
+            if any(case not in engine.rounds for case in load.cases):
+                raise child.died("it served only some of the requests")
+        engine.compiled = compiled_in(log.read_text(encoding="utf-8", errors="replace"))
+        engines[variant.name] = engine
+    return engines
+
+
+def compiled_in(log: str) -> dict[str, int] | None:
+    """By kernel, how often a log says that one was compiled while requests were served.
+
+    Returns:
+        None where the release has no monitor of compiles.
+    """
+    if not _MONITOR.search(log):
+        return None
+    return dict(Counter(_COMPILED.findall(log)))
+
+
+def _taken(engine: Engine, line: dict[str, Any]) -> Iterator[str]:
+    """Take what an engine tells, and say it."""
+    if "ready" in line:
+        engine.start_s = line["ready"]["start_s"]
+        yield f"started in {engine.start_s:.0f} s"
+    if "served" not in line:
+        return
+    told = line["served"]
+    case = Case(told["input"], told["output"], told["requests"])
+    if case not in engine.rounds:  # the first round warms up
+        engine.rounds[case] = []
+        return
+    if told["step_s"] is None:
+        raise InputError(
+            f"{case.requests} requests never ran at once: the server has room for fewer; give a "
+            "smaller --requests, a larger --output or a larger --max-num-seqs"
+        )
+    served = Round(
+        step_s=told["step_s"],
+        tokens_per_s=told["output_tokens"] / told["whole_s"],
+        ttft_s=told["ttft_s"],
+        itl_s=told["itl_s"],
+    )
+    engine.rounds[case].append(served)
+    step_ms, per_s = 1e3 * served.step_s, served.tokens_per_s
+    yield f"{case.requests} requests: {step_ms:.2f} ms a step, {per_s:.0f} tokens a second"
+
+
+def _program(
+    python: str, *, name: str, log: Path, folder: Path | None
+) -> AbstractContextManager[Child]:
+    program = importlib.resources.files("autotune") / "serve" / "engine_program.py"
+    folders = {} if folder is None else {FOLDER_VARIABLE: str(folder.absolute())}
+    return started([python, str(program)], name=name, log=log, env=environment(**folders))

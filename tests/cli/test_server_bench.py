@@ -1,0 +1,222 @@
+"""``autotune bench --server``: what it prints, its exit codes, and what becomes of servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from autotune.export import VllmExporter
+from tests.export.examples import H100, qkv_shrink, selection
+from tests.patience import PATIENCE_S
+from tests.serve.double import STEPS_MS, install, write_model
+
+
+@pytest.fixture
+def served(autotune, tmp_path, monkeypatch):
+    """Runs ``autotune bench --server`` on the double, with a folder of the H100."""
+    VllmExporter().export([selection(qkv_shrink())], H100, tmp_path / "tuned", merge=False)
+    model = write_model(tmp_path / "model")
+    monkeypatch.delenv("VLLM_TUNED_CONFIG_FOLDER", raising=False)
+
+    def run(*arguments: object, start: bool = False, folder: Path | None = None, **behaviour):
+        packages = install(tmp_path / "packages", **behaviour)
+        monkeypatch.setenv("PYTHONPATH", f"{packages}{os.pathsep}{Path(__file__).parents[2]}")
+        return (autotune.start if start else autotune)(
+            *("bench", folder or tmp_path / "tuned", "--server", "--python", sys.executable),
+            *("--model", model, "--rank", 16, "--max-loras", 2, "--repeats", 2),
+            *("--output", 40, *arguments),
+        )
+
+    return run
+
+
+def test_the_servers_are_compared_case_by_case(served):
+    ended = served("--requests", "1,4", compiles=["_lora_shrink_kernel", "_lora_shrink_kernel"])
+    assert ended.code == 0, ended.err
+    header, first, second, starts, compiled, counts = ended.out.splitlines()
+    assert header.split()[:4] == ["requests", "no", "LoRA", "ms"]
+    assert first.split()[:8] == ["1", "6.00", "10.00,", "10.30", "8.00", "99", "->", "125"]
+    assert second.split()[5:8] == ["394", "->", "500"]
+    assert "+25 to +29 %   faster" in first
+    assert re.match(r"Started in: default \d+ s, folder \d+ s, default again \d+ s", starts)
+    assert compiled == "Compiled while serving with the folder: _lora_shrink_kernel (2)"
+    assert counts == "2 faster, 0 same, 0 slower"
+    assert "[2/4] folder: 4 requests: 8.00 ms a step, 500 tokens a second" in ended.err
+
+
+def test_everything_that_was_measured_is_in_the_json(served):
+    ended = served("--requests", "4", "--input", "8,16", "--json")
+    assert ended.code == 0, ended.err
+    told = json.loads(ended.out)
+    assert (told["vllm"], told["gpu"]) == ("0.33.0", "NVIDIA H100 80GB HBM3")
+    assert [each["name"] for each in told["engines"]] == list(STEPS_MS)
+    assert [row["input"] for row in told["rows"]] == [8, 16]
+    row = told["rows"][0]
+    assert row["default"]["step_ms"] == pytest.approx(10.0)
+    assert row["folder"]["ttft_p99_ms"] == pytest.approx(8.0)
+    assert row["folder"]["itl_p99_ms"] == pytest.approx(8.0)
+    assert row["saved_ms"] == pytest.approx(2.15)
+    assert row["noise_ms"] == pytest.approx(0.3)
+    assert row["verdict"] == "faster"
+
+
+def test_a_folder_that_is_slower_than_both_defaults_ends_with_exit_code_3(served):
+    ended = served("--requests", "4", steps_ms=STEPS_MS | {"folder": 11.0})
+    assert ended.code == 3, ended.err
+    assert "slower" in ended.out
+    assert ended.out.splitlines()[-1] == "0 faster, 0 same, 1 slower"
+
+
+def test_a_folder_that_is_slower_within_the_drift_of_the_defaults_is_the_same(served):
+    drifting = STEPS_MS | {"default": 10.0, "folder": 11.4, "default again": 11.0}
+    ended = served("--requests", "4", steps_ms=drifting)
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines()[-1] == "0 faster, 1 same, 0 slower"
+
+
+# ------------------------------------------------------------------ what cannot be
+
+
+def test_without_vllm_one_line_says_what_to_install(autotune, tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    bare = tmp_path / "bare"
+    bare.symlink_to(os.path.realpath(sys.executable))
+    ended = autotune(
+        *("bench", tmp_path, "--server", "--python", bare),
+        *("--model", write_model(tmp_path / "m"), "--rank", 16, "--max-loras", 2),
+    )
+    assert "pip install vllm there" in ended.has_failed_in_one_line()
+
+
+def test_without_a_gpu_one_line_says_so(served):
+    assert "no CUDA GPU here" in served(gpus=0, gpu="", platform="").has_failed_in_one_line()
+
+
+def test_a_vllm_for_cpus_is_compared_with_itself(served):
+    ended = served("--requests", 1, gpus=0, gpu="", platform="cpu")
+    assert ended.code == 0
+    assert "built for CPUs" in ended.err
+
+
+def test_a_folder_of_another_gpu_is_refused(served):
+    line = served(gpu="NVIDIA L4").has_failed_in_one_line()
+    assert "is for NVIDIA_H100_80GB_HBM3" in line
+    assert "NVIDIA L4" in line
+
+
+def test_a_folder_that_is_not_there_is_refused(served, tmp_path):
+    assert "there is no folder" in served(folder=tmp_path / "none").has_failed_in_one_line()
+
+
+def test_a_folder_without_files_is_refused(served, tmp_path):
+    (tmp_path / "hollow").mkdir()
+    line = served(folder=tmp_path / "hollow").has_failed_in_one_line()
+    assert "has no file that vLLM reads" in line
+
+
+def test_more_gpus_than_there_are_are_refused(served):
+    assert "there are 1 here" in served("--tp", 2).has_failed_in_one_line()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dp", 2], "--dp 2"),
+        (["--speculative-tokens", 2], "--speculative-tokens"),
+        (["--input", 500], "room for 512 tokens: got 540"),
+        (["--", "serve"], "after -- come flags"),
+        (["--", "--max-loras", 4], "give it as --max-loras"),
+        (["--", "--max_lora_rank=4"], "give it as --rank"),
+        (["--", "--enable-lora"], "leave it out"),
+        (["--vllm", "0.28.0"], "leave --vllm out"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(served, arguments, said):
+    assert said in served(*arguments).err.splitlines()[-1]
+    assert served(*arguments).code == 1
+
+
+def test_requests_that_never_run_at_once_are_refused(served):
+    line = served("--requests", 8, "--", "--max-num-seqs", 2).err.splitlines()[-1]
+    assert "--max-num-seqs after --" in line
+    line = served("--requests", 8, "--max-num-seqs", 2).err.splitlines()[-1]
+    assert "8 requests never ran at once" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--requests", 4], "--requests is about a server"),
+        (["--", "--max-model-len", 4], "what follows -- is about a server"),
+    ],
+)
+def test_flags_of_servers_need_a_server(autotune, arguments, said):
+    assert said in autotune("bench", "tuned", *arguments).has_refused_its_usage()
+
+
+def test_flags_of_kernels_are_not_for_servers(autotune):
+    ended = autotune("bench", "tuned", "--server", "--tokens", 4)
+    assert "about single kernels" in ended.has_refused_its_usage()
+
+
+def test_a_server_without_a_model_is_refused(served, autotune, tmp_path):
+    served("--requests", 1)
+    ended = autotune("bench", tmp_path / "tuned", "--server", "--python", sys.executable)
+    assert "--server needs a model" in ended.has_failed_in_one_line()
+
+
+# ------------------------------------------------------------------ what becomes of servers
+
+
+@pytest.mark.parametrize("how", ["raises", "killed"])
+def test_a_server_that_dies_is_told_with_the_end_of_its_log(served, how):
+    ended = served("--requests", 1, dies="folder", how=how)
+    assert ended.code == 1
+    line = ended.err.splitlines()[-1]
+    assert "the server (folder) ended" in line
+    assert "CUDA out of memory" in line
+    log = Path(line.rpartition("its whole log is ")[2])
+    assert "CUDA out of memory" in log.read_text()
+    assert ("SIGKILL" in line) == (how == "killed")
+
+
+def test_a_server_that_tells_nothing_is_ended(served, monkeypatch):
+    monkeypatch.setattr("autotune.serve.child.PATIENCE_S", 1.0)
+    monkeypatch.setattr("autotune.serve.child._GRACE_S", 0.1)
+    line = served("--requests", 1, hangs="default").err.splitlines()[-1]
+    assert "it told nothing for 1 s" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_server_and_all_that_it_started(served, tmp_path, number):
+    process = served("--requests", 1, start=True, hangs="folder")
+    pids = tmp_path / "packages" / "vllm" / "pids"
+    deadline = time.monotonic() + PATIENCE_S
+    while not (pids.exists() and pids.read_text().count(" ")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 128 + number
+    assert said.splitlines()[-1] == "autotune: interrupted"
+    for pid in map(int, pids.read_text().split()):
+        while _is_running(pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
