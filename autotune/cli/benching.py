@@ -11,9 +11,11 @@ from autotune.cli.exits import EXIT_CHECK_FAILED, errors_in_one_line
 from autotune.cli.flags import AsJson, Folder, Kernels
 from autotune.cli.program import AFTER
 from autotune.cli.server_flags import (
+    CheckOutputs,
     InputTokens,
     InServer,
     OutputTokens,
+    OverHttp,
     OwnWeights,
     Repeats,
     Requests,
@@ -38,6 +40,8 @@ def bench(  # noqa: PLR0913 - one parameter a flag
     outputs: OutputTokens = None,
     repeats: Repeats = None,
     weights: OwnWeights = False,
+    check_outputs: CheckOutputs = False,
+    http: OverHttp = False,
     python: ServerPython = None,
     plot: ServerPlot = None,
 ) -> None:
@@ -53,6 +57,8 @@ def bench(  # noqa: PLR0913 - one parameter a flag
         output=outputs,
         repeats=repeats,
         weights=weights,
+        check_outputs=check_outputs,
+        http=http,
         python=python,
         plot=plot,
     )

@@ -60,6 +60,22 @@ OwnWeights = Annotated[
         "--weights", help="With --server: serve the model's own weights, and not random ones."
     ),
 ]
+CheckOutputs = Annotated[
+    bool,
+    typer.Option(
+        "--check-outputs",
+        help="With --server: also serve the model with two layers of random weights, and compare "
+        "what it computes with float32; the exit code is 3 where the folder is wrong.",
+    ),
+]
+OverHttp = Annotated[
+    bool,
+    typer.Option(
+        "--http",
+        help="With --server: run vllm serve, and ask it over HTTP with vLLM's own client, vllm "
+        "bench serve; an engine without HTTP if not given.",
+    ),
+]
 ServerPython = Annotated[
     str | None,
     typer.Option(
@@ -89,6 +105,8 @@ class ServerFlags:
         output: Tokens that each request gets.
         repeats: How often each case is timed.
         weights: Whether the model's own weights are served.
+        check_outputs: Whether what the servers compute is compared.
+        http: Whether requests come over HTTP.
         python: The interpreter that vLLM is installed for.
         plot: The drawing.
     """
@@ -98,10 +116,12 @@ class ServerFlags:
     output: Sequence[int] | None
     repeats: int | None
     weights: bool
+    check_outputs: bool
+    http: bool
     python: str | None
     plot: Path | None
 
     @property
     def given(self) -> list[str]:
         """The flags that were given."""
-        return [f"--{name}" for name in self.__slots__ if getattr(self, name)]
+        return [f"--{name.replace('_', '-')}" for name in self.__slots__ if getattr(self, name)]

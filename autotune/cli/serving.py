@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from autotune.cli.shape_flags import ShapeFlags
     from autotune.plan.study import StudyPlan
     from autotune.serve.gains import Engine, Row
+    from autotune.serve.outputs import Compared
     from autotune.serve.side_by_side import Installed
 
 #: As many as the tables of ``docs/results.md`` have.
@@ -36,8 +37,11 @@ def bench_server(
     with errors_in_one_line():
         from autotune.errors import ExportError
         from autotune.files import try_file
+        from autotune.report.plots.servers import write_servers_plot
         from autotune.serve.gains import rows_of
+        from autotune.serve.http_client import write_tokenizer
         from autotune.serve.job import Load, ServedModel
+        from autotune.serve.outputs import check_outputs
         from autotune.serve.predicted import predicted_ms
         from autotune.serve.side_by_side import check_folder, installed_at, run_engines
 
@@ -47,6 +51,7 @@ def bench_server(
             requests=tuple(given.requests or _REQUESTS),
             inputs=tuple(given.input or (_INPUT,)),
             outputs=tuple(given.output or (_OUTPUT,)),
+            over_http=given.http,
             **({} if given.repeats is None else {"repeats": given.repeats}),
         )
         plan = flags.plan()
@@ -54,6 +59,9 @@ def bench_server(
             installed = installed_at(given.python, scratch)
             plan = _of_release(plan, installed.release)
             served = ServedModel.of(plan, scratch, load, after=after, has_weights=given.weights)
+            if given.http and not given.weights:
+                tokenizer = write_tokenizer(scratch / "tokenizer", served.vocabulary)
+                served = replace(served, tokenizer=tokenizer)
             tensor_parallel = plan.model.tensor_parallel if plan.model else 1
             note = check_folder(folder, installed, gpus=tensor_parallel)
             if note:
@@ -67,14 +75,32 @@ def bench_server(
                 scratch=scratch,
                 say=lambda text: say(text, err),
             )
-        rows = rows_of(engines, load.cases, predicted)
+            rows = rows_of(engines, load.cases, predicted)
+            outputs = []
+            if given.check_outputs:
+                outputs = check_outputs(
+                    plan,
+                    load.requests,
+                    folder,
+                    installed,
+                    scratch=scratch,
+                    say=lambda text: say(text, err),
+                )
+        if given.plot is not None:
+            write_servers_plot(curves_of(rows), given.plot)
+            say(f"Drew {given.plot}", err)
     if as_json:
-        out.print_json(json.dumps(as_document(served.name, installed, engines, rows)))
+        out.print_json(json.dumps(as_document(served.name, installed, engines, rows, outputs)))
     else:
         out.print(servers_table(rows))
         for line in lines_of(engines, rows):
             say(line)
-    return not any(row.verdict == "slower" for row in rows)
+        if outputs:
+            out.print()
+            out.print(outputs_table(outputs))
+            say(outputs_line(outputs))
+    is_right = all(each.verdict != "wrong" for each in outputs)
+    return is_right and not any(row.verdict == "slower" for row in rows)
 
 
 @contextmanager
@@ -151,6 +177,25 @@ def servers_table(rows: Iterable[Row]) -> Table:
     return table
 
 
+def curves_of(rows: Sequence[Row]) -> dict[str, list[tuple[int, float]]]:
+    """By server, and by sizes where there are several, its tokens a second over requests."""
+    has_sizes = len({(row.case.input, row.case.output) for row in rows}) > 1
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        sizes = f", {row.case.input} in, {row.case.output} out" if has_sizes else ""
+        engines = {
+            "no LoRA": row.no_lora,
+            "default": row.default,
+            "default again": row.again,
+            "folder": row.folder,
+        }
+        for name, figures in engines.items():
+            if figures is not None:
+                point = (row.case.requests, figures.tokens_per_s)
+                curves.setdefault(name + sizes, []).append(point)
+    return curves
+
+
 def gain_text(row: Row) -> str:
     """What the folder gains over the faster and the slower default, such as ``+29 to +38 %``."""
     low, high = (f"{100 * gain:+.0f}" for gain in row.gains)
@@ -188,8 +233,44 @@ def compiled_line(engine: Engine) -> str:
     return f"Compiled while serving with the {engine.name}: {kernels or 'nothing'}"
 
 
+def outputs_table(outputs: Iterable[Compared]) -> Table:
+    """One row a number of requests: how far each server is from a computation in float32."""
+    from autotune.cli.tables import plain_table
+
+    table = plain_table((), ("requests", "adapters change", "defaults off by", "folder", "outputs"))
+    for each in outputs:
+        table.add_row(
+            str(each.requests),
+            f"{each.effect:.4f}",
+            f"{each.default:.4f}, {each.again:.4f}",
+            f"{each.folder:.4f}",
+            each.verdict,
+        )
+    return table
+
+
+def outputs_line(outputs: Sequence[Compared]) -> str:
+    """What the table of outputs says."""
+    wrong = [str(each.requests) for each in outputs if each.verdict == "wrong"]
+    if wrong:
+        return (
+            f"With the folder the server computes wrong numbers at {', '.join(wrong)} requests: "
+            "autotune check names entries that are wrong; else tune again."
+        )
+    if any(each.verdict == "unknown" for each in outputs):
+        return "Where it says unknown, the defaults are too far off to judge the folder by."
+    return (
+        "Root mean square of the difference of log-probabilities from float32's: the folder's are "
+        "as near as the defaults'."
+    )
+
+
 def as_document(
-    model: str, installed: Installed, engines: Mapping[str, Engine], rows: Sequence[Row]
+    model: str,
+    installed: Installed,
+    engines: Mapping[str, Engine],
+    rows: Sequence[Row],
+    outputs: Sequence[Compared],
 ) -> dict[str, Any]:
     """Everything that was measured, JSON-ready."""
     return {
@@ -201,4 +282,5 @@ def as_document(
             for each in engines.values()
         ],
         "rows": [row.as_dict() for row in rows],
+        "outputs": [each.as_dict() for each in outputs],
     }

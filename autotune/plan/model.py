@@ -143,11 +143,14 @@ class ModelTable:
             for shape in layer.shapes
         ]
 
-    def adapted(self, lora: Mapping[str, Any]) -> tuple[Server, tuple[AdaptedLayer, ...]]:
+    def adapted(
+        self, lora: Mapping[str, Any], config: Mapping[str, Any] | None = None
+    ) -> tuple[Server, tuple[AdaptedLayer, ...]]:
         """The server, and every linear layer that its adapters may have.
 
         Args:
             lora: As for ``kernels``.
+            config: Another config of the same architecture; None for the model's own.
 
         Raises:
             InputError: As ``kernels``.
@@ -155,9 +158,10 @@ class ModelTable:
         server, targets = self._server(lora)
         if not self.ask_vllm:
             try:
-                return server, adapted_layers(read_config(self.config), server, targets)
+                given = read_config(self.config) if config is None else config
+                return server, adapted_layers(given, server, targets)
             except UnknownModel:
-                if not has_vllm():
+                if config is not None or not has_vllm():
                     raise
         return server, asked_adapted(self.config, server, targets)
 

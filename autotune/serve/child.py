@@ -49,9 +49,22 @@ class Child:
     """
 
     def __init__(
-        self, command: Sequence[str], *, name: str, log: Path, env: Mapping[str, str]
+        self,
+        command: Sequence[str],
+        *,
+        name: str,
+        log: Path,
+        env: Mapping[str, str],
+        tells_lines: bool = True,
     ) -> None:
         """Start it, in a process group of its own.
+
+        Args:
+            command: The program and its arguments.
+            name: What messages call it.
+            log: Gets what it prints.
+            env: Its environment.
+            tells_lines: Whether its standard output is read, and not for the log.
 
         Raises:
             InputError: It cannot be started.
@@ -62,7 +75,7 @@ class Child:
                 self._process = subprocess.Popen(  # noqa: S603 - an interpreter that the user named
                     list(command),
                     stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
+                    stdout=subprocess.PIPE if tells_lines else to_log,
                     stderr=to_log,
                     env=dict(env),
                     start_new_session=True,
@@ -96,6 +109,19 @@ class Child:
                     raise self.died(printable(str(told["error"])))
                 yield told
         code = self._process.wait()
+        if code:
+            raise self.died(_ending(code))
+
+    def wait(self) -> None:
+        """Wait for its end.
+
+        Raises:
+            WorkerDied: It does not end in ``PATIENCE_S``, or with an exit code other than 0.
+        """
+        try:
+            code = self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise self.died(f"it was not done after {PATIENCE_S:g} s") from None
         if code:
             raise self.died(_ending(code))
 
@@ -158,10 +184,15 @@ class Child:
 
 @contextmanager
 def started(
-    command: Sequence[str], *, name: str, log: Path, env: Mapping[str, str]
+    command: Sequence[str],
+    *,
+    name: str,
+    log: Path,
+    env: Mapping[str, str],
+    tells_lines: bool = True,
 ) -> Iterator[Child]:
-    """A program that is ended with the block, whatever ends that; raises as ``Child``."""
-    child = Child(command, name=name, log=log, env=env)
+    """A program that is ended with the block, whatever ends that; as ``Child``."""
+    child = Child(command, name=name, log=log, env=env, tells_lines=tells_lines)
     try:
         yield child
     finally:

@@ -50,12 +50,14 @@ class Load:
         inputs: Tokens of a prompt.
         outputs: Tokens that each request gets, 2 or more.
         repeats: How often each case is timed, after once for nothing.
+        over_http: Whether requests come over HTTP, from vLLM's own client.
     """
 
     requests: tuple[int, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     repeats: int = 3
+    over_http: bool = False
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -86,17 +88,21 @@ class ServedModel:
 
     Attributes:
         name: The model, as the user gave it.
+        source: What vLLM is given as the model.
         vocabulary: How many tokens it knows.
-        common: The flags of every server.
+        common: The flags of every server, but for the model.
         with_lora: More flags, of those with LoRA.
         adapters: The adapters' folders.
+        tokenizer: The folder of a tokenizer in place of the model's own; None for that.
     """
 
     name: str
+    source: str
     vocabulary: int
     common: tuple[str, ...]
     with_lora: tuple[str, ...]
     adapters: tuple[Path, ...]
+    tokenizer: Path | None = None
 
     @classmethod
     def of(
@@ -142,9 +148,10 @@ class ServedModel:
         source = _folder_of(model.config, config, scratch, has_weights=has_weights)
         return cls(
             name=model.config,
+            source=source,
             vocabulary=_number(config, "vocab_size"),
             common=(
-                *("--model", source, "--no-enable-prefix-caching"),
+                "--no-enable-prefix-caching",
                 *([] if has_weights else ["--load-format", "dummy"]),
                 *("--max-model-len", str(_context(config, load))),
                 *common_flags(plan, model),
@@ -154,6 +161,10 @@ class ServedModel:
             adapters=tuple(adapters),
         )
 
+    def flags(self, *, has_lora: bool) -> list[str]:
+        """The flags of a server, but for the model and its tokenizer."""
+        return [*self.common, *(self.with_lora if has_lora else ())]
+
     def job(self, load: Load, *, has_lora: bool) -> dict[str, Any]:
         """What ``engine_program`` takes.
 
@@ -161,11 +172,9 @@ class ServedModel:
             load: The requests.
             has_lora: Whether the requests have adapters.
         """
+        start = ("--model", self.source, "--skip-tokenizer-init")
         return {
-            "arguments": [
-                *("--skip-tokenizer-init", *self.common),
-                *(self.with_lora if has_lora else ()),
-            ],
+            "arguments": [*start, *self.flags(has_lora=has_lora)],
             "adapters": [str(each) for each in self.adapters] if has_lora else [],
             "rounds": list(load.rounds()),
             "vocabulary": self.vocabulary,

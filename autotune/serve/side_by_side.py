@@ -6,7 +6,7 @@ import importlib.resources
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from autotune.launch.op import gpu_file_prefix
 from autotune.launch.release import is_since
 from autotune.serve.child import Child, environment, started
 from autotune.serve.gains import Engine, Round
+from autotune.serve.http_client import OverHttp
 from autotune.serve.job import Case, Load, ServedModel
 
 #: Names the folder of tuned files for vLLM.
@@ -69,6 +70,11 @@ class Installed:
     gpu: str
     gpus: int
 
+    @property
+    def tells_compiles(self) -> list[str]:
+        """The flag that has vLLM log every compile, where the release has one."""
+        return ["--jit-monitor-verbose"] if is_since(self.release, _TELLS_EACH) else []
+
 
 def installed_at(python: str | None, scratch: Path) -> Installed:
     """Ask an interpreter which vLLM it has, and which GPUs.
@@ -84,7 +90,7 @@ def installed_at(python: str | None, scratch: Path) -> Installed:
     """
     python = python or sys.executable
     name = f"asking {printable(python)} for vLLM"
-    with _program(python, name=name, log=scratch / "asked.log", folder=None) as child:
+    with program(python, "engine_program", name=name, log=scratch / "asked.log") as child:
         child.give({"probe": True})
         answer: dict[str, Any] = {}
         for line in child.lines():
@@ -160,27 +166,62 @@ def run_engines(
     engines = {}
     for number, variant in enumerate(VARIANTS, start=1):
         prefix = f"[{number}/{len(VARIANTS)}] {variant.name}: "
+        engine = Engine(name=variant.name)
         log = scratch / f"{variant.name.replace(' ', '-')}.log"
-        job = served.job(load, has_lora=variant.has_lora)
-        if is_since(installed.release, _TELLS_EACH):
-            job["arguments"] = ["--jit-monitor-verbose", *job["arguments"]]
-        name = f"the server ({variant.name})"
-        with _program(
-            installed.python,
-            name=name,
-            log=log,
-            folder=folder if variant.has_folder else None,
-        ) as child:
-            child.give(job)
-            engine = Engine(name=variant.name)
-            for line in child.lines():
-                for text in _taken(engine, line):
-                    say(prefix + text)
-            if any(case not in engine.rounds for case in load.cases):
-                raise child.died("it served only some of the requests")
+        if load.over_http:
+            server = OverHttp(
+                python=installed.python,
+                served=served,
+                load=load,
+                has_lora=variant.has_lora,
+                log=log,
+            )
+            lines = server.told(
+                name=f"the server ({variant.name})",
+                more=installed.tells_compiles,
+                env=_folder_of(variant, folder),
+            )
+        else:
+            job = served.job(load, has_lora=variant.has_lora)
+            lines = told_by(variant, job, folder, installed, log=log)
+        for line in lines:
+            for text in _taken(engine, line):
+                say(prefix + text)
         engine.compiled = compiled_in(log.read_text(encoding="utf-8", errors="replace"))
         engines[variant.name] = engine
     return engines
+
+
+def told_by(
+    variant: Variant, job: Mapping[str, Any], folder: Path, installed: Installed, *, log: Path
+) -> Iterator[dict[str, Any]]:
+    """Run one engine to its end; what it tells.
+
+    Args:
+        variant: Which one.
+        job: As ``engine_program`` takes it.
+        folder: The folder of tuned files, which only some variants have.
+        installed: The vLLM that serves.
+        log: Gets what vLLM prints.
+
+    Raises:
+        WorkerDied: It ended before it had served every round.
+    """
+    arguments = [*installed.tells_compiles, *job["arguments"]]
+    left = len(job["rounds"])
+    with program(
+        installed.python,
+        "engine_program",
+        name=f"the server ({variant.name})",
+        log=log,
+        env=_folder_of(variant, folder),
+    ) as child:
+        child.give({**job, "arguments": arguments})
+        for line in child.lines():
+            left -= "served" in line
+            yield line
+        if left:
+            raise child.died("it served only some of the requests")
 
 
 def compiled_in(log: str) -> dict[str, int] | None:
@@ -222,9 +263,22 @@ def _taken(engine: Engine, line: dict[str, Any]) -> Iterator[str]:
     yield f"{case.requests} requests: {step_ms:.2f} ms a step, {per_s:.0f} tokens a second"
 
 
-def _program(
-    python: str, *, name: str, log: Path, folder: Path | None
+def program(
+    python: str, name_of_it: str, *, name: str, log: Path, env: Mapping[str, str] | None = None
 ) -> AbstractContextManager[Child]:
-    program = importlib.resources.files("autotune") / "serve" / "engine_program.py"
-    folders = {} if folder is None else {FOLDER_VARIABLE: str(folder.absolute())}
-    return started([python, str(program)], name=name, log=log, env=environment(**folders))
+    """One of this room's programs, started.
+
+    Args:
+        python: The interpreter.
+        name_of_it: The program.
+        name: What messages call it.
+        log: Gets what it prints.
+        env: More variables of its environment.
+    """
+    path = importlib.resources.files("autotune") / "serve" / f"{name_of_it}.py"
+    return started([python, str(path)], name=name, log=log, env=environment(**(env or {})))
+
+
+def _folder_of(variant: Variant, folder: Path) -> dict[str, str]:
+    """What a variant's environment has for vLLM's tuned files."""
+    return {FOLDER_VARIABLE: str(folder.absolute())} if variant.has_folder else {}
