@@ -39,7 +39,9 @@ def write_adapter(
     tensors = {}
     for layer in layers:
         (a, of_a), (b, of_b) = layer.shapes(rank).items()
-        tensors[a] = Random(of_a, 1 / math.sqrt(layer.reads))
+        # The embedding's A is looked up: one column of it is what a token reads.
+        reads = 1 if layer.is_embedding else layer.reads
+        tensors[a] = Random(of_a, 1 / math.sqrt(reads))
         tensors[b] = Random(of_b, 1 / math.sqrt(rank))
     write_random(folder / WEIGHTS, tensors, seed=seed)
     return folder

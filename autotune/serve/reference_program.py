@@ -107,12 +107,15 @@ def _products(folder: Path, device: Any) -> Iterator[tuple[str, Any]]:  # noqa: 
     table = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     scale = table["lora_alpha"] / table["r"]
     for name, a in weights.items():
-        if "lora_embedding" in name:
-            raise ValueError(f"{name}: the embedding's LoRA is not computed here")
+        path = name.removeprefix(_ABOVE)
         if name.endswith(".lora_A.weight"):
             b = weights[name.replace(".lora_A.", ".lora_B.")]
-            path = name.removeprefix(_ABOVE).removesuffix(".lora_A.weight")
-            yield path, scale * (b.to(device).float() @ a.to(device).float())
+            product = scale * (b.to(device).float() @ a.to(device).float())
+            yield path.removesuffix(".lora_A.weight"), product
+        elif name.endswith(".lora_embedding_A"):  # a row of the weight is a token's
+            b = weights[name.replace("_embedding_A", "_embedding_B")]
+            product = scale * (b.to(device).float() @ a.to(device).float())
+            yield path.removesuffix(".lora_embedding_A"), product.T
 
 
 def _added(model: Any, path: str, product: Any) -> tuple[Any, Any]:  # noqa: ANN401 - PyTorch's

@@ -1,0 +1,56 @@
+"""What a folder's own times say that a server saves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from autotune.export import VllmExporter
+from autotune.plan.study import StudyPlan
+from autotune.serve.predicted import predicted_ms
+from tests.export.examples import H100, selection
+from tests.serve.double import write_model
+
+
+@pytest.fixture
+def plan(tmp_path) -> StudyPlan:
+    """The small model at two batch sizes."""
+    model = write_model(tmp_path / "model")
+    plan = StudyPlan.of_model(str(model)).override(max_loras=2, rank=16, tokens=[1, 16])
+    return replace(plan, model=replace(plan.model, vllm="0.33.0", target_modules=("o_proj",)))
+
+
+def test_the_saving_is_that_of_all_launches_of_a_forward_pass(plan, tmp_path):
+    chosen = [selection(shape) for shape in plan.shapes]
+    VllmExporter().export(chosen, H100, tmp_path / "tuned", merge=False)
+    saved = sum(one.default_latency_us - one.latency_us for one in chosen[::2])
+    found = predicted_ms(tmp_path / "tuned", H100.gpu, plan)
+    assert set(found) == {1, 16}
+    runs = set(plan.runs.values())
+    assert runs == {2}
+    assert found[1] == pytest.approx(2 * saved / 1e3, rel=1e-3)
+
+
+def test_nothing_is_predicted_where_a_kernel_was_not_tuned(plan, tmp_path):
+    chosen = [selection(shape) for shape in plan.shapes if shape.op.value == "shrink"]
+    VllmExporter().export(chosen, H100, tmp_path / "tuned", merge=False)
+    assert predicted_ms(tmp_path / "tuned", H100.gpu, plan) == {}
+
+
+def test_nothing_is_predicted_from_a_folder_without_times(plan, tmp_path):
+    assert predicted_ms(tmp_path, H100.gpu, plan) == {}
+    assert predicted_ms(tmp_path, "", plan) == {}
+
+
+@pytest.mark.parametrize("entry", [{}, {"shape": 4}, {"latency_us": "fast"}, {"latency_us": None}])
+def test_entries_without_times_are_passed_over(plan, tmp_path, entry):
+    VllmExporter().export([selection(s) for s in plan.shapes], H100, tmp_path / "t", merge=False)
+    (path,) = (tmp_path / "t").glob("*_provenance.json")
+    content = json.loads(path.read_text())
+    for of_file in content["entries"].values():
+        for key in of_file:
+            of_file[key] = {**of_file[key], **entry} if entry else {}
+    path.write_text(json.dumps(content))
+    assert predicted_ms(tmp_path / "t", H100.gpu, plan) == {}
