@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from autotune.export import VllmExporter
+from autotune.serve.outputs import Compared
 from tests.export.examples import H100, qkv_shrink, selection
 from tests.patience import PATIENCE_S
 from tests.serve.double import STEPS_MS, install, write_model
@@ -81,6 +82,46 @@ def test_a_folder_that_is_slower_within_the_drift_of_the_defaults_is_the_same(se
     assert ended.out.splitlines()[-1] == "0 faster, 1 same, 0 slower"
 
 
+def test_the_tokens_a_second_are_drawn(served, tmp_path):
+    ended = served("--requests", "1,4", "--plot", tmp_path / "p.html", gpus=1)
+    assert ended.code == 0, ended.err
+    page = (tmp_path / "p.html").read_text()
+    assert all(name in page for name in STEPS_MS)
+    assert "output tokens a second" in page
+
+
+@pytest.mark.slow
+def test_a_server_is_asked_over_http_by_the_client_of_vllm(served):
+    ended = served("--http", "--requests", 4, "--repeats", 1)
+    assert ended.code == 0, ended.err
+    _, row, *_ = ended.out.splitlines()
+    assert row.split()[:8] == ["4", "6.00", "10.00,", "10.30", "8.00", "394", "->", "500"]
+    assert "1 faster, 0 same, 0 slower" in ended.out
+    assert "does not tell what it compiles" in ended.out
+
+
+def test_a_server_that_dies_over_http_is_told_with_its_log(served):
+    line = served("--http", "--requests", 1, dies="default").err.splitlines()[-1]
+    assert "the server (default) ended" in line
+    assert "CUDA out of memory" in line
+
+
+def test_requests_without_an_answer_are_told(served):
+    line = served("--http", "--requests", 4, unanswered=1).err.splitlines()[-1]
+    assert "vLLM's client ended: 3 of 4 requests were answered" in line
+
+
+@pytest.mark.parametrize(("folder", "code"), [(0.03, 0), (0.4, 3)])
+def test_outputs_that_are_wrong_end_with_exit_code_3(served, monkeypatch, folder, code):
+    # PyTorch and transformers of an installed vLLM are not at hand to compute them.
+    outputs = [Compared(requests=4, default=0.03, again=0.03, folder=folder, effect=3.0)]
+    monkeypatch.setattr("autotune.serve.outputs.check_outputs", lambda *_, **__: outputs)
+    ended = served("--requests", 4, "--check-outputs")
+    assert ended.code == code
+    assert ("computes wrong numbers at 4 requests" in ended.out) == (code == 3)
+    assert ended.out.splitlines()[-2].split()[-1] == ("wrong" if code else "right")
+
+
 # ------------------------------------------------------------------ what cannot be
 
 
@@ -134,18 +175,18 @@ def test_more_gpus_than_there_are_are_refused(served):
         (["--", "serve"], "after -- come flags"),
         (["--", "--max-loras", 4], "give it as --max-loras"),
         (["--", "--max_lora_rank=4"], "give it as --rank"),
+        (["--", "--max-num-seqs", 2], "--max-num-seqs after --"),
         (["--", "--enable-lora"], "leave it out"),
         (["--vllm", "0.28.0"], "leave --vllm out"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(served, arguments, said):
-    assert said in served(*arguments).err.splitlines()[-1]
-    assert served(*arguments).code == 1
+    ended = served(*arguments)
+    assert ended.code == 1
+    assert said in ended.err.splitlines()[-1]
 
 
 def test_requests_that_never_run_at_once_are_refused(served):
-    line = served("--requests", 8, "--", "--max-num-seqs", 2).err.splitlines()[-1]
-    assert "--max-num-seqs after --" in line
     line = served("--requests", 8, "--max-num-seqs", 2).err.splitlines()[-1]
     assert "8 requests never ran at once" in line
 

@@ -116,11 +116,65 @@ class LLMEngine:
         return outputs
 """
 
+_COMMAND = """
+import argparse, json, os, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from vllm import BEHAVIOUR, STARTS, name_of
+
+class Healthy(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+def serve(arguments):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--tokenizer")
+    parser.add_argument("--lora-modules", nargs="*")
+    given, _ = parser.parse_known_args(arguments)
+    assert (Path(given.tokenizer) / "tokenizer.json").is_file()
+    name = name_of("--enable-lora" in arguments)
+    STARTS.write_text(STARTS.read_text() + "|" + name if STARTS.exists() else name)
+    if name == BEHAVIOUR.get("dies"):
+        print("RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB", flush=True)
+        sys.exit(1)
+    HTTPServer(("127.0.0.1", given.port), Healthy).serve_forever()
+
+def bench(arguments):
+    parser = argparse.ArgumentParser()
+    for name in ("base-url", "model", "result-dir", "result-filename", "tokenizer"):
+        parser.add_argument(f"--{name}")
+    for name in ("num-prompts", "max-concurrency", "random-output-len"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--lora-modules", nargs="+")
+    given, _ = parser.parse_known_args(arguments)
+    step_s = BEHAVIOUR["steps_ms"][STARTS.read_text().split("|")[-1]] / 1e3
+    count, tokens = given.num_prompts, given.random_output_len
+    told = {
+        "completed": count - BEHAVIOUR.get("unanswered", 0),
+        "median_tpot_ms": step_s * 1e3,
+        "output_throughput": count / step_s,
+        "ttfts": [step_s] * count,
+        "itls": [[step_s] * (tokens - 1)] * count,
+    }
+    Path(given.result_dir, given.result_filename).write_text(json.dumps(told))
+
+if sys.argv[1] == "serve":
+    serve(sys.argv[2:])
+else:
+    bench(sys.argv[3:])
+"""
+
 _FILES = {
     "torch/__init__.py": _TORCH,
     "vllm/__init__.py": _VLLM,
     "vllm/platforms/__init__.py": "class current_platform: device_type = BEHAVIOUR['platform']",
     "vllm/utils/__init__.py": "",
+    "vllm/entrypoints/__init__.py": "",
+    "vllm/entrypoints/cli/__init__.py": "",
+    "vllm/entrypoints/cli/main.py": _COMMAND,
     "vllm/utils/argparse_utils.py": "from argparse import ArgumentParser as FlexibleArgumentParser",
     "vllm/lora/__init__.py": "",
     "vllm/lora/request.py": (
@@ -137,7 +191,8 @@ def install(folder: Path, **behaviour: Any) -> Path:
         folder: Is made.
         behaviour: What differs from a server that works: ``steps_ms``, by server; ``dies`` or
             ``hangs``, which server does at its start, and ``how`` it dies; ``compiles``, the
-            kernels that are compiled while the folder is served.
+            kernels that are compiled while the folder is served; ``unanswered``, how many requests
+            the client gets no answer to.
     """
     usual = {
         "release": "0.33.0",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -18,14 +17,15 @@ from tests.serve.double import write_model
 def plan(tmp_path) -> StudyPlan:
     """The small model at two batch sizes."""
     model = write_model(tmp_path / "model")
-    plan = StudyPlan.of_model(str(model)).override(max_loras=2, rank=16, tokens=[1, 16])
-    return replace(plan, model=replace(plan.model, vllm="0.33.0", target_modules=("o_proj",)))
+    table = {"vllm": "0.33.0", "target_modules": ("o_proj",)}
+    plan = StudyPlan.of_model(str(model)).with_model(table, {})
+    return plan.override(max_loras=2, rank=16, tokens=[1, 16])
 
 
 def test_the_saving_is_that_of_all_launches_of_a_forward_pass(plan, tmp_path):
     chosen = [selection(shape) for shape in plan.shapes]
     VllmExporter().export(chosen, H100, tmp_path / "tuned", merge=False)
-    saved = sum(one.default_latency_us - one.latency_us for one in chosen[::2])
+    saved = sum((one.default_latency_us or 0.0) - one.latency_us for one in chosen[::2])
     found = predicted_ms(tmp_path / "tuned", H100.gpu, plan)
     assert set(found) == {1, 16}
     runs = set(plan.runs.values())

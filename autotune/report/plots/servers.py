@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.report.plots.figures import CHOSEN, DEFAULT, OTHER, figure, line
+from autotune.report.plots.figures import CHOSEN, DEFAULT, OTHER, dots, figure, rounded
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -31,7 +31,8 @@ def servers_plot(curves: Mapping[str, Sequence[tuple[int, float]]]) -> go.Figure
         colour, dash = _LOOKS.get(name.partition(",")[0], (OTHER, "solid"))
         look = {"name": name, "mode": "lines+markers", "line": {"color": colour, "dash": dash}}
         requests, rates = [each[0] for each in points], [each[1] for each in points]
-        traces.append(line(requests, rates, hover="%{x} requests: %{y:.0f} a second", **look))
+        hover = "%{x} requests: %{y:.0f} a second"
+        traces.append(dots(requests, rounded(rates), hover=hover, **look))
     return figure(
         traces,
         x={"title": {"text": "requests at once"}, "type": "log"},
