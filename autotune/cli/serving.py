@@ -36,7 +36,7 @@ def bench_server(
     """Run the servers and print what they did; whether the folder is slower nowhere."""
     with errors_in_one_line():
         from autotune.errors import ExportError
-        from autotune.files import try_file
+        from autotune.files import try_file, write_errors
         from autotune.report.plots.servers import write_servers_plot
         from autotune.serve.gains import rows_of
         from autotune.serve.http_client import write_tokenizer
@@ -58,10 +58,11 @@ def bench_server(
         with _scratch() as scratch:
             installed = installed_at(given.python, scratch)
             plan = _of_release(plan, installed.release)
-            served = ServedModel.of(plan, scratch, load, after=after, has_weights=given.weights)
-            if given.http and not given.weights:
-                tokenizer = write_tokenizer(scratch / "tokenizer", served.vocabulary)
-                served = replace(served, tokenizer=tokenizer)
+            with write_errors(scratch, ExportError, advice="name a larger place with TMPDIR"):
+                served = ServedModel.of(plan, scratch, load, after=after, has_weights=given.weights)
+                if given.http and not given.weights:
+                    tokenizer = write_tokenizer(scratch / "tokenizer", served.vocabulary)
+                    served = replace(served, tokenizer=tokenizer)
             tensor_parallel = plan.model.tensor_parallel if plan.model else 1
             note = check_folder(folder, installed, gpus=tensor_parallel)
             if note:
@@ -161,7 +162,7 @@ def servers_table(rows: Iterable[Row]) -> Table:
         cells += [
             f"{row.no_lora.step_ms:.2f}" if row.no_lora else "",
             f"{old.step_ms:.2f}, {row.again.step_ms:.2f}",
-            f"{new.step_ms:.2f}",
+            ", ".join(f"{each.step_ms:.2f}" for each in (new, row.folder_again) if each),
             f"{(old.tokens_per_s + row.again.tokens_per_s) / 2:.0f} -> {new.tokens_per_s:.0f}",
             gain_text(row),
             row.verdict,

@@ -20,8 +20,9 @@ from autotune.errors import InputError, WorkerDied, printable
 #: minutes to start, and one that reads a large model's weights from a slow disk many.
 PATIENCE_S = 3600.0
 
-#: Seconds that a program has to end by itself, before it is killed.
-_GRACE_S = 10.0
+#: Seconds that a program has to end by itself, before it is killed: fewer than those after which a
+#: second Ctrl-C ends autotune at once.
+_GRACE_S = 4.0
 
 #: Bytes of the end of a log that a message is taken from, and how many lines where none of these
 #: names an error. The processes of an engine write a traceback each.

@@ -104,6 +104,11 @@ def common_flags(plan: StudyPlan, model: ModelTable) -> list[str]:
     return [*_typed(_OF_MODEL, sizes), *_typed(_OF_BATCHES, plan.limits)]
 
 
+def variables_of(model: ModelTable) -> dict[str, str]:
+    """The environment variables of every server."""
+    return {"VLLM_LORA_ENABLE_DUAL_STREAM": "1"} if model.dual_stream else {}
+
+
 def _typed(flags: Mapping[str, str], values: Mapping[str, Any]) -> Iterator[str]:
     for name, flag in flags.items():
         value = values.get(name)

@@ -113,6 +113,7 @@ class Row:
         default: Of the first engine with vLLM's defaults.
         again: Of the second one, which ran after the folder's.
         folder: Of the engine with the folder.
+        folder_again: Of a second one, which runs only where the first seems slower.
         no_lora: Of the engine without LoRA; None where there was none.
         predicted_ms: What the folder saves of a step, by its kernels' times; None where unknown.
     """
@@ -121,6 +122,7 @@ class Row:
     default: Figures
     again: Figures
     folder: Figures
+    folder_again: Figures | None = None
     no_lora: Figures | None = None
     predicted_ms: float | None = None
 
@@ -130,36 +132,49 @@ class Row:
         return (self.default.step_ms + self.again.step_ms) / 2
 
     @property
+    def folder_ms(self) -> float:
+        """A step with the folder: the mean where two engines had it."""
+        return statistics.mean(each.step_ms for each in self._tuned)
+
+    @property
+    def _tuned(self) -> list[Figures]:
+        return [self.folder, *([self.folder_again] if self.folder_again else [])]
+
+    @property
     def noise_ms(self) -> float:
         """How far two times of a step may be apart by chance.
 
-        It is how far the two engines with defaults are apart, or half of the range of one engine's
+        It is how far two engines that are alike are apart, or half of the range of one engine's
         rounds, or 1 % of a step: the most of these.
         """
-        engines = (self.default, self.again, self.folder)
+        engines = (self.default, self.again, *self._tuned)
         ranges = (each.step_high_ms - each.step_low_ms for each in engines)
-        drift = abs(self.default.step_ms - self.again.step_ms)
-        return max(drift, max(ranges) / 2, _LEAST_NOISE * self.default_ms)
+        drifts = (
+            abs(self.default.step_ms - self.again.step_ms),
+            abs(self._tuned[0].step_ms - self._tuned[-1].step_ms),
+        )
+        return max(*drifts, max(ranges) / 2, _LEAST_NOISE * self.default_ms)
 
     @property
     def saved_ms(self) -> float:
         """What the folder saves of a step."""
-        return self.default_ms - self.folder.step_ms
+        return self.default_ms - self.folder_ms
 
     @property
     def gains(self) -> tuple[float, float]:
         """The tokens a second that the folder gains over the faster and the slower default."""
         both = sorted((self.default.step_ms, self.again.step_ms))
-        low, high = (each / self.folder.step_ms - 1 for each in both)
+        low, high = (each / self.folder_ms - 1 for each in both)
         return low, high
 
     @property
     def verdict(self) -> str:
         """``faster``, ``same`` or ``slower`` than the default, beyond noise."""
         low, high = sorted((self.default.step_ms, self.again.step_ms))
-        if self.folder.step_ms < low - self.noise_ms:
+        steps = [each.step_ms for each in self._tuned]
+        if max(steps) < low - self.noise_ms:
             return "faster"
-        return "slower" if self.folder.step_ms > high + self.noise_ms else "same"
+        return "slower" if min(steps) > high + self.noise_ms else "same"
 
     @property
     def is_as_predicted(self) -> bool | None:
@@ -175,6 +190,7 @@ class Row:
             "default": self.default.as_dict(),
             "default_again": self.again.as_dict(),
             "folder": self.folder.as_dict(),
+            "folder_again": self.folder_again and self.folder_again.as_dict(),
             "no_lora": self.no_lora and self.no_lora.as_dict(),
             "saved_ms": round(self.saved_ms, 4),
             "noise_ms": round(self.noise_ms, 4),
@@ -192,17 +208,18 @@ def rows_of(
     """A row for each case.
 
     Args:
-        engines: By name; ``no LoRA`` may be missing.
+        engines: By name; ``no LoRA`` and ``folder again`` may be missing.
         cases: In their order.
         predicted_ms: By number of requests, what the folder's kernels save of a step.
     """
-    without = engines.get("no LoRA")
+    without, once_more = engines.get("no LoRA"), engines.get("folder again")
     return [
         Row(
             case=case,
             default=engines["default"].at(case),
             again=engines["default again"].at(case),
             folder=engines["folder"].at(case),
+            folder_again=None if once_more is None else once_more.at(case),
             no_lora=None if without is None else without.at(case),
             predicted_ms=predicted_ms.get(case.requests),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from autotune.errors import InputError, printable
 from autotune.plan.documents import expanded, is_folder
 from autotune.plan.models import read_config
 from autotune.plan.study import StudyPlan
-from autotune.serve.engine_flags import check_after, common_flags, lora_flags
+from autotune.serve.engine_flags import check_after, common_flags, lora_flags, variables_of
 from autotune.serve.random_adapter import WEIGHTS, write_adapter
 
 #: Steps are timed from a request's token of this number on: the prompts of all are read by then.
@@ -94,6 +94,7 @@ class ServedModel:
         with_lora: More flags, of those with LoRA.
         adapters: The adapters' folders.
         tokenizer: The folder of a tokenizer in place of the model's own; None for that.
+        variables: Environment variables of every server.
     """
 
     name: str
@@ -103,6 +104,7 @@ class ServedModel:
     with_lora: tuple[str, ...]
     adapters: tuple[Path, ...]
     tokenizer: Path | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -159,6 +161,7 @@ class ServedModel:
             ),
             with_lora=tuple(lora_flags(model, rank=server.rank, max_loras=server.max_loras)),
             adapters=tuple(adapters),
+            variables=variables_of(model),
         )
 
     def flags(self, *, has_lora: bool) -> list[str]:
@@ -183,8 +186,10 @@ class ServedModel:
 
 
 def _own_adapter(source: str) -> Path | None:
-    """The folder of an adapter that has weights; None where only its config is there."""
+    """Where an adapter with weights is, here or on the hub; None where only its config is there."""
     folder = expanded(source)
+    if not folder.exists():
+        return Path(source)
     folder = folder if is_folder(folder) else folder.parent
     there = any((folder / name).is_file() for name in (WEIGHTS, "adapter_model.bin"))
     return folder.absolute() if there else None

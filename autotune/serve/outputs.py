@@ -18,10 +18,10 @@ from autotune.errors import InputError
 from autotune.plan.model import ModelTable
 from autotune.plan.models import read_config
 from autotune.plan.study import StudyPlan
-from autotune.serve.engine_flags import common_flags, lora_flags
+from autotune.serve.engine_flags import common_flags, lora_flags, variables_of
 from autotune.serve.job import Case, Load, ServedModel
 from autotune.serve.random_adapter import write_adapter
-from autotune.serve.side_by_side import VARIANTS, Installed, Say, program, told_by
+from autotune.serve.side_by_side import VARIANTS, Installed, Say, program, told_by, variables
 
 #: Decoder layers of the model: enough for one layer to read what another one wrote.
 _LAYERS = 2
@@ -109,7 +109,8 @@ def check_outputs(
     for variant in (each for each in VARIANTS if each.has_lora):
         job = {**served.job(load, has_lora=True), "tells_tokens": True}
         log = scratch / f"outputs-{variant.name.replace(' ', '-')}.log"
-        rounds = told_by(variant, job, folder, installed, log=log)
+        env = variables(variant, folder, served)
+        rounds = told_by(variant, job, installed, log=log, env=env)
         told[variant.name] = [line["served"] for line in rounds if "served" in line]
         say(f"outputs: served ({variant.name})")
     sequences = [
@@ -180,6 +181,7 @@ def _served(
         common=(*common, *common_flags(plan, model)),
         with_lora=tuple(lora_flags(model, rank=server.rank, max_loras=server.max_loras)),
         adapters=tuple(adapters),
+        variables=variables_of(model),
     )
 
 

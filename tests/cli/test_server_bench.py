@@ -7,13 +7,16 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from autotune.export import VllmExporter
+from autotune.plan.models.adapter_tensors import AdaptedLayer
 from autotune.serve.outputs import Compared
+from autotune.serve.random_adapter import write_adapter
 from tests.export.examples import H100, qkv_shrink, selection
 from tests.patience import PATIENCE_S
 from tests.serve.double import STEPS_MS, install, write_model
@@ -25,6 +28,7 @@ def served(autotune, tmp_path, monkeypatch):
     VllmExporter().export([selection(qkv_shrink())], H100, tmp_path / "tuned", merge=False)
     model = write_model(tmp_path / "model")
     monkeypatch.delenv("VLLM_TUNED_CONFIG_FOLDER", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where logs are kept
 
     def run(*arguments: object, start: bool = False, folder: Path | None = None, **behaviour):
         packages = install(tmp_path / "packages", **behaviour)
@@ -69,10 +73,18 @@ def test_everything_that_was_measured_is_in_the_json(served):
 
 
 def test_a_folder_that_is_slower_than_both_defaults_ends_with_exit_code_3(served):
-    ended = served("--requests", "4", steps_ms=STEPS_MS | {"folder": 11.0})
+    ended = served("--requests", "4", steps_ms=STEPS_MS | {"folder": 11.0, "folder again": 10.9})
     assert ended.code == 3, ended.err
+    assert "11.00, 10.90" in ended.out
     assert "slower" in ended.out
     assert ended.out.splitlines()[-1] == "0 faster, 0 same, 1 slower"
+
+
+def test_a_folder_that_is_slower_only_once_is_the_same(served):
+    ended = served("--requests", "4", steps_ms=STEPS_MS | {"folder": 12.0, "folder again": 10.0})
+    assert ended.code == 0, ended.err
+    assert "[once more] folder again: 4 requests: 10.00 ms a step" in ended.err
+    assert ended.out.splitlines()[-1] == "0 faster, 1 same, 0 slower"
 
 
 def test_a_folder_that_is_slower_within_the_drift_of_the_defaults_is_the_same(served):
@@ -120,6 +132,24 @@ def test_outputs_that_are_wrong_end_with_exit_code_3(served, monkeypatch, folder
     assert ended.code == code
     assert ("computes wrong numbers at 4 requests" in ended.out) == (code == 3)
     assert ended.out.splitlines()[-2].split()[-1] == ("wrong" if code else "right")
+
+
+def test_the_variable_of_a_second_stream_is_that_of_the_flag(served):
+    ended = served("--requests", 1, "--dual-stream", needs="VLLM_LORA_ENABLE_DUAL_STREAM")
+    assert ended.code == 0, ended.err
+    line = served("--requests", 1, needs="VLLM_LORA_ENABLE_DUAL_STREAM").err.splitlines()[-1]
+    assert "VLLM_LORA_ENABLE_DUAL_STREAM is not set" in line
+
+
+def test_adapters_that_have_weights_are_served_as_they_are(served, tmp_path):
+    own = write_adapter(tmp_path / "own", [AdaptedLayer("q_proj", 256, 256)], 16, seed=0)
+    other = tmp_path / "without-weights"
+    other.mkdir()
+    (other / "adapter_config.json").write_bytes((own / "adapter_config.json").read_bytes())
+    served("--requests", 2, "--adapter", own, "--adapter", other)
+    paths = (tmp_path / "packages" / "vllm" / "adapters").read_text().splitlines()
+    assert paths[0] == str(own)
+    assert str(other) not in paths
 
 
 # ------------------------------------------------------------------ what cannot be

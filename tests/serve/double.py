@@ -33,14 +33,13 @@ from types import SimpleNamespace as Made
 now = time.perf_counter()
 time.perf_counter = lambda: now
 
-NAMES = ["default", "folder", "default again", "no LoRA"]
 STARTS = Path(__file__).with_name("starts")
 
 def name_of(has_lora):
     if not has_lora:
         return "no LoRA"
     if os.environ.get("VLLM_TUNED_CONFIG_FOLDER"):
-        return "folder"
+        return "folder again" if STARTS.exists() and "folder" in STARTS.read_text() else "folder"
     seen = STARTS.read_text().split("|") if STARTS.exists() else []
     return "default again" if "folder" in seen else "default"
 
@@ -68,6 +67,8 @@ class LLMEngine:
     def from_engine_args(cls, given):
         self = cls()
         self.given, self.name, self.running = given, name_of(given.enable_lora), {}
+        if BEHAVIOUR.get("needs") and BEHAVIOUR["needs"] not in os.environ:
+            raise RuntimeError(f"{BEHAVIOUR['needs']} is not set")
         before = STARTS.read_text() + "|" if STARTS.exists() else ""
         STARTS.write_text(before + self.name)
         if self.name == BEHAVIOUR.get("dies"):
@@ -89,6 +90,8 @@ class LLMEngine:
     def add_request(self, request_id, prompt, params, arrival_time=None, lora_request=None):
         if self.given.enable_lora:
             folder = Path(lora_request.lora_path)
+            with Path(__file__).with_name("adapters").open("a") as file:
+                print(folder, file=file)
             assert (folder / "adapter_config.json").is_file(), folder
             assert (folder / "adapter_model.safetensors").stat().st_size > 1000
         else:
@@ -192,7 +195,7 @@ def install(folder: Path, **behaviour: Any) -> Path:
         behaviour: What differs from a server that works: ``steps_ms``, by server; ``dies`` or
             ``hangs``, which server does at its start, and ``how`` it dies; ``compiles``, the
             kernels that are compiled while the folder is served; ``unanswered``, how many requests
-            the client gets no answer to.
+            the client gets no answer to; ``needs``, a variable without which no server starts.
     """
     usual = {
         "release": "0.33.0",
