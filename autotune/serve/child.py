@@ -24,6 +24,10 @@ PATIENCE_S = 3600.0
 #: second Ctrl-C ends autotune at once.
 _GRACE_S = 4.0
 
+#: Seconds that killed processes get to be gone, and between two looks: a GPU's memory is free once
+#: those that used it are, and the next server needs it.
+_MOST_DYING_S, _PAUSE_S = 30.0, 0.05
+
 #: Bytes of the end of a log that a message is taken from, and how many lines where none of these
 #: names an error. The processes of an engine write a traceback each.
 _TAIL_BYTES, _TAIL_LINES = 65_536, 3
@@ -150,6 +154,9 @@ class Child:
                 self._process.wait(_GRACE_S)
         self._signal(signal.SIGKILL)  # what it started may outlive it
         self._process.wait()
+        due_s = time.monotonic() + _MOST_DYING_S
+        while _has_living(self._process.pid) and time.monotonic() < due_s:
+            time.sleep(_PAUSE_S)
         for file in (self._process.stdin, self._process.stdout):
             if file is not None:
                 with suppress(BrokenPipeError):
@@ -210,6 +217,18 @@ def tail(log: Path) -> str:
     errors = list(dict.fromkeys(filter(_ERROR.search, lines)))
     chosen = [errors[0], errors[-1]] if errors else lines[-_TAIL_LINES:]
     return " / ".join(printable(line) for line in dict.fromkeys(chosen))
+
+
+def _has_living(group: int) -> bool:
+    """Whether a process group has a process that still runs; a zombie does not."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group, *_ = path.read_text().rpartition(") ")[2].split()
+        except (OSError, ValueError):  # it has ended meanwhile
+            continue
+        if int(its_group) == group and state not in "ZX":
+            return True
+    return False
 
 
 def _ending(code: int) -> str:

@@ -119,7 +119,6 @@ def _round(
     """Serve requests at once, and note when each token of each is there."""
     params = import_module("vllm").SamplingParams(
         max_tokens=asked["last"],
-        min_tokens=asked["last"],
         temperature=0.0,
         ignore_eos=True,
         detokenize=False,

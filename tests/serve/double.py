@@ -59,7 +59,7 @@ class EngineArgs:
     from_cli_args = staticmethod(lambda given: given)
 
 class SamplingParams:
-    def __init__(self, *, max_tokens, min_tokens, temperature, ignore_eos, detokenize, logprobs):
+    def __init__(self, *, max_tokens, temperature, ignore_eos, detokenize, logprobs):
         self.max_tokens, self.logprobs = max_tokens, logprobs
 
 class LLMEngine:

@@ -74,8 +74,7 @@ def test_what_the_program_imports_is_there(release):
     assert {"lora_name", "lora_int_id", "lora_path"} <= requests
     sampling = fields(release / "vllm" / "sampling_params.py", "SamplingParams")
     assert {
-        *("max_tokens", "min_tokens", "temperature"),
-        *("ignore_eos", "detokenize", "logprobs"),
+        *("max_tokens", "temperature", "ignore_eos", "detokenize", "logprobs"),
     } <= sampling
 
 
