@@ -28,6 +28,9 @@ _GRACE_S = 4.0
 #: those that used it are, and the next server needs it.
 _MOST_DYING_S, _PAUSE_S = 30.0, 0.05
 
+#: Seconds between two looks at whether a program that tells nothing is still there.
+_LOOK_S = 0.5
+
 #: Bytes of the end of a log that a message is taken from, and how many lines where none of these
 #: names an error. The processes of an engine write a traceback each.
 _TAIL_BYTES, _TAIL_LINES = 65_536, 3
@@ -178,8 +181,12 @@ class Child:
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
             while True:
-                if not selector.select(max(0.0, due_s - time.monotonic())):
-                    raise self.died(f"it told nothing for {patience_s:g} s")
+                if not selector.select(_LOOK_S):
+                    if self._process.poll() is not None:
+                        break  # what it started has the pipe, too, and lives
+                    if time.monotonic() > due_s:
+                        raise self.died(f"it told nothing for {patience_s:g} s")
+                    continue
                 got = os.read(stdout.fileno(), 65_536)
                 if not got:
                     break

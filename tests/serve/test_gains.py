@@ -1,0 +1,100 @@
+"""When a folder counts as faster or slower in a server."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.serve.gains import Engine, Figures, Round, Row, percentile, rows_of
+from autotune.serve.job import Case
+
+CASE = Case(input=64, output=144, requests=8)
+STEPS = st.floats(0.5, 100.0)
+
+
+def figures(*steps_ms: float) -> Figures:
+    """Of rounds with these times of a step."""
+    return Figures.of(
+        [
+            Round(step_s=each / 1e3, tokens_per_s=8e3 / each, ttft_s=[0.1], itl_s=[each / 1e3])
+            for each in steps_ms
+        ]
+    )
+
+
+def row(default: float, again: float, folder: float, **more: float) -> Row:
+    once_more = more.get("folder_again")
+    return Row(
+        case=CASE,
+        default=figures(default),
+        again=figures(again),
+        folder=figures(folder),
+        folder_again=None if once_more is None else figures(once_more),
+        predicted_ms=more.get("predicted_ms"),
+    )
+
+
+@given(STEPS, STEPS)
+def test_a_folder_between_the_two_defaults_is_the_same(default, again):
+    assert row(default, again, (default + again) / 2).verdict == "same"
+
+
+@given(STEPS, STEPS, STEPS)
+def test_a_folder_is_only_slower_or_faster_beyond_the_drift_of_the_defaults(default, again, folder):
+    one = row(default, again, folder)
+    drift = abs(default - again)
+    if one.verdict == "slower":
+        assert folder > max(default, again) + drift
+    if one.verdict == "faster":
+        assert folder < min(default, again) - drift
+    assert row(again, default, folder).verdict == one.verdict
+
+
+@given(STEPS)
+def test_a_difference_below_one_percent_is_noise(step):
+    assert row(step, step, step * 1.009).verdict == "same"
+    assert row(step, step, step * 1.03).verdict == "slower"
+
+
+def test_rounds_that_are_far_apart_are_noise_too():
+    steady = row(10.0, 10.0, 11.0)
+    assert steady.verdict == "slower"
+    assert replace(steady, folder=figures(10.0, 11.0, 13.0)).verdict == "same"
+
+
+def test_a_second_server_with_the_folder_counts_as_much_as_the_first():
+    assert row(10.0, 10.0, 12.0, folder_again=12.0).verdict == "slower"
+    assert row(10.0, 10.0, 12.0, folder_again=10.0).verdict == "same"
+    assert row(10.0, 10.0, 8.0, folder_again=8.1).verdict == "faster"
+    assert row(10.0, 10.0, 8.0, folder_again=9.0).folder_ms == pytest.approx(8.5)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "expected"), [(2.0, True), (2.15, True), (2.3, False), (1.0, False), (None, None)]
+)
+def test_a_saving_is_as_predicted_within_a_tenth(predicted, expected):
+    one = replace(row(10.0, 10.0, 8.0), predicted_ms=predicted)
+    assert one.is_as_predicted is expected
+    assert one.as_dict()["is_as_predicted"] is expected
+
+
+def test_percentiles_are_values_that_were_seen():
+    assert percentile([5.0], 99) == 5.0
+    assert percentile(list(range(1, 101)), 99) == 99
+    assert percentile([3.0, 1.0, 2.0], 50) == 2.0
+
+
+def test_the_gain_is_given_over_both_defaults():
+    low, high = row(12.0, 11.0, 10.0).gains
+    assert (low, high) == (pytest.approx(0.1), pytest.approx(0.2))
+
+
+def test_a_row_needs_no_server_without_lora():
+    rounds = {CASE: [Round(step_s=0.01, tokens_per_s=800, ttft_s=[0.1], itl_s=[0.01])]}
+    names = ("default", "folder", "default again")
+    engines = {name: Engine(name=name, rounds=dict(rounds)) for name in names}
+    (one,) = rows_of(engines, [CASE], {8: 1.0})
+    assert (one.no_lora, one.folder_again, one.predicted_ms) == (None, None, 1.0)
