@@ -229,7 +229,7 @@ def lines_of(engines: Mapping[str, Engine], rows: Sequence[Row]) -> list[str]:
 def compiled_line(engine: Engine) -> str:
     """How many kernels were compiled while the engine served."""
     if engine.compiled is None:
-        return "This release of vLLM does not tell what it compiles while it serves."
+        return "vLLM did not tell what it compiled while it served: releases before 0.22 do not."
     kernels = ", ".join(f"{name} ({count})" for name, count in engine.compiled.items())
     return f"Compiled while serving with the {engine.name}: {kernels or 'nothing'}"
 

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def install():
 
 
 @pytest.fixture
-def planted(tmp_path, monkeypatch) -> Path:
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A plugin of vLLM, on the path of every process."""
     folder = tmp_path / "plugin"
     about = folder / "planted-0.dist-info"
@@ -91,7 +92,7 @@ def test_an_adapter_of_zeros_changes_nothing_and_a_random_one_does(tmp_path, kin
     weights.write_bytes(content[:header] + bytes(len(content) - header))
     checkpoint = tmp_path / "checkpoint"
     prompt = {"prompt": [5, 6, 7, 8], "tokens": [9, 10]}
-    jobs = [
+    jobs: list[dict[str, Any]] = [
         {"make": {"config": config, "folder": str(checkpoint), "seed": 0}},
         {
             "judge": {
