@@ -225,6 +225,9 @@ def trace(*, command: ServerCommand, file: TraceOutput = Path("trace.jsonl")) ->
     raise typer.Exit(code)
 
 
+app.command(cls=TakesServerArguments)(bench)
+
+
 @app.command()
 def export(
     *,
@@ -341,7 +344,6 @@ def warm(
     _end(warmed.is_whole)
 
 
-app.command(cls=TakesServerArguments)(bench)
 app.command()(report)
 app.command()(dashboard)
 app.command("configs")(configs)

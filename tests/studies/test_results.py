@@ -47,7 +47,8 @@ def test_what_is_served_is_shown_with_the_gain_over_both_defaults(script, tmp_pa
     told["config"] = "config.json"
     told["rows"] = [{"requests": 4, "predicted_ms": 1.25, **row}]
     (folder / "served" / "m.json").write_text(json.dumps(told))
-    assert "| 4 | – | 12.00, 11.00 | 10.00 | +10 to +20 % | 1.25 ms saved |" in script.page(folder)
+    expected = "| 4 | – | 12.00, 11.00 | 10.00 | +10 to +20 % | 1.50 | 1.25 |"
+    assert expected in script.page(folder)
 
 
 def test_every_file_that_the_page_names_is_there(script):
