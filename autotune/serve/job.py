@@ -136,6 +136,11 @@ class ServedModel:
             )
         check_after(after)
         config = read_config(model.config)
+        if not isinstance(config.get("model_type"), str):
+            raise InputError(
+                f"{printable(model.config)} has no model_type, without which vLLM reads no config; "
+                "give the model's own config.json"
+            )
         server, layers = model.adapted(plan.lora)
         count = server.active_loras or server.max_loras
         adapters = []

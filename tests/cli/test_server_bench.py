@@ -216,6 +216,13 @@ def test_what_cannot_be_compared_is_refused_in_one_line(served, arguments, said)
     assert said in ended.err.splitlines()[-1]
 
 
+def test_a_config_that_vllm_could_not_read_is_refused(served, tmp_path):
+    config = {"architectures": ["LlamaForCausalLM"], "vocab_size": 1024}
+    (tmp_path / "bare.json").write_text(json.dumps(config))
+    line = served("--model", tmp_path / "bare.json").has_failed_in_one_line()
+    assert "has no model_type" in line
+
+
 def test_requests_that_never_run_at_once_are_refused(served):
     line = served("--requests", 8, "--max-num-seqs", 2).err.splitlines()[-1]
     assert "8 requests never ran at once" in line
