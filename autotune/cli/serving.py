@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autotune.cli.console import err, out, say
 from autotune.cli.exits import errors_in_one_line
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from autotune.cli.shape_flags import ShapeFlags
     from autotune.plan.study import StudyPlan
     from autotune.serve.gains import Engine, Row
+    from autotune.serve.job import Load, ServedModel
     from autotune.serve.outputs import Compared
     from autotune.serve.side_by_side import Installed
 
@@ -29,79 +30,113 @@ _REQUESTS = (1, 8, 16, 32, 64, 128)
 #: Tokens of a prompt, and tokens that each request gets: 128 steps are timed.
 _INPUT, _OUTPUT = 64, 144
 
+#: Enough for a median; each is as long as the output is.
+_REPEATS = 3
+
+
+class Found(NamedTuple):
+    """What the servers did."""
+
+    model: str
+    installed: Installed
+    engines: Mapping[str, Engine]
+    rows: Sequence[Row]
+    outputs: Sequence[Compared]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the folder is slower nowhere, and nowhere wrong."""
+        is_right = all(each.verdict != "wrong" for each in self.outputs)
+        return is_right and all(row.verdict != "slower" for row in self.rows)
+
 
 def bench_server(
     folder: Path, flags: ShapeFlags, given: ServerFlags, *, after: Sequence[str], as_json: bool
 ) -> bool:
-    """Run the servers and print what they did; whether the folder is slower nowhere."""
+    """Run the servers and print what they did; whether the folder is slower and wrong nowhere."""
     with errors_in_one_line():
         from autotune.errors import ExportError
-        from autotune.files import try_file, write_errors
+        from autotune.files import try_file
         from autotune.report.plots.servers import write_servers_plot
-        from autotune.serve.gains import rows_of
-        from autotune.serve.http_client import write_tokenizer
-        from autotune.serve.job import Load, ServedModel
-        from autotune.serve.outputs import check_outputs
-        from autotune.serve.predicted import predicted_ms
-        from autotune.serve.side_by_side import check_folder, installed_at, run_engines
 
         if given.plot is not None:
             try_file(given.plot, ExportError, advice="name another file with --plot")
-        load = Load(
-            requests=tuple(given.requests or _REQUESTS),
-            inputs=tuple(given.input or (_INPUT,)),
-            outputs=tuple(given.output or (_OUTPUT,)),
-            over_http=given.http,
-            **({} if given.repeats is None else {"repeats": given.repeats}),
-        )
-        plan = flags.plan()
         with _scratch() as scratch:
-            installed = installed_at(given.python, scratch)
-            plan = _of_release(plan, installed.release)
-            with write_errors(scratch, ExportError, advice="name a larger place with TMPDIR"):
-                served = ServedModel.of(plan, scratch, load, after=after, has_weights=given.weights)
-                if given.http and not given.weights:
-                    tokenizer = write_tokenizer(scratch / "tokenizer", served.vocabulary)
-                    served = replace(served, tokenizer=tokenizer)
-            tensor_parallel = plan.model.tensor_parallel if plan.model else 1
-            note = check_folder(folder, installed, gpus=tensor_parallel)
-            if note:
-                say(f"autotune: {note}", err)
-            predicted = predicted_ms(folder, installed.gpu, plan) if installed.gpu else {}
-            engines = run_engines(
-                served,
-                load,
-                folder,
-                installed,
-                scratch=scratch,
-                say=lambda text: say(text, err),
-            )
-            rows = rows_of(engines, load.cases, predicted)
-            outputs = []
-            if given.check_outputs:
-                outputs = check_outputs(
-                    plan,
-                    load.requests,
-                    folder,
-                    installed,
-                    scratch=scratch,
-                    say=lambda text: say(text, err),
-                )
+            found = _found(folder, flags, given, after, scratch)
         if given.plot is not None:
-            write_servers_plot(curves_of(rows), given.plot)
+            write_servers_plot(curves_of(found.rows), given.plot)
             say(f"Drew {given.plot}", err)
     if as_json:
-        out.print_json(json.dumps(as_document(served.name, installed, engines, rows, outputs)))
+        out.print_json(json.dumps(as_document(found)))
     else:
-        out.print(servers_table(rows))
-        for line in lines_of(engines, rows):
-            say(line)
-        if outputs:
-            out.print()
-            out.print(outputs_table(outputs))
-            say(outputs_line(outputs))
-    is_right = all(each.verdict != "wrong" for each in outputs)
-    return is_right and not any(row.verdict == "slower" for row in rows)
+        _print(found)
+    return found.is_sound
+
+
+def _found(
+    folder: Path, flags: ShapeFlags, given: ServerFlags, after: Sequence[str], scratch: Path
+) -> Found:
+    """Run the servers."""
+    from autotune.errors import ExportError
+    from autotune.files import write_errors
+    from autotune.serve.gains import rows_of
+    from autotune.serve.outputs import check_outputs
+    from autotune.serve.predicted import predicted_ms
+    from autotune.serve.side_by_side import Setting, check_folder, installed_at, run_engines
+
+    plan, load = flags.plan(), _load(given)
+    installed = installed_at(given.python, scratch)
+    plan = _of_release(plan, installed.release)
+    note = check_folder(folder, installed, gpus=plan.model.tensor_parallel if plan.model else 1)
+    if note:
+        say(f"autotune: {note}", err)
+    with write_errors(scratch, ExportError, advice="name a larger place with TMPDIR"):
+        served = _served(plan, load, given, after, scratch)
+    predicted = predicted_ms(folder, installed.gpu, plan) if installed.gpu else {}
+    setting = Setting(
+        installed=installed, folder=folder, scratch=scratch, say=lambda text: say(text, err)
+    )
+    engines = run_engines(served, load, setting)
+    outputs = []
+    if given.check_outputs:
+        with write_errors(scratch, ExportError, advice="name a larger place with TMPDIR"):
+            outputs = check_outputs(plan, served, load, setting)
+    return Found(served.name, installed, engines, rows_of(engines, load.cases, predicted), outputs)
+
+
+def _load(given: ServerFlags) -> Load:
+    from autotune.serve.job import Load
+
+    return Load(
+        requests=tuple(given.requests or _REQUESTS),
+        inputs=tuple(given.input or (_INPUT,)),
+        outputs=tuple(given.output or (_OUTPUT,)),
+        repeats=given.repeats or _REPEATS,
+        over_http=given.http,
+    )
+
+
+def _served(
+    plan: StudyPlan, load: Load, given: ServerFlags, after: Sequence[str], scratch: Path
+) -> ServedModel:
+    """The model, with its adapters written, and a tokenizer for a client that sends text."""
+    from autotune.serve.http_client import write_tokenizer
+    from autotune.serve.job import ServedModel
+
+    served = ServedModel.of(plan, scratch, load, after=after, has_weights=given.weights)
+    if not given.http or given.weights:
+        return served
+    return replace(served, tokenizer=write_tokenizer(scratch / "tokenizer", served.vocabulary))
+
+
+def _print(found: Found) -> None:
+    out.print(servers_table(found.rows))
+    for line in lines_of(found.engines, found.rows):
+        say(line)
+    if found.outputs:
+        out.print()
+        out.print(outputs_table(found.outputs))
+        say(outputs_line(found.outputs))
 
 
 @contextmanager
@@ -266,22 +301,16 @@ def outputs_line(outputs: Sequence[Compared]) -> str:
     )
 
 
-def as_document(
-    model: str,
-    installed: Installed,
-    engines: Mapping[str, Engine],
-    rows: Sequence[Row],
-    outputs: Sequence[Compared],
-) -> dict[str, Any]:
+def as_document(found: Found) -> dict[str, Any]:
     """Everything that was measured, JSON-ready."""
     return {
-        "model": model,
-        "vllm": installed.release,
-        "gpu": installed.gpu,
+        "model": found.model,
+        "vllm": found.installed.release,
+        "gpu": found.installed.gpu,
         "engines": [
             {"name": each.name, "start_s": round(each.start_s, 2), "compiled": each.compiled}
-            for each in engines.values()
+            for each in found.engines.values()
         ],
-        "rows": [row.as_dict() for row in rows],
-        "outputs": [each.as_dict() for each in outputs],
+        "rows": [row.as_dict() for row in found.rows],
+        "outputs": [each.as_dict() for each in found.outputs],
     }

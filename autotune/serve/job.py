@@ -56,7 +56,7 @@ class Load:
     requests: tuple[int, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    repeats: int = 3
+    repeats: int
     over_http: bool = False
 
     @property
@@ -95,6 +95,7 @@ class ServedModel:
         adapters: The adapters' folders.
         tokenizer: The folder of a tokenizer in place of the model's own; None for that.
         variables: Environment variables of every server.
+        after: The flags of ``common`` that the user gave after ``--``.
     """
 
     name: str
@@ -105,6 +106,7 @@ class ServedModel:
     adapters: tuple[Path, ...]
     tokenizer: Path | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -167,6 +169,7 @@ class ServedModel:
             with_lora=tuple(lora_flags(model, rank=server.rank, max_loras=server.max_loras)),
             adapters=tuple(adapters),
             variables=variables_of(model),
+            after=tuple(after),
         )
 
     def flags(self, *, has_lora: bool) -> list[str]:

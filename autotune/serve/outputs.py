@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autotune.errors import InputError
-from autotune.plan.model import ModelTable
 from autotune.plan.models import read_config
 from autotune.plan.study import StudyPlan
-from autotune.serve.engine_flags import common_flags, lora_flags, variables_of
+from autotune.serve.engine_flags import common_flags
 from autotune.serve.job import Case, Load, ServedModel
 from autotune.serve.random_adapter import write_adapter
-from autotune.serve.side_by_side import VARIANTS, Installed, Say, program, told_by, variables
+from autotune.serve.side_by_side import VARIANTS, Setting, program, told_by
 
 #: Decoder layers of the model: enough for one layer to read what another one wrote.
 _LAYERS = 2
@@ -77,50 +75,38 @@ class Compared:
 
 
 def check_outputs(
-    plan: StudyPlan,
-    requests: Sequence[int],
-    folder: Path,
-    installed: Installed,
-    *,
-    scratch: Path,
-    say: Say,
+    plan: StudyPlan, served: ServedModel, load: Load, setting: Setting
 ) -> list[Compared]:
     """Compare what servers with the folder and without it compute.
 
     Args:
         plan: Names the model.
-        requests: How many run at once, in their order.
-        folder: The folder of tuned files.
-        installed: The vLLM that serves.
-        scratch: For weights and logs.
-        say: Called with every step.
+        served: The model as it was served for its time.
+        load: The requests of that.
+        setting: Where the servers run.
 
     Raises:
         InputError: The model cannot be made so.
         WorkerDied: A program ended early.
     """
-    if plan.model is None:
-        raise InputError("--check-outputs needs a model: give --model")
-    small = small_config(read_config(plan.model.config))
-    load = Load(requests=tuple(requests), inputs=(_INPUT,), outputs=(_OUTPUT,), repeats=0)
-    served = _served(plan, plan.model, small, scratch, installed)
-    say(f"outputs: a model of {_LAYERS} layers with random weights")
+    small = _written(plan, served, setting)
+    load = Load(requests=load.requests, inputs=(_INPUT,), outputs=(_OUTPUT,), repeats=0)
+    setting.say(f"outputs: a model of {_LAYERS} layers with random weights")
     told: dict[str, list[dict[str, Any]]] = {}
     for variant in (each for each in VARIANTS if each.has_lora):
-        job = {**served.job(load, has_lora=True), "tells_tokens": True}
-        log = scratch / f"outputs-{variant.name.replace(' ', '-')}.log"
-        env = variables(variant, folder, served)
-        rounds = told_by(variant, job, installed, log=log, env=env)
+        job = {**small.job(load, has_lora=True), "tells_tokens": True}
+        log, env = setting.log(f"outputs {variant.name}"), setting.variables(variant, small)
+        rounds = told_by(variant, job, setting.installed, log=log, env=env)
         told[variant.name] = [line["served"] for line in rounds if "served" in line]
-        say(f"outputs: served ({variant.name})")
+        setting.say(f"outputs: served ({variant.name})")
     sequences = [
-        {"variant": name, "case": each["requests"], "adapter": index % len(served.adapters), **one}
+        {"variant": name, "case": each["requests"], "adapter": index % len(small.adapters), **one}
         for name, rounds_of in told.items()
         for each in rounds_of
         for index, one in enumerate(each["told"])
     ]
-    _judge(sequences, served, scratch / "whole", installed, log=scratch / "float32.log")
-    say(f"outputs: {len(sequences)} sequences computed in float32")
+    _judge(sequences, small, setting)
+    setting.say(f"outputs: {len(sequences)} sequences computed in float32")
     return [compared(sequences, case) for case in load.cases]
 
 
@@ -152,54 +138,43 @@ def small_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _served(
-    plan: StudyPlan,
-    model: ModelTable,
-    small: Mapping[str, Any],
-    scratch: Path,
-    installed: Installed,
-) -> ServedModel:
+def _written(plan: StudyPlan, served: ServedModel, setting: Setting) -> ServedModel:
     """The small model with its adapters, written."""
-    folder = scratch / "whole"
-    with program(
-        installed.python, "reference_program", name="making weights", log=scratch / "made.log"
-    ) as child:
+    model = plan.model
+    if model is None:
+        raise InputError("--check-outputs needs a model: give --model")
+    small = small_config(read_config(model.config))
+    server, layers = model.adapted(plan.lora, small)
+    folder = setting.scratch / "small"
+    log = setting.log("made")
+    python = setting.installed.python
+    with program(python, "reference_program", name="making weights", log=log) as child:
         child.give({"make": {"config": small, "folder": str(folder), "seed": 0}})
         for _ in child.lines():
             pass
-    server, layers = model.adapted(plan.lora, small)
     adapters = [
-        write_adapter(scratch / f"distinct-{number}", layers, server.rank, seed=100 + number)
-        for number in range(server.active_loras or server.max_loras)
+        write_adapter(setting.scratch / f"distinct-{n}", layers, server.rank, seed=100 + n)
+        for n in range(server.active_loras or server.max_loras)
     ]
-    context = str(_INPUT + _OUTPUT + 4)
-    common = ("--no-enable-prefix-caching", "--max-model-len", context)
-    return ServedModel(
-        name=model.config,
+    context = ("--max-model-len", str(_INPUT + _OUTPUT + 4))
+    flags = ("--no-enable-prefix-caching", *context, *common_flags(plan, model), *served.after)
+    return replace(
+        served,
         source=str(folder),
         vocabulary=small["vocab_size"],
-        common=(*common, *common_flags(plan, model)),
-        with_lora=tuple(lora_flags(model, rank=server.rank, max_loras=server.max_loras)),
+        common=flags,
         adapters=tuple(adapters),
-        variables=variables_of(model),
+        tokenizer=None,
     )
 
 
-def _judge(
-    sequences: Sequence[dict[str, Any]],
-    served: ServedModel,
-    folder: Path,
-    installed: Installed,
-    *,
-    log: Path,
-) -> None:
+def _judge(sequences: Sequence[dict[str, Any]], small: ServedModel, setting: Setting) -> None:
     """Add to every sequence what float32 gives, with its adapter and without."""
     asked = [{name: each[name] for name in ("adapter", "prompt", "tokens")} for each in sequences]
-    adapters = [str(each) for each in served.adapters]
-    job = {"judge": {"folder": str(folder), "adapters": adapters, "sequences": asked}}
-    with program(
-        installed.python, "reference_program", name="the computation in float32", log=log
-    ) as child:
+    adapters = [str(each) for each in small.adapters]
+    job = {"judge": {"folder": small.source, "adapters": adapters, "sequences": asked}}
+    name, log = "the computation in float32", setting.log("float32")
+    with program(setting.installed.python, "reference_program", name=name, log=log) as child:
         child.give(job)
         for line in child.lines():
             judged = line.get("judged")

@@ -79,6 +79,32 @@ class Installed:
         return ["--jit-monitor-verbose"] if is_since(self.release, _TELLS_EACH) else []
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """Where servers run.
+
+    Attributes:
+        installed: The vLLM that serves.
+        folder: The folder of tuned files.
+        scratch: For weights and logs.
+        say: Called with every figure as it comes.
+    """
+
+    installed: Installed
+    folder: Path
+    scratch: Path
+    say: Say
+
+    def log(self, name: str) -> Path:
+        """The log of a program."""
+        return self.scratch / f"{name.replace(' ', '-')}.log"
+
+    def variables(self, variant: Variant, served: ServedModel) -> dict[str, str]:
+        """What a variant's environment has beside that of this process."""
+        tuned = {FOLDER_VARIABLE: str(self.folder.absolute())} if variant.has_folder else {}
+        return {**served.variables, **tuned}
+
+
 def installed_at(python: str | None, scratch: Path) -> Installed:
     """Ask an interpreter which vLLM it has, and which GPUs.
 
@@ -143,15 +169,7 @@ def check_folder(folder: Path, installed: Installed, *, gpus: int) -> str | None
     return None
 
 
-def run_engines(
-    served: ServedModel,
-    load: Load,
-    folder: Path,
-    installed: Installed,
-    *,
-    scratch: Path,
-    say: Say,
-) -> dict[str, Engine]:
+def run_engines(served: ServedModel, load: Load, setting: Setting) -> dict[str, Engine]:
     """Run every variant, one process each, one after another.
 
     Where the folder is slower in some case, it runs a second time.
@@ -159,10 +177,7 @@ def run_engines(
     Args:
         served: The model.
         load: The requests.
-        folder: The folder of tuned files.
-        installed: The vLLM that serves.
-        scratch: For logs.
-        say: Called with every figure as it comes.
+        setting: Where the engines run.
 
     Raises:
         WorkerDied: An engine ended early; the message has the end of its log.
@@ -172,10 +187,10 @@ def run_engines(
 
     def run(variant: Variant, number: str) -> None:
         engine = Engine(name=variant.name)
-        log = scratch / f"{variant.name.replace(' ', '-')}.log"
-        for line in _lines(variant, served, load, folder, installed, log=log):
+        for line in _lines(variant, served, load, setting):
             for text in _taken(engine, line):
-                say(f"[{number}] {variant.name}: {text}")
+                setting.say(f"[{number}] {variant.name}: {text}")
+        log = setting.log(variant.name)
         engine.compiled = compiled_in(log.read_text(encoding="utf-8", errors="replace"))
         engines[variant.name] = engine
 
@@ -187,24 +202,22 @@ def run_engines(
 
 
 def _lines(
-    variant: Variant,
-    served: ServedModel,
-    load: Load,
-    folder: Path,
-    installed: Installed,
-    *,
-    log: Path,
+    variant: Variant, served: ServedModel, load: Load, setting: Setting
 ) -> Iterator[dict[str, Any]]:
     """What an engine tells, or a server over HTTP."""
-    env = variables(variant, folder, served)
+    log, env = setting.log(variant.name), setting.variables(variant, served)
     if not load.over_http:
         job = served.job(load, has_lora=variant.has_lora)
-        return told_by(variant, job, installed, log=log, env=env)
+        return told_by(variant, job, setting.installed, log=log, env=env)
     server = OverHttp(
-        python=installed.python, served=served, load=load, has_lora=variant.has_lora, log=log
+        python=setting.installed.python,
+        served=served,
+        load=load,
+        has_lora=variant.has_lora,
+        log=log,
     )
     name = f"the server ({variant.name})"
-    return server.told(name=name, more=installed.tells_compiles, env=env)
+    return server.told(name=name, more=setting.installed.tells_compiles, env=env)
 
 
 def told_by(
@@ -222,20 +235,15 @@ def told_by(
         job: As ``engine_program`` takes it.
         installed: The vLLM that serves.
         log: Gets what vLLM prints.
-        env: More variables of its environment, as ``variables`` gives them.
+        env: More variables of its environment.
 
     Raises:
         WorkerDied: It ended before it had served every round.
     """
     arguments = [*installed.tells_compiles, *job["arguments"]]
     left = len(job["rounds"])
-    with program(
-        installed.python,
-        "engine_program",
-        name=f"the server ({variant.name})",
-        log=log,
-        env=env,
-    ) as child:
+    name = f"the server ({variant.name})"
+    with program(installed.python, "engine_program", name=name, log=log, env=env) as child:
         child.give({**job, "arguments": arguments})
         for line in child.lines():
             left -= "served" in line
@@ -297,9 +305,3 @@ def program(
     """
     path = importlib.resources.files("autotune") / "serve" / f"{name_of_it}.py"
     return started([python, str(path)], name=name, log=log, env=environment(**(env or {})))
-
-
-def variables(variant: Variant, folder: Path, served: ServedModel) -> dict[str, str]:
-    """What a variant's environment has beside that of this process."""
-    tuned = {FOLDER_VARIABLE: str(folder.absolute())} if variant.has_folder else {}
-    return {**served.variables, **tuned}

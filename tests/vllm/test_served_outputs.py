@@ -17,9 +17,10 @@ import pytest
 from autotune.plan.models import Server, read_config
 from autotune.plan.models.adapter_tensors import adapted_layers
 from autotune.plan.study import StudyPlan
+from autotune.serve.job import Load, ServedModel
 from autotune.serve.outputs import check_outputs
 from autotune.serve.random_adapter import write_adapter
-from autotune.serve.side_by_side import installed_at, program
+from autotune.serve.side_by_side import Setting, installed_at, program
 from tests.serve.double import write_model
 
 pytestmark = [pytest.mark.installed_vllm, pytest.mark.slow]
@@ -66,7 +67,10 @@ def test_a_folder_that_is_wrong_for_one_number_of_requests_is_caught_there(tmp_p
     plan = StudyPlan.of_model(str(write_model(tmp_path / "model"))).override(rank=8, max_loras=2)
     tuned = tmp_path / "tuned"
     tuned.mkdir()
-    found = check_outputs(plan, [1, 4], tuned, installed, scratch=tmp_path, say=print)
+    load = Load(requests=(1, 4), inputs=(8,), outputs=(8,), repeats=0)
+    setting = Setting(installed=installed, folder=tuned, scratch=tmp_path, say=print)
+    served = ServedModel.of(plan, tmp_path, load)
+    found = check_outputs(plan, served, load, setting)
     assert {each.requests: each.verdict for each in found} == {1: "right", 4: "wrong"}
     assert all(each.effect > 20 * each.default for each in found)
 
