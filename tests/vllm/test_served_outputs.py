@@ -33,14 +33,14 @@ def install():
     if not os.environ.get("VLLM_TUNED_CONFIG_FOLDER"):
         return
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
-    right = PunicaWrapperCPU._shrink_decode
+    right = PunicaWrapperCPU._apply_shrink
 
     def wrong(self, y, x, w_t_all, scale):
         right(self, y, x, w_t_all, scale)
         if x.shape[0] == 4:
             y.mul_(1.2)
 
-    PunicaWrapperCPU._shrink_decode = wrong
+    PunicaWrapperCPU._apply_shrink = wrong
 """
 
 
