@@ -15,6 +15,7 @@ A bad candidate configuration is never an exception: it is an ``Outcome`` with a
     │       └── EntryMissing  vLLM's look-up in a tuned file ends at no entry
     ├── KernelsUnusable       vLLM is not installed, or its kernels cannot be launched
     ├── GpuMissing            no CUDA device where one is needed
+    ├── DeviceLost            a GPU that has measured, and does so no more
     └── WorkerDied            a worker process ended, hung or answered with a fault of its own
 
 Every message says what is wrong, the value received, and what to do next.
@@ -129,6 +130,10 @@ class KernelsUnusable(AutotuneError):
 
 class GpuMissing(AutotuneError):
     """No CUDA device where one is needed."""
+
+
+class DeviceLost(AutotuneError):
+    """A GPU that has measured, and does so no more: what was under way on it has not failed."""
 
 
 class WorkerDied(AutotuneError):

@@ -36,16 +36,22 @@ def never_stop(_config: KernelConfig, _samples_us: Sequence[float]) -> bool:
 class Runner(ABC):
     """Turns configurations of a shape into measurements.
 
-    A runner is used from one thread; only ``status`` may be read from others. Its owner closes it,
-    as a context manager or by ``close``.
+    A runner is used from one thread at a time; only ``status`` may be read from others. Its owner
+    closes it, as a context manager or by ``close``. A run may have several, one a GPU.
+
+    Every method but ``status`` and ``close`` may raise ``DeviceLost``, once the GPU is lost. The
+    run gives to its other runners then what this one had.
 
     Attributes:
         environment: The GPU, kernels and versions that it measures with.
+        device: Tells the GPU from others of a run and of a database, such as ``GPU 0 (5f3c1a2b)``;
+            empty for a replay that is alone.
         lookahead: How many configurations of all shapes should be under way, so that the next are
             compiled while one is timed.
     """
 
     environment: Environment
+    device: str = ""
     lookahead: int = 1
 
     def space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -190,7 +191,10 @@ class RecordingWriter:
     """Writes a recording line by line; the file gets its name when the writer is closed.
 
     A context manager. After an error it keeps what was written until then, since measuring it took
-    time on a GPU.
+    time on a GPU. Safe to use from several threads.
+
+    Attributes:
+        defaults: vLLM's default of each shape, as far as it is known.
     """
 
     def __init__(
@@ -212,7 +216,8 @@ class RecordingWriter:
         Raises:
             RecordingError: The file cannot be written.
         """
-        self._path = path
+        self._path, self._lock = path, threading.Lock()
+        self.defaults: dict[KernelShape, KernelConfig] = {}
         self._partial = path.with_name(path.name + ".partial")
         with write_errors(self._partial, RecordingError, advice=_ADVICE):
             # Without the time of day, the same measurements of a day make the same bytes.
@@ -268,7 +273,7 @@ class RecordingWriter:
         self.close()
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        with write_errors(self._partial, RecordingError, advice=_ADVICE):
+        with self._lock, write_errors(self._partial, RecordingError, advice=_ADVICE):
             self._gzip.write(json.dumps(line).encode() + b"\n")
 
 
@@ -278,12 +283,12 @@ class RecordingRunner(Runner):
     def __init__(self, inner: Runner, writer: RecordingWriter) -> None:
         self._inner, self._writer = inner, writer
         self.environment, self.lookahead = inner.environment, inner.lookahead
-        self._defaults: dict[KernelShape, KernelConfig] = {}
+        self.device = inner.device
 
     def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
         """The search space of the inner runner."""
         space = self._inner.kernel_space(shape, axes)
-        self._defaults[shape] = space.default
+        self._writer.defaults[shape] = space.default
         return space
 
     def first_ready(self, pending: Mapping[KernelShape, Sequence[KernelConfig]]) -> KernelShape:
@@ -305,7 +310,7 @@ class RecordingRunner(Runner):
     def recall(self, measurements: Iterable[Measurement]) -> None:
         """Record what earlier runs measured too, so that the recording is complete."""
         for measurement in measurements:
-            is_default = measurement.config == self._defaults.get(measurement.shape)
+            is_default = measurement.config == self._writer.defaults.get(measurement.shape)
             self._writer.write(measurement, is_default=is_default)
 
     def compare(

@@ -124,22 +124,26 @@ class TimeShares:
         """The time left, seconds."""
         return max(0.0, self._end - time.monotonic())
 
-    def even_share(self, *, shapes_left: int) -> float:
+    def even_share(self, *, shapes_left: int, lanes: int = 1) -> float:
         """The next shape's deadline, as ``time.monotonic()`` counts.
 
         Args:
             shapes_left: How many shapes have had no share yet, the next one included.
+            lanes: How many shapes are searched at a time.
         """
-        return self._deadline(min(self._even_s, self.left_s / shapes_left))
+        share_s = min(self._even_s, self.left_s / shapes_left) * lanes
+        return self._deadline(min(share_s, self.left_s))
 
-    def share_by_worth(self, worth: float, *, total: float) -> float | None:
+    def share_by_worth(self, worth: float, *, total: float, lanes: int = 1) -> float | None:
         """The deadline of a shape that still gains; None where too little time is left to begin.
 
         Args:
             worth: The worth of the shape.
             total: The worth of the shape and of all shapes after it.
+            lanes: How many shapes are searched at a time.
         """
-        slice_s = max(self.left_s * worth / total, _LEAST_SLICE * self._reserve_s)
+        share = min(1.0, lanes * worth / total)
+        slice_s = max(self.left_s * share, _LEAST_SLICE * self._reserve_s)
         if slice_s > self.left_s or self.left_s < _LEAST_LEFT * self._budget_s:
             return None
         return self._deadline(slice_s)

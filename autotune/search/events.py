@@ -59,6 +59,7 @@ class Opened:
         best_us: The lowest latency measured before, microseconds; None where nothing works.
         default_us: Latency of vLLM's default, microseconds; None where it is not measured, or does
             not run.
+        device: The GPU that it is searched on, as its runner has it.
     """
 
     shape: KernelShape
@@ -66,6 +67,7 @@ class Opened:
     most: int
     best_us: float | None = None
     default_us: float | None = None
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +140,8 @@ class Looked:
 
 Event: TypeAlias = Planned | Opened | Tried | Choosing | Closed | ShapeDone | Looked
 
-#: Called with every event, in the thread that measures: it must return at once.
+#: Called with every event, in the thread that measures: it must return at once. Where several GPUs
+#: measure, one event comes after the other, never two at a time.
 Watch = Callable[[Event], None]
 
 

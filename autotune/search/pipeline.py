@@ -6,21 +6,20 @@ shapes are compiled. With a runner that compiles nothing, such as a replay, shap
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from autotune.choose.selection import Selection
-from autotune.errors import ClaimLost
+from autotune.errors import ClaimLost, DeviceLost
 from autotune.launch.shape import KernelShape
 from autotune.search.budget import Budget
+from autotune.search.crew import Member
 from autotune.search.events import Closed
 from autotune.search.rounds import Searched, Turn
-from autotune.search.samplers.transfer import nearest_before
-from autotune.search.session import POLL_S, Session
+from autotune.search.session import Session
 from autotune.search.tuner import ShapeTuner
+from autotune.search.turns import TurnQueue
 
 #: Shapes that share the configurations under way. Each then has a few at a time: with all of them
 #: one shape would choose most of its trials before it knows how the first ones ended.
@@ -51,20 +50,21 @@ class _Open:
 
 
 class Pipeline:
-    """Searches the shapes of a session."""
+    """Searches the shapes of a session with all its runners."""
 
     def __init__(self, session: Session, done: Done) -> None:
         """Search nothing yet.
 
         Args:
             session: The run.
-            done: Called with each shape whose search is over.
+            done: Called with each shape whose search is over, in the thread of its runner.
         """
-        self._session, self._runner, self._done = session, session.runner, done
-        self._open: dict[KernelShape, _Open] = {}
-        self._waiting: list[Turn] = []
-        self._next: Future[_Open | None] | None = None
-        self._looked_s = -math.inf
+        self._session, self._done, self._queue = session, done, TurnQueue(session)
+
+    @property
+    def lanes(self) -> int:
+        """How many runners search at a time."""
+        return len(self._session.crew.present)
 
     def run(self, turns: Sequence[Turn]) -> None:
         """Search shapes, each until its budget is spent.
@@ -73,14 +73,33 @@ class Pipeline:
             turns: The shapes. One that learns from another is begun after that one is over, where
                 there are others to go on with meanwhile.
         """
-        self._waiting = list(turns)
-        self._near = nearest_before([turn.space.shape for turn in turns])
+        self._queue.fill(turns)
+        self._session.crew.work(
+            lambda member: _Lane(self._session, member, self._queue, self._done).run()
+        )
+
+
+class _Lane:
+    """Searches the shapes that one runner gets; called in one thread."""
+
+    def __init__(self, session: Session, member: Member, queue: TurnQueue, done: Done) -> None:
+        self._session, self._runner, self._queue, self._done = session, member, queue, done
+        self._open: dict[KernelShape, _Open] = {}
+        self._next: Future[_Open | None] | None = None
+
+    def run(self) -> None:
+        """Search until no shape is left; where the GPU is lost, leave the rest to the others."""
         with ThreadPoolExecutor(1, thread_name_prefix="next-shape") as self._thread:
-            while self._open or self._waiting:
-                self._step()
+            try:
+                while self._open or not self._queue.is_over:
+                    self._step()
+            except DeviceLost as error:
+                self._hand_over()
+                self._session.crew.lose(self._runner, error)
 
     def _step(self) -> None:
         """Measure one configuration, and finish the shapes whose search is over."""
+        self._session.crew.check()
         self._fill()
         for each in [each for each in self._open.values() if not each.tuner.pending]:
             self._finish(each)
@@ -89,8 +108,8 @@ class Pipeline:
         }
         if pending:
             self._measure(self._open[self._runner.first_ready(pending)])
-        elif not self._open and self._waiting:
-            time.sleep(max(0.0, self._looked_s + POLL_S - time.monotonic()))
+        elif not self._open and not self._queue.may_take(self._runner):
+            self._queue.wait()
 
     def _measure(self, each: _Open) -> None:
         try:
@@ -105,7 +124,7 @@ class Pipeline:
         for each in self._open.values():
             room -= self._ask(each, room)
         most_open = min(_MOST_OPEN, self._runner.lookahead)
-        while room > 0 and self._may_open() and len(self._open) < most_open:
+        while room > 0 and len(self._open) < most_open and self._may_open():
             opened = self._open_next()
             if opened is None:
                 break
@@ -114,42 +133,39 @@ class Pipeline:
             room -= self._ask(opened, room)
 
     def _may_open(self) -> bool:
-        """Whether a shape is left, and it is not too soon to ask again for those of other runs."""
-        is_soon = time.monotonic() < self._looked_s + POLL_S
-        return bool(self._next or (self._waiting and not is_soon))
+        return self._next is not None or self._queue.may_take(self._runner)
 
     def _open_next(self) -> _Open | None:
         """Open the next shape, and begin to make ready another where something is compiled.
 
         Returns:
-            The shape; None where other runs have all that are left.
+            The shape; None where other runs and other runners have all that are left.
         """
         each = (self._next or self._ready_next()).result()
         self._next = None
         if each is None:
-            self._looked_s = time.monotonic()
             return None
-        self._waiting.remove(each.turn)
         self._open[each.tuner.shape] = each
-        if self._runner.lookahead > 1 and self._waiting:
+        if self._runner.lookahead > 1 and self._queue.may_take(self._runner):
             self._next = self._ready_next()
         return each
 
     def _ready_next(self) -> Future[_Open | None]:
         """Make the next shape ready in a thread: that takes as long as measuring some trials."""
-        turns = {turn.space.shape: turn for turn in self._turns()}
-        beside, is_idle = [each.tuner for each in self._open.values()], not self._open
+        wanted, beside = self._queue.wanted(self._runner), self._queue.beside()
 
         def make_ready() -> _Open | None:
-            taken = self._session.take(list(turns), is_idle=is_idle)
-            if taken is None:
+            got = self._queue.take(wanted, self._runner)
+            if got is None:
                 return None
-            turn = turns[taken.shape]
+            turn, taken = got
             try:
-                tuner = self._session.tuner(turn.space, beside)
+                tuner = self._session.tuner(turn.space, beside, self._runner)
             except ClaimLost:
                 self._session.claims.forget(taken.shape)
+                self._queue.put_back(turn)
                 return None
+            self._queue.open(tuner)
             budget = Budget(trials=0) if taken.is_done else turn.early
             return _Open(turn, tuner, budget, has_begun=taken.is_done)
 
@@ -164,33 +180,46 @@ class Pipeline:
 
     def _ask(self, each: _Open, room: int) -> int:
         """Choose configurations of a shape, one at least; returns how many are under way."""
-        shapes = min(_SIDE_BY_SIDE, len(self._open) + len(self._waiting))
+        shapes = min(_SIDE_BY_SIDE, len(self._open) + self._queue.waiting)
         share = -(-self._runner.lookahead // shapes)
         each.tuner.ask(each.budget, at_most=max(1, min(share, room)))
         return len(each.tuner.pending)
 
-    def _turns(self) -> Sequence[Turn]:
-        """The turns that wait, first those that learn from no shape that is unfinished."""
-        unfinished = {*self._open, *(turn.space.shape for turn in self._waiting)}
-        return sorted(self._waiting, key=lambda turn: self._near[turn.space.shape] in unfinished)
-
     def _finish(self, each: _Open) -> None:
+        shape = each.tuner.shape
         try:
             selection = each.tuner.choose()
         except ClaimLost:
             self._lose(each)
             return
+        has_grown = each.tuner.has_grown or self._queue.has_grown(shape)
         self._close(each)
-        self._session.claims.give_back(each.tuner.shape, has_grown=each.tuner.has_grown)
+        self._session.claims.give_back(shape, has_grown=has_grown)
         each.turn.end(self._done(each.tuner, selection))
+        self._queue.finish(shape)
+        self._runner.leave(shape)
 
     def _lose(self, each: _Open) -> None:
         """Leave a shape to the run that has taken it over, and look at it again after that."""
         self._close(each)
         self._session.claims.forget(each.tuner.shape)
-        self._waiting.append(each.turn)
+        self._queue.put_back(each.turn)
+        self._runner.leave(each.tuner.shape)
 
     def _close(self, each: _Open) -> None:
         self._session.tell(Closed(shape=each.tuner.shape))
         del self._open[each.tuner.shape]
-        self._runner.leave(each.tuner.shape)
+
+    def _hand_over(self) -> None:
+        """Let the other runners have the shapes of this one, with all that was measured."""
+        ready = None if self._next is None else self._next.result()
+        for each in [*self._open.values(), *([] if ready is None else [ready])]:
+            shape, has_grown = each.tuner.shape, each.tuner.has_grown
+            try:
+                each.tuner.flush()
+                self._session.claims.give_back(shape, has_grown=False)
+            except ClaimLost:
+                self._session.claims.forget(shape)
+            self._session.tell(Closed(shape=shape))
+            self._queue.put_back(each.turn, has_grown=has_grown)
+        self._open.clear()

@@ -6,6 +6,7 @@ Knows nothing of trials and samplers: the caller gives the function that searche
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -49,9 +50,9 @@ class Turn:
     Attributes:
         space: The shape's configurations.
         early: The budget while turns before it are not over.
-        begin: Called once every turn before it is over. The budget from then on; None where too
-            little time is left.
-        end: Called with the result.
+        begin: Called once every turn before it is over, or searched beside it with another runner.
+            The budget from then on; None where too little time is left.
+        end: Called with the result. Both are safe to call from several threads.
     """
 
     space: SearchSpace
@@ -65,7 +66,13 @@ class Turn:
 Search = Callable[[Sequence[Turn]], None]
 
 
-def search_in_rounds(plan: StudyPlan, spaces: Sequence[SearchSpace], search: Search) -> None:
+def search_in_rounds(
+    plan: StudyPlan,
+    spaces: Sequence[SearchSpace],
+    search: Search,
+    *,
+    lanes: Callable[[], int] = lambda: 1,
+) -> None:
     """Search every shape, then go on with shapes that still gain while budget is left.
 
     Budget is left where shapes need less than their trials or their share of the time. With
@@ -75,15 +82,23 @@ def search_in_rounds(plan: StudyPlan, spaces: Sequence[SearchSpace], search: Sea
         plan: Says trials, effort and time budget.
         spaces: The space of every shape, in the order in which they are searched.
         search: Searches shapes.
+        lanes: How many of them are searched at a time, each in a thread of its own.
     """
-    rounds = _Rounds(plan, spaces, search)
+    rounds = _Rounds(plan, spaces, search, lanes)
     rounds.first()
     while rounds.another():
         pass
 
 
 class _Rounds:
-    def __init__(self, plan: StudyPlan, spaces: Sequence[SearchSpace], search: Search) -> None:
+    def __init__(
+        self,
+        plan: StudyPlan,
+        spaces: Sequence[SearchSpace],
+        search: Search,
+        lanes: Callable[[], int],
+    ) -> None:
+        self._lanes, self._lock = lanes, threading.Lock()
         self._spaces, self._search, self._trials = spaces, search, plan.trials
         self._effort = None if plan.effort is None else EFFORTS[plan.effort]
         self._most = plan.trials * (1 if self._effort is None else _MOST_FOLD)
@@ -95,13 +110,15 @@ class _Rounds:
 
     def first(self) -> None:
         """Search every shape, each with an even share of the time."""
+        left = dict.fromkeys(space.shape for space in self._spaces)
+
+        def share(shape: KernelShape) -> float | None:
+            shapes_left = len(left)
+            left.pop(shape, None)
+            return self._even_share(max(1, shapes_left))
+
         self._search(
-            [
-                self._turn(
-                    space, self._trials, partial(self._even_share, len(self._spaces) - number)
-                )
-                for number, space in enumerate(self._spaces)
-            ]
+            [self._turn(space, self._trials, partial(share, space.shape)) for space in self._spaces]
         )
 
     def another(self) -> bool:
@@ -115,16 +132,24 @@ class _Rounds:
         return sum(state.trials for state in self._states.values()) > before
 
     def _even_share(self, shapes_left: int) -> float | None:
-        return None if self._shares is None else self._shares.even_share(shapes_left=shapes_left)
+        if self._shares is None:
+            return None
+        return self._shares.even_share(shapes_left=shapes_left, lanes=self._lanes())
 
     def _share_time(self, worth: Mapping[SearchSpace, float], shares: TimeShares) -> None:
-        total = math.fsum(worth.values())
-        turns = []
-        for space, each in worth.items():
-            share = partial(shares.share_by_worth, each, total=total)
-            turns.append(self._turn(space, self._most, share, needs_time=True))
-            total -= each
-        self._search(turns)
+        left = dict(worth)
+
+        def share(space: SearchSpace) -> float | None:
+            total = math.fsum((left | {space: worth[space]}).values())
+            left.pop(space, None)
+            return shares.share_by_worth(worth[space], total=total, lanes=self._lanes())
+
+        self._search(
+            [
+                self._turn(space, self._most, partial(share, space), needs_time=True)
+                for space in worth
+            ]
+        )
 
     def _share_trials(self, worth: Mapping[SearchSpace, float]) -> None:
         used = sum(state.trials for state in self._states.values())
@@ -162,12 +187,14 @@ class _Rounds:
 
         def begin() -> Budget | None:
             nonlocal deadline
-            deadline = share()
+            with self._lock:
+                deadline = share()
             return None if needs_time and deadline is None else replace(early, deadline=deadline)
 
         def end(searched: Searched) -> None:
-            self._states[space.shape] = searched
-            if self._shares is not None and deadline is not None:
-                self._shares.ended(deadline)
+            with self._lock:
+                self._states[space.shape] = searched
+                if self._shares is not None and deadline is not None:
+                    self._shares.ended(deadline)
 
         return Turn(space=space, early=early, begin=begin, end=end)

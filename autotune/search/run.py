@@ -132,7 +132,7 @@ def _known_lines(session: Session) -> Iterator[str]:
 
 def run_job(  # noqa: PLR0913 - each by its name
     plan: StudyPlan,
-    runner: Runner,
+    runner: Runner | Sequence[Runner],
     watch: Watch,
     *,
     say: Callable[[str], None],
@@ -144,7 +144,7 @@ def run_job(  # noqa: PLR0913 - each by its name
 
     Args:
         plan: What to tune, and the database to keep it in.
-        runner: Measures configurations.
+        runner: Measures configurations; several of them, one a GPU, do so side by side.
         watch: Called with every event.
         say: Called with each line that the user should read before and during the run.
         record: The file to record every measurement to; None for no recording.
@@ -156,14 +156,17 @@ def run_job(  # noqa: PLR0913 - each by its name
             measured before is kept.
     """
     check_rows_max(plan, rows_max)
-    check_kernels(plan, runner)
+    runners = [runner] if isinstance(runner, Runner) else runner
+    for each in runners:
+        each.environment = replace(each.environment, deterministic=plan.deterministic)
+    environment = runners[0].environment
+    check_kernels(plan, runners[0])
     check_axes(plan)
     check_places(plan, record)
-    runner.environment = replace(runner.environment, deterministic=plan.deterministic)
-    for line in (*plan.notes, *notes(plan.shapes, runner.environment)):
+    for line in (*plan.notes, *notes(plan.shapes, environment)):
         say(line)
     lines: Sequence[str] = ()
-    with Session(plan, runner, watch, record=record, known=known, say=say) as session:
+    with Session(plan, runners, watch, record=record, known=known, say=say) as session:
         for line in _known_lines(session):
             say(line)
         tuned = tune(session)
@@ -172,8 +175,8 @@ def run_job(  # noqa: PLR0913 - each by its name
             say("Timing the captured batch sizes between the tuned ones.")
             tuned, rows, refined = look_between(session, tuned, rows_max=rows_max)
             lines = refined.lines
-        selections = chosen_together(rows, session.store, runner.environment)
+        selections = chosen_together(rows, session.store, environment)
         if plan.is_auto:
-            lines = [*lines, *served_lines(selections, plan.warmed, runner.environment)]
+            lines = [*lines, *served_lines(selections, plan.warmed, environment)]
         lines = [*lines, *slower_lines(selections)]
-    return Done(environment=runner.environment, tuned=tuned, selections=selections, lines=lines)
+    return Done(environment=environment, tuned=tuned, selections=selections, lines=lines)

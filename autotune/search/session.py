@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +21,10 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.measure import Runner
-from autotune.measure.recording import RecordingRunner, RecordingWriter
+from autotune.measure.recording import RecordingWriter
 from autotune.plan.file import ADAPTIVE
 from autotune.plan.study import StudyPlan
+from autotune.search.crew import Crew
 from autotune.search.dashboard.mirror import TrialMirror
 from autotune.search.events import (
     Event,
@@ -51,14 +53,14 @@ POLL_S = 0.5
 
 
 class Session:
-    """One run: its plan, its runner, its database, and the shapes that it has searched so far.
+    """One run: its plan, its runners, its database, and the shapes that it has searched so far.
 
     A context manager. Inside it the database says that the run is under way; at its end the
     database says how the run ended.
 
     Attributes:
         plan: What to tune, and the database to keep it in.
-        runner: Measures configurations, and writes the recording if there is one.
+        crew: The runners, which measure configurations and write the recording if there is one.
         tell: The Watch of the run: passes every event to the database and to the caller's Watch.
         store: The run's database.
         claims: The shapes that the run has taken, so that no other run searches them meanwhile.
@@ -74,7 +76,7 @@ class Session:
     def __init__(
         self,
         plan: StudyPlan,
-        runner: Runner,
+        runner: Runner | Sequence[Runner],
         watch: Watch = unwatched,
         *,
         record: Path | None = None,
@@ -85,20 +87,26 @@ class Session:
 
         Args:
             plan: What to tune, and the database to keep it in.
-            runner: Measures configurations.
-            watch: Called with every event.
+            runner: Measures configurations; several of them do so side by side.
+            watch: Called with every event, with one at a time.
             record: The file to record every measurement to, earlier runs included; None for no
                 recording.
             known: Configurations that were chosen before for shapes with these kernels on this
                 GPU, to be confirmed. A replay pays no attention to them: it must not know its
                 answers.
-            say: Called with a line when the database fails for a moment, and when it is back.
+            say: Called with a line when the database fails for a moment, and when it is back; and
+                when a GPU is lost.
+
+        Raises:
+            InputError: The runners measure in different environments.
         """
-        self._say = say
-        self.plan, self.runner = plan, runner
-        self.tell = watched_by(self._write_down, watch)
+        runners = [runner] if isinstance(runner, Runner) else list(runner)
+        self._say, self._lock = say, threading.Lock()
+        self.plan, self.crew = plan, Crew(runners, say=say)
+        self._watch = watch
+        self.tell = watched_by(self._write_down, self._pass_on)
         self._record = record
-        self._known = known if runner.replayed is None else {}
+        self._known = known if self.runner.replayed is None else {}
         self._finished: dict[KernelShape, Neighbour] = {}
         self._said: set[Holder] = set()
         self._waits_for: set[Holder] = set()
@@ -125,7 +133,7 @@ class Session:
                     ceilings,
                     measured_at=None if replayed is None else replayed.measured_at,
                 )
-                self.runner = RecordingRunner(self.runner, opened.enter_context(writer))
+                self.crew.record(opened.enter_context(writer))
             self.earlier = _earlier(plan, self.runner)
             self.spaces = [self.space(shape) for shape in self._ordered()]
             if warning := shared_warning(plan.storage):
@@ -160,6 +168,11 @@ class Session:
         """Whether the sampler learns from other shapes."""
         return self.plan.sampler == ADAPTIVE
 
+    @property
+    def runner(self) -> Runner:
+        """For what any of the runners may do; see ``Crew.runner``."""
+        return self.crew.runner
+
     def space(self, shape: KernelShape) -> SearchSpace:
         """The space of a shape, with the axes that the plan gives its op."""
         return self.runner.space(shape, self.plan.axes[shape.op])
@@ -177,19 +190,25 @@ class Session:
         most = self.plan.trials if self.known(space) is None else CONFIRMING_TRIALS
         return min(most, self.plan.trials, len(space.configs))
 
-    def tuner(self, space: SearchSpace, beside: Sequence[ShapeTuner] = ()) -> ShapeTuner:
+    def tuner(
+        self,
+        space: SearchSpace,
+        beside: Sequence[ShapeTuner] = (),
+        runner: Runner | None = None,
+    ) -> ShapeTuner:
         """The tuner of a shape, which may learn from every other shape that was searched.
 
         Args:
             space: The shape's configurations.
             beside: Tuners of other shapes that are searched now, to learn from what they know.
+            runner: Measures the shape; any one if not given.
         """
         others = dict(self._finished)
         if self.transfers:
             others |= {each.shape: each.as_neighbour for each in beside}
         others.pop(space.shape, None)
         return ShapeTuner(
-            self.runner,
+            runner or self.runner,
             space,
             writer=self._writer,
             sampler=self.plan.sampler,
@@ -245,6 +264,12 @@ class Session:
         if not self.transfers:
             return shapes
         return in_order(shapes, [each.shape for each in self.earlier])
+
+    def _pass_on(self, event: Event) -> None:
+        """Tell the caller's Watch, unless the run has ended meanwhile."""
+        with self._lock:
+            self.crew.check()
+            self._watch(event)
 
     def _write_down(self, event: Event) -> None:
         """Write an event to the database, from which other processes see how far the run is."""

@@ -61,7 +61,8 @@ def tune(session: Session) -> Sequence[Tuned]:
         )
 
     session.tell(_planned(session))
-    search_in_rounds(session.plan, spaces, Pipeline(session, done).run)
+    pipeline = Pipeline(session, done)
+    search_in_rounds(session.plan, spaces, pipeline.run, lanes=lambda: pipeline.lanes)
     chosen = chosen_together(session.latest(tuned), session.store, session.runner.environment)
     by_shape = {one.shape: one for one in chosen}
     return [replace(tuned[each], selection=by_shape.get(each)) for each in session.plan.shapes]

@@ -60,7 +60,7 @@ class ShapeTuner:
         self._runner, self._space, self.shape = runner, space, space.shape
         self._store = writer.store
         self._record = self._store.study_of(self.shape, runner.environment)
-        self._writer = writer.open(self._record)
+        self._writer = writer.open(self._record, device=runner.device)
         self._untold: deque[Tried] = deque()
         self._told = 0
         self._known = known
@@ -95,6 +95,7 @@ class ShapeTuner:
                 most=min(self._confirming(budget).trials, len(self._space.configs)),
                 best_us=loop.best_us,
                 default_us=loop.default_us,
+                device=self._runner.device,
             )
         )
 
@@ -136,8 +137,7 @@ class ShapeTuner:
         Returns:
             The selection; None where no configuration works.
         """
-        self._writer.flush()
-        self._tell_kept()
+        self.flush()
         kept = self._store.selection(self._record)
         if kept is not None and self._stands(kept.own):
             if kept.exchanged is not None:
@@ -147,6 +147,16 @@ class ShapeTuner:
         if selection is not None:
             self._writer.keep_selection(selection)
         return selection
+
+    def flush(self) -> None:
+        """Wait until everything that was measured is in the database.
+
+        Raises:
+            ClaimLost: Another run has taken the study over.
+            StorageError: It cannot be written.
+        """
+        self._writer.flush()
+        self._tell_kept()
 
     @property
     def as_neighbour(self) -> Neighbour:

@@ -48,15 +48,19 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
-    def open(self, record: StudyRecord) -> StudyWriter:
+    def open(self, record: StudyRecord, *, device: str = "") -> StudyWriter:
         """Open a study, and mend Optuna's trials of it.
+
+        Args:
+            record: The study's entry in the store.
+            device: The GPU that measures it, as its runner has it.
 
         Raises:
             ClaimLost: Another run has taken the study over.
             StorageError: The database cannot be used.
         """
         claim = None if self._claims is None else self._claims.of(record)
-        study = StudyWriter(self, self._mirror, record, claim)
+        study = StudyWriter(self, self._mirror, record, claim, device=device)
         if study.twice:
             self.mended[record.name] += study.twice
         return study
@@ -95,9 +99,8 @@ class Writer:
             raise
 
     def _raise(self) -> None:
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        if self._error is not None:  # also for the others, where several measure
+            raise self._error
 
     def _run(self) -> None:
         more = True
@@ -137,7 +140,13 @@ class StudyWriter:
     """
 
     def __init__(
-        self, writer: Writer, mirror: TrialMirror, record: StudyRecord, claim: Claim | None
+        self,
+        writer: Writer,
+        mirror: TrialMirror,
+        record: StudyRecord,
+        claim: Claim | None,
+        *,
+        device: str = "",
     ) -> None:
         """Open the study, and mend Optuna's trials of it.
 
@@ -146,7 +155,9 @@ class StudyWriter:
             mirror: Keeps Optuna's trials.
             record: The study's entry in the store.
             claim: The run's claim to the study; None where no other run uses the database.
+            device: The GPU that measures it, as its runner has it.
         """
+        self._device = device
         self._writer, self._store, self._mirror, self._record = writer, writer.store, mirror, record
         self._claim = claim
         self._distributions = value_distributions(record.shape.op)
@@ -205,6 +216,7 @@ class StudyWriter:
             self._record,
             batch,
             claim=self._claim,
+            device=self._device,
             beside=lambda connection: self._add(connection, trials),
         )
         self._kept += len(batch)

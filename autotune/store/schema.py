@@ -56,6 +56,7 @@ measurements = Table(
     Column("started_at", DateTime, nullable=False),  # UTC
     Column("finished_at", DateTime, nullable=False),  # UTC
     Column("run_id", Integer),  # the run that measured it
+    Column("device", String(255)),  # the GPU of that run's host
     UniqueConstraint("study_id", "config"),
 )
 
@@ -106,6 +107,17 @@ planned = Table(
     Column("done_at", DateTime),  # UTC
 )
 
+#: One row for each GPU that a run measures with, or has measured with.
+devices = Table(
+    "autotune_devices",
+    metadata,
+    Column("run_id", ForeignKey("autotune_runs.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),  # from 0, in the order in which they were given
+    Column("device", String(255), nullable=False),  # as ``measurements`` has it
+    Column("busy_s", Float(53), nullable=False),  # in which it has measured
+    Column("lost_at", DateTime),  # UTC; null unless it was lost
+)
+
 #: Facts that a run knows and a report needs: the latest for each kind, environment and shape.
 facts = Table(
     "autotune_facts",
@@ -118,7 +130,7 @@ facts = Table(
 )
 
 #: Columns that tables of an earlier autotune lack; all of them may be null.
-ADDED = (measurements.c.run_id, runs.c.birth)
+ADDED = (measurements.c.run_id, measurements.c.device, runs.c.birth)
 
 
 class clock(FunctionElement[Any]):  # noqa: N801 - a function of SQL

@@ -216,6 +216,7 @@ class Store:
         finished: Sequence[Finished],
         *,
         claim: Claim | None = None,
+        device: str = "",
         beside: Callable[[sa.Connection], None] = lambda _connection: None,
     ) -> None:
         """Keep measurements of a study, all in one transaction, in the order given.
@@ -224,13 +225,15 @@ class Store:
             study: The study.
             finished: The measurements.
             claim: The run's claim to the study; None where nobody else can write to it.
+            device: The GPU that they were made on, as its runner has it; empty if nobody knows.
             beside: Writes in the same transaction.
 
         Raises:
             ClaimLost: Another run has the study now; nothing is kept.
             StorageError: The database cannot be used.
         """
-        rows = [_row(study, item) | {"run_id": claim and claim.run} for item in finished]
+        by = {"run_id": claim and claim.run, "device": device or None}
+        rows = [_row(study, item) | by for item in finished]
 
         def insert(again: bool) -> None:
             with self.transaction(claim) as connection:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -161,10 +162,10 @@ def test_a_runner_that_compiles_nothing_gets_the_shapes_one_by_one_in_order(tmp_
 @pytest.mark.parametrize("lookahead", [1, 8])
 def test_what_is_wrong_with_a_shape_that_is_made_ready_reaches_the_caller(tmp_path, lookahead):
     class Refusing(Session):
-        def tuner(self, space: SearchSpace, beside: Sequence[ShapeTuner] = ()) -> ShapeTuner:
+        def tuner(self, space: SearchSpace, *others: Any) -> ShapeTuner:
             if space.shape == SHAPES[2]:
                 raise InputError("no such shape")
-            return super().tuner(space, beside)
+            return super().tuner(space, *others)
 
     with pytest.raises(InputError, match="no such shape"):
         Searches(tmp_path).run(Scattered(lookahead), SHAPES[:4], Refusing)
