@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,12 @@ class ReplayRunner(Runner):
                     )
                 self._shapes[shape] = by_config
             self._defaults.update(recording.defaults)
+
+    def named(self, device: str) -> ReplayRunner:
+        """Another runner that answers from what this one has read, with a name of its own."""
+        other = copy.copy(self)
+        other.device = device
+        return other
 
     @property
     def shapes(self) -> tuple[KernelShape, ...]:

@@ -92,6 +92,12 @@ def replay_runner(paths: Sequence[Path]) -> ReplayRunner:
     return ReplayRunner(paths or [shipped_recording()])
 
 
+def replay_workers(paths: Sequence[Path], count: int) -> list[ReplayRunner]:
+    """Runners that replay the same recordings side by side; see ``replay_runner``."""
+    runner = replay_runner(paths)
+    return [runner] if count == 1 else [runner.named(f"replay {n}") for n in range(count)]
+
+
 def stand_in(kernels: str) -> ReplayRunner:
     """The recording that autotune ships, for a machine without a GPU.
 
