@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -17,7 +17,13 @@ from autotune.export.mixture import of_one_kind
 from autotune.launch.environment import Environment
 from autotune.measure.cuda.gpu import has_gpu
 from autotune.measure.replay import ReplayRunner
-from autotune.measure.runners import gpu_runner, replay_runner, replay_runners
+from autotune.measure.runners import (
+    gpu_runners,
+    replay_runner,
+    replay_runners,
+    replay_workers,
+)
+from autotune.plan.file import Gpus
 from autotune.plan.study import StudyPlan
 from autotune.report.frames import selections_frame, trials_frame
 from autotune.search.events import Progress, on_done, unwatched
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
     from autotune.choose.selection import Selection
     from autotune.export.check import Report
     from autotune.launch.shape import KernelShape
+    from autotune.measure import Runner
 
 #: A file's or folder's path, as ``open`` takes it.
 AnyPath = str | PathLike[str]
@@ -134,6 +141,7 @@ def tune(  # noqa: PLR0913 - each by its name
     *,
     replay: AnyPath | Sequence[AnyPath] | None = None,
     record: AnyPath | None = None,
+    gpus: Gpus | Sequence[int] | None = None,
     rows_max: int | None = None,
     configs: bool = True,
     deterministic: bool | None = None,
@@ -153,6 +161,9 @@ def tune(  # noqa: PLR0913 - each by its name
             given, the shapes of the recording, or without one the quick-start study.
         replay: Recordings to answer from, with no GPU; ``shipped_recording()`` is one.
         record: A recording to write of everything measured.
+        gpus: How many GPUs measure side by side, ``"all"``, or the numbers of some that are
+            visible, counted from 0; if not given as the plan says, or else the first that is free.
+            With ``replay``, how many replays.
         rows_max: Where the plan's tokens are ``auto``: merge rows down to so many a layer, where
             that costs less than 1 %.
         configs: Whether shapes that autotune's own collection holds for this GPU and these kernels
@@ -172,22 +183,29 @@ def tune(  # noqa: PLR0913 - each by its name
     """
     notes: list[str] = []
     recorded = None if replay is None else replay_runner(_paths(replay))
-    plan = _plan(plan, recorded).override(deterministic=deterministic)
+    plan = _plan(plan, recorded).override(gpus=gpus, deterministic=deterministic)
     check_rows_max(plan, rows_max)
     if recorded is None and not has_gpu():
         raise GpuMissing(
             "no CUDA GPU here: tune where there is one, or give a recording, such as "
             "replay=autotune.shipped_recording()"
         )
-    with recorded or gpu_runner(plan.kernels, notes.append) as runner:
+    with ExitStack() as opened:
+        runners: Sequence[Runner]
+        if recorded is not None:
+            runners = replay_workers(recorded, plan.gpus)
+        else:
+            runners = gpu_runners(plan.kernels, notes.append, gpus=plan.gpus)
+        for runner in runners:
+            opened.enter_context(runner)
         done = run_job(
             plan,
-            runner,
+            runners,
             unwatched if progress is None else on_done(progress),
             say=notes.append,
             record=None if record is None else Path(record),
             rows_max=rows_max,
-            known=confirmable(runner.environment) if configs else {},
+            known=confirmable(runners[0].environment) if configs else {},
         )
     return Results(_shapes_of(done, plan.storage), notes=(*notes, *done.lines))
 

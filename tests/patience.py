@@ -15,11 +15,11 @@ def be_patient(patch: pytest.MonkeyPatch) -> None:
 
     Compilers run with a low priority: beside 16 busy processes one takes minutes to import Triton.
     """
-    from autotune.measure.cuda import compiler, process, referee, runner, worker
+    from autotune.measure.cuda import compiler, process, referee, runner, searcher, worker
 
     patch.setattr(worker, "START_TIMEOUT_S", PATIENCE_S)
     patch.setattr(compiler, "START_TIMEOUT_S", PATIENCE_S)
-    for module in (process, referee, runner):
+    for module in (process, referee, searcher):
         patch.setattr(module, "REQUEST_TIMEOUT_S", PATIENCE_S)
     of_pool: Callable[..., None] = compiler.CompilePool.__init__
     of_processes: Callable[..., None] = runner.Processes.__init__

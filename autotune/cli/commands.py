@@ -5,9 +5,10 @@ Nothing heavy is imported before a command needs it, so that ``autotune --help``
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -42,6 +43,7 @@ from autotune.cli.flags import (
     ExportOutput,
     Folder,
     GpuArch,
+    Gpus,
     Kernels,
     Merge,
     NoConfigs,
@@ -73,6 +75,11 @@ from autotune.cli.shape_flags import ShapeFlags, takes_shapes
 from autotune.cli.showing import DATABASE, dashboard, report
 from autotune.errors import InputError, RecordingError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from autotune.measure import Runner
+
 app = typer.Typer(
     cls=WholeSummaries,
     add_completion=False,
@@ -99,6 +106,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     warm_start: WarmStart = None,
     deterministic: Deterministic = None,
     kernels: Kernels = None,
+    gpus: Gpus = None,
     replay: Replay = None,
     storage: Storage = None,
     output: Output = None,
@@ -111,7 +119,13 @@ def run(  # noqa: PLR0913 - one parameter a flag
     verbose: Verbose = False,
 ) -> None:
     """Tune every shape, and write the files that vLLM loads."""
-    from autotune.measure.runners import begin_gpu, gpu_runner, replay_runner, stand_in
+    from autotune.measure.runners import (
+        begin_gpus,
+        gpu_runners,
+        replay_runner,
+        replay_workers,
+        stand_in,
+    )
 
     if replay and kernels:
         raise typer.BadParameter("--kernels contradicts --replay, whose kernels were recorded")
@@ -122,7 +136,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     with errors_in_one_line():
         recorded = replay_runner(replay) if replay else None
         # The processes that measure import what they need while this one does.
-        begun = begin_gpu(kernels or "auto") if recorded is None else None
+        begun = begin_gpus(kernels or "auto", gpus) if recorded is None else None
         from autotune.cli.handover import check_output, hand_over, refuse_foreign
         from autotune.cli.live import Verbosity, run_watched
         from autotune.search.run import check_axes, check_places, check_rows_max, read_ahead
@@ -135,6 +149,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
             warm_start=warm_start,
             deterministic=deterministic,
             kernels=kernels,
+            gpus=gpus,
             storage=storage,
             output=output,
             seed=seed,
@@ -144,17 +159,24 @@ def run(  # noqa: PLR0913 - one parameter a flag
         check_places(plan, record)
         check_output(Path(plan.output))
         if recorded is None and begun is None:
-            recorded = stand_in(plan.kernels)
+            recorded = stand_in(plan.kernels, plan.gpus)
             plan = plan.answered_by(recorded.shapes)
             say_no_gpu(recorded.environment.gpu)
         verbosity = Verbosity.of(quiet, verbose)
         read_ahead(plan)
-        with recorded or gpu_runner(plan.kernels, say, begun) as runner:
-            environment = replace(runner.environment, deterministic=plan.deterministic)
+        with ExitStack() as opened:
+            runners: Sequence[Runner]
+            if recorded is not None:
+                runners = replay_workers(recorded, plan.gpus)
+            else:
+                runners = gpu_runners(plan.kernels, say, begun, gpus=plan.gpus)
+            for runner in runners:
+                opened.enter_context(runner)
+            environment = replace(runners[0].environment, deterministic=plan.deterministic)
             refuse_foreign(plan.shapes, environment, Path(plan.output), merge=merge)
             done = run_watched(
                 plan,
-                runner,
+                runners,
                 verbosity,
                 record=record,
                 rows_max=rows_max,
@@ -163,7 +185,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
         print_tuned(done, plan)
         chosen = [(done.environment, done.selections)]
         is_sound = hand_over(chosen, Path(plan.output), merge=merge)
-        print_answer(done, plan, runner.replayed)
+        print_answer(done, plan, runners[0].replayed)
     _end(is_sound)
 
 

@@ -81,6 +81,15 @@ Kernels = Annotated[
         help="Whose kernels to launch; auto if none: vllm where it can be used, else builtin.",
     ),
 ]
+Gpus = Annotated[
+    str | None,
+    typer.Option(
+        parser=parsers.gpus,
+        metavar="all|N|0,2",
+        help="How many GPUs measure side by side, or which of those visible, counted from 0 (one "
+        "alone: 2,); the first that is free if none. With --replay, how many replays.",
+    ),
+]
 Trials = Annotated[
     WholeNumber | None,
     typer.Option(

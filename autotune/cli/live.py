@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +44,10 @@ _WIDE = 130
 _SHOWN = 4
 
 
+#: A GPU, and what its runner does; None of a replay, which does nothing to be told of.
+Seen = tuple[str, RunnerStatus | None]
+
+
 class Verbosity(Enum):
     """How much a run says."""
 
@@ -59,7 +63,7 @@ class Verbosity(Enum):
 
 def run_watched(
     plan: StudyPlan,
-    runner: Runner,
+    runners: Sequence[Runner],
     verbosity: Verbosity,
     *,
     record: Path | None,
@@ -70,7 +74,7 @@ def run_watched(
 
     Args:
         plan: What to tune.
-        runner: Measures.
+        runners: Measure side by side.
         verbosity: How much is said.
         record: A recording to write of everything measured.
         rows_max: The most rows of a layer; None for any number.
@@ -86,19 +90,19 @@ def run_watched(
         RunDisplay(
             out,
             progress,
-            status=lambda: runner.status,
+            status=lambda: [(runner.device, runner.status) for runner in runners],
             layers=plan.layers,
             verbosity=verbosity,
         ) as display,
     ):
         return run_job(
             plan,
-            runner,
+            runners,
             display.watch,
             say=say,
             record=record,
             rows_max=rows_max,
-            known=confirmable(runner.environment) if confirm else {},
+            known=confirmable(runners[0].environment) if confirm else {},
         )
 
 
@@ -113,7 +117,7 @@ class RunDisplay:
         console: Console,
         progress: RunProgress,
         *,
-        status: Callable[[], RunnerStatus | None],
+        status: Callable[[], Sequence[Seen]],
         layers: Mapping[KernelShape, str] | None = None,
         verbosity: Verbosity = Verbosity.NORMAL,
     ) -> None:
@@ -122,7 +126,7 @@ class RunDisplay:
         Args:
             console: Where to print. Only a terminal that can move its cursor is drawn on.
             progress: The state of the run, which ``watch`` keeps up to date.
-            status: Returns the runner's status; called from the display's own thread.
+            status: Returns what each runner does; called from the display's own thread.
             layers: The names of shapes' layers, where they are known.
             verbosity: How much is said.
         """
@@ -225,21 +229,28 @@ def trial_line(event: Tried) -> str:
 
 def drawn(
     progress: RunProgress,
-    status: RunnerStatus | None,
+    seen: Sequence[Seen] = (),
     layers: Mapping[KernelShape, str] | None = None,
 ) -> RenderableType:
     """The state of a run in a few lines, each cut where the terminal ends.
 
     Args:
         progress: The state of the run.
-        status: The runner's; None of a replay, which has none.
+        seen: What each runner does.
         layers: The names of shapes' layers, where they are known.
     """
-    lines = [_shape_text(progress, layers or {})]
-    if (search := progress.search) is not None:
-        lines += [_best_text(search), _last_text(search)]
-    if status is not None:
-        lines.append(_status_text(status))
+    layers = layers or {}
+    statuses = [status for _, status in seen if status is not None]
+    if len(seen) > 1 and progress.latest:
+        lines = [_device_text(device, status, progress, layers) for device, status in seen]
+        lines += [_compiling_text(statuses)] if statuses else []
+    else:
+        lines = [_shape_text(progress, layers)]
+        if (search := progress.search) is not None:
+            lines += [_best_text(search), _last_text(search)]
+        lines += [
+            _compiling_text(statuses) + _clocks_text(each, "; GPU at") for each in statuses[:1]
+        ]
     texts = [Text(f" {line}", no_wrap=True, overflow="ellipsis") for line in lines]
     return Group(_head(progress), *texts)
 
@@ -291,12 +302,44 @@ def _last_text(search: Search) -> str:
     return "last trials: " + (", ".join(map(trial_text, latest)) or "none yet")
 
 
-def _status_text(status: RunnerStatus) -> str:
-    text = f"compiling {status.compiling}, {status.waiting} waiting"
-    if (device := status.device) is not None:
-        text += f"; GPU at {device.sm_clock_mhz} MHz, {device.temperature_c} °C"
-        if device.throttle_reasons:
-            text += f", held down: {', '.join(device.throttle_reasons)}"
+def _device_text(
+    device: str,
+    status: RunnerStatus | None,
+    progress: RunProgress,
+    layers: Mapping[KernelShape, str],
+) -> str:
+    """The line of one GPU of several: figures first, since the end of a line may be cut."""
+    clocks = "" if status is None else _clocks_text(status, ", at")
+    shape = progress.latest.get(device)
+    if shape is None:
+        return f"{device}: nothing to do{clocks}"
+    search = progress.searches[shape]
+    what = f"trial {search.tried}/{search.most}"
+    if search.finalists:
+        what = f"{search.finalists} finalists"
+    if search.best_us is not None:
+        what += f", best {search.best_us:.2f} µs"
+        if search.default_us is not None:
+            what += f" ({search.default_us / search.best_us:.2f}x)"
+    return f"{device}: {what}{clocks}: {_name(shape, layers)}"
+
+
+def _compiling_text(statuses: Sequence[RunnerStatus]) -> str:
+    """The compile queues of all runners."""
+    compiling, waiting = (
+        sum(getattr(status, name) for status in statuses) for name in ("compiling", "waiting")
+    )
+    return f"compiling {compiling}, {waiting} waiting"
+
+
+def _clocks_text(status: RunnerStatus, before: str) -> str:
+    """The state of a GPU, with a word before it; empty where it cannot be read."""
+    device = status.device
+    if device is None:
+        return ""
+    text = f"{before} {device.sm_clock_mhz} MHz, {device.temperature_c} °C"
+    if device.throttle_reasons:
+        text += f", held down: {', '.join(device.throttle_reasons)}"
     return text
 
 

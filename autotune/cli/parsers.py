@@ -9,7 +9,9 @@ import typer
 
 from autotune.errors import InputError
 from autotune.launch.op import LoraOp
-from autotune.plan.file import AUTO, capture_sizes, parse_duration
+from autotune.measure.cuda.visible import seen_text
+from autotune.plan.file import AUTO, Gpus, capture_sizes, parse_duration
+from autotune.plan.file import gpus as plan_gpus
 from autotune.plan.file import release as plan_release
 
 _Value = TypeVar("_Value")
@@ -84,6 +86,28 @@ def counts(smallest: int) -> Callable[[str], TokenCounts]:
     """The parser of whole numbers with commas between, none below ``smallest``."""
     one = whole(smallest)
     return lambda text: TokenCounts(dict.fromkeys(map(one, text.split(","))))
+
+
+class GpuNumbers(tuple[int, ...]):
+    """Numbers of GPUs. Typer takes a plain tuple for a flag with several arguments."""
+
+    __slots__ = ()
+
+
+def gpus(text: str) -> Gpus:
+    """``ALL``, how many GPUs, or the numbers of some with commas between: ``2,`` is one alone."""
+    parts = [part.strip() for part in text.removesuffix(",").split(",")]
+    known = [int(part) if _is_digits(part) else part for part in parts]
+    given = known if "," in text else known[0]
+    try:
+        asked = plan_gpus(given)
+    except InputError:
+        message = (
+            "must be all, how many GPUs, or the numbers of some, each once and counted from 0, "
+            f"such as 0,2 (one alone: 2,): got {text!r}; {seen_text()}"
+        )
+        raise typer.BadParameter(message) from None
+    return GpuNumbers(asked) if isinstance(asked, tuple) else asked
 
 
 def port(text: str) -> int:

@@ -40,6 +40,7 @@ class Search:
         default_us: vLLM's default, microseconds; None where it is not measured, or does not run.
         last: The latest trials, in the order in which they were made.
         finalists: How many finalists are timed side by side now; 0 while the shape is searched.
+        device: The GPU that it is searched on.
     """
 
     tried: int
@@ -48,6 +49,7 @@ class Search:
     default_us: float | None = None
     last: deque[Measurement] = field(default_factory=lambda: deque(maxlen=_LAST))
     finalists: int = 0
+    device: str = ""
 
 
 class RunProgress:
@@ -59,6 +61,7 @@ class RunProgress:
         done: Per finished shape how many configurations were measured.
         searches: Per shape that is searched now, how far its search is.
         shape: Of these the one that something was last heard of; None where none is searched.
+        latest: The same for every GPU that searches one.
         measured: How many configurations of all shapes this run has measured.
         looked: At how many batch sizes between the tuned ones something was timed.
     """
@@ -79,6 +82,7 @@ class RunProgress:
         self.done: dict[KernelShape, int] = {}
         self.searches: dict[KernelShape, Search] = {}
         self.shape: KernelShape | None = None
+        self.latest: dict[str, KernelShape] = {}
         self.measured = self.looked = 0
 
     def watch(self, event: Event) -> None:
@@ -145,7 +149,7 @@ class RunProgress:
             case Tried():
                 self._count(event)
             case Choosing():
-                self.shape = event.shape
+                self._hear_of(event.shape)
                 self.searches[event.shape].finalists = event.finalists
             case Closed():
                 self._close(event.shape)
@@ -155,28 +159,38 @@ class RunProgress:
             case Looked():
                 self.shape, self.looked = None, self.looked + 1
                 self.searches.clear()
+                self.latest.clear()
 
     def _open(self, event: Opened) -> None:
-        self.shape = event.shape
         self.searches[event.shape] = Search(
             tried=event.tried,
             most=event.most,
             best_us=event.best_us,
             default_us=event.default_us,
+            device=event.device,
         )
+        self._hear_of(event.shape)
+
+    def _hear_of(self, shape: KernelShape) -> None:
+        self.shape = self.latest[self.searches[shape].device] = shape
 
     def _count(self, event: Tried) -> None:
         if not self.measured:
             self._searching_s = self._clock()
         self.measured += 1
-        self.shape = event.measurement.shape
-        one = self.searches[self.shape]
+        self._hear_of(event.measurement.shape)
+        one = self.searches[event.measurement.shape]
         one.tried, one.best_us, one.default_us = event.tried, event.best_us, event.default_us
         one.last.append(event.measurement)
 
     def _close(self, shape: KernelShape) -> None:
-        self.searches.pop(shape, None)
+        closed = self.searches.pop(shape, None)
         self.shape = next(iter(self.searches), None)
+        if closed is not None and self.latest.get(closed.device) == shape:
+            del self.latest[closed.device]
+            for other, search in self.searches.items():
+                if search.device == closed.device:
+                    self.latest.setdefault(closed.device, other)
 
 
 def trial_text(measurement: Measurement) -> str:

@@ -198,9 +198,10 @@ def _compile(
 ) -> dict[CompileJob, str]:
     """Compile jobs side by side; returns the reasons of those that failed."""
     failed, left = {}, dict.fromkeys(jobs)
-    with closing(CompilePool(kernels, workers=max(1, min(workers, len(jobs))))) as pool:
+    pool = CompilePool(kernels, workers=max(1, min(workers, len(jobs))))
+    with closing(pool.queue()) as queue:
         while left:
-            job, result = pool.first_done(list(left))
+            job, result = queue.first_done(list(left))
             del left[job]
             if isinstance(result, CompileFailure):
                 failed[job] = result.reason

@@ -1,68 +1,110 @@
-"""Choosing a Runner: that of the GPU, or a replay."""
+"""Choosing the Runners of a run: those of the GPUs here, or replays."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.errors import GpuMissing, KernelsUnusable
+from autotune.errors import GpuMissing, InputError, KernelsUnusable
 from autotune.launch.environment import Environment
+from autotune.measure.cuda.choice import Asked, chosen_devices, number_asked
 from autotune.measure.cuda.gpu import has_gpu
 from autotune.measure.cuda.runner import CudaRunner, Processes
 from autotune.measure.replay import ReplayRunner, shipped_recording
 
+#: Replays of one run. More would only wait for one another.
+_MOST_REPLAYS = 64
 
-def begin_gpu(kernels: str) -> Processes | None:
-    """Begin to start what ``gpu_runner`` needs, and return at once.
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Processes that are starting.
+
+    Attributes:
+        processes: Those of all GPUs.
+        asked: Which GPUs were asked for.
+        lines: What the user should be told about them.
+    """
+
+    processes: Processes
+    asked: Asked
+    lines: Sequence[str]
+
+
+def begin_gpus(kernels: str, asked: Asked = None) -> Begun | None:
+    """Begin to start what ``gpu_runners`` needs, and return at once.
 
     Args:
-        kernels: As for ``gpu_runner``.
+        kernels: As for ``gpu_runners``.
+        asked: As for ``gpu_runners``.
 
     Returns:
-        The processes, for ``gpu_runner``; None where this machine has no CUDA GPU.
+        The processes, for ``gpu_runners``; None where this machine has no CUDA GPU.
+
+    Raises:
+        InputError: The GPUs asked for cannot be used.
     """
     if not has_gpu():
         return None
     is_vllm = kernels == "vllm" or (kernels == "auto" and _has_vllm())
-    return Processes("vllm" if is_vllm else "builtin")
+    return _begun("vllm" if is_vllm else "builtin", asked)
 
 
-def gpu_runner(
-    kernels: str, say: Callable[[str], None], begun: Processes | None = None
-) -> CudaRunner:
-    """The runner of this machine's GPU.
+def gpu_runners(
+    kernels: str, say: Callable[[str], None], begun: Begun | None = None, *, gpus: Asked = None
+) -> list[CudaRunner]:
+    """A runner for each of this machine's GPUs that are asked for.
 
     Args:
         kernels: Name of the kernel provider, or ``auto``: vLLM's kernels if they can be used here,
             else autotune's own.
-        say: With ``auto``, called with one line that says whose kernels are launched.
-        begun: What ``begin_gpu`` returned; closed if other kernels are asked for now.
+        say: Called with each line that the user should read: GPUs that others use, and with
+            ``auto`` whose kernels are launched.
+        begun: What ``begin_gpus`` returned; closed if other kernels or GPUs are asked for now.
+        gpus: How many GPUs, ``all``, or which of those that are visible by their numbers; None for
+            the first that is free. A GPU that others use is left out unless its number is given.
 
     Raises:
         GpuMissing: This machine has no CUDA GPU.
+        InputError: The GPUs asked for cannot be used.
         KernelsUnusable: The kernels asked for cannot be used here.
     """
-    processes = begun or begin_gpu(kernels)
-    if processes is None:
+    begun = begun or begin_gpus(kernels, gpus)
+    if begun is None:
         raise GpuMissing("no CUDA GPU here: run this where there is one")
-    if kernels not in ("auto", processes.provider):
-        processes.close()
-        processes = Processes(kernels)
+    if begun.asked != gpus or kernels not in ("auto", begun.processes.provider):
+        begun.processes.close()
+        begun = _begun(begun.processes.provider if kernels == "auto" else kernels, gpus)
+    for line in begun.lines:
+        say(line)
+    processes = begun.processes
     if kernels != "auto":
-        return CudaRunner(processes)
+        return processes.runners()
     reason = "vLLM is not installed here"
     if processes.provider == "vllm":
         try:
-            runner = CudaRunner(processes)
+            runners = processes.runners()
         except KernelsUnusable as error:
             reason = str(error)
-            processes = Processes("builtin")
+            processes = Processes("builtin", processes.devices)
         else:
-            say(f"The kernels are those of vLLM {runner.environment.provider_version}.")
-            return runner
+            say(f"The kernels are those of vLLM {runners[0].environment.provider_version}.")
+            return runners
     say(f"The kernels are autotune's own: {reason}.")
-    return CudaRunner(processes)
+    return processes.runners()
+
+
+def gpu_runner(kernels: str, say: Callable[[str], None]) -> CudaRunner:
+    """The runner of the first GPU that is free; see ``gpu_runners``."""
+    return gpu_runners(kernels, say)[0]
+
+
+def _begun(provider: str, asked: Asked) -> Begun:
+    lines: list[str] = []
+    devices = chosen_devices(asked, lines.append)
+    return Begun(Processes(provider, devices), asked, lines)
 
 
 def check_installed(kernels: str) -> None:
@@ -92,21 +134,40 @@ def replay_runner(paths: Sequence[Path]) -> ReplayRunner:
     return ReplayRunner(paths or [shipped_recording()])
 
 
-def replay_workers(paths: Sequence[Path], count: int) -> list[ReplayRunner]:
-    """Runners that replay the same recordings side by side; see ``replay_runner``."""
-    runner = replay_runner(paths)
+def replay_workers(runner: ReplayRunner, asked: Asked) -> list[ReplayRunner]:
+    """Runners that replay side by side what one has read.
+
+    Args:
+        runner: Has read the recordings.
+        asked: How many; None for one.
+
+    Raises:
+        InputError: More is asked for than a number, or too many.
+    """
+    count = 1 if asked is None else asked
+    if not isinstance(count, int) or count > _MOST_REPLAYS:
+        raise InputError(
+            f"--gpus {number_asked(asked)} is for GPUs, and a recording answers in their place: "
+            f"give how many replays are to work side by side, 1 to {_MOST_REPLAYS}"
+        )
     return [runner] if count == 1 else [runner.named(f"replay {n}") for n in range(count)]
 
 
-def stand_in(kernels: str) -> ReplayRunner:
+def stand_in(kernels: str, gpus: Asked = None) -> ReplayRunner:
     """The recording that autotune ships, for a machine without a GPU.
 
     Args:
         kernels: The kernel provider that was asked for, or ``auto``.
+        gpus: The GPUs that were asked for; None where they were not.
 
     Raises:
-        GpuMissing: Other kernels were asked for than those that were recorded.
+        GpuMissing: GPUs were asked for, or other kernels than those that were recorded.
     """
+    if gpus is not None:
+        raise GpuMissing(
+            f"no CUDA GPU here: got --gpus {number_asked(gpus)}; run this where there are some, "
+            "leave --gpus out, or give a recording with --replay"
+        )
     runner = replay_runner(())
     recorded = runner.environment.provider
     if kernels not in ("auto", recorded):

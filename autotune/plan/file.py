@@ -37,6 +37,10 @@ KERNELS = ("auto", "builtin", "vllm")
 #: Stands for the batch sizes that the server captures, thinned.
 AUTO = "auto"
 
+#: What ``gpus`` takes: how many GPUs, ``ALL`` of them, or which by their numbers.
+Gpus = int | str | tuple[int, ...]
+ALL = "all"
+
 _SHAPE_KEYS = (*(field.name for field in fields(KernelShape)), "layer")
 _DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
 
@@ -156,6 +160,23 @@ def _one_of(choices: Collection[object]) -> _Check:
     return check
 
 
+def gpus(value: object) -> Gpus:
+    """How many GPUs, ``ALL``, or their numbers; raises ``InputError`` for anything else."""
+    is_list = isinstance(value, list | tuple)
+    numbers = value if isinstance(value, list | tuple) else [value]
+    smallest = 0 if is_list else 1
+    is_right = all(
+        isinstance(each, int) and not isinstance(each, bool) and smallest <= each <= LARGEST_SIZE
+        for each in numbers
+    )
+    if value == ALL or (is_right and numbers and len(set(numbers)) == len(numbers)):
+        return tuple(numbers) if is_list else numbers[0]  # type: ignore[no-any-return]
+    raise InputError(
+        "must be how many GPUs to use, all, or which of them, each once and counted from 0, such "
+        f"as [0, 2]: got {shown(value)}"
+    )
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise InputError(f"must be a text that is not empty: got {shown(value)}")
@@ -241,7 +262,7 @@ TABLES: Mapping[str, dict[str, _Check]] = {
         "deterministic": _flag,
         "space": _table,
     },
-    "run": {"kernels": _one_of(KERNELS), "storage": _text, "output": _text},
+    "run": {"kernels": _one_of(KERNELS), "gpus": gpus, "storage": _text, "output": _text},
 }
 
 

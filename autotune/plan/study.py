@@ -21,6 +21,7 @@ from autotune.plan.file import (
     AUTO,
     TABLES,
     Axes,
+    Gpus,
     checked_flags,
     read_fields,
     read_text,
@@ -68,15 +69,16 @@ class StudyPlan:
         deterministic: Whether only configurations that do not split k may be chosen.
         axes: ``[search.space]``: for every op the axes that were given.
         kernels: One of ``KERNELS``.
+        gpus: How many GPUs measure, ``ALL``, or which by number; None for the first that is free.
         storage: The database's URL.
         output: The folder for vLLM's files.
     """
 
     source: str
-    lora: Mapping[str, Any]
     tokens: tuple[int, ...] | str
-    shape_tables: ShapeTables
-    axes: Axes
+    lora: Mapping[str, Any] = field(default_factory=dict)
+    shape_tables: ShapeTables = field(default_factory=dict)
+    axes: Axes = field(default_factory=lambda: {op: {} for op in LoraOp})
     model: ModelTable | None = None
     trace: Trace | None = None
     limits: Mapping[str, Any] = field(default_factory=dict)
@@ -90,6 +92,7 @@ class StudyPlan:
     warm_start: str | None = None
     deterministic: bool = False
     kernels: str = "auto"
+    gpus: Gpus | None = None
     storage: str = "sqlite:///autotune.db"
     output: str = "tuned"
     #: The workload once it was asked for, empty before: reading a model may need the network, and
@@ -124,10 +127,7 @@ class StudyPlan:
         """The study of a model alone: its batch sizes are ``AUTO``."""
         return cls(
             source=MODEL_FLAG,
-            lora={},
             tokens=AUTO,
-            shape_tables={},
-            axes={op: {} for op in LoraOp},
             model=ModelTable(config=config),
         )
 
@@ -140,10 +140,7 @@ class StudyPlan:
         """
         return cls(
             source=trace.source,
-            lora={},
             tokens=AUTO,
-            shape_tables={},
-            axes={op: {} for op in LoraOp},
             trace=trace,
             limits=trace.limits,
         )
@@ -155,10 +152,8 @@ class StudyPlan:
         """The study of shapes that are known already, such as those of a recording."""
         return cls(
             source=source,
-            lora={},
             tokens=(),
             shape_tables={n: shape.as_dict() for n, shape in enumerate(shapes, start=1)},
-            axes={op: {} for op in LoraOp},
         )
 
     @property
@@ -300,6 +295,7 @@ class StudyPlan:
         time_budget_s: float | None = None,
         sampler: str | None = None,
         kernels: str | None = None,
+        gpus: Gpus | Sequence[int] | None = None,
         storage: str | None = None,
         output: str | None = None,
         seed: int | None = None,
@@ -332,6 +328,7 @@ class StudyPlan:
             sampler=sampler,
             seed=seed,
             kernels=kernels,
+            gpus=gpus,
             storage=storage,
             output=output,
             warm_start=warm_start,

@@ -3,11 +3,11 @@
 from autotune.store.claims import Claim, Claims, Holder, Taken
 from autotune.store.engine import database_file
 from autotune.store.faults import explained, shown
+from autotune.store.finished import Finished
 from autotune.store.overview import Overview, RunState, StudyState, Work, overview
 from autotune.store.patience import Patience
 from autotune.store.runs import RunLog
 from autotune.store.store import (
-    Finished,
     Store,
     StudyRecord,
     study_name,

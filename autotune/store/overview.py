@@ -20,8 +20,9 @@ from autotune.store import facts, schema
 from autotune.store.alive import is_dead
 from autotune.store.claims import Holder, shares
 from autotune.store.faults import undamaged
+from autotune.store.finished import finished_of
 from autotune.store.runs import SILENT_S
-from autotune.store.store import Store, finished_of
+from autotune.store.store import Store
 from autotune.untrusted import parse_json
 
 #: The states of a study.

@@ -17,17 +17,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from autotune.choose.selection import Selection
 from autotune.errors import StorageError
-from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
-from autotune.measure import Measurement
-from autotune.measure.figures import Figures
 from autotune.store import schema
 from autotune.store.claims import Claim
 from autotune.store.engine import WatchedFile, copied, database_file, make_engine
 from autotune.store.faults import explained, shown, undamaged
+from autotune.store.finished import Finished, finished_of, row_of
 from autotune.store.patience import Patience, outlasted, unraced
-from autotune.untrusted import parse_json, read_row
+from autotune.untrusted import parse_json
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
@@ -37,15 +35,6 @@ _OUR_TABLES = {*schema.metadata.tables, "version_info"}
 
 #: How long opening a SQLite file waits for others that open it, seconds.
 _OPENING_S = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    """A measurement and when it was made, as naive UTC times."""
-
-    measurement: Measurement
-    started_at: datetime
-    finished_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,8 +221,7 @@ class Store:
             ClaimLost: Another run has the study now; nothing is kept.
             StorageError: The database cannot be used.
         """
-        by = {"run_id": claim and claim.run, "device": device or None}
-        rows = [_row(study, item) | by for item in finished]
+        rows = [row_of(study.id, item, claim, device) for item in finished]
 
         def insert(again: bool) -> None:
             with self.transaction(claim) as connection:
@@ -371,33 +359,3 @@ def _are_kept(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> bool
         table.c.study_id == first["study_id"], table.c.config == first["config"]
     )
     return connection.execute(query).first() is not None
-
-
-def _row(study: StudyRecord, item: Finished) -> dict[str, Any]:
-    measurement = item.measurement
-    return {
-        "study_id": study.id,
-        "config": json.dumps(measurement.config.as_dict()),
-        "outcome": measurement.outcome.value,
-        "reason": measurement.reason,
-        "samples_us": json.dumps(measurement.samples_us),
-        "relative_error": measurement.relative_error,
-        "shared_memory_bytes": measurement.shared_memory_bytes,
-        "registers": measurement.registers,
-        "spills": measurement.spills,
-        "started_at": item.started_at,
-        "finished_at": item.finished_at,
-    }
-
-
-def finished_of(shape: KernelShape, row: sa.Row[Any]) -> Finished:
-    """A row of ``schema.measurements``.
-
-    Raises:
-        InputError: A value of the row is wrong.
-    """
-    figures = {name: getattr(row, name) for name in Figures.model_fields}
-    figures["samples_us"] = parse_json(row.samples_us)
-    config = KernelConfig.from_mapping(shape.op, parse_json(row.config))
-    measurement = read_row(Figures, figures).measurement(shape, config)
-    return Finished(measurement=measurement, started_at=row.started_at, finished_at=row.finished_at)

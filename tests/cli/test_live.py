@@ -49,7 +49,7 @@ def shown(*events: Event, width: int, status: RunnerStatus | None = None) -> lis
         progress.watch(event)
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     with console.capture() as capture:
-        console.print(drawn(progress, status))
+        console.print(drawn(progress, [("", status)]))
     return capture.get().splitlines()
 
 
@@ -131,7 +131,7 @@ def said(verbosity: Verbosity, *, width: int = 160, is_terminal: bool = False) -
     """What a run of one shape prints."""
     file = io.StringIO()
     console = Console(file=file, width=width, force_terminal=is_terminal, color_system=None)
-    with RunDisplay(console, RunProgress(), status=lambda: None, verbosity=verbosity) as display:
+    with RunDisplay(console, RunProgress(), status=tuple, verbosity=verbosity) as display:
         for event in (planned(), *SEARCHING, done(1, 3, selection())):
             display.watch(event)
     return file.getvalue()
@@ -140,7 +140,7 @@ def said(verbosity: Verbosity, *, width: int = 160, is_terminal: bool = False) -
 def test_the_display_starts_with_what_it_is_doing():
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
     with console.capture() as capture:
-        console.print(drawn(RunProgress(), None))
+        console.print(drawn(RunProgress()))
     head, doing = capture.get().splitlines()
     assert head.startswith(" starting")
     assert "listing every shape's configurations" in doing
@@ -156,7 +156,7 @@ def test_lines_of_a_shape_name_its_layer():
         progress.watch(each)
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
     with console.capture() as capture:
-        console.print(drawn(progress, None, layers))
+        console.print(drawn(progress, (), layers))
     assert "trial 3 of up to 20: shrink o, down: m=1" in capture.get()
 
 

@@ -17,6 +17,7 @@ from autotune.launch.moe_layer import by_layer
 from autotune.launch.op import MOE_OPS
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, Runner, StopRule
+from autotune.measure.replay import ReplayRunner
 from autotune.measure.runners import replay_workers
 from autotune.plan.study import StudyPlan
 from autotune.search.crew import Crew
@@ -173,7 +174,7 @@ def test_a_shape_that_is_searched_again_goes_on_where_it_was(tmp_path):
 def test_the_ops_of_a_moe_layer_are_searched_on_one_gpu(tmp_path):
     tables = [moe_table(op, num_tokens=count) for count in (8, 16, 64) for op in MOE_OPS]
     lines = [line for table in tables for line in moe_lines(table)]
-    runners = replay_workers([write_lines(tmp_path / "moe.jsonl.gz", lines)], 3)
+    runners = replay_workers(ReplayRunner([write_lines(tmp_path / "moe.jsonl.gz", lines)]), 3)
     run = Run(tmp_path, runners, runners[0].shapes)
     run()
     layers = by_layer(runners[0].shapes, lambda shape: shape).values()

@@ -7,8 +7,11 @@ interpreter's lock.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -16,7 +19,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, NamedTuple
 
-from autotune.errors import WorkerDied
+from autotune.errors import AutotuneError, WorkerDied
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Target
 from autotune.launch.shape import KernelShape
@@ -24,8 +27,6 @@ from autotune.measure.cuda.worker import START_TIMEOUT_S, Handler, Worker, one_l
 from autotune.measure.measurement import Outcome
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
     from autotune.measure.kernels import CompiledKernel
 
 #: Compiling yields to the process that launches, which needs little of a core, but at once.
@@ -34,6 +35,9 @@ _NICENESS = 10
 #: Limit for compiling one kernel. That takes about 0.5 s; with too many accumulators ptxas did not
 #: end within a minute.
 COMPILE_TIMEOUT_S = 30.0
+
+#: How many calls of ``ring`` are heard at once.
+_MOST_RINGS = 4096
 
 
 class CompileJob(NamedTuple):
@@ -54,23 +58,25 @@ class CompileFailure:
 
 @dataclass(slots=True)
 class _Slot:
-    """One worker process and what it is doing."""
+    """One worker process, what it is doing, and for which queue."""
 
     worker: Worker
     job: CompileJob | None = None
+    queue: CompileQueue | None = None
     deadline: float = 0.0
 
 
 class CompilePool:
-    """Compiles jobs in the order in which they are wanted.
+    """Processes that compile, shared by the runners of all GPUs. Safe to use from several threads.
 
-    The pool has no thread of its own: only ``pump`` hands out jobs and takes results, and the owner
-    calls it while waiting for something else.
+    Each runner has a queue. The next free process goes to the queue that has the fewest. A thread
+    of the pool hands out jobs and takes results.
 
     Attributes:
         workers: How many processes compile.
         wanted_s: Seconds in which a job was waiting, times the number of workers.
         busy_s: The part of ``wanted_s`` in which workers were compiling.
+        compiled_s: Seconds of all workers in which they were compiling.
     """
 
     def __init__(
@@ -89,110 +95,145 @@ class CompilePool:
         """
         self._provider, self._timeout_s = provider, timeout_s
         self.workers = workers
+        #: Guards all that follows, and the queues; notified when a job is done.
+        self.changed = threading.Condition()
         self._slots: list[_Slot] = []
-        self._waiting: deque[CompileJob] = deque()
-        self._submitted: set[CompileJob] = set()
-        self._results: dict[CompileJob, CompiledKernel | CompileFailure] = {}
-        self.wanted_s = 0.0
-        self.busy_s = 0.0
+        self._queues: list[CompileQueue] = []
+        self._thread: threading.Thread | None = None
+        self._error: AutotuneError | None = None
+        self._bell, self._heard = socket.socketpair()
+        self._bell.setblocking(False)
+        self.wanted_s = self.busy_s = self.compiled_s = 0.0
         self._looked_at = time.monotonic()
 
+    def queue(self) -> CompileQueue:
+        """A new queue; the pool is closed with the last of its queues."""
+        made = CompileQueue(self)
+        with self.changed:
+            self._queues.append(made)
+        return made
+
+    def drop(self, queue: CompileQueue) -> None:
+        """Forget a queue, and close the pool if it was the last."""
+        with self.changed:
+            was_there = queue in self._queues
+            if was_there:
+                self._queues.remove(queue)
+            is_last = was_there and not self._queues
+        if is_last:
+            self.close()
+
     def start(self) -> None:
-        """Start the processes, unless they run."""
-        if not self._slots:
-            self._slots = [_Slot(self._start()) for _ in range(self.workers)]
+        """Start the processes, unless they run.
 
-    @property
-    def compiling(self) -> int:
-        """How many processes are compiling now."""
-        return sum(slot.job is not None for slot in self._slots)
+        Raises:
+            WorkerDied: The pool is closed.
+        """
+        with self.changed:
+            self.check()
+            if self._thread is None:
+                self._slots = [_Slot(self._start()) for _ in range(self.workers)]
+                self._thread = threading.Thread(target=self._run, name="compile-pool", daemon=True)
+                self._thread.start()
 
-    @property
-    def waiting(self) -> int:
-        """How many jobs wait for a process."""
-        return len(self._waiting)
+    def ring(self) -> None:
+        """Let the pool's thread look for jobs."""
+        with contextlib.suppress(OSError):  # it is closed, or has not heard many calls before
+            self._bell.send(b"!")
 
-    @property
-    def connections(self) -> list[Connection]:
-        """Become readable when a job is done: for ``multiprocessing.connection.wait``."""
-        return [slot.worker.connection for slot in self._slots if slot.job is not None]
+    def check(self) -> None:
+        """Raise what has ended the pool.
 
-    def submit(self, job: CompileJob) -> None:
-        """Queue a job, unless it was submitted before."""
-        self.start()
-        if job not in self._submitted:
-            self._submitted.add(job)
-            self._waiting.append(job)
+        Raises:
+            AutotuneError: No process can be started; that is a fault of the set-up, not of a job.
+            WorkerDied: The pool is closed.
+        """
+        if self._error is not None:
+            raise self._error
 
-    def want(self, jobs: Sequence[CompileJob]) -> None:
-        """Queue jobs, and from now on compile those that wait in this order, before all others."""
-        for job in jobs:
-            self.submit(job)
-        urgent = dict.fromkeys(jobs)
-        waiting = set(self._waiting)
-        first = [job for job in urgent if job in waiting]
-        self._waiting = deque((*first, *(job for job in self._waiting if job not in urgent)))
+    def compiling(self, queue: CompileQueue) -> int:
+        """How many processes are compiling for a queue now."""
+        return sum(slot.queue is queue for slot in self._slots)
 
-    def first_done(
-        self, jobs: Sequence[CompileJob]
-    ) -> tuple[CompileJob, CompiledKernel | CompileFailure]:
-        """Wait until a job is done; where several are, the first in the sequence is answered."""
-        self.want(jobs)
+    def close(self) -> None:
+        """End the processes."""
+        with self.changed:
+            self._error = self._error or WorkerDied("the compilers have been ended")
+            thread, self._thread = self._thread, None
+            self.changed.notify_all()
+        self.ring()
+        if thread is not None:
+            thread.join()
+        for slot in self._slots:
+            slot.worker.kill()
+        self._bell.close()
+        self._heard.close()
+
+    # ----------------------------------------------------------------- in the pool's thread
+
+    def _run(self) -> None:
         while True:
-            self.pump()
-            for job in jobs:
-                if job in self._results:
-                    return job, self._results[job]
-            wait(self.connections, timeout=self._until_next_deadline())
+            with self.changed:
+                if self._error is not None:
+                    return
+                try:
+                    self._pump()
+                except AutotuneError as error:
+                    self._error = error
+                    self.changed.notify_all()
+                    return
+                connections = [slot.worker.connection for slot in self._slots if slot.job]
+                timeout_s = self._until_next_deadline()
+            if self._heard in wait([self._heard, *connections], timeout_s):
+                self._heard.recv(_MOST_RINGS)
 
-    def forget(self, shape: KernelShape) -> None:
-        """Drop the results and waiting jobs of a shape that is finished."""
-        finished = {job for job in self._submitted if job.shape == shape}
-        self._submitted -= finished
-        self._waiting = deque(job for job in self._waiting if job not in finished)
-        for job in finished:
-            self._results.pop(job, None)
-
-    def pump(self) -> None:
-        """Take results, end jobs that take too long, hand out the next. Returns at once."""
+    def _pump(self) -> None:
+        """Take results, end jobs that take too long, hand out the next."""
         self._account()
         for slot in self._slots:
             if slot.job is not None:
                 self._look_at(slot)
-            if slot.job is None and self._waiting:
-                self._hand_out(slot, self._waiting.popleft())
+            if slot.job is None and (queue := self._next_queue()) is not None:
+                self._hand_out(slot, queue)
 
-    def close(self) -> None:
-        """End the processes."""
-        for slot in self._slots:
-            slot.worker.kill()
+    def _next_queue(self) -> CompileQueue | None:
+        """Of the queues in which a job waits, the one that has the fewest processes.
+
+        Of several such queues it is the one whose turn is longest ago.
+        """
+        waiting = [queue for queue in self._queues if queue.jobs]
+        chosen = min(waiting, key=self.compiling, default=None)
+        if chosen is not None:
+            self._queues.remove(chosen)
+            self._queues.append(chosen)
+        return chosen
 
     def _account(self) -> None:
-        """Add the time since the last call to ``wanted_s`` and ``busy_s`` if a job was waiting."""
+        """Add the time since the last call to the seconds that are counted."""
         now = time.monotonic()
-        if self._waiting:
-            elapsed = now - self._looked_at
+        elapsed = now - self._looked_at
+        busy = sum(slot.job is not None for slot in self._slots)
+        self.compiled_s += elapsed * busy
+        if any(queue.jobs for queue in self._queues):
             self.wanted_s += elapsed * len(self._slots)
-            self.busy_s += elapsed * self.compiling
+            self.busy_s += elapsed * busy
         self._looked_at = now
 
     def _start(self) -> Worker:
         return Worker(make_compiler, (self._provider,), is_forked=True)
 
-    def _hand_out(self, slot: _Slot, job: CompileJob) -> None:
+    def _hand_out(self, slot: _Slot, queue: CompileQueue) -> None:
+        job = queue.jobs.popleft()
         try:
             slot.worker.send(job)
         except WorkerDied:  # it died between two jobs, so neither is to blame
             self._replace(slot)
             slot.worker.send(job)
-        slot.job = job
+        slot.job, slot.queue = job, queue
         limit_s = self._timeout_s if slot.worker.is_ready else START_TIMEOUT_S
         slot.deadline = time.monotonic() + limit_s
 
     def _look_at(self, slot: _Slot) -> None:
-        job = slot.job
-        if job is None:
-            return
         is_readable = slot.worker.connection.poll()
         if is_readable and not slot.worker.is_ready:
             # Raises if the process could not start: that is a fault of the set-up, not of the job.
@@ -202,23 +243,115 @@ class CompilePool:
         if not is_readable:
             if time.monotonic() > slot.deadline:
                 reason = f"not compiled within {self._timeout_s:g} s"
-                self._results[job] = CompileFailure(Outcome.COMPILE_TIMEOUT, reason)
+                self._end(slot, CompileFailure(Outcome.COMPILE_TIMEOUT, reason))
                 self._replace(slot)
             return
         try:
-            self._results[job] = slot.worker.receive(0.0)
-            slot.job = None
+            self._end(slot, slot.worker.receive(0.0))
         except WorkerDied as error:
-            self._results[job] = CompileFailure(Outcome.COMPILE_FAILED, str(error))
+            self._end(slot, CompileFailure(Outcome.COMPILE_FAILED, str(error)))
             self._replace(slot)
+
+    def _end(self, slot: _Slot, result: CompiledKernel | CompileFailure) -> None:
+        """Hand a job's result to the queue that wants it."""
+        if slot.queue is not None and slot.job is not None:
+            slot.queue.results[slot.job] = result
+        slot.job = slot.queue = None
+        self.changed.notify_all()
 
     def _replace(self, slot: _Slot) -> None:
         slot.worker.kill()
-        slot.worker, slot.job = self._start(), None
+        slot.worker = self._start()
 
-    def _until_next_deadline(self) -> float:
+    def _until_next_deadline(self) -> float | None:
+        """Seconds; None where nothing is being compiled."""
         deadlines = [slot.deadline for slot in self._slots if slot.job is not None]
-        return max(0.0, min(deadlines, default=0.0) - time.monotonic()) + 0.01
+        if not deadlines:
+            return None
+        return max(0.0, min(deadlines) - time.monotonic()) + 0.01
+
+
+class CompileQueue:
+    """What one runner wants compiled, in the order in which it wants it.
+
+    Attributes:
+        jobs: The jobs that wait, for the pool.
+        results: What became of those that are done, from the pool.
+    """
+
+    def __init__(self, pool: CompilePool) -> None:
+        """Want nothing yet.
+
+        Args:
+            pool: Compiles; its lock guards the queue.
+        """
+        self._pool = pool
+        self.jobs: deque[CompileJob] = deque()
+        self.results: dict[CompileJob, CompiledKernel | CompileFailure] = {}
+        self._submitted: set[CompileJob] = set()
+
+    @property
+    def compiling(self) -> int:
+        """How many processes compile for this queue now."""
+        return self._pool.compiling(self)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a process."""
+        return len(self.jobs)
+
+    def submit(self, job: CompileJob) -> None:
+        """Queue a job, unless it was submitted before."""
+        self._pool.start()
+        with self._pool.changed:
+            if job not in self._submitted:
+                self._submitted.add(job)
+                self.jobs.append(job)
+        self._pool.ring()
+
+    def want(self, jobs: Sequence[CompileJob]) -> None:
+        """Queue jobs, and from now on compile those that wait in this order, before all others."""
+        self._pool.start()
+        with self._pool.changed:
+            urgent = dict.fromkeys(jobs)
+            new = [job for job in urgent if job not in self._submitted]
+            self._submitted.update(new)
+            waiting = {*self.jobs, *new}
+            first = [job for job in urgent if job in waiting]
+            self.jobs = deque((*first, *(job for job in self.jobs if job not in urgent)))
+        self._pool.ring()
+
+    def first_done(
+        self, jobs: Sequence[CompileJob]
+    ) -> tuple[CompileJob, CompiledKernel | CompileFailure]:
+        """Wait until a job is done; where several are, the first in the sequence is answered.
+
+        Raises:
+            AutotuneError: No process can be started, or the pool is closed.
+        """
+        self.want(jobs)
+        with self._pool.changed:
+            while True:
+                for job in jobs:
+                    if job in self.results:
+                        return job, self.results[job]
+                self._pool.check()
+                self._pool.changed.wait()
+
+    def forget(self, shape: KernelShape) -> None:
+        """Drop the results and waiting jobs of a shape that is finished."""
+        with self._pool.changed:
+            finished = {job for job in self._submitted if job.shape == shape}
+            self._submitted -= finished
+            self.jobs = deque(job for job in self.jobs if job not in finished)
+            for job in finished:
+                self.results.pop(job, None)
+
+    def close(self) -> None:
+        """Want nothing any more; the last queue closes the pool."""
+        with self._pool.changed:
+            self.jobs.clear()
+        self._pool.drop(self)
 
 
 def make_compiler(provider_name: str) -> Handler:

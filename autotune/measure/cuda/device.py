@@ -82,6 +82,7 @@ class DeviceServer:
         """The answer to a request."""
         match request:
             case Describe():
+                torch.cuda.synchronize()
                 return Description(self._device, self._environment())
             case Consult(shape):
                 forced = self._provider.forced(shape, self._device.target)

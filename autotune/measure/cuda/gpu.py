@@ -12,9 +12,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import pynvml
-
 from autotune.launch.environment import Device
+from autotune.measure.cuda.visible import pynvml
 from autotune.measure.measurement import DeviceState
 
 #: NVML's reasons that hold clocks below what the device would choose (nvml.h, "clocks event
@@ -38,9 +37,13 @@ class DeviceMonitor:
             uuid: As PyTorch gives it, without NVML's ``GPU-`` in front.
         """
         self._handle: Any = None
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        if pynvml is None:
+            return
+        for find in (_whole, _of_slice):
+            with contextlib.suppress(pynvml.NVMLError):
+                pynvml.nvmlInit()
+                self._handle = find(uuid)
+                return
 
     def state(self) -> DeviceState | None:
         """Clocks, temperature and throttle reasons now; None where NVML cannot tell."""
@@ -57,6 +60,32 @@ class DeviceMonitor:
             )
         except pynvml.NVMLError:
             return None
+
+
+def _whole(uuid: str) -> Any:  # noqa: ANN401 - NVML's own type
+    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+
+
+def _of_slice(uuid: str) -> Any:  # noqa: ANN401 - NVML's own type
+    """The GPU that a MIG slice is a part of: its clocks and its heat are those of the slice."""
+    handle = pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
+    return pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+
+
+#: What CUDA says where the device itself has failed, and no kernel is to blame.
+_OF_THE_DEVICE = (
+    "uncorrectable ecc error",
+    "hardware error",
+    "gpu is lost",
+    "fallen off the bus",
+    "no cuda-capable device",
+    "busy or unavailable",
+)
+
+
+def blames_device(reason: str) -> bool:
+    """Whether an error is the device's, and not that of what was launched."""
+    return any(text in reason.lower() for text in _OF_THE_DEVICE)
 
 
 def throttle_reasons(bits: int) -> tuple[str, ...]:
@@ -125,6 +154,8 @@ def describe_device() -> Device:
 @functools.lru_cache
 def driver_version() -> str:
     """The NVIDIA driver's version, as NVML gives it; ``unknown`` where NVML is not available."""
+    if pynvml is None:
+        return "unknown"
     try:
         pynvml.nvmlInit()
         return str(pynvml.nvmlSystemGetDriverVersion())

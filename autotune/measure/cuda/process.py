@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.connection import wait
 from typing import Any
 
+from autotune.errors import DeviceLost, WorkerDied
 from autotune.launch.shape import KernelShape
-from autotune.measure.cuda.compiler import CompilePool
 from autotune.measure.cuda.protocol import Open
+from autotune.measure.cuda.visible import VARIABLE, VisibleDevice
 from autotune.measure.cuda.worker import Handler, Worker
 
 #: Limit for a request that is not about a single configuration, such as making a shape's inputs or
@@ -22,19 +21,24 @@ class DeviceProcess:
     """Has the requests of ``protocol`` answered in a process that can be replaced at any time."""
 
     def __init__(
-        self, make_server: Callable[[str], Handler], provider: str, compilers: CompilePool
+        self,
+        make_server: Callable[[str], Handler],
+        provider: str,
+        device: VisibleDevice | None = None,
     ) -> None:
         """Note what to start; nothing runs before ``start``.
 
         Args:
             make_server: Called in the process with the provider's name; makes what answers there.
             provider: Name of the kernel provider.
-            compilers: Pumped while an answer is waited for, so that compiling goes on.
+            device: The only GPU that the process sees; None for those that this process sees.
         """
-        self._make_worker = partial(Worker, make_server, (provider,))
-        self._compilers = compilers
+        variables = {} if device is None else {VARIABLE: device.variable}
+        self._make_worker = partial(Worker, make_server, (provider,), variables=variables)
+        self._name = "the GPU" if device is None else device.label
         self._worker: Worker | None = None
         self._spare: Worker | None = None
+        self._has_answered = False
         self._opened: set[KernelShape] = set()
 
     def start(self) -> None:
@@ -69,20 +73,36 @@ class DeviceProcess:
 
         Raises:
             WorkerDied: The process ended, did not answer in time, or could not handle the request.
+            DeviceLost: A process has answered before, and none can be started any more.
         """
+        worker = self._ready()
+        worker.send(request)
+        answer = worker.receive(timeout_s)
+        self._has_answered = True
+        return answer
+
+    def _ready(self) -> Worker:
+        """The process once it is ready."""
         self.start()
         worker = self._worker
         assert worker is not None  # noqa: S101 - for mypy: start made it
-        worker.wait_until_ready()
-        worker.send(request)
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            self._compilers.pump()
-            connections = [worker.connection, *self._compilers.connections]
-            readable = wait(connections, timeout=max(0.0, deadline - time.monotonic()))
-            if worker.connection in readable:
-                break
-        return worker.receive(max(0.0, deadline - time.monotonic()))
+        try:
+            worker.wait_until_ready()
+        except WorkerDied:
+            if not self._has_answered:
+                raise
+        else:
+            return worker
+        worker.kill()
+        self._worker = worker = self._make_worker()
+        self._opened.clear()
+        try:
+            worker.wait_until_ready()
+        except WorkerDied as error:
+            raise DeviceLost(
+                f"{self._name} is lost: its process cannot be started again: {error}"
+            ) from None
+        return worker
 
     def close(self) -> None:
         """End the processes."""

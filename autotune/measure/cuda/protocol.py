@@ -13,7 +13,7 @@ from autotune.measure.measurement import DeviceState, Outcome
 
 @dataclass(frozen=True, slots=True)
 class Describe:
-    """Asks which device this is; answered by ``Description``."""
+    """Asks which device this is, if it still works; answered by ``Description``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from autotune.errors import WorkerDied
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.measure._base import EnoughRule
+from autotune.measure.cuda.gpu import blames_device
 from autotune.measure.cuda.process import REQUEST_TIMEOUT_S, DeviceProcess
 from autotune.measure.cuda.protocol import Failure, Open, Prepare, TakeTurns, Turns
 from autotune.measure.measurement import Comparison, DeviceState
@@ -59,6 +60,10 @@ class Referee:
             shape: The shape.
             configs: Distinct configurations, all of them compiled.
             enough: Asked after every ``TURNS_AT_ONCE`` turns whether to stop.
+
+        Raises:
+            WorkerDied: The inputs cannot be made, or the device has failed.
+            DeviceLost: The process cannot be started again.
         """
         comparison = self._compare_once(shape, configs, enough)
         for _ in range(THROTTLED_RETRIES):
@@ -67,6 +72,10 @@ class Referee:
             time.sleep(COOL_DOWN_S)
             comparison = self._compare_once(shape, configs, enough)
         return comparison
+
+    def replace(self) -> None:
+        """Go on in a fresh process."""
+        self._process.replace()
 
     def close(self) -> None:
         """End the process."""
@@ -94,6 +103,8 @@ class Referee:
                 failure: Failure | None = self._process.ask(Prepare(config), self._timeout_s)
             except WorkerDied:
                 raise _Fatal(config) from None
+            if failure is not None and blames_device(failure.reason):
+                raise WorkerDied(failure.reason)
             if failure is None:
                 ready.append(config)
             elif failure.is_lost:
@@ -109,7 +120,9 @@ class Referee:
             orders = tuple(tuple(order.sample(configs, len(configs))) for _ in range(TURNS_AT_ONCE))
             try:
                 turns: Turns = self._process.ask(TakeTurns(orders), REQUEST_TIMEOUT_S)
-            except WorkerDied:
+            except WorkerDied as error:
+                if blames_device(str(error)):
+                    raise
                 # Nobody can say which one ended the process. The first is left out, since it is the
                 # likeliest to win.
                 raise _Fatal(configs[0]) from None

@@ -1,7 +1,8 @@
 """The Runner that measures on a CUDA device.
 
 One process searches on the device, another compares the finalists, and the rest compile ahead of
-them. This module directs the processes and imports neither torch nor Triton.
+them, for all devices of a run. This module directs the processes and imports neither torch nor
+Triton.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from autotune.errors import WorkerDied
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import Grid, SearchSpace, complete_axes
@@ -25,19 +25,17 @@ from autotune.measure.cuda.compiler import (
     CompilePool,
 )
 from autotune.measure.cuda.gpu import DeviceMonitor
-from autotune.measure.cuda.process import REQUEST_TIMEOUT_S, DeviceProcess
+from autotune.measure.cuda.process import DeviceProcess
 from autotune.measure.cuda.protocol import (
     Advice,
     Consult,
     Describe,
     Description,
-    Failure,
     MeasureCeilings,
-    More,
-    Start,
-    Started,
 )
 from autotune.measure.cuda.referee import Referee
+from autotune.measure.cuda.searcher import Searcher
+from autotune.measure.cuda.visible import VisibleDevice, device_label
 from autotune.measure.cuda.worker import Handler, prepare
 from autotune.measure.measurement import (
     Ceilings,
@@ -46,7 +44,6 @@ from autotune.measure.measurement import (
     Outcome,
     RunnerStatus,
 )
-from autotune.measure.racing import TOO_SLOW_REASON, race
 
 if TYPE_CHECKING:
     from autotune.measure.kernels import CompiledKernel
@@ -75,88 +72,130 @@ class EngineFigures:
     compare_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Owners:
+    """The processes that own one GPU."""
+
+    device: VisibleDevice | None
+    searcher: Searcher
+    referee: Referee
+
+    def close(self) -> None:
+        self.searcher.close()
+        self.referee.close()
+
+
 class Processes:
-    """The processes of a runner: all start side by side, while their owner goes on.
+    """The processes of the runners of a run: all start side by side, while their owner goes on.
 
     Attributes:
         provider: Name of the kernel provider.
+        devices: The GPUs; None for the one that a process uses if nothing is said.
         config_timeout_s: Limit for launching and timing one configuration, in seconds.
-        searcher: Owns the device, for everything but finalists.
-        referee: Owns the device, for finalists.
-        compilers: Compile ahead of both.
+        compilers: Compile ahead of all others.
+        owners: Per GPU a process that owns it for everything but finalists, and one for finalists.
     """
 
     def __init__(
         self,
         provider: str,
+        devices: Sequence[VisibleDevice | None] = (None,),
         *,
         compile_workers: int | None = None,
         config_timeout_s: float = CONFIG_TIMEOUT_S,
         compile_timeout_s: float = COMPILE_TIMEOUT_S,
         device_server: Callable[[str], Handler] | None = None,
     ) -> None:
-        """Start the processes that own the device. Returns at once.
+        """Start the processes that own the devices. Returns at once.
 
         Args:
             provider: Name of the kernel provider.
+            devices: The GPUs, at least one; None for the one that a process uses if nothing is
+                said.
             compile_workers: How many; one per core by default.
             config_timeout_s: Limit for launching and timing one configuration, in seconds.
             compile_timeout_s: Limit for compiling one configuration, in seconds.
-            device_server: Makes the handler of ``protocol``'s requests in the device's process,
+            device_server: Makes the handler of ``protocol``'s requests in a device's process,
                 from the provider's name; that of a real device by default.
         """
         prepare(provider)
-        self.provider, self.config_timeout_s = provider, config_timeout_s
+        self.provider, self.devices = provider, tuple(devices)
+        self.config_timeout_s = config_timeout_s
         self.compilers = CompilePool(
             provider, workers=compile_workers or _cores(), timeout_s=compile_timeout_s
         )
-        make_process = partial(
-            DeviceProcess, device_server or make_device_server, provider, self.compilers
-        )
-        self.searcher = make_process()
-        self.referee = Referee(make_process(), config_timeout_s=config_timeout_s)
-        self.searcher.start()
-        self.referee.start()
+        make_process = partial(DeviceProcess, device_server or make_device_server, provider)
+        self.owners = [
+            _Owners(
+                device,
+                Searcher(make_process(device), config_timeout_s=config_timeout_s),
+                Referee(make_process(device), config_timeout_s=config_timeout_s),
+            )
+            for device in self.devices
+        ]
+        for each in self.owners:
+            each.searcher.start()
+            each.referee.start()
 
-    def close(self) -> None:
-        """End all processes."""
-        self.searcher.close()
-        self.referee.close()
-        self.compilers.close()
-
-
-class CudaRunner(Runner):
-    """Measures on the current CUDA device."""
-
-    def __init__(self, processes: Processes) -> None:
-        """Take over processes, and wait until the device's can describe the device.
-
-        Args:
-            processes: Belong to the runner from now on.
+    def runners(self) -> list[CudaRunner]:
+        """A runner for each GPU; to be called once.
 
         Raises:
             AutotuneError: The kernels cannot be used here.
             WorkerDied: A process cannot start; the message says why.
         """
-        self._processes = processes
-        self._timeout_s = processes.config_timeout_s
-        self._searcher, self._referee = processes.searcher, processes.referee
-        self.compilers = processes.compilers
-        self._twins: dict[KernelShape, dict[str, Measurement]] = {}
-        self.figures = EngineFigures()
-        self.lookahead = self.compilers.workers + _MORE_AHEAD
         try:
             self.compilers.start()
-            description: Description = self._searcher.ask(Describe(), REQUEST_TIMEOUT_S)
+            return [CudaRunner(self, number) for number in range(len(self.devices))]
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End all processes."""
+        for each in self.owners:
+            each.close()
+        self.compilers.close()
+
+
+class CudaRunner(Runner):
+    """Measures on one CUDA device."""
+
+    def __init__(self, processes: Processes, number: int = 0) -> None:
+        """Take over the processes of a GPU, and wait until one can describe the device.
+
+        Args:
+            processes: Those of this GPU belong to the runner from now on. The last runner to be
+                closed ends the compilers, too.
+            number: Which GPU of theirs.
+
+        Raises:
+            AutotuneError: The kernels cannot be used here.
+            WorkerDied: A process cannot start; the message says why.
+        """
+        self._owners = processes.owners[number]
+        self._searcher, self._referee = self._owners.searcher, self._owners.referee
+        self.compilers = processes.compilers
+        self._queue = self.compilers.queue()
+        self._twins: dict[KernelShape, dict[str, Measurement]] = {}
+        self.figures = EngineFigures()
+        share = -(-self.compilers.workers // len(processes.devices))
+        self.lookahead = share + _MORE_AHEAD
+        try:
+            self.compilers.start()
+            description: Description = self._searcher.ask(Describe())
         except BaseException:
             self.close()
             raise
         self._device, self.environment = description.device, description.environment
+        chosen = self._owners.device
+        self.device = device_label(0, self._device.uuid) if chosen is None else chosen.label
+        self._searcher.device = self.device
         self._monitor: DeviceMonitor | None = None
 
     def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
         """Every configuration that the static rules allow on this device."""
-        advice: Advice = self._searcher.ask(Consult(shape), REQUEST_TIMEOUT_S)
+        advice: Advice = self._searcher.ask(Consult(shape))
         grid = Grid(
             shape=shape,
             axes=complete_axes(shape.op, axes),
@@ -171,9 +210,9 @@ class CudaRunner(Runner):
         Until one is ready, the inputs of the first shape are made.
         """
         jobs = [self._job(shape, config) for shape, those in pending.items() for config in those]
-        self.compilers.want(jobs)
+        self._queue.want(jobs)
         self._searcher.open(next(iter(pending)))
-        job, _ = self.compilers.first_done(jobs)
+        job, _ = self._queue.first_done(jobs)
         return job.shape
 
     def measure(
@@ -212,14 +251,16 @@ class CudaRunner(Runner):
         started = time.monotonic()
         self._referee.start()
         runnable = [config for config in configs if self._can_be_launched(shape, config)]
-        comparison = self._referee.compare(shape, runnable, enough)
+        comparison = self._searcher.whole(
+            lambda: self._referee.compare(shape, runnable, enough), self._referee.replace
+        )
         self.figures.compare_s += time.monotonic() - started
         return comparison
 
     def leave(self, shape: KernelShape) -> None:
         """Drop what is known of a shape: what it asks for again is compiled and measured again."""
         self._searcher.prepare_spare()
-        self.compilers.forget(shape)
+        self._queue.forget(shape)
         self._twins.pop(shape, None)
 
     @property
@@ -228,19 +269,20 @@ class CudaRunner(Runner):
         if self._monitor is None:
             self._monitor = DeviceMonitor(self._device.uuid)
         return RunnerStatus(
-            compiling=self.compilers.compiling,
-            waiting=self.compilers.waiting,
+            compiling=self._queue.compiling,
+            waiting=self._queue.waiting,
             device=self._monitor.state(),
         )
 
     def ceilings(self) -> Ceilings:
         """Measure what the device reaches at best, for rooflines."""
-        ceilings: Ceilings = self._searcher.ask(MeasureCeilings(), REQUEST_TIMEOUT_S)
+        ceilings: Ceilings = self._searcher.ask(MeasureCeilings())
         return ceilings
 
     def close(self) -> None:
-        """End all processes."""
-        self._processes.close()
+        """End the processes of this GPU, and with the last runner the compilers."""
+        self._owners.close()
+        self._queue.close()
 
     # ----------------------------------------------------------------- inside
 
@@ -249,16 +291,16 @@ class CudaRunner(Runner):
     ) -> tuple[KernelConfig, CompiledKernel | CompileFailure]:
         """Wait for the first of the configurations that is compiled; inputs are made meanwhile."""
         jobs = [self._job(shape, config) for config in configs]
-        self.compilers.want(jobs)
+        self._queue.want(jobs)
         self._searcher.open(shape)
-        job, compiled = self.compilers.first_done(jobs)
+        job, compiled = self._queue.first_done(jobs)
         return job.config, compiled
 
     def _job(self, shape: KernelShape, config: KernelConfig) -> CompileJob:
         return CompileJob(shape, config, self._device.target)
 
     def _can_be_launched(self, shape: KernelShape, config: KernelConfig) -> bool:
-        _, compiled = self.compilers.first_done([self._job(shape, config)])
+        _, compiled = self._queue.first_done([self._job(shape, config)])
         return (
             not isinstance(compiled, CompileFailure)
             and compiled.shared_memory_bytes <= self._device.shared_memory_bytes
@@ -274,62 +316,9 @@ class CudaRunner(Runner):
             return Measurement(shape=shape, config=config, outcome=Outcome.INVALID, reason=reason)
         started = time.monotonic()
         try:
-            return self._time(shape, config, stop)
+            return self._searcher.time(shape, config, stop)
         finally:
             self.figures.device_s += time.monotonic() - started
-
-    def _time(self, shape: KernelShape, config: KernelConfig, stop: StopRule) -> Measurement:
-        def ended(outcome: Outcome, reason: str = "", **facts: Any) -> Measurement:  # noqa: ANN401 - fields differ in type
-            return Measurement(shape=shape, config=config, outcome=outcome, reason=reason, **facts)
-
-        deadline = time.monotonic() + self._timeout_s
-        clock = _RemoteClock(self._searcher, shape, config, deadline=deadline)
-        try:
-            samples, cut = race(clock.take, lambda so_far: stop(config, so_far))
-        except _NotTimed as error:
-            failure = error.failure
-            if failure.is_lost:
-                self._searcher.replace()
-            return ended(failure.outcome, failure.reason, relative_error=failure.relative_error)
-        except WorkerDied as error:
-            self._searcher.replace()
-            if error.timed_out:
-                reason = f"not launched and timed within {self._timeout_s:g} s"
-                return ended(Outcome.TIMED_OUT, reason)
-            return ended(Outcome.WORKER_DIED, str(error))
-        facts: dict[str, Any] = {"samples_us": samples, "relative_error": clock.relative_error}
-        if cut:
-            return ended(Outcome.TOO_SLOW, TOO_SLOW_REASON, **facts)
-        return ended(Outcome.OK, **facts)
-
-
-class _RemoteClock:
-    """Times one configuration in the device's process; the first samples come with the check."""
-
-    def __init__(
-        self, process: DeviceProcess, shape: KernelShape, config: KernelConfig, *, deadline: float
-    ) -> None:
-        self._process, self._deadline = process, deadline
-        self._shape, self._config = shape, config
-        self.relative_error: float | None = None
-
-    def take(self, count: int) -> Sequence[float]:
-        """Take further samples, microseconds per launch.
-
-        Raises:
-            _NotTimed: The configuration failed.
-            WorkerDied: The process ended, or the deadline has passed.
-        """
-        is_first = self.relative_error is None
-        request = Start(self._shape, self._config, count) if is_first else More(count)
-        answer: Started | Failure | tuple[float, ...]
-        answer = self._process.ask(request, self._deadline - time.monotonic())
-        if isinstance(answer, Failure):
-            raise _NotTimed(answer)
-        if isinstance(answer, Started):
-            self.relative_error = answer.relative_error
-            return answer.samples_us
-        return answer
 
 
 def make_device_server(provider: str) -> Handler:
@@ -337,14 +326,6 @@ def make_device_server(provider: str) -> Handler:
     from autotune.measure.cuda.device import DeviceServer
 
     return DeviceServer(provider)
-
-
-class _NotTimed(Exception):
-    """Carries a failure out of a callback; never leaves this module."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.reason)
-        self.failure = failure
 
 
 def _cores() -> int:

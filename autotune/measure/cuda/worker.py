@@ -16,9 +16,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
+from types import MappingProxyType
 from typing import Any
 
 from autotune.errors import AutotuneError, WorkerDied
@@ -40,6 +42,13 @@ PREPARED = "AUTOTUNE_PREPARED"
 #: prctl(2): which signal the kernel sends to a process whose parent has died.
 _PR_SET_PDEATHSIG = 1
 
+
+#: How long the end of a killed process is waited for, seconds. Without its GPU it may never end.
+_LONGEST_END_S = 30.0
+
+#: Starts processes for threads that end before them: Linux ends a process with the thread that has
+#: started it (``leave_to_owner``).
+_STARTER = ThreadPoolExecutor(1, thread_name_prefix="worker-starter")
 
 #: Signals that a terminal or a scheduler sends to all processes of a run.
 _FOR_THE_OWNER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -86,6 +95,7 @@ class Worker:
         args: Sequence[object],
         *,
         is_forked: bool = False,
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Start the process, without waiting until it is ready.
 
@@ -94,18 +104,26 @@ class Worker:
             args: The arguments of ``make_handler``, picklable.
             is_forked: Whether the process is forked from one that is prepared. It must not use a
                 GPU then.
+            variables: Environment variables that differ from those of this process.
         """
         context: Any = multiprocessing.get_context(_FORKED if is_forked else "spawn")
         self.connection, theirs = context.Pipe()
+        environment = dict(os.environ) | dict(variables)
         self._process = context.Process(
-            target=_serve, args=(theirs, make_handler, tuple(args), dict(os.environ)), daemon=True
+            target=_serve, args=(theirs, make_handler, tuple(args), environment), daemon=True
         )
-        with held_back(*_FOR_THE_OWNER):
-            self._process.start()
+        if is_forked or threading.current_thread() is threading.main_thread():
+            self._begin()
+        else:
+            _STARTER.submit(self._begin).result()
         # At its end Python sends SIGTERM to processes that are left, and waits for them.
         atexit.register(self.kill)
         theirs.close()
         self._is_ready = False
+
+    def _begin(self) -> None:
+        with held_back(*_FOR_THE_OWNER):
+            self._process.start()
 
     @property
     def is_ready(self) -> bool:
@@ -152,7 +170,7 @@ class Worker:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.kill()  # in case it had not yet become the leader of its group
-        self._process.join()
+        self._process.join(_LONGEST_END_S)
         self.connection.close()
 
     def _receive(self, deadline: float) -> Any:  # noqa: ANN401 - the handler's answer

@@ -57,7 +57,7 @@ def test_a_fault_costs_one_configuration_and_the_next_one_runs(
 ):
     with monkeypatch.context() as patch:
         if num_warps == HANGS:
-            patch.setattr(runner, "_timeout_s", 1.0)
+            patch.setattr(runner._searcher, "_timeout_s", 1.0)
         faulty = runner.measure(SHAPE, [config(num_warps=num_warps)], never_stop)
     assert faulty.outcome is outcome
     assert reason in faulty.reason
