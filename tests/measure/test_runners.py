@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from autotune.errors import GpuMissing, KernelsUnusable
+from autotune.errors import GpuMissing, InputError, KernelsUnusable
 from autotune.launch.environment import Environment
 from autotune.measure import runners
-from autotune.measure.cuda.runner import Processes
-from autotune.measure.runners import begin_gpu, gpu_runner
+from autotune.measure.cuda import choice
+from autotune.measure.cuda.runner import CudaRunner, Processes
+from autotune.measure.cuda.visible import VisibleDevice
+from autotune.measure.runners import (
+    begin_gpus,
+    gpu_runner,
+    gpu_runners,
+    replay_runner,
+    replay_workers,
+    stand_in,
+)
 from tests.patience import PATIENCE_S
 from tests.recordings import ENVIRONMENT
 
 
 class FakeProcesses(Processes):
-    """Starts nothing."""
+    """Starts nothing, and makes one ``FakeRunner``."""
 
-    def __init__(self, provider: str) -> None:
-        self.provider, self.closed = provider, False
+    def __init__(self, provider: str, devices: Sequence[VisibleDevice | None] = (None,)) -> None:
+        self.provider, self.devices, self.closed = provider, tuple(devices), False
+
+    def runners(self) -> list[CudaRunner]:
+        return [FakeRunner(self.provider) for _ in self.devices]  # type: ignore[misc]
 
     def close(self) -> None:
         self.closed = True
@@ -33,8 +46,7 @@ class FakeRunner:
 
     there: tuple[str, ...] = ("builtin", "vllm")
 
-    def __init__(self, processes: FakeProcesses) -> None:
-        provider = processes.provider
+    def __init__(self, provider: str) -> None:
         if provider not in self.there:
             raise KernelsUnusable(f"cannot drive {provider}")
         version = {"vllm": "0.33.0", "builtin": "1"}[provider]
@@ -47,7 +59,6 @@ class FakeRunner:
 def said(monkeypatch) -> list[str]:
     """The lines said, on a machine that seems to have a GPU and an installed vLLM."""
     monkeypatch.setattr(runners, "has_gpu", lambda: True)
-    monkeypatch.setattr(runners, "CudaRunner", FakeRunner)
     monkeypatch.setattr(runners, "Processes", FakeProcesses)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=name))
     return []
@@ -88,27 +99,57 @@ def test_kernels_that_were_asked_for_are_never_replaced(said, monkeypatch):
 
 
 def test_what_was_begun_for_the_kernels_asked_for_is_used(said):
-    begun = begin_gpu("auto")
-    assert isinstance(begun, FakeProcesses)
+    begun = begin_gpus("auto")
+    assert begun is not None
+    assert isinstance(begun.processes, FakeProcesses)
 
-    assert begun.provider == "vllm"
-    assert gpu_runner("vllm", said.append, begun).environment.provider == "vllm"
-    assert not begun.closed
+    assert begun.processes.provider == "vllm"
+    assert gpu_runners("vllm", said.append, begun)[0].environment.provider == "vllm"
+    assert not begun.processes.closed
 
 
 def test_what_was_begun_for_other_kernels_is_closed(said):
-    begun = begin_gpu("auto")
-    assert isinstance(begun, FakeProcesses)
+    begun = begin_gpus("auto")
+    assert begun is not None
+    assert isinstance(begun.processes, FakeProcesses)
 
-    assert gpu_runner("builtin", said.append, begun).environment.provider == "builtin"
-    assert begun.closed
+    assert gpu_runners("builtin", said.append, begun)[0].environment.provider == "builtin"
+    assert begun.processes.closed
     assert said == []
+
+
+def test_what_was_begun_for_other_gpus_is_closed(said, monkeypatch):
+    two = [VisibleDevice(n, "NVIDIA Test-GPU", f"GPU-{n}", str(n)) for n in range(2)]
+    monkeypatch.setattr(choice, "visible_devices", lambda: two)
+    begun = begin_gpus("auto")
+    assert begun is not None
+    assert isinstance(begun.processes, FakeProcesses)
+    assert begun.processes.devices == (None,)
+
+    assert len(gpu_runners("auto", said.append, begun, gpus=2)) == 2
+    assert begun.processes.closed
+
+
+def test_replays_work_side_by_side_in_any_number_that_makes_sense():
+    runner = replay_runner(())
+    assert replay_workers(runner, None) == replay_workers(runner, 1) == [runner]
+    several = replay_workers(runner, 3)
+    assert [each.device for each in several] == ["replay 0", "replay 1", "replay 2"]
+    assert [each.shapes for each in several] == [runner.shapes] * 3
+    for asked in ("all", (0, 1), 65):
+        with pytest.raises(InputError, match=r"^--gpus (all|0,1|65) is for GPUs, and a recording"):
+            replay_workers(runner, asked)
+
+
+def test_gpus_that_are_asked_for_are_not_replaced_by_the_shipped_recording():
+    with pytest.raises(GpuMissing, match="no CUDA GPU here: got --gpus 2; run this where"):
+        stand_in("auto", 2)
 
 
 def test_without_a_gpu_nothing_is_started(said, monkeypatch):
     monkeypatch.setattr(runners, "has_gpu", lambda: False)
 
-    assert begin_gpu("auto") is None
+    assert begin_gpus("auto") is None
     with pytest.raises(GpuMissing, match="no CUDA GPU here"):
         gpu_runner("auto", said.append)
 
