@@ -162,15 +162,16 @@ def _one_of(choices: Collection[object]) -> _Check:
 
 def gpus(value: object) -> Gpus:
     """How many GPUs, ``ALL``, or their numbers; raises ``InputError`` for anything else."""
-    is_list = isinstance(value, list | tuple)
-    numbers = value if isinstance(value, list | tuple) else [value]
-    smallest = 0 if is_list else 1
+    numbers: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
+    smallest = 0 if isinstance(value, list | tuple) else 1
     is_right = all(
         isinstance(each, int) and not isinstance(each, bool) and smallest <= each <= LARGEST_SIZE
         for each in numbers
     )
-    if value == ALL or (is_right and numbers and len(set(numbers)) == len(numbers)):
-        return tuple(numbers) if is_list else numbers[0]  # type: ignore[no-any-return]
+    if value == ALL:
+        return ALL
+    if is_right and numbers and len(set(numbers)) == len(numbers):
+        return tuple(numbers) if isinstance(value, list | tuple) else int(numbers[0])
     raise InputError(
         "must be how many GPUs to use, all, or which of them, each once and counted from 0, such "
         f"as [0, 2]: got {shown(value)}"

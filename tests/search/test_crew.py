@@ -109,15 +109,16 @@ def kept(url: str) -> Counter[tuple[KernelShape, KernelConfig]]:
 def test_all_runners_search_each_in_a_thread_of_its_own_and_measure_nothing_twice(
     tmp_path, lookahead
 ):
-    run = Run(tmp_path, crew(lookahead=lookahead))
+    runners = crew(lookahead=lookahead)
+    run = Run(tmp_path, runners)
     tuned = run()
     assert [one.shape for one in tuned] == SHAPES
     assert [one.trials for one in tuned] == [TRIALS] * len(SHAPES)
     assert set(run.measured.values()) == {1}
     assert kept(run.url) == run.measured
     assert problems_in(run.url) == []
-    assert all(len(each.threads) == 1 for each in run.runners)
-    assert len({each for one in run.runners for each in one.threads}) == 4
+    assert all(len(each.threads) == 1 for each in runners)
+    assert len({each for one in runners for each in one.threads}) == 4
     assert {len(devices) for devices in run.devices.values()} == {1}
     done = [event.number for event in run.events if isinstance(event, ShapeDone)]
     assert sorted(done) == list(range(1, len(SHAPES) + 1))

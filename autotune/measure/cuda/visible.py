@@ -5,18 +5,19 @@ The driver is asked, not torch, whose import takes seconds. This module only rea
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 from uuid import UUID
 
-try:
-    import pynvml
-except ImportError:  # installed beside autotune, unless somebody has left it out
-    pynvml = None
+#: NVML; None where nvidia-ml-py, which is installed beside autotune, was left out.
+pynvml: Any = None
+with contextlib.suppress(ImportError):
+    pynvml = importlib.import_module("pynvml")
 
 #: The variable that says which GPUs a process may use, in their order.
 VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -118,7 +119,7 @@ def use_by_others(device: VisibleDevice) -> str:
     return ", ".join(texts)
 
 
-def _used_bytes(nvml: ModuleType, handle: Any) -> int:  # noqa: ANN401 - NVML's own type
+def _used_bytes(nvml: Any, handle: Any) -> int:  # noqa: ANN401 - NVML's own types
     """Memory in use by other processes, without what the driver keeps for itself."""
     try:
         memory = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
@@ -153,7 +154,7 @@ def _slices() -> Iterator[tuple[str, str]]:
         raise Unknown(str(error)) from None
 
 
-def _most_slices(nvml: ModuleType, parent: Any) -> int:  # noqa: ANN401 - NVML's own type
+def _most_slices(nvml: Any, parent: Any) -> int:  # noqa: ANN401 - NVML's own types
     try:
         current, _pending = nvml.nvmlDeviceGetMigMode(parent)
         return int(nvml.nvmlDeviceGetMaxMigDeviceCount(parent)) if current else 0
@@ -161,7 +162,7 @@ def _most_slices(nvml: ModuleType, parent: Any) -> int:  # noqa: ANN401 - NVML's
         return 0
 
 
-def _nvml() -> ModuleType:
+def _nvml() -> Any:  # noqa: ANN401 - a module without types
     """NVML, ready to be asked.
 
     Raises:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,3 +163,31 @@ def ends(pid: int) -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+def test_a_process_outlives_the_thread_that_has_started_it():
+    """Linux would end it with the thread."""
+    started: list[Worker] = []
+    thread = threading.Thread(target=lambda: started.append(Worker(obedient, ())))
+    thread.start()
+    thread.join()
+    (worker,) = started
+    try:
+        for _ in range(3):  # the signal would come with the end of the thread, or a little later
+            worker.send(("echo", "here"))
+            assert worker.receive(PATIENCE_S) == "here"
+            time.sleep(0.1)
+    finally:
+        worker.kill()
+
+
+def test_a_process_has_the_variables_that_it_is_given_beside_those_of_its_owner(monkeypatch):
+    monkeypatch.setenv("AUTOTUNE_TEST_A", "ours")
+    monkeypatch.setenv("AUTOTUNE_TEST_B", "ours")
+    worker = Worker(obedient, (), variables={"AUTOTUNE_TEST_B": "its own"})
+    try:
+        for name, value in (("AUTOTUNE_TEST_A", "ours"), ("AUTOTUNE_TEST_B", "its own")):
+            worker.send(("environment", name))
+            assert worker.receive(PATIENCE_S) == value
+    finally:
+        worker.kill()
