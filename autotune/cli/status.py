@@ -29,7 +29,7 @@ _URGENCY = {"running": 0, "done": 1, "to do": 2}
 
 def status_lines(overview: Overview) -> list[str]:
     """The latest runs, how many studies are done, and how much faster they are."""
-    lines = [_run_text(run, overview.now) for run in overview.runs]
+    lines = [line for run in overview.runs for line in _run_lines(run, overview.now)]
     counts = ", ".join(f"{overview.count(state)} {state}" for state in _URGENCY)
     text = f"{len(overview.studies)} studies: {counts}; {overview.trials} trials"
     if overview.last_at is not None:
@@ -59,7 +59,8 @@ def status_view(overview: Overview, *, lines_max: int | None = None) -> Renderab
     shown = list(overview.studies)
     rest: list[str] = []
     if lines_max is not None:
-        room = max(1, lines_max - _OTHER_LINES - len(overview.runs))
+        of_runs = sum(1 + bool(str(run.load)) for run in overview.runs)
+        room = max(1, lines_max - _OTHER_LINES - of_runs)
         if len(shown) > room:
             shown = _most_urgent(shown, room)
             rest = [f"... and {len(overview.studies) - room} more"]
@@ -79,6 +80,12 @@ def status_dict(overview: Overview, storage: str) -> dict[str, Any]:
         "runs": [_run_dict(run) for run in overview.runs],
         "studies": [_study_dict(study) for study in overview.studies],
     }
+
+
+def _run_lines(run: RunState, now: datetime) -> list[str]:
+    """What a run does, and where it is known how busy it is."""
+    busy = str(run.load)
+    return [_run_text(run, now), *([f"  busy: {busy}"] if busy else [])]
 
 
 def _run_text(run: RunState, now: datetime) -> str:
@@ -116,8 +123,8 @@ def _table(studies: Sequence[StudyState], now: datetime) -> RenderableType:
 
     It says whose they are where a run has some of them, or where several have measured them.
     """
-    runs = {(by.host, by.process) for study in studies for by in study.works}
-    says_whose = len(runs) > 1 or any(study.holder for study in studies)
+    works = {(by.host, by.process, by.device) for study in studies for by in study.works}
+    says_whose = len(works) > 1 or any(study.holder for study in studies)
     environment = studies[0].environment
     table = plain_table(
         ("op", "layer", "sizes"), ("tokens", "state", "trials", "default µs", "best µs", "ratio")
@@ -158,7 +165,7 @@ def _works_text(study: StudyState, now: datetime) -> str:
 
 
 def _by_text(work: Work) -> str:
-    return f"{work.host} {work.process}"
+    return f"{work.host} {work.process}" + (f" {work.device}" if work.device else "")
 
 
 def _ago(then: datetime, now: datetime) -> str:
@@ -179,6 +186,8 @@ def _run_dict(run: RunState) -> dict[str, Any]:
         "started_at": _iso(run.started_at),
         "seen_at": _iso(run.seen_at),
         "ended_at": _iso(run.ended_at),
+        "busy": {name: round(share, 3) for name, share in run.load.shares.items()},
+        "lost": [one.device for one in run.load.devices if one.is_lost],
     }
 
 
@@ -205,6 +214,7 @@ def _study_dict(study: StudyState) -> dict[str, Any]:
             {
                 "host": work.host,
                 "process": work.process,
+                "gpu": work.device or None,
                 "trials": work.trials,
                 "has_it_since": _iso(work.since),
             }

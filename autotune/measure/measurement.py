@@ -89,11 +89,15 @@ class RunnerStatus:
         compiling: Configurations that are being compiled.
         waiting: Configurations that wait for a compile worker.
         device: State of the device; None where it cannot be read.
+        compilers: The runner's share of the compile workers.
+        compiled_s: Seconds of all workers together in which they have compiled for it.
     """
 
     compiling: int
     waiting: int
     device: DeviceState | None = None
+    compilers: float = 0.0
+    compiled_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -153,11 +153,14 @@ class DeviceView:
             yield "Replayed from", str(replayed)
         if period is not None:
             yield "Measured", f"{moment_text(period[0])} to {moment_text(period[1])} UTC"
-        for (host, process), those in self.device.runs.items():
+        for (host, process, gpu), those in self.device.works.items():
             kinds = ", ".join(dict.fromkeys(one.kind for one, _ in those))
             trials = counted(sum(count for _, count in those), "trial")
             shapes = counted(len(those), "shape")
-            yield f"By {host}, process {process}", f"{trials} of {shapes}: {kinds}"
+            where_text = f"By {host}, process {process}" + (f", {gpu}" if gpu else "")
+            yield where_text, f"{trials} of {shapes}: {kinds}"
+        for (host, process), load in self.device.loads.items():
+            yield f"Busy at {host}, process {process}", str(load)
 
 
 def _loss_text(loss: float) -> str:

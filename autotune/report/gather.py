@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 
 from autotune.choose.losses import BetweenRows
 from autotune.errors import StorageError
@@ -16,7 +17,8 @@ from autotune.measure.runners import replay_runners
 from autotune.report.kinds import in_order, kind_names
 from autotune.report.records import DeviceReport, Report, ShapeReport
 from autotune.search.importance import importances
-from autotune.store import Store, facts, shown, utc_now
+from autotune.store import Load, Store, facts, shown, utc_now
+from autotune.store.load import loads_of
 from autotune.store.results import ShapeResult, of_replay, of_store
 
 
@@ -33,13 +35,16 @@ def of_database(url: str) -> Report:
         results = of_store(store)
         ceilings = facts.ceilings(store)
         between = facts.between(store)
+        busy = loads_of(store)
     if not results:
         raise StorageError(f"{shown(url)} holds no study; tune one with autotune run")
     return Report(
         source=shown(url),
         is_recording=False,
         devices=tuple(
-            _device(environment, those, ceilings.get(environment), between.get(environment, ()))
+            _device(
+                environment, those, ceilings.get(environment), between.get(environment, ()), busy
+            )
             for environment, those in by_environment(results, lambda one: one.environment).items()
         ),
         written_at=utc_now(),
@@ -71,14 +76,21 @@ def _device(
     results: Iterable[ShapeResult],
     ceilings: Ceilings | None,
     between: Sequence[BetweenRows] = (),
+    busy: Mapping[int, Load] = MappingProxyType({}),
 ) -> DeviceReport:
     results = in_order(results)
+    runs = dict.fromkeys(by for one in results for by in one.shares)
     kinds = kind_names({one.shape.without_batch: one.layer for one in results})
     return DeviceReport(
         environment=environment,
         ceilings=ceilings,
         shapes=tuple(_shape(one, kinds[one.shape.without_batch], ceilings) for one in results),
         between=tuple(between),
+        loads={
+            (by.host, by.process): busy[by.run]
+            for by in runs
+            if by.run in busy and busy[by.run].shares
+        },
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from autotune.measure import Measurement, Outcome
 from autotune.measure.measurement import Ceilings, Replayed
 from autotune.report.intervals import MedianInterval
 from autotune.report.words import counted
+from autotune.store import Load
 
 if TYPE_CHECKING:
     from autotune.choose.selection import Selection
@@ -143,12 +144,14 @@ class DeviceReport:
         ceilings: The device's best rates; None where they were not measured.
         shapes: The shapes of each kind together, by rising number of tokens.
         between: Losses at batch sizes between rows; empty where they were not measured.
+        loads: How busy the runs that measured were, by host and process; of a run that says so.
     """
 
     environment: Environment
     ceilings: Ceilings | None
     shapes: tuple[ShapeReport, ...]
     between: tuple[BetweenRows, ...]
+    loads: Mapping[tuple[str, int], Load] = field(default_factory=dict)
 
     @property
     def ratios(self) -> list[tuple[float, ShapeReport]]:
@@ -177,12 +180,12 @@ class DeviceReport:
         return sum(len(one.result.measurements) for one in self.shapes)
 
     @property
-    def runs(self) -> dict[tuple[str, int], list[tuple[ShapeReport, int]]]:
-        """The runs that measured, by host and process: of which shapes how many configurations."""
-        found: dict[tuple[str, int], list[tuple[ShapeReport, int]]] = {}
+    def works(self) -> dict[tuple[str, int, str], list[tuple[ShapeReport, int]]]:
+        """Who measured, by host, process and GPU: of which shapes how many configurations."""
+        found: dict[tuple[str, int, str], list[tuple[ShapeReport, int]]] = {}
         for one in self.shapes:
             for by, count in one.result.shares.items():
-                found.setdefault((by.host, by.process), []).append((one, count))
+                found.setdefault((by.host, by.process, by.device), []).append((one, count))
         return found
 
     @property

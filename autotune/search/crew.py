@@ -20,6 +20,7 @@ from autotune.measure import (
     StopRule,
 )
 from autotune.measure.recording import RecordingRunner, RecordingWriter
+from autotune.store import DeviceLoad, Load
 
 if TYPE_CHECKING:
     from autotune.measure.measurement import Ceilings, Replayed
@@ -151,6 +152,23 @@ class Crew:
     def runner(self) -> Runner:
         """For what any of the runners may do: one that goes on with another if a GPU is lost."""
         return self.members[0] if len(self.members) == 1 else _Substitute(self)
+
+    def load(self, *, writing_s: float) -> Load:
+        """How busy the runners have been; a replay that is alone has no name to tell of."""
+        statuses = [each.status for each in self.members]
+        known = [each for each in statuses if each is not None]
+        with self._lock:
+            devices = tuple(
+                DeviceLoad(device=each.device, busy_s=each.busy_s, is_lost=each in self._lost)
+                for each in self.members
+                if each.device
+            )
+        return Load(
+            devices=devices,
+            compilers=sum(each.compilers for each in known),
+            compiled_s=sum(each.compiled_s for each in known),
+            writing_s=writing_s,
+        )
 
     def check(self) -> None:
         """End the thread of a run that has ended.

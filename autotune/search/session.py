@@ -41,7 +41,7 @@ from autotune.search.samplers.known import experience, finished_earlier
 from autotune.search.samplers.transfer import Neighbour, in_order
 from autotune.search.tuner import CONFIRMING_TRIALS, ShapeTuner
 from autotune.search.writer import Writer
-from autotune.store import Claims, Holder, Patience, RunLog, Store, Taken, facts
+from autotune.store import Claims, Holder, Load, Patience, RunLog, Store, Taken, facts
 from autotune.store.mounts import shared_warning
 from autotune.store.patience import PATIENCE_S
 
@@ -143,7 +143,8 @@ class Session:
             mirror = opened.enter_context(closing(TrialMirror(plan.storage, patience=patience)))
             self._keep_facts()
             # It gives back what the run has taken, so it must end after the writer.
-            self._log = opened.enter_context(RunLog(self.store, self.runner.environment))
+            log = RunLog(self.store, self.runner.environment, load=self._load)
+            self._log = opened.enter_context(log)
             self.claims = Claims(
                 self.store, self._log, budget=_budget_text(plan, confirms=bool(self._known))
             )
@@ -264,6 +265,9 @@ class Session:
         if not self.transfers:
             return shapes
         return in_order(shapes, [each.shape for each in self.earlier])
+
+    def _load(self) -> Load:
+        return self.crew.load(writing_s=self._writer.busy_s)
 
     def _pass_on(self, event: Event) -> None:
         """Tell the caller's Watch, unless the run has ended meanwhile."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
@@ -30,6 +31,7 @@ class Writer:
     Attributes:
         store: Keeps measurements.
         mended: How many of Optuna's trials were there twice, by the name of their study.
+        busy_s: Seconds in which it has written.
     """
 
     def __init__(self, store: Store, mirror: TrialMirror, claims: Claims | None = None) -> None:
@@ -42,6 +44,7 @@ class Writer:
         """
         self.store, self._mirror, self._claims = store, mirror, claims
         self.mended: Counter[str] = Counter()
+        self.busy_s = 0.0
         self._queue: queue.SimpleQueue[_Item | threading.Event | None] = queue.SimpleQueue()
         self._error: Exception | None = None
         self._has_failed = False
@@ -113,8 +116,10 @@ class Writer:
             for each in taken:
                 if isinstance(each, tuple):
                     batches.setdefault(each[0], []).append(each[1])
+            began_s = time.monotonic()
             for study, batch in batches.items():
                 self._write(study, batch)
+            self.busy_s += time.monotonic() - began_s
             for each in taken:
                 if isinstance(each, threading.Event):
                     each.set()

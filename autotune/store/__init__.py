@@ -4,6 +4,7 @@ from autotune.store.claims import Claim, Claims, Holder, Taken
 from autotune.store.engine import database_file
 from autotune.store.faults import explained, shown
 from autotune.store.finished import Finished
+from autotune.store.load import DeviceLoad, Load
 from autotune.store.overview import Overview, RunState, StudyState, Work, overview
 from autotune.store.patience import Patience
 from autotune.store.runs import RunLog
@@ -17,8 +18,10 @@ from autotune.store.store import (
 __all__ = [
     "Claim",
     "Claims",
+    "DeviceLoad",
     "Finished",
     "Holder",
+    "Load",
     "Overview",
     "Patience",
     "RunLog",

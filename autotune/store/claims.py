@@ -70,29 +70,33 @@ class Holder:
         run: Its number in the database.
         host: The machine that it is on.
         process: The number of its process there.
+        device: The GPU of it that has measured; empty where that is not known, or no matter.
     """
 
     run: int
     host: str
     process: int
+    device: str = ""
 
 
 def shares(connection: sa.Connection) -> dict[int, Counter[Holder]]:
-    """How many configurations of each study each run has measured, by the study's number.
+    """How many configurations of each study each GPU of each run has measured, by its number.
 
     What was measured before databases said so is left out.
     """
     measured, runs = schema.measurements.c, schema.runs.c
     count = sa.func.count().label("trials")
+    of = (measured.study_id, measured.device, runs.id, runs.host, runs.process)
     query = (
-        sa.select(measured.study_id, runs.id, runs.host, runs.process, count)
+        sa.select(*of, count)
         .join(schema.runs, runs.id == measured.run_id)
-        .group_by(measured.study_id, runs.id, runs.host, runs.process)
-        .order_by(measured.study_id, runs.id)
+        .group_by(*of)
+        .order_by(measured.study_id, runs.id, measured.device)
     )
     found: dict[int, Counter[Holder]] = {}
     for row in connection.execute(query):
-        holder = Holder(run=row.id, host=row.host, process=row.process)
+        device = row.device or ""
+        holder = Holder(run=row.id, host=row.host, process=row.process, device=device)
         found.setdefault(row.study_id, Counter())[holder] = row.trials
     return found
 

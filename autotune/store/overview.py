@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,6 +21,7 @@ from autotune.store.alive import is_dead
 from autotune.store.claims import Holder, shares
 from autotune.store.faults import undamaged
 from autotune.store.finished import finished_of
+from autotune.store.load import Load, loads
 from autotune.store.runs import SILENT_S
 from autotune.store.store import Store
 from autotune.untrusted import parse_json
@@ -42,6 +43,7 @@ class RunState:
         ended_at: When the run ended; None where it has not written that.
         state: ``running``, ``done``, ``interrupted``, ``failed``, or ``gone`` if it was killed.
         study_id: The number of the study that is searched now; None where none is.
+        load: How busy it is, or was.
     """
 
     id: int
@@ -52,21 +54,24 @@ class RunState:
     ended_at: datetime | None
     state: str
     study_id: int | None
+    load: Load = field(default_factory=Load)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A run's part in a study.
+    """The part of a run's GPU in a study.
 
     Attributes:
         host: The machine that the run is or was on.
         process: The number of its process there.
+        device: The GPU of it that has measured; empty where that is not known.
         trials: How many of the study's configurations it has measured.
         since: Since when it has the study, naive UTC; None where it does not have it.
     """
 
     host: str
     process: int
+    device: str = ""
     trials: int = 0
     since: datetime | None = None
 
@@ -211,13 +216,14 @@ def _place(plan: Any) -> tuple[int, int]:  # noqa: ANN401 - a row
 
 def _runs(connection: sa.Connection, now: datetime) -> list[RunState]:
     table = schema.runs
-    found = []
+    found, of_run = [], loads(connection)
     for row in connection.execute(sa.select(table).order_by(table.c.id.desc())):
         is_silent = now - row.seen_at > timedelta(seconds=SILENT_S)
         is_gone = is_silent or (row.ending is None and is_dead(row.process, row.birth))
         state = row.ending or ("gone" if is_gone else RUNNING)
         names = ("id", "host", "process", "started_at", "seen_at", "ended_at", "study_id")
-        found.append(RunState(**{name: getattr(row, name) for name in names}, state=state))
+        values = {name: getattr(row, name) for name in names}
+        found.append(RunState(**values, state=state, load=of_run[row.id]))
     return found
 
 
@@ -246,12 +252,20 @@ def _works(connection: sa.Connection, runs: Sequence[RunState]) -> Mapping[int, 
     trials, since = shares(connection), {}
     for claim in connection.execute(sa.select(schema.claims)):
         if (run := under_way.get(claim.run_id)) is not None:
-            by = Holder(run=run.id, host=run.host, process=run.process)
-            trials.setdefault(claim.study_id, Counter()).setdefault(by, 0)
-            since[claim.study_id, run.id] = claim.since
+            those = trials.setdefault(claim.study_id, Counter())
+            mine = [by for by in those if by.run == run.id]
+            by = mine[-1] if mine else Holder(run=run.id, host=run.host, process=run.process)
+            those.setdefault(by, 0)
+            since[claim.study_id, by] = claim.since
     return {
         study: tuple(
-            Work(host=by.host, process=by.process, trials=count, since=since.get((study, by.run)))
+            Work(
+                host=by.host,
+                process=by.process,
+                device=by.device,
+                trials=count,
+                since=since.get((study, by)),
+            )
             for by, count in those.items()
         )
         for study, those in trials.items()

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -20,6 +20,7 @@ from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
 from autotune.store import schema
 from autotune.store.alive import birth, is_dead
+from autotune.store.load import Load, begin_load, keep_load
 from autotune.store.patience import PATIENCE_S, Patience, outlasted
 from autotune.store.store import Store
 
@@ -44,14 +45,17 @@ class RunLog:
     seconds that the run is still there.
     """
 
-    def __init__(self, store: Store, environment: Environment) -> None:
+    def __init__(
+        self, store: Store, environment: Environment, *, load: Callable[[], Load] = Load
+    ) -> None:
         """Prepare the log of a run. Nothing is written before ``plan``.
 
         Args:
             store: The run's database.
             environment: Where the run measures.
+            load: Returns how busy the run has been; called from other threads, too.
         """
-        self._store, self._environment = store, environment
+        self._store, self._environment, self._load = store, environment, load
         self._run: int | None = None
         self._ids: dict[KernelShape, int] = {}
         #: Since when the database has answered without a gap, and when it did last.
@@ -87,7 +91,7 @@ class RunLog:
             ending = "interrupted"
         # The error that ended the run says more than a StorageError from here would.
         with suppress(*(() if kind is None else (StorageError,))):
-            self._write(ended_at=schema.clock(), ending=ending, study_id=None)
+            self._write(ended_at=schema.clock(), ending=ending, study_id=None, is_load_due=True)
             self._give_back_all()
 
     def plan(
@@ -132,6 +136,7 @@ class RunLog:
                 connection.execute(
                     sa.insert(schema.planned), [row | {"run_id": run} for row in rows]
                 )
+            begin_load(connection, run, self._load())
             return run
 
     def begin(self, shape: KernelShape) -> None:
@@ -180,15 +185,17 @@ class RunLog:
         return self._store.patience
 
     @outlasted
-    def _write(self, /, **values: object) -> None:
-        self._write_once(**values)
+    def _write(self, /, *, is_load_due: bool = False, **values: object) -> None:
+        self._write_once(is_load_due=is_load_due, **values)
 
-    def _write_once(self, **values: object) -> None:
+    def _write_once(self, *, is_load_due: bool = False, **values: object) -> None:
         if self._run is None:
             return
         with self._store.transaction() as connection:
             mine = schema.runs.c.id == self._run
             connection.execute(sa.update(schema.runs).where(mine).values(**values))
+            if is_load_due:
+                keep_load(connection, self._run, self._load())
 
     @outlasted
     def _give_back_all(self) -> None:
@@ -201,7 +208,7 @@ class RunLog:
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
             with suppress(StorageError):  # the run's next own write waits, or raises it
-                self._write_once(seen_at=schema.clock())
+                self._write_once(seen_at=schema.clock(), is_load_due=True)
                 self._answered(self._store.now())
 
     def _answered(self, now: datetime) -> None:

@@ -81,6 +81,9 @@ runs = Table(
     Column("ending", String(32)),  # done, interrupted or failed
     Column("study_id", ForeignKey("autotune_studies.id")),  # the study that was begun last
     Column("birth", String(128)),  # tells the process from others of its number
+    Column("compilers", Float(53)),  # processes that compile for it
+    Column("compiled_s", Float(53)),  # of all of them together
+    Column("writing_s", Float(53)),  # in which it wrote to the database
 )
 
 #: One row for each study that a run has ever searched. Only the run that it names may write to the
@@ -130,7 +133,14 @@ facts = Table(
 )
 
 #: Columns that tables of an earlier autotune lack; all of them may be null.
-ADDED = (measurements.c.run_id, measurements.c.device, runs.c.birth)
+ADDED = (
+    measurements.c.run_id,
+    measurements.c.device,
+    runs.c.birth,
+    runs.c.compilers,
+    runs.c.compiled_s,
+    runs.c.writing_s,
+)
 
 
 class clock(FunctionElement[Any]):  # noqa: N801 - a function of SQL

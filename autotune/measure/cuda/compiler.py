@@ -76,7 +76,6 @@ class CompilePool:
         workers: How many processes compile.
         wanted_s: Seconds in which a job was waiting, times the number of workers.
         busy_s: The part of ``wanted_s`` in which workers were compiling.
-        compiled_s: Seconds of all workers in which they were compiling.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class CompilePool:
         self._error: AutotuneError | None = None
         self._bell, self._heard = socket.socketpair()
         self._bell.setblocking(False)
-        self.wanted_s = self.busy_s = self.compiled_s = 0.0
+        self.wanted_s = self.busy_s = 0.0
         self._looked_at = time.monotonic()
 
     def queue(self) -> CompileQueue:
@@ -212,8 +211,11 @@ class CompilePool:
         """Add the time since the last call to the seconds that are counted."""
         now = time.monotonic()
         elapsed = now - self._looked_at
-        busy = sum(slot.job is not None for slot in self._slots)
-        self.compiled_s += elapsed * busy
+        busy = 0
+        for slot in self._slots:
+            if slot.queue is not None:
+                slot.queue.compiled_s += elapsed
+                busy += 1
         if any(queue.jobs for queue in self._queues):
             self.wanted_s += elapsed * len(self._slots)
             self.busy_s += elapsed * busy
@@ -277,6 +279,7 @@ class CompileQueue:
     Attributes:
         jobs: The jobs that wait, for the pool.
         results: What became of those that are done, from the pool.
+        compiled_s: Seconds of all workers together in which they have compiled for the queue.
     """
 
     def __init__(self, pool: CompilePool) -> None:
@@ -288,6 +291,7 @@ class CompileQueue:
         self._pool = pool
         self.jobs: deque[CompileJob] = deque()
         self.results: dict[CompileJob, CompiledKernel | CompileFailure] = {}
+        self.compiled_s = 0.0
         self._submitted: set[CompileJob] = set()
 
     @property

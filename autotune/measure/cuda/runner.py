@@ -7,6 +7,7 @@ Triton.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -179,8 +180,8 @@ class CudaRunner(Runner):
         self._queue = self.compilers.queue()
         self._twins: dict[KernelShape, dict[str, Measurement]] = {}
         self.figures = EngineFigures()
-        share = -(-self.compilers.workers // len(processes.devices))
-        self.lookahead = share + _MORE_AHEAD
+        self._share = self.compilers.workers / len(processes.devices)
+        self.lookahead = math.ceil(self._share) + _MORE_AHEAD
         try:
             self.compilers.start()
             description: Description = self._searcher.ask(Describe())
@@ -272,6 +273,8 @@ class CudaRunner(Runner):
             compiling=self._queue.compiling,
             waiting=self._queue.waiting,
             device=self._monitor.state(),
+            compilers=self._share,
+            compiled_s=self._queue.compiled_s,
         )
 
     def ceilings(self) -> Ceilings:
