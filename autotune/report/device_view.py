@@ -121,11 +121,16 @@ class DeviceView:
             return ""
         begun, ended = period
         spent_s = sum(sum(one.spent_s.values()) for one in self.device.shapes)
-        took_s = max((ended - begun).total_seconds(), spent_s)
-        share = f" ({spent_s / took_s:.0%})" if took_s else ""
+        took_s = (ended - begun).total_seconds()
+        if len(self.device.works) > 1:
+            trials = f"Trials took {duration_in_words(spent_s)} on all GPUs together"
+        else:
+            took_s = max(took_s, spent_s)
+            share = f" ({spent_s / took_s:.0%})" if took_s else ""
+            trials = f"Trials took {duration_in_words(spent_s)}{share} of it"
         return (
             f"From {moment_text(begun)} to {moment_text(ended)} UTC: {duration_in_words(took_s)}. "
-            f"Trials took {duration_in_words(spent_s)}{share} of it: checking numbers and timing. "
+            f"{trials}: checking numbers and timing. "
             "The rest went into waiting for the compiler, choosing what to try next, timing "
             "finalists, and pauses between runs."
         )

@@ -52,6 +52,27 @@ def test_several_replays_search_side_by_side_and_write_what_a_check_accepts(auto
     assert counts.total() == 6 * 12
     assert problems_in(f"sqlite:///{autotune.folder / 'autotune.db'}") == []
     assert autotune("check", "tuned", "--replay", six).code == 0
+    tells_who_measured_what(autotune)
+
+
+def tells_who_measured_what(autotune: Command) -> None:
+    """``status`` and the report do."""
+    told = json.loads(autotune("status", "--json").out)
+    (run,) = told["runs"]
+    assert list(run["busy"]) == [*(f"replay {n}" for n in range(4)), "writer"]
+    assert all(0 <= share <= 1 for share in run["busy"].values())
+    assert run["lost"] == []
+    works = [work for one in told["studies"] for work in one["runs"]]
+    assert [work["trials"] for work in works] == [12] * 6
+    assert {work["gpu"] for work in works} == {f"replay {n}" for n in range(4)}
+    lines = autotune("status").out.splitlines()
+    assert re.match(r"  busy: (replay \d \d+ %, ){4}writer \d+ %$", lines[1])
+    assert all(re.search(r" replay \d \(12\)$", line.rstrip()) for line in lines[-6:])
+    assert autotune("report").code == 0
+    page = (autotune.folder / "report.html").read_text()
+    for n in range(4):
+        assert re.search(rf"By [^<]*, process \d+, replay {n}<", page)
+    assert re.search(r"Busy at [^<]*, process \d+<", page)
 
 
 @pytest.mark.slow
@@ -109,8 +130,10 @@ def test_a_folder_is_as_good_whether_one_or_four_have_searched_it(autotune):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_run_of_several_as_one_of_one_and_the_next_goes_on(autotune, number, code):
-    command = ("run", "--replay", shipped_recording(), "--gpus", 3, "--trials", 20)
-    command += ("--op", "expand", "--tokens", "16,128")
+    command = (
+        *("run", "--replay", shipped_recording(), "--gpus", 3, "--trials", 20),
+        *("--op", "expand", "--tokens", "16,128"),
+    )
     process = autotune.start(*command)
     assert process.stdout is not None
     for line in process.stdout:

@@ -89,6 +89,53 @@ def test_a_replay_has_no_line_on_a_compile_queue():
     assert len(shown(*SEARCHING, width=80)) == 4
 
 
+def of_several(width: int, *events: Event) -> list[str]:
+    """The lines that are drawn of a run on three GPUs, of which one compiles nothing."""
+    progress = RunProgress()
+    for event in (planned(), *events):
+        progress.watch(event)
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    seen = [("GPU 0", BUSY), ("GPU 1", replace(BUSY, device=None)), ("GPU 2", None)]
+    with console.capture() as capture:
+        console.print(drawn(progress, seen, {SHAPES[1]: "o, down"}))
+    return capture.get().splitlines()
+
+
+CLOCKS = ", at 1980 MHz, 54 °C, held down: power cap"
+ON_TWO = (
+    Opened(shape=SHAPES[0], tried=0, most=20, device="GPU 0"),
+    Opened(shape=SHAPES[1], tried=2, most=20, device="GPU 1", best_us=6.0, default_us=12.0),
+    Opened(shape=SHAPES[2], tried=0, most=20, device="GPU 0"),
+    tried(1, SHAPES[0]),
+)
+
+
+def test_every_gpu_of_several_has_a_line_with_its_shape_its_best_its_clocks_and_its_heat():
+    head, *lines = of_several(200, *ON_TWO)
+    assert head.startswith(" 0 of 4 shapes")
+    assert lines == [
+        f" GPU 0: trial 1/20, best 6.02 µs (2.00x){CLOCKS}: shrink {SHAPES[0].label}",
+        f" GPU 1: trial 2/20, best 6.00 µs (2.00x): shrink o, down: {SHAPES[1].label}",
+        " GPU 2: nothing to do",
+        " compiling 6, 10 waiting",
+    ]
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_lines_of_several_gpus_are_cut_where_the_terminal_ends(width):
+    lines = of_several(width, *ON_TWO)
+    assert len(lines) == 5
+    assert all(len(line) <= width for line in lines)
+
+
+def test_a_gpu_whose_shape_is_done_shows_the_other_one_that_it_has():
+    events = (*ON_TWO, Choosing(shape=SHAPES[1], finalists=5), done(1, 20))
+    assert of_several(200, *events)[1:3] == [
+        f" GPU 0: trial 0/20, at 1980 MHz, 54 °C, held down: power cap: shrink {SHAPES[2].label}",
+        f" GPU 1: 5 finalists, best 6.00 µs (2.00x): shrink o, down: {SHAPES[1].label}",
+    ]
+
+
 def test_a_name_that_is_too_long_leaves_the_numbers_before_it():
     moe = Opened(shape=moe_shape(LoraOp.W13_SHRINK), tried=0, most=300)
     _, shape, *_ = shown(moe, width=40)

@@ -13,7 +13,7 @@ import pytest
 from autotune.errors import InputError
 from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
-from autotune.store import Claims, Overview, RunLog, Store, overview
+from autotune.store import Claims, DeviceLoad, Load, Overview, RunLog, Store, overview
 from autotune.store.overview import DONE, RUNNING, TO_DO
 from autotune.store.runs import SILENT_S
 from tests.contracts.examples import HERE, SHAPE, config, finished, selection
@@ -207,3 +207,40 @@ def test_a_database_is_looked_at_while_it_is_written(store, other_store):
     assert counts
     assert counts == sorted(counts)
     assert overview(other_store).trials == 100
+
+
+def test_it_is_told_how_busy_the_gpus_of_a_run_were_and_which_one_was_lost(store):
+    busy = [0.0, 0.0]
+
+    def load() -> Load:
+        devices = [
+            DeviceLoad(device=f"GPU {n}", busy_s=each, is_lost=n == 1 and each > 0)
+            for n, each in enumerate(busy)
+        ]
+        return Load(devices=devices, compilers=2, compiled_s=sum(busy), writing_s=0.0)
+
+    with RunLog(store, HERE, load=load) as log:
+        plan(log, SHAPE)
+        (run,) = overview(store).runs
+        assert [one.device for one in run.load.devices] == ["GPU 0", "GPU 1"]
+        assert sum(run.load.shares.values()) == 0
+        busy[:] = [1e6, 1e-9]
+        assert Claims(store, log, budget="").take([SHAPE]) is not None
+    (run,) = overview(store).runs
+    assert run.load.shares["GPU 0"] == run.load.shares["compilers"] == 1.0
+    assert [one.is_lost for one in run.load.devices] == [False, True]
+    assert str(run.load) == "GPU 0 100 %, GPU 1 0 % (lost), compilers 100 %, writer 0 %"
+
+
+def test_a_study_that_two_gpus_of_a_run_have_measured_says_so(store):
+    with log_of(store) as log:
+        claims = Claims(store, log, budget="")
+        plan(log, SHAPE)
+        assert claims.take([SHAPE]) is not None
+        study = study_of(store, SHAPE)
+        for number, count in ((0, 3), (1, 2)):
+            those = [finished(5 * number + n) for n in range(count)]
+            store.add(study, those, claim=claims.of(study), device=f"GPU {number}")
+        (seen,) = overview(store).studies
+    assert [(work.device, work.trials) for work in seen.works] == [("GPU 0", 3), ("GPU 1", 2)]
+    assert seen.holder == seen.works[-1]

@@ -142,6 +142,7 @@ def test_a_gpu_that_is_lost_costs_what_was_under_way_and_the_others_take_over(tm
     assert opened == closed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lookahead", [1, 6])
 def test_when_the_last_gpu_is_lost_the_run_ends_and_the_next_goes_on(tmp_path, lookahead):
     run = Run(tmp_path, crew(3, lookahead=lookahead, gpu0=4, gpu1=5, gpu2=6))
@@ -191,6 +192,7 @@ def test_gpus_that_differ_are_refused(tmp_path):
         Run(tmp_path, runners)()
 
 
+@pytest.mark.slow
 def test_an_error_of_one_thread_ends_the_run(tmp_path):
     class Broken(Noting):
         def measure(self, *args):
@@ -206,6 +208,7 @@ def test_an_error_of_one_thread_ends_the_run(tmp_path):
     assert problems_in(run.url) == []
 
 
+@pytest.mark.slow
 def test_a_stopped_run_does_not_wait_for_a_gpu_that_is_at_work(tmp_path):
     """Nor does it keep what that GPU says afterwards."""
     late, free = threading.Event(), threading.Event()

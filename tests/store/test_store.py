@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import pytest
 import sqlalchemy as sa
@@ -274,3 +275,20 @@ def test_a_program_that_writes_the_same_at_the_same_time_is_suspected(tmp_path):
     with pytest.raises(StorageError, match=r"does another program write .*--storage"):
         opened.add(study, [finished(0)])
     opened.close()
+
+
+def test_columns_that_an_earlier_autotune_did_not_know_are_added(tmp_path):
+    url = sqlite_url(tmp_path / "autotune.db")
+    with closing(Store(url)) as store:
+        study = store.study_of(SHAPE, HERE)
+        store.add(study, [finished(0)])
+    with closing(sqlite3.connect(tmp_path / "autotune.db")) as connection:
+        connection.execute("DROP TABLE autotune_devices")
+        for column in schema.ADDED:
+            connection.execute(f"ALTER TABLE {column.table.name} DROP COLUMN {column.name}")
+        connection.commit()
+    with closing(Store(url)) as store:
+        store.add(study, [finished(1)], device="GPU 0")
+        with store.transaction() as connection:
+            rows = connection.execute(sa.select(schema.measurements.c.device)).scalars().all()
+    assert rows == [None, "GPU 0"]
