@@ -122,7 +122,7 @@ class DeviceView:
         begun, ended = period
         spent_s = sum(sum(one.spent_s.values()) for one in self.device.shapes)
         took_s = (ended - begun).total_seconds()
-        if len(self.device.works) > 1:
+        if len({gpu for *_, gpu in self.device.works}) > 1:
             trials = f"Trials took {duration_in_words(spent_s)} on all GPUs together"
         else:
             took_s = max(took_s, spent_s)

@@ -20,8 +20,9 @@ pytest.register_assert_rewrite(
 )
 
 from autotune.testing.landscape import Landscape  # noqa: E402 - after its asserts are rewritten
+from autotune.testing.lossy import LossyRunner  # noqa: E402 - likewise
 from autotune.testing.runner_suite import RunnerSuite  # noqa: E402 - likewise
 from autotune.testing.sampler_suite import SamplerSuite  # noqa: E402 - likewise
 from autotune.testing.store_suite import StoreSuite  # noqa: E402 - likewise
 
-__all__ = ["Landscape", "RunnerSuite", "SamplerSuite", "StoreSuite"]
+__all__ = ["Landscape", "LossyRunner", "RunnerSuite", "SamplerSuite", "StoreSuite"]

@@ -8,7 +8,6 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autotune.errors import DeviceLost
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
 from autotune.launch.shape import KernelShape
@@ -62,7 +61,6 @@ class Landscape(Runner):
         environment: Where the figures are said to be from.
         lookahead: As every runner has it.
         device: As every runner has it.
-        lost_after: After so many measurements its GPU is lost; None for never.
     """
 
     noise: float = 0.01
@@ -72,7 +70,6 @@ class Landscape(Runner):
     environment: Environment = ENVIRONMENT
     lookahead: int = 1
     device: str = ""
-    lost_after: int | None = None
 
     def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
         """The same configurations for every shape; ``axes`` changes nothing."""
@@ -99,8 +96,6 @@ class Landscape(Runner):
         self, shape: KernelShape, pending: Sequence[KernelConfig], stop: StopRule
     ) -> Measurement:
         """Answer the oldest pending configuration; the same one always gets the same figures."""
-        self._check()
-        self.lost_after = None if self.lost_after is None else self.lost_after - 1
         config = pending[0]
         us = self.truth_us(shape, config)
         if math.isinf(us):
@@ -122,15 +117,10 @@ class Landscape(Runner):
         self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule
     ) -> Comparison:
         """Five samples of each that runs, without noise."""
-        self._check()
         truths = {config: self.truth_us(shape, config) for config in configs}
         return Comparison(
             samples_us={c: (us,) * 5 for c, us in truths.items() if not math.isinf(us)}
         )
-
-    def _check(self) -> None:
-        if self.lost_after is not None and self.lost_after <= 0:
-            raise DeviceLost(f"{self.device} is lost: it was made up")
 
     def regret(self, shape: KernelShape, measurements: Sequence[Measurement]) -> float:
         """How much slower the best of some is than the best there is, by the true latencies."""

@@ -5,13 +5,18 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autotune.errors import DeviceLost, InputError, StorageError
+from autotune.export import VllmExporter
+from autotune.export.check import check_exported
 from autotune.launch.config import KernelConfig
 from autotune.launch.moe_layer import by_layer
 from autotune.launch.op import MOE_OPS
@@ -21,13 +26,16 @@ from autotune.measure.replay import ReplayRunner
 from autotune.measure.runners import replay_workers
 from autotune.plan.study import StudyPlan
 from autotune.search.crew import Crew
-from autotune.search.events import Closed, Event, Opened, ShapeDone, Tuned
+from autotune.search.events import Closed, Event, Opened, ShapeDone, Tuned, unwatched
+from autotune.search.run import run_job
 from autotune.search.session import Session
 from autotune.search.tune import tune
 from autotune.store import Store
-from autotune.testing.landscape import Landscape, shrink
+from autotune.testing import Landscape, LossyRunner
+from autotune.testing.landscape import shrink
 from tests.moe import moe_lines, moe_table
 from tests.patience import PATIENCE_S
+from tests.recordings import EXPAND, SHRINK, write_recording
 from tests.search.cases import write_lines
 from tests.together import problems_in
 
@@ -40,6 +48,7 @@ class Noting(Landscape):
     """Notes what it measures, and in which threads."""
 
     stride: int = 61
+    lost_after: int | None = None
     measured: list[tuple[KernelShape, KernelConfig]] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)
 
@@ -78,7 +87,13 @@ class Run:
         self.events: list[Event] = []
 
     def __call__(self) -> Sequence[Tuned]:
-        with Session(self.plan, self.runners, self.events.append, say=self.said.append) as session:
+        runners = [
+            LossyRunner(one, after=one.lost_after)
+            if isinstance(one, Noting) and one.lost_after is not None
+            else one
+            for one in self.runners
+        ]
+        with Session(self.plan, runners, self.events.append, say=self.said.append) as session:
             return tune(session)
 
     @property
@@ -140,6 +155,48 @@ def test_a_gpu_that_is_lost_costs_what_was_under_way_and_the_others_take_over(tm
     opened = Counter(event.shape for event in run.events if isinstance(event, Opened))
     closed = Counter(event.shape for event in run.events if isinstance(event, Closed))
     assert opened == closed
+
+
+@pytest.mark.slow
+@given(
+    losses=st.lists(st.none() | st.integers(0, 12), min_size=2, max_size=4),
+    lookahead=st.sampled_from([1, 3, 6]),
+)
+def test_however_many_are_lost_whenever_nothing_is_kept_twice(losses, lookahead):
+    runners = crew(len(losses), lookahead=lookahead)
+    for runner, after in zip(runners, losses, strict=True):
+        runner.lost_after = after
+    with TemporaryDirectory() as folder:
+        run = Run(Path(folder), runners, SHAPES[:4], trials=4)
+        if None in losses:
+            assert [one.trials for one in run()] == [4] * 4
+        else:
+            with suppress(DeviceLost):
+                run()
+            Run(Path(folder), crew(1), SHAPES[:4], trials=4)()
+        assert set(run.measured.values()) <= {1}
+        assert run.measured <= kept(run.url)
+        assert problems_in(run.url) == []
+
+
+@pytest.mark.slow
+def test_replays_of_which_one_is_lost_write_a_folder_that_a_check_accepts(tmp_path):
+    tables = [kind | {"num_tokens": 8 << n} for kind in (SHRINK, EXPAND) for n in range(3)]
+    first, *others = replay_workers(
+        ReplayRunner([write_recording(tmp_path / "r.jsonl.gz", *tables)]), 4
+    )
+    plan = StudyPlan.of_shapes(first.shapes).override(
+        storage=f"sqlite:///{tmp_path}/autotune.db", trials=20
+    )
+    said: list[str] = []
+    runners = [LossyRunner(first, after=13), *others]
+    done = run_job(plan, runners, unwatched, say=said.append)
+    assert [line for line in said if line.startswith("replay 0 is lost: it was made up. ")]
+    assert problems_in(plan.storage) == []
+    assert set(kept(plan.storage).values()) == {1}
+    VllmExporter().export(done.selections, done.environment, tmp_path / "tuned", merge=False)
+    report = check_exported(tmp_path / "tuned", {done.environment.gpu: list(first.shapes)})
+    assert not report.has_errors
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ other tables than the ones known here.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -63,6 +64,7 @@ class TrialMirror:
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._url, self.patience = url, patience or Patience()
+        self._lock = threading.Lock()  # warnings are caught for all threads
         self._file = WatchedFile(url)
         self._storage = self._opened()
         set_up(self._storage.engine, tries_again=self.patience.tries_again)
@@ -108,7 +110,7 @@ class TrialMirror:
                 storage=self._storage, study_name=study.name, load_if_exists=True
             )
             if "shape" not in opened.user_attrs:  # it is set last
-                with warnings.catch_warnings():
+                with self._lock, warnings.catch_warnings():
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     opened.set_metric_names([_METRIC])
                 opened.set_user_attr("environment", study.environment.as_dict())
