@@ -121,10 +121,15 @@ def refine(
         search: Searches a shape where neither neighbour's winner beats vLLM's default.
         rows_max: How many rows a layer may have; None for any number.
     """
-    refined = [
+    return joined(
         _Layer(rows, others, timings, captured, search).refined(rows_max)
         for rows, others in rows_of_layers(selections)
-    ]
+    )
+
+
+def joined(of_layers: Iterable[Refined]) -> Refined:
+    """The rows of all layers, in this order."""
+    refined = list(of_layers)
     return Refined(
         selections=tuple(one for each in refined for one in each.selections),
         added=tuple(shape for each in refined for shape in each.added),

@@ -40,6 +40,16 @@ def nearest(count: int, rows: Iterable[int]) -> int:
     return min(sorted(rows), key=lambda row: abs(row - count))
 
 
+def by_layer_of_rows(selections: Iterable[Selection]) -> list[list[Selection]]:
+    """The selections of every dense kernel, and of every MoE layer, at all batch sizes."""
+    layers: dict[object, list[Selection]] = {}
+    for one in selections:
+        kind = one.shape.without_batch
+        together = MoeLayer.of(kind) if kind.op.is_moe else kind
+        layers.setdefault(together, []).append(one)
+    return list(layers.values())
+
+
 def rows_of_layers(selections: Iterable[Selection]) -> list[tuple[Rows, list[Selection]]]:
     """The rows of every dense kernel and of every MoE layer, whose kernels are treated as one.
 
@@ -47,13 +57,11 @@ def rows_of_layers(selections: Iterable[Selection]) -> list[tuple[Rows, list[Sel
         For each the rows that have a selection for every kernel, ascending, and the selections of
         the other rows, which leave nothing to choose from.
     """
-    layers: dict[object, Rows] = {}
-    for one in selections:
-        kind = one.shape.without_batch
-        together = MoeLayer.of(kind) if kind.op.is_moe else kind
-        layers.setdefault(together, {}).setdefault(one.shape.num_tokens, []).append(one)
     found = []
-    for rows in layers.values():
+    for those_of_layer in by_layer_of_rows(selections):
+        rows: Rows = {}
+        for one in those_of_layer:
+            rows.setdefault(one.shape.num_tokens, []).append(one)
         most = max(map(len, rows.values()))
         whole = {
             count: sorted(those, key=lambda one: one.shape.without_batch.label)
@@ -102,6 +110,10 @@ class Timings:
     _samples: dict[KernelShape, list[Mapping[KernelConfig, Sequence[float]]]] = field(
         default_factory=dict
     )
+
+    def by(self, runner: Runner) -> Timings:
+        """The same, with another runner for what is not timed yet."""
+        return Timings(runner, self.looked, self._defaults, self._samples)
 
     def default(self, shape: KernelShape) -> KernelConfig:
         """The default of vLLM for a shape that was passed to ``samples`` before."""

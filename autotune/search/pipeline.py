@@ -180,7 +180,7 @@ class _Lane:
 
     def _ask(self, each: _Open, room: int) -> int:
         """Choose configurations of a shape, one at least; returns how many are under way."""
-        shapes = min(_SIDE_BY_SIDE, len(self._open) + self._queue.waiting)
+        shapes = min(_SIDE_BY_SIDE, len(self._open) + self._queue.expected(self._runner))
         share = -(-self._runner.lookahead // shapes)
         each.tuner.ask(each.budget, at_most=max(1, min(share, room)))
         return len(each.tuner.pending)

@@ -101,7 +101,8 @@ class Session:
             InputError: The runners measure in different environments.
         """
         runners = [runner] if isinstance(runner, Runner) else list(runner)
-        self._say, self._lock = say, threading.Lock()
+        self._say = say
+        self._telling, self._taking = threading.Lock(), threading.Lock()
         self.plan, self.crew = plan, Crew(runners, say=say)
         self._watch = watch
         self.tell = watched_by(self._write_down, self._pass_on)
@@ -228,13 +229,14 @@ class Session:
             shapes: The shapes, in the order in which they are wanted.
             is_idle: Whether this run has nothing else to do.
         """
-        taken = self.claims.take(shapes)
-        others, waits = self.claims.others, is_idle and taken is None
-        if others.keys() - self._said or (waits and others.keys() - self._waits_for):
-            self._say(_others_text(others, waits=waits))
-        self._said |= others.keys()
-        self._waits_for = set(others) if waits else set()
-        return taken
+        with self._taking:
+            taken = self.claims.take(shapes)
+            others, waits = self.claims.others, is_idle and taken is None
+            if others.keys() - self._said or (waits and others.keys() - self._waits_for):
+                self._say(_others_text(others, waits=waits))
+            self._said |= others.keys()
+            self._waits_for = set(others) if waits else set()
+            return taken
 
     def wait_for(self, shape: KernelShape) -> Taken:
         """Take a shape; while another run has it, wait."""
@@ -271,7 +273,7 @@ class Session:
 
     def _pass_on(self, event: Event) -> None:
         """Tell the caller's Watch, unless the run has ended meanwhile."""
-        with self._lock:
+        with self._telling:
             self.crew.check()
             self._watch(event)
 

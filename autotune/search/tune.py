@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import replace
 from typing import NamedTuple
 
-from autotune.choose.between import Refined, refine
+from autotune.choose.between import Refined, joined, refine
 from autotune.choose.keep_warm import keep_warm
-from autotune.choose.losses import Timings
+from autotune.choose.losses import Timings, by_layer_of_rows
 from autotune.choose.selection import Selection
-from autotune.errors import ClaimLost
+from autotune.errors import ClaimLost, DeviceLost
 from autotune.launch.release import release_of
 from autotune.launch.shape import KernelShape
 from autotune.search.budget import Budget
+from autotune.search.crew import Member
 from autotune.search.events import Looked, Planned, ShapeDone, Tuned
 from autotune.search.pipeline import Pipeline
 from autotune.search.rounds import Searched, search_in_rounds
@@ -100,26 +102,9 @@ def look_between(
         What was found.
     """
     environment = session.runner.environment
-
-    def search(shape: KernelShape) -> Selection | None:
-        session.wait_for(shape)
-        try:
-            tuner = session.tuner(session.space(shape))
-            selection = tuner.run(Budget(trials=min(session.plan.trials, SHORT_TRIALS)))
-        except ClaimLost:
-            session.claims.forget(shape)
-            return search(shape)
-        session.claims.give_back(shape, has_grown=tuner.has_grown)
-        return selection
-
     timings = Timings(session.runner, lambda shape: session.tell(Looked(shape=shape)))
-    refined = refine(
-        [result.selection for result in tuned if result.selection],
-        timings,
-        captured=session.plan.captured,
-        search=search,
-        rows_max=rows_max,
-    )
+    chosen = [result.selection for result in tuned if result.selection]
+    refined = _refined(session, chosen, timings, rows_max)
     warm = keep_warm(
         refined.selections,
         timings,
@@ -141,6 +126,57 @@ def look_between(
         if (one := by_shape.get(shape)) is not None
     ]
     return Between([*kept, *new], rows, refined)
+
+
+def _refined(
+    session: Session, rows: Sequence[Selection], timings: Timings, rows_max: int | None
+) -> Refined:
+    """Refine the rows: the layers one by one, side by side where there are several runners."""
+    layers = by_layer_of_rows(rows)
+    left, lock = list(enumerate(layers)), threading.Lock()
+    done: dict[int, Refined] = {}
+
+    def work(member: Member) -> None:
+        while True:
+            with lock:
+                if not left:
+                    return
+                number, those = left.pop(0)
+            try:
+                done[number] = refine(
+                    those,
+                    timings.by(member),
+                    captured=session.plan.captured,
+                    search=lambda shape: _searched_briefly(session, shape, member),
+                    rows_max=rows_max,
+                )
+            except DeviceLost as error:
+                with lock:
+                    left.append((number, those))
+                session.crew.lose(member, error)
+                return
+
+    while len(done) < len(layers):  # a runner that was lost may have left one to nobody
+        session.crew.work(work)
+    return joined(done[number] for number in range(len(layers)))
+
+
+def _searched_briefly(session: Session, shape: KernelShape, member: Member) -> Selection | None:
+    """The choice of a short search."""
+    session.wait_for(shape)
+    try:
+        tuner = session.tuner(member.space(shape, session.plan.axes[shape.op]), runner=member)
+        try:
+            selection = tuner.run(Budget(trials=min(session.plan.trials, SHORT_TRIALS)))
+        except DeviceLost:
+            tuner.flush()
+            session.claims.give_back(shape, has_grown=False)
+            raise
+    except ClaimLost:
+        session.claims.forget(shape)
+        return _searched_briefly(session, shape, member)
+    session.claims.give_back(shape, has_grown=tuner.has_grown)
+    return selection
 
 
 def _kept_rows(

@@ -61,15 +61,19 @@ class TurnQueue:
         """Whether no shape is left, also none that a lost runner may give back."""
         return not self._waiting and not self._held
 
-    @property
-    def waiting(self) -> int:
-        """How many shapes wait."""
-        return len(self._waiting)
+    def expected(self, member: Member) -> int:
+        """About how many of the shapes that wait a runner will get next to those that it has."""
+        with self._changed:
+            present = self._crew.present
+            if len(present) == 1:
+                return len(self._waiting)
+            return max(0, min(len(self._waiting), self._room(member, len(present))))
 
     def may_take(self, member: Member) -> bool:
         """Whether a runner may ask for a shape, and it is not too soon to ask other runs again."""
-        is_soon = time.monotonic() < self._looked_s + POLL_S
-        return not is_soon and bool(self.wanted(member))
+        if not self._waiting or time.monotonic() < self._looked_s + POLL_S:
+            return False
+        return len(self._crew.present) == 1 or bool(self.wanted(member))
 
     def wanted(self, member: Member) -> list[Turn]:
         """The turns that a runner may have, in the order in which it should have them.
@@ -86,14 +90,13 @@ class TurnQueue:
             present = self._crew.present
             if len(present) == 1:
                 return sorted(self._waiting.values(), key=waits)
-            at_home = [
-                turn for turn in self._waiting.values() if self._home(turn, present) is member
-            ]
+            homes = [(turn, self._home(turn, present)) for turn in self._waiting.values()]
+            at_home = [turn for turn, home in homes if home is member]
             if at_home:
                 return sorted(at_home, key=waits)
-            if self._has_its_share(member, len(present)):
+            if self._room(member, len(present)) <= 0:
                 return []
-            free = [turn for turn in self._waiting.values() if self._home(turn, present) is None]
+            free = [turn for turn, home in homes if home is None]
             return sorted(free, key=lambda turn: (waits(turn), *self._shortness(turn)))
 
     def take(self, wanted: Sequence[Turn], member: Member) -> tuple[Turn, Taken] | None:
@@ -168,10 +171,10 @@ class TurnQueue:
         home = self._homes.get(_together(turn.space.shape))
         return home if home in present else None
 
-    def _has_its_share(self, member: Member, runners: int) -> bool:
-        """Whether another shape would leave too few for the other runners."""
+    def _room(self, member: Member, runners: int) -> int:
+        """How many more shapes a runner may have before too few are left for the others."""
         mine = sum(each.by is member for each in self._held.values())
-        return mine >= math.ceil((len(self._waiting) + len(self._held)) / runners)
+        return math.ceil((len(self._waiting) + len(self._held)) / runners) - mine
 
     def _shortness(self, turn: Turn) -> tuple[float, float]:
         """The less there is to compile and to time, the larger."""

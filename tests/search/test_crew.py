@@ -29,10 +29,12 @@ from autotune.search.crew import Crew
 from autotune.search.events import Closed, Event, Opened, ShapeDone, Tuned, unwatched
 from autotune.search.run import run_job
 from autotune.search.session import Session
-from autotune.search.tune import tune
+from autotune.search.tune import look_between, tune
 from autotune.store import Store
 from autotune.testing import Landscape, LossyRunner
 from autotune.testing.landscape import shrink
+from tests.choose.test_between import crossing
+from tests.choose.test_between import write as write_crossing
 from tests.moe import moe_lines, moe_table
 from tests.patience import PATIENCE_S
 from tests.recordings import EXPAND, SHRINK, write_recording
@@ -240,6 +242,31 @@ def test_the_ops_of_a_moe_layer_are_searched_on_one_gpu(tmp_path):
     used = [{each for shape in those for each in run.devices[shape]} for those in layers]
     assert [len(each) for each in used] == [1, 1, 1]
     assert len(set.union(*used)) == 3
+
+
+@pytest.mark.slow
+def test_batch_sizes_between_the_rows_are_timed_by_all_and_again_if_one_is_lost(tmp_path):
+    kinds = [SHRINK | {"rank": rank} for rank in (16, 32, 64)]
+    counts = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
+    tables = [kind | {"num_tokens": count} for kind in kinds for count in counts]
+    runner = ReplayRunner([write_crossing(tmp_path / "r.jsonl.gz", tables, crossing)])
+    found = []
+    for number, after in enumerate((None, 10**6, 60)):
+        runners: list[Runner] = list(replay_workers(runner, 1 if after is None else 3))
+        if after is not None:
+            runners[1] = LossyRunner(runners[1], after=after)
+        plan = StudyPlan.of_shapes(runner.shapes).override(
+            storage=f"sqlite:///{tmp_path}/{number}.db", trials=9, sampler="exhaustive"
+        )
+        few = {n: one for n, one in plan.shape_tables.items() if one["num_tokens"] in (1, 64)}
+        plan = replace(plan, shape_tables=few, limits={"max_num_seqs": 32})
+        with Session(plan, runners) as session:
+            tuned = tune(session)
+            if after == 60:
+                runners[1]._left = 0  # type: ignore[attr-defined]  # now, and not before
+            found.append(look_between(session, tuned).refined)
+    assert found[0].without_row > 5
+    assert found[0] == found[1] == found[2]
 
 
 def test_gpus_that_differ_are_refused(tmp_path):
