@@ -50,7 +50,10 @@ def test_runs_of_one_study_share_it_and_all_that_live_write_the_same(
     chance = random.Random(holds)  # noqa: S311 - nothing is kept secret by it
     killed = chance.sample(range(WORKERS), WORKERS // 3 + 1)
     ended = run_at_once(
-        [run(recording, url, f"tuned-{number // 2}", *flags) for number in range(WORKERS)],
+        [
+            run(recording, url, f"tuned-{number // 2}", *flags, "--gpus", 1 + number % 2)
+            for number in range(WORKERS)
+        ],
         tmp_path,
         signals=[(chance.uniform(0, LONGEST_S), number, signal.SIGKILL) for number in killed],
     )
