@@ -174,10 +174,10 @@ class Crew:
         """End the thread of a run that has ended.
 
         Raises:
-            Stopped: The run has ended.
+            Ended: The run has ended.
         """
         if self._stopped.is_set():
-            raise Stopped
+            raise Ended
 
     def lose(self, member: Member, error: DeviceLost) -> None:
         """Note that a GPU is lost.
@@ -217,7 +217,7 @@ class Crew:
             raise
 
 
-class Stopped(BaseException):
+class Ended(BaseException):
     """Ends a thread of a run that has ended; no handler of errors is to catch it."""
 
 
@@ -259,7 +259,7 @@ class _Hands:
         error: BaseException | None = None
         try:
             work()
-        except Stopped:
+        except Ended:
             pass
         except BaseException as raised:  # noqa: BLE001 - raised again in the owner's thread
             error = raised

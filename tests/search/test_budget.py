@@ -131,6 +131,17 @@ def test_what_a_shape_does_not_need_is_not_given_to_the_next_in_the_first_round(
     assert shares.left_s == 39.0
 
 
+def test_shapes_that_are_searched_side_by_side_get_as_many_times_the_share(clock):
+    shares = TimeShares(40.0, shapes=8)
+    assert [shares.even_share(shapes_left=left, lanes=4) for left in (8, 7, 6, 5)] == [1020.0] * 4
+    clock.now = 1020.0
+    assert shares.even_share(shapes_left=4, lanes=4) == 1040.0
+    clock.now = 1030.0  # and no share goes beyond the end
+    assert shares.even_share(shapes_left=1, lanes=4) == 1040.0
+    assert shares.share_by_worth(1.0, total=4.0, lanes=2) == 1035.0
+    assert shares.share_by_worth(3.0, total=4.0, lanes=2) == 1040.0
+
+
 def test_one_shape_that_overran_does_not_starve_the_next(clock):
     """The first shape of a run waits for processes to start."""
     shares = TimeShares(40.0, shapes=4)

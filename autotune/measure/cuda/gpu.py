@@ -79,7 +79,6 @@ _OF_THE_DEVICE = (
     "gpu is lost",
     "fallen off the bus",
     "no cuda-capable device",
-    "busy or unavailable",
 )
 
 
