@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -17,12 +17,7 @@ from autotune.export.mixture import of_one_kind
 from autotune.launch.environment import Environment
 from autotune.measure.cuda.gpu import has_gpu
 from autotune.measure.replay import ReplayRunner
-from autotune.measure.runners import (
-    gpu_runners,
-    replay_runner,
-    replay_runners,
-    replay_workers,
-)
+from autotune.measure.runners import opened_runners, replay_runner, replay_runners
 from autotune.plan.file import Gpus
 from autotune.plan.study import StudyPlan
 from autotune.report.frames import selections_frame, trials_frame
@@ -37,7 +32,6 @@ if TYPE_CHECKING:
     from autotune.choose.selection import Selection
     from autotune.export.check import Report
     from autotune.launch.shape import KernelShape
-    from autotune.measure import Runner
 
 #: A file's or folder's path, as ``open`` takes it.
 AnyPath = str | PathLike[str]
@@ -190,14 +184,7 @@ def tune(  # noqa: PLR0913 - each by its name
             "no CUDA GPU here: tune where there is one, or give a recording, such as "
             "replay=autotune.shipped_recording()"
         )
-    with ExitStack() as opened:
-        runners: Sequence[Runner]
-        if recorded is not None:
-            runners = replay_workers(recorded, plan.gpus)
-        else:
-            runners = gpu_runners(plan.kernels, notes.append, gpus=plan.gpus)
-        for runner in runners:
-            opened.enter_context(runner)
+    with opened_runners(plan.kernels, plan.gpus, notes.append, recorded=recorded) as runners:
         done = run_job(
             plan,
             runners,

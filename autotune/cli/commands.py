@@ -5,10 +5,9 @@ Nothing heavy is imported before a command needs it, so that ``autotune --help``
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
@@ -75,11 +74,6 @@ from autotune.cli.shape_flags import ShapeFlags, takes_shapes
 from autotune.cli.showing import DATABASE, dashboard, report
 from autotune.errors import InputError, RecordingError
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from autotune.measure import Runner
-
 app = typer.Typer(
     cls=WholeSummaries,
     add_completion=False,
@@ -119,13 +113,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     verbose: Verbose = False,
 ) -> None:
     """Tune every shape, and write the files that vLLM loads."""
-    from autotune.measure.runners import (
-        begin_gpus,
-        gpu_runners,
-        replay_runner,
-        replay_workers,
-        stand_in,
-    )
+    from autotune.measure.runners import begin_gpus, opened_runners, replay_runner, stand_in
 
     if replay and kernels:
         raise typer.BadParameter("--kernels contradicts --replay, whose kernels were recorded")
@@ -164,14 +152,9 @@ def run(  # noqa: PLR0913 - one parameter a flag
             say_no_gpu(recorded.environment.gpu)
         verbosity = Verbosity.of(quiet, verbose)
         read_ahead(plan)
-        with ExitStack() as opened:
-            runners: Sequence[Runner]
-            if recorded is not None:
-                runners = replay_workers(recorded, plan.gpus)
-            else:
-                runners = gpu_runners(plan.kernels, say, begun, gpus=plan.gpus)
-            for runner in runners:
-                opened.enter_context(runner)
+        with opened_runners(
+            plan.kernels, plan.gpus, say, recorded=recorded, begun=begun
+        ) as runners:
             environment = replace(runners[0].environment, deterministic=plan.deterministic)
             refuse_foreign(plan.shapes, environment, Path(plan.output), merge=merge)
             done = run_watched(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.errors import GpuMissing, InputError, KernelsUnusable
 from autotune.launch.environment import Environment
+from autotune.measure._base import Runner
 from autotune.measure.cuda.choice import Asked, chosen_devices, number_asked
 from autotune.measure.cuda.gpu import has_gpu
 from autotune.measure.cuda.runner import CudaRunner, Processes
@@ -94,6 +96,38 @@ def gpu_runners(
             return runners
     say(f"The kernels are autotune's own: {reason}.")
     return processes.runners()
+
+
+@contextmanager
+def opened_runners(
+    kernels: str,
+    gpus: Asked,
+    say: Callable[[str], None],
+    *,
+    recorded: ReplayRunner | None = None,
+    begun: Begun | None = None,
+) -> Iterator[Sequence[Runner]]:
+    """The runners of a run, which are closed afterwards: replays, or else those of GPUs.
+
+    Args:
+        kernels: As for ``gpu_runners``; so are the others.
+        gpus: Which GPUs, or how many replays.
+        say: Called with each line that the user should read.
+        recorded: Has read the recordings that answer; None where GPUs measure.
+        begun: What ``begin_gpus`` returned.
+
+    Raises:
+        AutotuneError: As ``gpu_runners`` and ``replay_workers``.
+    """
+    runners: Sequence[Runner]
+    if recorded is not None:
+        runners = replay_workers(recorded, gpus)
+    else:
+        runners = gpu_runners(kernels, say, begun, gpus=gpus)
+    with ExitStack() as opened:
+        for runner in runners:
+            opened.enter_context(runner)
+        yield runners
 
 
 def gpu_runner(kernels: str, say: Callable[[str], None]) -> CudaRunner:
