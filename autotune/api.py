@@ -16,8 +16,9 @@ from autotune.export.collection import confirmable
 from autotune.export.mixture import of_one_kind
 from autotune.launch.environment import Environment
 from autotune.measure.cuda.gpu import has_gpu
+from autotune.measure.opening import opened_runners
 from autotune.measure.replay import ReplayRunner
-from autotune.measure.runners import opened_runners, replay_runner, replay_runners
+from autotune.measure.runners import replay_runner, replay_runners
 from autotune.plan.file import Gpus
 from autotune.plan.study import StudyPlan
 from autotune.report.frames import selections_frame, trials_frame

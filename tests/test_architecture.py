@@ -55,6 +55,7 @@ MAY_IMPORT = {
     "sqlalchemy": {"store", "search"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "ray": {"measure/hosts"},
     "kernel_tuner": {"search/contest"},
     "helion": {"search/contest"},
     "threadpoolctl": {"search"},

@@ -48,6 +48,7 @@ from autotune.cli.flags import (
     NoConfigs,
     Output,
     Quiet,
+    Ray,
     Record,
     RecordOutput,
     Replay,
@@ -101,6 +102,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     deterministic: Deterministic = None,
     kernels: Kernels = None,
     gpus: Gpus = None,
+    ray: Ray = None,
     replay: Replay = None,
     storage: Storage = None,
     output: Output = None,
@@ -113,7 +115,8 @@ def run(  # noqa: PLR0913 - one parameter a flag
     verbose: Verbose = False,
 ) -> None:
     """Tune every shape, and write the files that vLLM loads."""
-    from autotune.measure.runners import begin_gpus, opened_runners, replay_runner, stand_in
+    from autotune.measure.opening import opened_runners
+    from autotune.measure.runners import begin_gpus, replay_runner, stand_in
 
     if replay and kernels:
         raise typer.BadParameter("--kernels contradicts --replay, whose kernels were recorded")
@@ -124,7 +127,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     with errors_in_one_line():
         recorded = replay_runner(replay) if replay else None
         # The processes that measure import what they need while this one does.
-        begun = begin_gpus(kernels or "auto", gpus) if recorded is None else None
+        begun = None if recorded or ray else begin_gpus(kernels or "auto", gpus)
         from autotune.cli.handover import check_output, hand_over, refuse_foreign
         from autotune.cli.live import Verbosity, run_watched
         from autotune.search.run import check_axes, check_places, check_rows_max, read_ahead
@@ -146,14 +149,14 @@ def run(  # noqa: PLR0913 - one parameter a flag
         check_axes(plan)
         check_places(plan, record)
         check_output(Path(plan.output))
-        if recorded is None and begun is None:
+        if recorded is None and begun is None and ray is None:
             recorded = stand_in(plan.kernels, plan.gpus)
             plan = plan.answered_by(recorded.shapes)
             say_no_gpu(recorded.environment.gpu)
         verbosity = Verbosity.of(quiet, verbose)
         read_ahead(plan)
         with opened_runners(
-            plan.kernels, plan.gpus, say, recorded=recorded, begun=begun
+            plan.kernels, plan.gpus, say, recorded=recorded, begun=begun, ray=ray
         ) as runners:
             environment = replace(runners[0].environment, deterministic=plan.deterministic)
             refuse_foreign(plan.shapes, environment, Path(plan.output), merge=merge)

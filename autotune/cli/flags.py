@@ -90,6 +90,15 @@ Gpus = Annotated[
         "alone: 2,); the first that is free if none. With --replay, how many replays.",
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        parser=parsers.ray,
+        metavar="auto|HOST:PORT",
+        help="Measure on the GPUs of this Ray cluster, all that are free or --gpus N of them. With "
+        "--replay, a replay for each.",
+    ),
+]
 Trials = Annotated[
     WholeNumber | None,
     typer.Option(

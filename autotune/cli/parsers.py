@@ -110,6 +110,18 @@ def gpus(text: str) -> Gpus:
     return GpuNumbers(asked) if isinstance(asked, tuple) else asked
 
 
+def ray(text: str) -> str:
+    """``auto``, or where the head of a Ray cluster listens."""
+    host, _, number = text.rpartition(":")
+    is_there = host.isprintable() and "/" not in host and " " not in host and host
+    if text != "auto" and not (is_there and _is_digits(number) and 0 < int(number) <= 65_535):
+        raise typer.BadParameter(
+            "must be auto, for the cluster that this host belongs to, or the HOST:PORT of its "
+            f"head, such as 10.0.0.1:6379: got {text!r}"
+        )
+    return text
+
+
 def port(text: str) -> int:
     """A TCP port; 0 for any that is free."""
     # Typer also parses the default, which is an int.

@@ -9,8 +9,12 @@ together. A configuration is dropped once both no longer explain why it is slowe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
+
+from autotune.launch.config import KernelConfig
 
 #: Samples of the first round; most configurations get no more. The median of three is not moved by
 #: one spike. If one sample in 100 were a spike, one configuration in 3,000 would have two of them.
@@ -93,6 +97,25 @@ def is_told_apart(median_us: float, samples: int, *, best_us: float) -> bool:
     luck = _LUCK * figure_spread(best_us, FULL_SAMPLES)
     misfortune = _MISFORTUNE * figure_spread(best_us, samples)
     return median_us > best_us * (1 + luck + misfortune)
+
+
+@dataclass(frozen=True, slots=True)
+class SlowerThan:
+    """The StopRule of a search at one moment, which can be sent to another process.
+
+    Attributes:
+        best_us: For each configuration under way the lowest latency that it is compared with,
+            microseconds per launch. One that is not there is timed in full.
+    """
+
+    best_us: Mapping[KernelConfig, float]
+
+    def __call__(self, config: KernelConfig, samples_us: Sequence[float]) -> bool:
+        """Whether a configuration is slower beyond the noise; see ``is_told_apart``."""
+        best_us = self.best_us.get(config)
+        if best_us is None:
+            return False
+        return is_told_apart(statistics.median(samples_us), len(samples_us), best_us=best_us)
 
 
 def race(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.errors import GpuMissing, InputError, KernelsUnusable
 from autotune.launch.environment import Environment
-from autotune.measure._base import Runner
 from autotune.measure.cuda.choice import Asked, chosen_devices, number_asked
 from autotune.measure.cuda.gpu import has_gpu
 from autotune.measure.cuda.runner import CudaRunner, Processes
+from autotune.measure.cuda.visible import VisibleDevice
 from autotune.measure.replay import ReplayRunner, shipped_recording
 
 #: Replays of one run. More would only wait for one another.
@@ -48,10 +47,19 @@ def begin_gpus(kernels: str, asked: Asked = None) -> Begun | None:
     Raises:
         InputError: The GPUs asked for cannot be used.
     """
-    if not has_gpu():
-        return None
-    is_vllm = kernels == "vllm" or (kernels == "auto" and _has_vllm())
-    return _begun("vllm" if is_vllm else "builtin", asked)
+    return _begun(_likely(kernels), asked) if has_gpu() else None
+
+
+def begin_gpu(kernels: str, device: VisibleDevice | None, *, compile_workers: int) -> Begun:
+    """Begin to start what ``gpu_runners`` needs for one GPU, and return at once.
+
+    Args:
+        kernels: As for ``gpu_runners``.
+        device: The GPU; None for the one that a process uses if nothing is said.
+        compile_workers: How many processes compile.
+    """
+    processes = Processes(_likely(kernels), (device,), compile_workers=compile_workers)
+    return Begun(processes, None, ())
 
 
 def gpu_runners(
@@ -90,44 +98,13 @@ def gpu_runners(
             runners = processes.runners()
         except KernelsUnusable as error:
             reason = str(error)
-            processes = Processes("builtin", processes.devices)
+            workers = processes.compilers.workers
+            processes = Processes("builtin", processes.devices, compile_workers=workers)
         else:
             say(f"The kernels are those of vLLM {runners[0].environment.provider_version}.")
             return runners
     say(f"The kernels are autotune's own: {reason}.")
     return processes.runners()
-
-
-@contextmanager
-def opened_runners(
-    kernels: str,
-    gpus: Asked,
-    say: Callable[[str], None],
-    *,
-    recorded: ReplayRunner | None = None,
-    begun: Begun | None = None,
-) -> Iterator[Sequence[Runner]]:
-    """The runners of a run, which are closed afterwards: replays, or else those of GPUs.
-
-    Args:
-        kernels: As for ``gpu_runners``; so are the others.
-        gpus: Which GPUs, or how many replays.
-        say: Called with each line that the user should read.
-        recorded: Has read the recordings that answer; None where GPUs measure.
-        begun: What ``begin_gpus`` returned.
-
-    Raises:
-        AutotuneError: As ``gpu_runners`` and ``replay_workers``.
-    """
-    runners: Sequence[Runner]
-    if recorded is not None:
-        runners = replay_workers(recorded, gpus)
-    else:
-        runners = gpu_runners(kernels, say, begun, gpus=gpus)
-    with ExitStack() as opened:
-        for runner in runners:
-            opened.enter_context(runner)
-        yield runners
 
 
 def gpu_runner(kernels: str, say: Callable[[str], None]) -> CudaRunner:
@@ -139,6 +116,11 @@ def _begun(provider: str, asked: Asked) -> Begun:
     lines: list[str] = []
     devices = chosen_devices(asked, lines.append)
     return Begun(Processes(provider, devices), asked, lines)
+
+
+def _likely(kernels: str) -> str:
+    """The provider that is tried first."""
+    return "vllm" if kernels == "vllm" or (kernels == "auto" and _has_vllm()) else "builtin"
 
 
 def check_installed(kernels: str) -> None:

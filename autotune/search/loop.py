@@ -22,6 +22,7 @@ from autotune.choose.reach import next_block_m
 from autotune.launch.config import KernelConfig
 from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome, Runner
+from autotune.measure.racing import SlowerThan
 from autotune.search.budget import Budget, expected_gain
 from autotune.search.pruners import RacingPruner
 from autotune.search.samplers.by_name import SamplerMaker, make_sampler
@@ -91,10 +92,8 @@ class SearchLoop:
             seed=f"{seed}/{study_name(runner.environment, self._shape)}",
             neighbours=nearest(self._shape, finished),
         )
-        self._study: Study = optuna.create_study(
-            sampler=self._sampler,
-            pruner=RacingPruner(alike="block_m" if self._shape.op.is_moe else None),
-        )
+        self._pruner = RacingPruner(alike="block_m" if self._shape.op.is_moe else None)
+        self._study: Study = optuna.create_study(sampler=self._sampler, pruner=self._pruner)
         self.sampler_s = time.perf_counter() - started
 
     def take_over(self, measurement: Measurement) -> None:
@@ -147,7 +146,7 @@ class SearchLoop:
 
     def measure(self) -> Measurement:
         """Measure one of the configurations under way, whichever the runner has ready first."""
-        measurement = self._runner.measure(self._shape, self.pending, self._is_too_slow)
+        measurement = self._runner.measure(self._shape, self.pending, _TooSlow(self))
         trial = self._pending.pop(measurement.config)
         if self.space.may_choose(measurement.config):
             trial.set_constraint(CONSTRAINT, constraint(measurement))
@@ -157,6 +156,24 @@ class SearchLoop:
             self._study.tell(trial, state=TrialState.FAIL)
         self._note(measurement.config, measurement)
         return measurement
+
+    def is_too_slow(self, config: KernelConfig, samples_us: Sequence[float]) -> bool:
+        """Report samples of a configuration under way, and ask whether it is plainly too slow."""
+        if config == self.space.default:  # needed in full: everything is compared with it
+            return False
+        trial = self._pending[config]
+        trial.report(statistics.median(samples_us), step=len(samples_us))
+        return trial.should_prune()
+
+    @property
+    def slower_than(self) -> SlowerThan:
+        """What ``is_too_slow`` would answer now, for a process that knows nothing of the search."""
+        found = {
+            config: self._pruner.best_us(self._study, trial.params)
+            for config, trial in self._pending.items()
+            if config != self.space.default
+        }
+        return SlowerThan({config: us for config, us in found.items() if us is not None})
 
     @property
     def expected_gain(self) -> float:
@@ -266,9 +283,15 @@ class SearchLoop:
         new = [each for each in gains if each is not None and tried[each] < FEWEST_OF_BLOCK_M]
         return min(new, default=None) or max(gains, key=lambda each: gains[each], default=None)
 
-    def _is_too_slow(self, config: KernelConfig, samples_us: Sequence[float]) -> bool:
-        if config == self.space.default:  # needed in full: everything is compared with it
-            return False
-        trial = self._pending[config]
-        trial.report(statistics.median(samples_us), step=len(samples_us))
-        return trial.should_prune()
+
+class _TooSlow:
+    """The StopRule of a search; sent to another process, it is what the search knows then."""
+
+    def __init__(self, loop: SearchLoop) -> None:
+        self._loop = loop
+
+    def __call__(self, config: KernelConfig, samples_us: Sequence[float]) -> bool:
+        return self._loop.is_too_slow(config, samples_us)
+
+    def __reduce__(self) -> tuple[type[SlowerThan], tuple[Mapping[KernelConfig, float]]]:
+        return SlowerThan, (self._loop.slower_than.best_us,)

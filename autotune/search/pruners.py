@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -30,12 +33,21 @@ class RacingPruner(BasePruner):
         samples = trial.last_step
         if samples is None:
             return False
-        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        rivals = (t for t in complete if self._are_alike(t, trial))
-        best_us = min((t.value for t in rivals if t.value is not None), default=None)
+        best_us = self.best_us(study, trial.params)
         if best_us is None:
             return False
         return is_told_apart(trial.intermediate_values[samples], samples, best_us=best_us)
 
-    def _are_alike(self, one: FrozenTrial, other: FrozenTrial) -> bool:
-        return self._alike is None or one.params.get(self._alike) == other.params.get(self._alike)
+    def best_us(self, study: Study, params: Mapping[str, Any]) -> float | None:
+        """The lowest latency that a trial is compared with; None where there is none.
+
+        Args:
+            study: Holds the complete trials.
+            params: The trial's parameters.
+        """
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        rivals = (each for each in complete if self._are_alike(each.params, params))
+        return min((each.value for each in rivals if each.value is not None), default=None)
+
+    def _are_alike(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        return self._alike is None or one.get(self._alike) == other.get(self._alike)

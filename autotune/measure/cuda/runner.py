@@ -196,6 +196,13 @@ class CudaRunner(Runner):
 
     def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
         """Every configuration that the static rules allow on this device."""
+        grid, default = self.grid(shape, axes)
+        return SearchSpace.of_grid(grid, default=default)
+
+    def grid(
+        self, shape: KernelShape, axes: Mapping[str, Sequence[int]]
+    ) -> tuple[Grid, KernelConfig]:
+        """What ``kernel_space`` is made of: the grid, and the default."""
         advice: Advice = self._searcher.ask(Consult(shape))
         grid = Grid(
             shape=shape,
@@ -203,7 +210,7 @@ class CudaRunner(Runner):
             shared_memory_bytes=self._device.shared_memory_bytes,
             forced=advice.forced,
         )
-        return SearchSpace.of_grid(grid, default=advice.default)
+        return grid, advice.default
 
     def first_ready(self, pending: Mapping[KernelShape, Sequence[KernelConfig]]) -> KernelShape:
         """Have all configurations compiled, and wait for the first that is.
