@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from typing import NoReturn
 
 import pytest
@@ -42,6 +43,7 @@ _NEEDS: dict[str, tuple[Callable[[], object], str]] = {
     "gpu": (_has_gpu, "no CUDA device"),
     "installed_vllm": (has_vllm, "no vLLM beside autotune"),
     "postgres": (cache(postgres_programs), "no PostgreSQL server programs"),
+    "ray": (lambda: find_spec("ray"), "no Ray"),
 }
 
 

@@ -100,10 +100,6 @@ class Measurer:
             lines=tuple(lines),
         )
 
-    def process(self) -> int:
-        """The number of the actor's process."""
-        return os.getpid()
-
     def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> Space:
         """What the Runner's space of a shape is made of."""
         if isinstance(self._runner, CudaRunner):
