@@ -110,6 +110,10 @@ def after_some(autotune: Command, then, *, gpus: int = 3) -> threading.Thread:
     return threading.Thread(target=wait_and_do, daemon=True)
 
 
+def kill_one(cluster: Cluster) -> None:
+    cluster.measurers()[0].kill()
+
+
 # ------------------------------------------------------------------ what holds of a whole run
 
 
@@ -141,15 +145,15 @@ def test_one_gpu_of_a_cluster_is_as_good_as_none_to_the_byte(autotune, cluster, 
 
 @marked
 def test_a_run_ends_whole_though_an_actor_is_killed_in_the_middle(autotune, cluster, six):
-    kill = after_some(autotune, lambda: cluster.measurers()[0].kill())
-    command = ("run", "--replay", six, "--ray", cluster.address, "--trials", 160)
+    kill = after_some(autotune, lambda: kill_one(cluster))
+    command = ("run", "--replay", six, "--ray", cluster.address, "--trials", 60)
     ended = killed_in_the_middle(autotune, kill, command)
     assert ended.code == 0, ended.err
     lost = re.findall(
         r"replay \d of .* is lost: .*: the other 2 GPUs go on\.", ended.out + ended.err
     )
     assert len(lost) == 1
-    assert kept(autotune).total() == 6 * 160
+    assert kept(autotune).total() == 6 * 60
     assert problems_in(f"sqlite:///{autotune.folder / 'autotune.db'}") == []
     assert autotune("check", "tuned", "--replay", six).code == 0
 
@@ -158,13 +162,13 @@ def test_a_run_ends_whole_though_an_actor_is_killed_in_the_middle(autotune, clus
 def test_a_run_ends_whole_though_a_host_is_killed_in_the_middle(autotune, cluster, six):
     node = cluster.start("--address", cluster.address, gpus=2)
     kill = after_some(autotune, lambda: cluster.end(node, signal.SIGKILL), gpus=5)
-    flags = ("--gpus", 5, "--trials", 160)
+    flags = ("--gpus", 5, "--trials", 60)
     ended = killed_in_the_middle(
         autotune, kill, ("run", "--replay", six, "--ray", cluster.address, *flags)
     )
     assert ended.code == 0, ended.err
     assert len(re.findall(r"replay \d of .* is lost: ", ended.out + ended.err)) == 2
-    assert kept(autotune).total() == 6 * 160
+    assert kept(autotune).total() == 6 * 60
     assert problems_in(f"sqlite:///{autotune.folder / 'autotune.db'}") == []
 
 
@@ -176,7 +180,7 @@ def test_a_run_that_has_lost_all_actors_ends_with_a_line_and_the_next_goes_on(
         for each in cluster.measurers():
             each.kill()
 
-    command = ("run", "--replay", six, "--ray", cluster.address, "--trials", 100)
+    command = ("run", "--replay", six, "--ray", cluster.address, "--trials", 60)
     ended = killed_in_the_middle(autotune, after_some(autotune, kill), command)
     assert ended.code == 1, ended.out
     assert "is lost: " in ended.err.splitlines()[-1]
@@ -184,7 +188,7 @@ def test_a_run_that_has_lost_all_actors_ends_with_a_line_and_the_next_goes_on(
     assert before.total() > 0
     ended = autotune(*command)
     assert ended.code == 0, ended.err
-    assert kept(autotune).total() == 600
+    assert kept(autotune).total() == 6 * 60
     assert problems_in(f"sqlite:///{autotune.folder / 'autotune.db'}") == []
 
 
@@ -217,7 +221,8 @@ class TestRemoteReplay(RunnerSuite):
     """A replay that answers from afar passes the suite that is shipped."""
 
     @pytest.fixture(scope="class")
-    def joined(self, cluster, tmp_path_factory):
+    @classmethod
+    def joined(cls, cluster, tmp_path_factory):
         recorded = ReplayRunner([write_recording(tmp_path_factory.mktemp("r") / "r.jsonl.gz")])
         with ray_runners(
             cluster.address, "auto", lambda _line: None, gpus=1, recorded=recorded
@@ -242,7 +247,8 @@ class TestRemoteCompilers(RunnerSuite):
     """The real compilers and a fake device, in an actor."""
 
     @pytest.fixture(scope="class")
-    def joined(self, cluster):
+    @classmethod
+    def joined(cls, cluster):
         from autotune.measure.hosts import cluster as joining
         from tests.measure.cuda.actors import actor_with_a_fake_device
 
@@ -253,6 +259,7 @@ class TestRemoteCompilers(RunnerSuite):
 
     @pytest.fixture
     def runner(self, joined):
+        joined.leave(SHAPE)  # as if nothing was measured
         return joined
 
     def space(self, runner):
