@@ -276,7 +276,7 @@ class TestRemoteCompilers(RunnerSuite):
         for each in cluster.measurers():
             each.kill()
         with pytest.raises(DeviceLost, match="is lost: "):
-            runner.measure(SHAPE, self.space(runner).configs, never_stop)
+            runner.measure(SHAPE, runner.space(SHAPE, AXES).configs, never_stop)
 
 
 # ------------------------------------------------------------------ what is refused
@@ -322,7 +322,8 @@ def test_a_host_without_autotune_is_told_of(cluster, six, monkeypatch, tmp_path)
 @marked
 def test_what_a_cluster_cannot_give_is_refused_in_a_line(autotune, cluster, six):
     def said(*flags: object) -> str:
-        return autotune("run", "--replay", six, *flags).has_failed_in_one_line()
+        line: str = autotune("run", "--replay", six, *flags).has_failed_in_one_line()
+        return line
 
     there = ("--ray", cluster.address)
     assert "--gpus 4: Ray's cluster has 3; ask for fewer" in said(*there, "--gpus", 4)
