@@ -24,7 +24,7 @@ ROOMS: Mapping[str, set[str]] = {
     "trace": set(),
     "launch": {"errors"},
     "plan": {"launch", "trace", "untrusted", "errors"},
-    "measure": {"launch", "files", "untrusted", "errors"},
+    "measure": {"launch", "files", "untrusted", "version", "errors"},
     "choose": {"measure", "launch", "untrusted", "errors"},
     "store": {"choose", "measure", "launch", "untrusted", "errors"},
     "search": {"store", "choose", "measure", "plan", "launch", "files", "errors"},

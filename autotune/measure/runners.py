@@ -27,11 +27,13 @@ class Begun:
         processes: Those of all GPUs.
         asked: Which GPUs were asked for.
         lines: What the user should be told about them.
+        compile_workers: How many compile; None for one per core.
     """
 
     processes: Processes
     asked: Asked
     lines: Sequence[str]
+    compile_workers: int | None = None
 
 
 def begin_gpus(kernels: str, asked: Asked = None) -> Begun | None:
@@ -59,7 +61,7 @@ def begin_gpu(kernels: str, device: VisibleDevice | None, *, compile_workers: in
         compile_workers: How many processes compile.
     """
     processes = Processes(_likely(kernels), (device,), compile_workers=compile_workers)
-    return Begun(processes, None, ())
+    return Begun(processes, None, (), compile_workers)
 
 
 def gpu_runners(
@@ -98,8 +100,9 @@ def gpu_runners(
             runners = processes.runners()
         except KernelsUnusable as error:
             reason = str(error)
-            workers = processes.compilers.workers
-            processes = Processes("builtin", processes.devices, compile_workers=workers)
+            processes = Processes(
+                "builtin", processes.devices, compile_workers=begun.compile_workers
+            )
         else:
             say(f"The kernels are those of vLLM {runners[0].environment.provider_version}.")
             return runners

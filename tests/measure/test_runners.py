@@ -17,6 +17,7 @@ from autotune.measure.cuda import choice
 from autotune.measure.cuda.runner import CudaRunner, Processes
 from autotune.measure.cuda.visible import VisibleDevice
 from autotune.measure.runners import (
+    begin_gpu,
     begin_gpus,
     gpu_runner,
     gpu_runners,
@@ -31,14 +32,25 @@ from tests.recordings import ENVIRONMENT
 class FakeProcesses(Processes):
     """Starts nothing, and makes one ``FakeRunner``."""
 
-    def __init__(self, provider: str, devices: Sequence[VisibleDevice | None] = (None,)) -> None:
+    def __init__(
+        self,
+        provider: str,
+        devices: Sequence[VisibleDevice | None] = (None,),
+        *,
+        compile_workers: int | None = None,
+    ) -> None:
         self.provider, self.devices, self.closed = provider, tuple(devices), False
+        self.compile_workers = compile_workers
 
     def runners(self) -> list[CudaRunner]:
         return [FakeRunner(self.provider) for _ in self.devices]  # type: ignore[misc]
 
     def close(self) -> None:
         self.closed = True
+
+
+#: What ``FakeProcesses`` does where nothing else is said.
+_made = FakeProcesses.runners
 
 
 class FakeRunner:
@@ -87,6 +99,23 @@ def test_if_vllm_cannot_be_driven_a_line_gives_the_reason(said, monkeypatch):
 
     assert gpu_runner("auto", said.append).environment.provider == "builtin"
     assert said == ["The kernels are autotune's own: cannot drive vllm."]
+
+
+@pytest.mark.parametrize("there", [("builtin", "vllm"), ("builtin",)])
+def test_one_gpu_of_a_host_gets_its_share_of_the_compilers(said, monkeypatch, there):
+    monkeypatch.setattr(FakeRunner, "there", there)
+    made: list[FakeProcesses] = []
+
+    def noted(processes: FakeProcesses) -> list[CudaRunner]:
+        made.append(processes)
+        return _made(processes)
+
+    monkeypatch.setattr(FakeProcesses, "runners", noted)
+    device = VisibleDevice(3, "NVIDIA Test-GPU", "GPU-1", "3")
+
+    gpu_runners("auto", said.append, begin_gpu("auto", device, compile_workers=5))
+    assert (made[-1].provider, made[-1].devices) == (there[-1], (device,))
+    assert {each.compile_workers for each in made} == {5}
 
 
 def test_kernels_that_were_asked_for_are_never_replaced(said, monkeypatch):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
 from autotune.launch.config import KernelConfig
+from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.measure import Measurement, StopRule, never_stop
+from autotune.launch.space import SearchSpace
+from autotune.measure import Measurement, Outcome, StopRule, never_stop
+from autotune.measure.racing import SlowerThan
 from autotune.search import Budget
 from autotune.search.loop import SearchLoop
 from autotune.search.samplers.transfer import Neighbour
 from autotune.testing.landscape import Landscape, configs, shrink
+from tests.moe import moe_shape
 
 ENOUGH = Budget(trials=100, least_gain=0.2, fewest=16)
 
@@ -80,3 +86,46 @@ def test_the_default_is_waited_for():
         while loop.ask(ENOUGH):
             loop.measure()
     assert loop.pending == [loop.space.default]
+
+
+class Sending(Landscape):
+    """Asks the StopRule, and beside it what another process would get of it.
+
+    Attributes:
+        answers: What the rule that was sent has said.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(stride=61, lookahead=5)
+        self.answers: list[bool] = []
+
+    def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
+        space = super().kernel_space(shape, axes)
+        if not shape.op.is_moe:
+            return space
+        listed = [replace(each, group_size_m=1, num_ctas=None) for each in space.configs]
+        return SearchSpace(shape, listed, default=listed[0])
+
+    def measure(
+        self, shape: KernelShape, pending: Sequence[KernelConfig], stop: StopRule
+    ) -> Measurement:
+        sent = pickle.loads(pickle.dumps(stop))  # noqa: S301 - our own
+        assert isinstance(sent, SlowerThan)
+
+        def both(config: KernelConfig, samples_us: Sequence[float]) -> bool:
+            said = stop(config, samples_us)
+            self.answers.append(sent(config, samples_us))
+            assert self.answers[-1] is said
+            return said
+
+        return super().measure(shape, pending, both)
+
+
+@pytest.mark.parametrize("shape", [shrink(), moe_shape(LoraOp.W13_EXPAND)])
+def test_a_stop_rule_says_the_same_in_another_process(shape):
+    runner = Sending()
+    loop = SearchLoop(runner, runner.kernel_space(shape, {}), sampler="random", seed=3)
+    while loop.ask(Budget(trials=40)):
+        loop.measure()
+    assert {*runner.answers} == {True, False}
+    assert loop.outcomes[Outcome.TOO_SLOW.value] == runner.answers.count(True)
