@@ -302,17 +302,15 @@ def test_hosts_that_differ_are_refused_by_name(cluster, six, monkeypatch):
 
 @marked
 def test_a_host_without_autotune_is_told_of(cluster, six, monkeypatch, tmp_path):
-    import ray
-
     from autotune.measure.hosts import cluster as joining
+    from tests.measure.cuda.actors import actor_of
 
-    (tmp_path / "of_here_only.py").write_text("class Measurer:\n    pass\n")
+    source = "from autotune.measure.hosts.actor import Measurer\nclass Mine(Measurer):\n    pass\n"
+    (tmp_path / "of_here_only.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     import of_here_only  # type: ignore[import-not-found]
 
-    monkeypatch.setattr(
-        joining, "_actor", lambda: ray.remote(num_gpus=1)(of_here_only.Measurer).remote()
-    )
+    monkeypatch.setattr(joining, "_actor", lambda: actor_of(of_here_only.Mine))
     joined = ray_runners(cluster.address, "auto", print, recorded=ReplayRunner([six]))
     with pytest.raises(AutotuneError, match="must be installed on every host") as raised:
         joined.__enter__()
@@ -348,7 +346,7 @@ def test_an_address_where_no_ray_answers_is_refused_in_a_line(autotune, six, mon
 
 @pytest.mark.slow
 def test_without_ray_a_line_says_how_to_install_it(autotune, six, tmp_path):
-    ended = autotune.in_a_process(
+    ended = autotune.in_a_new_process(
         "run", "--replay", six, "--ray", "auto", variables=without(tmp_path, "ray")
     )
     said = ended.has_failed_in_one_line()

@@ -37,14 +37,14 @@ class OtherMeasurer(Measurer):
         return replace(joined, environment=replace(joined.environment, triton=f"{number}.0"))
 
 
-def _started(actor: type[Measurer]) -> Any:
+def actor_of(actor: type[Measurer]) -> Any:
     made = ray.remote(num_gpus=1, num_cpus=0, concurrency_groups={BESIDE: 1})(actor)
     return made.remote()
 
 
 def actor_with_a_fake_device() -> Any:
-    return _started(FakeMeasurer)
+    return actor_of(FakeMeasurer)
 
 
 def actor_of_its_own_triton() -> Any:
-    return _started(OtherMeasurer)
+    return actor_of(OtherMeasurer)
