@@ -241,6 +241,15 @@ class TestRemoteReplay(RunnerSuite):
         assert runner.replayed is not None
         assert SHAPE in runner.answered
 
+    def test_a_gpu_that_another_run_has_is_not_taken(self, runner, autotune, cluster, six):
+        command = ("run", "--replay", six, "--ray", cluster.address, "--trials", 2)
+        ended = autotune.in_a_process(*command, "--gpus", 3)
+        assert "2 of the cluster's 3 GPUs are free; wait" in ended.has_failed_in_one_line()
+        ended = autotune.in_a_process(*command)
+        assert ended.code == 0, ended.err
+        assert "Others use 1 of the 3 GPUs of Ray's cluster: they are left out." in ended.out
+        assert "Ray has 2 GPUs on 1 host." in ended.out
+
 
 @marked
 class TestRemoteCompilers(RunnerSuite):
