@@ -349,8 +349,9 @@ def test_an_address_where_no_ray_answers_is_refused_in_a_line(autotune, six, mon
         there = f"127.0.0.1:{other.getsockname()[1]}"
         ended = autotune("run", "--replay", six, "--ray", there)
         assert f"{there}: no Ray cluster answers within 5 s" in ended.has_failed_in_one_line()
-    ended = autotune("run", "--replay", six, "--ray", there)
-    assert f"{there}: nothing answers there" in ended.has_failed_in_one_line()
+    for nowhere in (there, "a..b:1", f"{'a' * 70}:1"):
+        ended = autotune("run", "--replay", six, "--ray", nowhere)
+        assert f"{nowhere}: nothing answers there" in ended.has_failed_in_one_line()
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ def _find(address: str) -> str:
         host, _, port = address.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter: no name of a host
             raise InputError(
                 f"--ray {address}: nothing answers there ({error}); start Ray on that host with: "
                 "ray start --head"
