@@ -15,6 +15,9 @@ from autotune.launch.late import Compiled, ServedKernel
 from autotune.launch.release import release_of
 from autotune.launch.shape import KernelShape
 
+#: The smallest loss that is not printed as 0.0 %.
+_LEAST_LOSS = 0.0005
+
 
 @dataclass(frozen=True, slots=True)
 class Distinct:
@@ -53,10 +56,11 @@ class Distinct:
         )
         if not self.losses:
             return f"{text}."
+        most = max(self.losses)
         return (
             f"{text}; {len(self.losses)} {'row' if len(self.losses) == 1 else 'rows'} took one "
             f"that the server launches at its start, "
-            f"at a loss of {max(self.losses):.1%} at most."
+            f"{f'at a loss of {most:.1%} at most' if most >= _LEAST_LOSS else 'at no loss'}."
         )
 
 

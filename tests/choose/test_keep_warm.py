@@ -248,6 +248,12 @@ def test_distinct_configurations_are_counted_with_what_exchanges_cost(tmp_path):
     assert Distinct.of([]).line == ""
 
 
+@pytest.mark.parametrize("losses", [[-0.552], [0.0, -0.01], [0.0004]])
+def test_rows_that_are_faster_for_an_exchange_lose_nothing(losses):
+    line = Distinct({KernelShape.from_mapping(SHRINK | {"num_tokens": 1}): 2}, 10, losses).line
+    assert line.endswith("that the server launches at its start, at no loss.")
+
+
 def test_kernel_shapes_of_several_layers_share_what_is_launched(tmp_path):
     """A second layer's start launches what the first one needs later."""
     other = SHRINK | {"hidden_size": 8192}
