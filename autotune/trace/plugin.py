@@ -6,8 +6,9 @@ import os
 
 from autotune.trace import VARIABLE, WARM
 
-#: Values of a variable that mean no.
-_NO = frozenset({"", "0", "false"})
+#: Values of a variable that mean yes, and that mean no.
+_YES = frozenset({"1", "true", "yes", "on"})
+_NO = frozenset({"", "0", "false", "no", "off"})
 
 
 def install() -> None:
@@ -25,7 +26,10 @@ def install() -> None:
             _trace(path)
         except Exception as error:  # noqa: BLE001 - a server must not fail for this
             _warn("%s: nothing is traced: %r", path, error)
-    if os.environ.get(WARM, "").lower() not in _NO:
+    value = os.environ.get(WARM, "")
+    if value.strip().lower() not in _YES | _NO:
+        _warn("%s must be 1 or 0: got %r; nothing more is launched at the start", WARM, value)
+    if value.strip().lower() in _YES:
         try:
             _warm()
         except Exception as error:  # noqa: BLE001 - a server must not fail for this

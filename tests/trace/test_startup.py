@@ -358,11 +358,25 @@ def test_the_second_runner_gets_what_it_names_and_nothing_else(folder):
     assert not err
 
 
-@pytest.mark.parametrize("value", ["", "0", "false", "False"])
+@pytest.mark.parametrize("value", ["", "0", "false", " No ", "OFF"])
 def test_without_the_variable_nothing_happens(folder, value):
     out, err = said(script(), server.environment(folder, None, AUTOTUNE_WARM=value))
     assert out.splitlines() == ["warm []", "True"]
     assert not err
+
+
+@pytest.mark.parametrize("value", ["TRUE", " yes ", "on"])
+def test_other_words_for_yes_are_yes(folder, value):
+    out, err = said(script(), server.environment(folder, None, AUTOTUNE_WARM=value))
+    assert not out.startswith("warm []")
+    assert not err
+
+
+@pytest.mark.parametrize("value", ["2", "-1", "nope", "sm_90", "1 2"])
+def test_a_value_that_is_neither_yes_nor_no_is_a_line_and_nothing_happens(folder, value):
+    out, err = said(script(), server.environment(folder, None, AUTOTUNE_WARM=value))
+    assert out.splitlines() == ["warm []", "True"]
+    assert f"AUTOTUNE_WARM must be 1 or 0: got {value!r}" in err
 
 
 def test_a_fault_is_a_line_and_the_server_goes_on(folder):
