@@ -80,11 +80,20 @@ def _found(
     from autotune.errors import ExportError
     from autotune.files import write_errors
     from autotune.serve.gains import rows_of
+    from autotune.serve.job import check_asked
     from autotune.serve.outputs import check_outputs
     from autotune.serve.predicted import predicted_ms
-    from autotune.serve.side_by_side import Setting, check_folder, installed_at, run_engines
+    from autotune.serve.side_by_side import (
+        Setting,
+        check_folder,
+        gpus_of,
+        installed_at,
+        run_engines,
+    )
 
     plan, load = flags.plan(), _load(given)
+    gpus_of(folder)  # before vLLM is imported, which takes a while
+    check_asked(plan, load, after)
     installed = installed_at(given.python, scratch)
     plan = _of_release(plan, installed.release)
     note = check_folder(folder, installed, gpus=plan.model.tensor_parallel if plan.model else 1)

@@ -35,8 +35,9 @@ _LOOK_S = 0.5
 #: names an error. The processes of an engine write a traceback each.
 _TAIL_BYTES, _TAIL_LINES = 65_536, 3
 
-#: A line that names an error, such as ``torch.OutOfMemoryError: CUDA out of memory.``
-_ERROR = re.compile(r"\b\w*(?:Error|Exception): \S")
+#: A line that names an error, such as ``torch.OutOfMemoryError: CUDA out of memory.``, or as
+#: argparse's ``error: unrecognized arguments: --unknown``.
+_ERROR = re.compile(r"\b\w*(?:Error|Exception): \S|^\S+: error: \S")
 
 #: What an environment may have that would change what is measured.
 _LEFT_OUT = ("AUTOTUNE_TRACE", "VLLM_TUNED_CONFIG_FOLDER")
@@ -90,9 +91,10 @@ class Child:
                 )
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
+            program = printable(command[0]) or "an empty name"
             raise InputError(
-                f"cannot start {printable(command[0])}: {reason}; name the Python that vLLM is "
-                "installed for with --python"
+                f"cannot start {program}: {reason}; name the Python that vLLM is installed for "
+                "with --python"
             ) from error
 
     def give(self, job: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from autotune.errors import InputError, printable
 from autotune.plan.documents import expanded, is_folder
+from autotune.plan.model import ModelTable
 from autotune.plan.models import read_config
 from autotune.plan.study import StudyPlan
 from autotune.serve.engine_flags import check_after, common_flags, lora_flags, variables_of
@@ -130,19 +131,7 @@ class ServedModel:
         Raises:
             InputError: There is no model, or vLLM cannot serve it so.
         """
-        model = plan.model
-        if model is None:
-            raise InputError(
-                "--server needs a model: give --model with the server's flags, or a study file "
-                "with [model]"
-            )
-        check_after(after)
-        config = read_config(model.config)
-        if not isinstance(config.get("model_type"), str):
-            raise InputError(
-                f"{printable(model.config)} has no model_type, without which vLLM reads no config; "
-                "give the model's own config.json"
-            )
+        model, config = check_asked(plan, load, after)
         server, layers = model.adapted(plan.lora)
         count = server.active_loras or server.max_loras
         adapters = []
@@ -191,6 +180,44 @@ class ServedModel:
             "vocabulary": self.vocabulary,
             "tells_tokens": False,
         }
+
+
+def check_asked(
+    plan: StudyPlan, load: Load, after: Sequence[str]
+) -> tuple[ModelTable, Mapping[str, Any]]:
+    """The model and its config, where a server could be asked so, as far as autotune knows.
+
+    Args:
+        plan: Names a model.
+        load: The requests.
+        after: More flags of vLLM.
+
+    Raises:
+        InputError: There is no model, or vLLM cannot serve it so.
+    """
+    model = plan.model
+    if model is None:
+        raise InputError(
+            "--server needs a model: give --model with the server's flags, or a study file "
+            "with [model]"
+        )
+    check_after(after)
+    common_flags(plan, model)
+    most = plan.limits.get("max_num_seqs")
+    if most is not None and max(load.requests) > most:
+        raise InputError(
+            f"--requests {max(load.requests)} never run at once with --max-num-seqs {most}; give "
+            "fewer, or a larger --max-num-seqs"
+        )
+    config = read_config(model.config)
+    if not isinstance(config.get("model_type"), str):
+        raise InputError(
+            f"{printable(model.config)} has no model_type, without which vLLM reads no config; "
+            "give the model's own config.json"
+        )
+    _number(config, "vocab_size")
+    _context(config, load)
+    return model, config
 
 
 def _own_adapter(source: str) -> Path | None:

@@ -117,7 +117,7 @@ def installed_at(python: str | None, scratch: Path) -> Installed:
         GpuMissing: There is no GPU.
         InputError: It cannot be started.
     """
-    python = python or sys.executable
+    python = sys.executable if python is None else python
     name = f"asking {printable(python)} for vLLM"
     with program(python, "engine_program", name=name, log=scratch / "asked.log") as child:
         child.give({"probe": True})
@@ -138,6 +138,25 @@ def installed_at(python: str | None, scratch: Path) -> Installed:
     return found
 
 
+def gpus_of(folder: Path) -> list[str]:
+    """The GPUs that a folder has files for, by the prefixes of these.
+
+    Raises:
+        InputError: There is no such folder, or it has no file that vLLM reads.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"there is no folder {printable(str(folder))}: give the one that autotune run wrote"
+        )
+    prefixes = prefixes_in(folder)
+    if not prefixes:
+        raise InputError(
+            f"{printable(str(folder))} has no file that vLLM reads: give the folder that autotune "
+            "run wrote"
+        )
+    return prefixes
+
+
 def check_folder(folder: Path, installed: Installed, *, gpus: int) -> str | None:
     """Refuse a folder that the servers would not read; what is to be said of it, else.
 
@@ -147,13 +166,9 @@ def check_folder(folder: Path, installed: Installed, *, gpus: int) -> str | None
         gpus: How many GPUs a server needs.
 
     Raises:
-        InputError: There is no such folder, it is for other GPUs, or there are too few GPUs.
+        InputError: As ``gpus_of``, or it is for other GPUs, or there are too few GPUs.
     """
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}: give the one that autotune run wrote")
-    prefixes = prefixes_in(folder)
-    if not prefixes:
-        raise InputError(f"{printable(str(folder))} has no file that vLLM reads")
+    prefixes = gpus_of(folder)
     if not installed.gpu:
         return (
             f"vLLM {installed.release} is built for CPUs, where it reads no folder: this shows how "

@@ -155,12 +155,39 @@ def test_adapters_that_have_weights_are_served_as_they_are(served, tmp_path):
 # ------------------------------------------------------------------ what cannot be
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["none"], "there is no folder"),
+        (["."], "has no file that vLLM reads"),
+        (["tuned"], "--server needs a model"),
+        (["tuned", "--model", "bare.json", "--rank", 8, "--max-loras", 2], "has no model_type"),
+        (["tuned", "--model", "model", "--rank", 8, "--max-loras", 2, "--input", 500], "for 512"),
+        (["tuned", "--model", "model", "--rank", 8, "--max-loras", 2, "--", "-tp"], "give it as"),
+    ],
+)
+def test_what_is_wrong_is_said_before_vllm_is_looked_for(autotune, tmp_path, arguments, said):
+    VllmExporter().export([selection(qkv_shrink())], H100, tmp_path / "tuned", merge=False)
+    write_model(tmp_path / "model")
+    config = {"architectures": ["LlamaForCausalLM"], "vocab_size": 1024}
+    (tmp_path / "bare.json").write_text(json.dumps(config))
+    here = {name: tmp_path / name for name in ("none", ".", "tuned", "model", "bare.json")}
+    folder, *more = [here.get(each, each) for each in arguments]
+    ended = autotune("bench", folder, "--server", "--python", tmp_path / "no-python", *more)
+    assert said in ended.has_failed_in_one_line()
+
+
+def test_an_empty_python_is_not_autotunes_own(served):
+    assert "cannot start an empty name" in served("--python", "").has_failed_in_one_line()
+
+
 def test_without_vllm_one_line_says_what_to_install(autotune, tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
     bare = tmp_path / "bare"
     bare.symlink_to(os.path.realpath(sys.executable))
+    VllmExporter().export([selection(qkv_shrink())], H100, tmp_path / "tuned", merge=False)
     ended = autotune(
-        *("bench", tmp_path, "--server", "--python", bare),
+        *("bench", tmp_path / "tuned", "--server", "--python", bare),
         *("--model", write_model(tmp_path / "m"), "--rank", 16, "--max-loras", 2),
     )
     assert "pip install vllm there" in ended.has_failed_in_one_line()
@@ -208,6 +235,7 @@ def test_more_gpus_than_there_are_are_refused(served):
         (["--", "--max-num-seqs", 2], "--max-num-seqs after --"),
         (["--", "--enable-lora"], "leave it out"),
         (["--vllm", "0.28.0"], "leave --vllm out"),
+        (["--requests", "4,8", "--max-num-seqs", 4], "8 never run at once with --max-num-seqs 4"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(served, arguments, said):
@@ -224,7 +252,7 @@ def test_a_config_that_vllm_could_not_read_is_refused(served, tmp_path):
 
 
 def test_requests_that_never_run_at_once_are_refused(served):
-    line = served("--requests", 8, "--max-num-seqs", 2).err.splitlines()[-1]
+    line = served("--requests", 8, room=2).err.splitlines()[-1]
     assert "8 requests never ran at once" in line
 
 

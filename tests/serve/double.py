@@ -104,7 +104,7 @@ class LLMEngine:
 
     def step(self):
         global now
-        room = self.given.max_num_seqs or 10**6
+        room = self.given.max_num_seqs or BEHAVIOUR["room"]
         served = dict(list(self.running.items())[:room])
         now += BEHAVIOUR["steps_ms"][self.name] / 1e3
         if self.name == "folder" and BEHAVIOUR["compiles"]:
@@ -195,7 +195,8 @@ def install(folder: Path, **behaviour: Any) -> Path:
         behaviour: What differs from a server that works: ``steps_ms``, by server; ``dies`` or
             ``hangs``, which server does at its start, and ``how`` it dies; ``compiles``, the
             kernels that are compiled while the folder is served; ``unanswered``, how many requests
-            the client gets no answer to; ``needs``, a variable without which no server starts.
+            the client gets no answer to; ``needs``, a variable without which no server starts;
+            ``room``, how many requests run at once where no flag says it.
     """
     usual = {
         "release": "0.33.0",
@@ -207,6 +208,7 @@ def install(folder: Path, **behaviour: Any) -> Path:
         "how": "raises",
         "compiles": [],
         "has_monitor": True,
+        "room": 10**6,
     }
     said = f"BEHAVIOUR = {usual | behaviour!r}\n"
     for name, text in _FILES.items():

@@ -85,6 +85,10 @@ def test_what_a_program_started_ends_with_it(run, tmp_path):
             "torch.OutOfMemoryError: CUDA out of memory.\nTraceback\nRuntimeError: Engine failed\n",
             "torch.OutOfMemoryError: CUDA out of memory. / RuntimeError: Engine failed",
         ),
+        (
+            "usage: it.py\nit.py: error: unrecognized arguments: --no\nexit\nSystemExit: 2\n",
+            "it.py: error: unrecognized arguments: --no",
+        ),
         ("ValueError: \x1b[31mred\n", "ValueError: \\x1b[31mred"),
     ],
 )
