@@ -16,6 +16,9 @@ from autotune.plan.file import release as plan_release
 
 _Value = TypeVar("_Value")
 
+#: More than any number here has; Python reads none of more than 4300 digits.
+_MOST_DIGITS = 40
+
 
 class TokenCounts(tuple[int, ...]):
     """Batch sizes, in tokens. Typer takes a plain tuple for a flag with several arguments."""
@@ -49,7 +52,7 @@ def tokens(text: str) -> TokenCounts | str:
 def sizes(text: str) -> TokenCounts:
     """Batch sizes with commas between."""
     parts = [part.strip() for part in text.split(",")]
-    return TokenCounts(_checked(capture_sizes, [int(p) if _is_digits(p) else p for p in parts]))
+    return TokenCounts(_checked(capture_sizes, [_as_number(part) for part in parts]))
 
 
 def release(text: str) -> str:
@@ -70,21 +73,24 @@ def seconds(text: str) -> int:
     return _checked(parse_duration, text)
 
 
-def whole(smallest: int) -> Callable[[str], WholeNumber]:
-    """The parser of an integer that must not be below ``smallest``."""
+def whole(smallest: int, largest: int | None = None) -> Callable[[str], WholeNumber]:
+    """The parser of an integer that must not be below ``smallest``, nor above ``largest``."""
+    limits = f"of at least {smallest}" if largest is None else f"from {smallest} to {largest}"
 
     def parse(text: str) -> WholeNumber:
-        if not _is_digits(text) or int(text) < smallest:
-            message = f"must be a whole number of at least {smallest}: got {text!r}"
+        if len(text) > _MOST_DIGITS:
+            message = f"must be a whole number {limits}: got {len(text)} characters"
             raise typer.BadParameter(message)
+        if not _is_digits(text) or not smallest <= int(text) <= (largest or int(text)):
+            raise typer.BadParameter(f"must be a whole number {limits}: got {text!r}")
         return WholeNumber(text)
 
     return parse
 
 
-def counts(smallest: int) -> Callable[[str], TokenCounts]:
-    """The parser of whole numbers with commas between, none below ``smallest``."""
-    one = whole(smallest)
+def counts(smallest: int, largest: int | None = None) -> Callable[[str], TokenCounts]:
+    """The parser of whole numbers with commas between, each as by ``whole``."""
+    one = whole(smallest, largest)
     return lambda text: TokenCounts(dict.fromkeys(map(one, text.split(","))))
 
 
@@ -125,9 +131,11 @@ def ray(text: str) -> str:
 def port(text: str) -> int:
     """A TCP port; 0 for any that is free."""
     # Typer also parses the default, which is an int.
-    if not _is_digits(str(text)) or int(text) > 65_535:
-        raise typer.BadParameter(f"must be a port, a whole number up to 65535: got {text!r}")
-    return int(text)
+    digits = str(text)
+    if not _is_digits(digits) or len(digits) > _MOST_DIGITS or int(digits) > 65_535:
+        got = repr(text) if len(digits) <= _MOST_DIGITS else f"{len(digits)} characters"
+        raise typer.BadParameter(f"must be a port, a whole number up to 65535: got {got}")
+    return int(digits)
 
 
 def choice(choices: Sequence[str]) -> Callable[[str], str]:
@@ -155,6 +163,11 @@ def _checked(check: Callable[[object], _Value], value: object) -> _Value:
         return check(value)
     except InputError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def _as_number(text: str) -> int | str:
+    """An integer where it is one that can be read, else the text."""
+    return int(text) if _is_digits(text) and len(text) <= _MOST_DIGITS else text
 
 
 def _is_digits(text: str) -> bool:

@@ -12,6 +12,9 @@ import typer
 from autotune.cli import parsers
 from autotune.cli.parsers import TokenCounts, WholeNumber
 
+#: More than any server runs at once, and repeats that take days.
+_MOST_REQUESTS, _MOST_REPEATS = 65_536, 10_000
+
 InServer = Annotated[
     bool,
     typer.Option(
@@ -23,7 +26,7 @@ InServer = Annotated[
 Requests = Annotated[
     TokenCounts | None,
     typer.Option(
-        parser=parsers.counts(1),
+        parser=parsers.counts(1, _MOST_REQUESTS),
         metavar="1,8,64",
         help="With --server: how many requests run at once; 1,8,16,32,64,128 if none.",
     ),
@@ -49,7 +52,7 @@ OutputTokens = Annotated[
 Repeats = Annotated[
     WholeNumber | None,
     typer.Option(
-        parser=parsers.whole(1),
+        parser=parsers.whole(1, _MOST_REPEATS),
         metavar="N",
         help="With --server: how often each engine serves the requests for their time; 3 if none.",
     ),

@@ -104,6 +104,13 @@ def test_a_flag_that_cannot_be_is_a_usage_error_that_quotes_it(autotune, flag, v
     assert message in said
 
 
+@pytest.mark.parametrize("flag", ["--max-loras", "--dp", "--max-num-seqs"])
+def test_a_number_too_long_to_be_read_is_a_usage_error_with_its_length(autotune, flag):
+    said = autotune("shapes", flag, "9" * 5000).has_refused_its_usage()
+
+    assert "must be a whole number of at least 1: got 5000 characters" in said
+
+
 def test_a_flag_that_the_release_lacks_is_one_line_that_names_it(autotune):
     flags = ["--max-loras", "8", "--rank", "16", "--vllm", "0.15.1", "--dual-stream"]
 

@@ -267,6 +267,14 @@ def test_flags_of_servers_need_a_server(autotune, arguments, said):
     assert said in autotune("bench", "tuned", *arguments).has_refused_its_usage()
 
 
+@pytest.mark.parametrize("number", ["0", "a", "", "-1", "1.5", "65537", "9" * 20, "9" * 5000])
+@pytest.mark.parametrize("flag", ["--requests", "--repeats"])
+def test_numbers_that_no_server_can_be_asked_for_are_refused_at_once(autotune, flag, number):
+    said = autotune("bench", "tuned", "--server", flag, number).has_refused_its_usage()
+    assert f"'{flag}': must be a whole number from 1 to " in said
+    assert len(said) < 500
+
+
 def test_flags_of_kernels_are_not_for_servers(autotune):
     ended = autotune("bench", "tuned", "--server", "--tokens", 4)
     assert "about single kernels" in ended.has_refused_its_usage()
