@@ -54,7 +54,7 @@ def answer(device: DeviceReport) -> str:
 
 
 def remarks(device: DeviceReport) -> list[Remark]:
-    """What went wrong or needs a note; where nothing is bad, the first remark says so."""
+    """What went wrong or needs a note; where all is well, the first remark says so."""
     found = [
         *_of_replays(device),
         *_of_verdicts(device),
@@ -62,7 +62,8 @@ def remarks(device: DeviceReport) -> list[Remark]:
         *_of_choices(device),
         *_of_configurations(device),
     ]
-    if device.ratios and not any(one.level == "bad" for one in found):
+    has_slower = any(one.verdict == "slower" for one in device.shapes)
+    if device.ratios and not has_slower and not any(one.level == "bad" for one in found):
         found.insert(0, Remark("good", "No choice is slower than vLLM's default."))
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 
+from autotune.choose.selection import Ratio
 from autotune.report.gather import of_database
 from autotune.report.remarks import answer, remarks
 from autotune.store import Store
@@ -27,6 +28,16 @@ def test_no_remark_is_good_where_something_does_not_work(odd_device):
 def test_a_remark_says_that_all_is_well(tmp_path):
     found = remarks(device_of(tmp_path, selection(measured(shape(), 30))))
     assert (found[0].level, found[0].text) == ("good", "No choice is slower than vLLM's default.")
+
+
+def test_a_deterministic_choice_that_is_slower_is_not_said_to_be_none(tmp_path):
+    chosen = selection(measured(shape(), 30))
+    slower = replace(chosen, ratio=Ratio(value=0.2, low=0.2, high=0.2))
+    device = device_of(tmp_path, chosen, slower)
+    device = replace(device, environment=replace(device.environment, deterministic=True))
+    texts = " ".join(one.text for one in remarks(device))
+    assert "1 shape slower than the default, which splits k: it is not chosen" in texts
+    assert "No choice is slower" not in texts
 
 
 def test_a_kept_default_and_a_failing_default_have_remarks(tmp_path):
