@@ -273,7 +273,10 @@ def lines_of(engines: Mapping[str, Engine], rows: Sequence[Row]) -> list[str]:
 def compiled_line(engine: Engine) -> str:
     """How many kernels were compiled while the engine served."""
     if engine.compiled is None:
-        return "vLLM did not tell what it compiled while it served: releases before 0.22 do not."
+        return (
+            "vLLM did not tell what it compiled while it served: releases before 0.22 do not, nor "
+            "does a vLLM for CPUs."
+        )
     kernels = ", ".join(f"{name} ({count})" for name, count in engine.compiled.items())
     return f"Compiled while serving with the {engine.name}: {kernels or 'nothing'}"
 
@@ -298,8 +301,9 @@ def outputs_line(outputs: Sequence[Compared]) -> str:
     """What the table of outputs says."""
     wrong = [str(each.requests) for each in outputs if each.verdict == "wrong"]
     if wrong:
+        noun = "request" if wrong == ["1"] else "requests"
         return (
-            f"With the folder the server computes wrong numbers at {', '.join(wrong)} requests: "
+            f"With the folder the server computes wrong numbers at {', '.join(wrong)} {noun}: "
             "autotune check names entries that are wrong; else tune again."
         )
     if any(each.verdict == "unknown" for each in outputs):

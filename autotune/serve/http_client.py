@@ -142,7 +142,7 @@ class OverHttp:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise client.died(f"it wrote no figures: {type(error).__name__}") from error
             if figures["completed"] != case.requests:
-                answered = f"{figures['completed']} of {case.requests} requests were answered"
+                answered = f"{figures['completed']} of {case} were answered"
                 raise client.died(answered)
         tokens = case.requests * case.output
         return {

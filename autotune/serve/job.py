@@ -37,6 +37,9 @@ class Case:
     output: int
     requests: int
 
+    def __str__(self) -> str:
+        return f"{self.requests} request{'' if self.requests == 1 else 's'}"
+
     def as_dict(self) -> dict[str, int]:
         """The case as JSON-ready values."""
         return {"requests": self.requests, "input": self.input, "output": self.output}

@@ -303,7 +303,7 @@ def _taken(engine: Engine, line: dict[str, Any]) -> Iterator[str]:
     )
     engine.rounds[case].append(served)
     step_ms, per_s = 1e3 * served.step_s, served.tokens_per_s
-    yield f"{case.requests} requests: {step_ms:.2f} ms a step, {per_s:.0f} tokens a second"
+    yield f"{case}: {step_ms:.2f} ms a step, {per_s:.0f} tokens a second"
 
 
 def program(

@@ -53,6 +53,7 @@ def test_the_servers_are_compared_case_by_case(served):
     assert re.match(r"Started in: default \d+ s, folder \d+ s, default again \d+ s", starts)
     assert compiled == "Compiled while serving with the folder: _lora_shrink_kernel (2)"
     assert counts == "2 faster, 0 same, 0 slower"
+    assert "[2/4] folder: 1 request: 8.00 ms a step, 125 tokens a second" in ended.err
     assert "[2/4] folder: 4 requests: 8.00 ms a step, 500 tokens a second" in ended.err
 
 
