@@ -139,7 +139,10 @@ def _served(
 
 
 def _print(found: Found) -> None:
-    out.print(servers_table(found.rows))
+    for number, table in enumerate(servers_tables(found.rows, out.width)):
+        if number:
+            out.print()
+        out.print(table)
     for line in lines_of(found.engines, found.rows):
         say(line)
     if found.outputs:
@@ -183,43 +186,46 @@ def _of_release(plan: StudyPlan, release: str) -> StudyPlan:
 # ------------------------------------------------------------------ what is printed
 
 
-def servers_table(rows: Iterable[Row]) -> Table:
-    """One row a case: a step by each server, and what the folder gains."""
-    from autotune.cli.tables import plain_table
+def servers_tables(rows: Iterable[Row], width: int) -> list[Table]:
+    """One row a case: a step by each server, and what the folder gains.
+
+    Args:
+        rows: The cases.
+        width: Columns of the terminal; one that is narrow gets several tables.
+    """
+    from autotune.cli.tables import tables_within
 
     shown = list(rows)
     has_sizes = len({(row.case.input, row.case.output) for row in shown}) > 1
     has_predicted = any(row.predicted_ms is not None for row in shown)
-    sizes = ("in", "out") if has_sizes else ()
-    table = plain_table(
-        (),
-        (
-            *("requests", *sizes, "no LoRA ms", "defaults ms", "folder ms"),
-            *("tokens a second", "gain", "verdict", "saved ms"),
-            *(("predicted ms",) if has_predicted else ()),
-            *("first token ms", "between tokens, 99 % ms"),
-        ),
+    keys = ("requests", "in", "out") if has_sizes else ("requests",)
+    names = (
+        *keys,
+        *("no LoRA ms", "defaults ms", "folder ms"),
+        *("tokens a second", "gain", "verdict", "saved ms"),
+        *(("predicted ms",) if has_predicted else ()),
+        *("first token ms", "between tokens, 99 % ms"),
     )
-    for row in shown:
-        case, old, new = row.case, row.default, row.folder
-        cells = [str(case.requests), *([str(case.input), str(case.output)] if has_sizes else [])]
-        cells += [
-            f"{row.no_lora.step_ms:.2f}" if row.no_lora else "",
-            f"{old.step_ms:.2f}, {row.again.step_ms:.2f}",
-            ", ".join(f"{each.step_ms:.2f}" for each in (new, row.folder_again) if each),
-            f"{(old.tokens_per_s + row.again.tokens_per_s) / 2:.0f} -> {new.tokens_per_s:.0f}",
-            gain_text(row),
-            row.verdict,
-            f"{row.saved_ms:.2f}",
-        ]
-        if has_predicted:
-            cells.append(predicted_text(row))
-        cells += [
-            f"{old.ttft_ms:.1f} -> {new.ttft_ms:.1f}",
-            f"{old.itl_p99_ms:.2f} -> {new.itl_p99_ms:.2f}",
-        ]
-        table.add_row(*cells)
-    return table
+    cells = [_cells(row, has_sizes=has_sizes, has_predicted=has_predicted) for row in shown]
+    return tables_within(width, names, cells, keys=len(keys))
+
+
+def _cells(row: Row, *, has_sizes: bool, has_predicted: bool) -> list[str]:
+    case, old, new = row.case, row.default, row.folder
+    return [
+        str(case.requests),
+        *([str(case.input), str(case.output)] if has_sizes else []),
+        f"{row.no_lora.step_ms:.2f}" if row.no_lora else "",
+        f"{old.step_ms:.2f}, {row.again.step_ms:.2f}",
+        ", ".join(f"{each.step_ms:.2f}" for each in (new, row.folder_again) if each),
+        f"{(old.tokens_per_s + row.again.tokens_per_s) / 2:.0f} -> {new.tokens_per_s:.0f}",
+        gain_text(row),
+        row.verdict,
+        f"{row.saved_ms:.2f}",
+        *([predicted_text(row)] if has_predicted else []),
+        f"{old.ttft_ms:.1f} -> {new.ttft_ms:.1f}",
+        f"{old.itl_p99_ms:.2f} -> {new.itl_p99_ms:.2f}",
+    ]
 
 
 def curves_of(rows: Sequence[Row]) -> dict[str, list[tuple[int, float]]]:

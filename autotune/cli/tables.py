@@ -33,6 +33,9 @@ OUTCOMES_TEXT = (
 #: How a look-up ends, as ``LookedUp.outcome`` has it.
 _ENDS = ("exact", "nearest", "default", "stops")
 
+#: Spaces between two columns of ``plain_table``.
+_GAP = 2
+
 #: Up to so many batch sizes of a server that served have a row each.
 _MOST_SERVING = 30
 
@@ -315,3 +318,36 @@ def plain_table(words: Iterable[str], numbers: Iterable[str]) -> Table:
     for name in numbers:
         table.add_column(name, justify="right", overflow="fold")
     return table
+
+
+def tables_within(
+    width: int, names: Sequence[str], rows: Sequence[Sequence[str]], *, keys: int
+) -> list[Table]:
+    """A table of numbers that is ``width`` columns wide at most, or several that are.
+
+    Args:
+        width: Columns of the terminal.
+        names: The columns' names.
+        rows: The cells of each row, as many as there are names.
+        keys: How many of the first columns tell a row: every table has them.
+    """
+    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    firsts = list(range(keys))
+    chosen, used = [firsts], _width_of(widths[:keys])
+    for number in range(keys, len(names)):
+        if used + _GAP + widths[number] > width and len(chosen[-1]) > keys:
+            chosen.append(firsts)
+            used = _width_of(widths[:keys])
+        chosen[-1] = [*chosen[-1], number]
+        used += _GAP + widths[number]
+    tables = []
+    for numbers in chosen:
+        table = plain_table((), (names[number] for number in numbers))
+        for row in rows:
+            table.add_row(*(row[number] for number in numbers))
+        tables.append(table)
+    return tables
+
+
+def _width_of(widths: Sequence[int]) -> int:
+    return sum(widths) + _GAP * (len(widths) - 1)

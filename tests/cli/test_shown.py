@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.cli.console import HarmlessConsole, harmless
+from autotune.cli.tables import tables_within
 from tests.cli.test_model import MODELS
 from tests.recordings import ENVIRONMENT, SHRINK, lines
 
@@ -77,3 +78,23 @@ def test_summaries_of_commands_are_whole(autotune):
     text = " ".join(autotune("--help").out.split())
     assert "Measure whole search spaces on the GPU, for replays without one." in text
     assert "..." not in text.partition("Commands:")[2]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=3, max_size=9),
+    st.integers(0, 2),
+    st.integers(60, 200),
+)
+def test_a_wide_table_becomes_several_that_fit_and_lose_no_column(sizes, keys, width):
+    names = [f"{number}{'n' * (size - 1)}" for number, (size, _) in enumerate(sizes)]
+    cells = [f"{number}{'c' * (size - 1)}" for number, (_, size) in enumerate(sizes)]
+    file = io.StringIO()
+    console = HarmlessConsole(file=file, width=width)
+    found = tables_within(width, names, [cells], keys=keys)
+    for table in found:
+        console.print(table)
+    rows = [line.split() for line in file.getvalue().splitlines()]
+    assert len(rows) == 2 * len(found)
+    assert all(row[:keys] == names[:keys] for row in rows[::2])
+    assert [name for row in rows[::2] for name in row[keys:]] == names[keys:]
+    assert [cell for row in rows[1::2] for cell in row[keys:]] == cells[keys:]
