@@ -65,10 +65,11 @@ def check_after(arguments: Sequence[str]) -> None:
         name = each.partition("=")[0].replace("_", "-")
         if not name.startswith("-"):
             continue
-        if name in _FIXED:
+        flag = f"--{name.removeprefix('--no-')}" if name.startswith("--no-") else name
+        if flag in _FIXED:
             raise InputError(f"{name} after --: autotune gives each server its own; leave it out")
         for own, spellings in _AUTOTUNES.items():
-            if name in spellings:
+            if flag in spellings:
                 raise InputError(
                     f"{name} after --: autotune has to know of it; give it as {own} before --"
                 )

@@ -11,13 +11,16 @@ from typing import Any
 from autotune.errors import InputError, printable
 from autotune.plan.documents import expanded, is_folder
 from autotune.plan.model import ModelTable
-from autotune.plan.models import read_config
+from autotune.plan.models import read_adapter, read_config
 from autotune.plan.study import StudyPlan
 from autotune.serve.engine_flags import check_after, common_flags, lora_flags, variables_of
 from autotune.serve.random_adapter import WEIGHTS, write_adapter
 
 #: Steps are timed from a request's token of this number on: the prompts of all are read by then.
 _FIRST_TIMED = 16
+
+#: Prompts are random tokens, without the first three, which are often special.
+_LEAST_VOCABULARY = 8
 
 #: What a server can hold where nobody says so: little, so that it has room for many sequences.
 _CONTEXT = 4096
@@ -150,7 +153,7 @@ class ServedModel:
         return cls(
             name=model.config,
             source=source,
-            vocabulary=_number(config, "vocab_size"),
+            vocabulary=_vocabulary(config, model.config),
             common=(
                 "--no-enable-prefix-caching",
                 *([] if has_weights else ["--load-format", "dummy"]),
@@ -218,8 +221,10 @@ def check_asked(
             f"{printable(model.config)} has no model_type, without which vLLM reads no config; "
             "give the model's own config.json"
         )
-    _number(config, "vocab_size")
+    _vocabulary(config, model.config)
     _context(config, load)
+    for each in model.adapter:
+        read_adapter(each)
     return model, config
 
 
@@ -259,10 +264,12 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**config, **inner} if isinstance(inner, dict) else config
 
 
-def _number(config: Mapping[str, Any], name: str) -> int:
-    value = _text_config(config).get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 8:
-        raise InputError(f"the model's config has no {name} that can be used: got {value!r}")
+def _vocabulary(config: Mapping[str, Any], source: str) -> int:
+    value = _text_config(config).get("vocab_size")
+    if isinstance(value, bool) or not isinstance(value, int) or value < _LEAST_VOCABULARY:
+        raise InputError(
+            f"{printable(source)}: vocab_size must be {_LEAST_VOCABULARY} or more: got {value!r}"
+        )
     return value
 
 

@@ -164,7 +164,12 @@ def test_adapters_that_have_weights_are_served_as_they_are(served, tmp_path):
         (["tuned"], "--server needs a model"),
         (["tuned", "--model", "bare.json", "--rank", 8, "--max-loras", 2], "has no model_type"),
         (["tuned", "--model", "model", "--rank", 8, "--max-loras", 2, "--input", 500], "for 512"),
+        (
+            ["tuned", "--model", "words.json", "--rank", 8, "--max-loras", 2],
+            "words.json: vocab_size must be 8",
+        ),
         (["tuned", "--model", "model", "--rank", 8, "--max-loras", 2, "--", "-tp"], "give it as"),
+        (["tuned", "--model", "model", "--max-loras", 2, "--adapter", "bare.json"], "bare.json"),
     ],
 )
 def test_what_is_wrong_is_said_before_vllm_is_looked_for(autotune, tmp_path, arguments, said):
@@ -172,7 +177,11 @@ def test_what_is_wrong_is_said_before_vllm_is_looked_for(autotune, tmp_path, arg
     write_model(tmp_path / "model")
     config = {"architectures": ["LlamaForCausalLM"], "vocab_size": 1024}
     (tmp_path / "bare.json").write_text(json.dumps(config))
-    here = {name: tmp_path / name for name in ("none", ".", "tuned", "model", "bare.json")}
+    (tmp_path / "words.json").write_text(
+        json.dumps(config | {"model_type": "llama", "vocab_size": "9"})
+    )
+    names = ("none", ".", "tuned", "model", "bare.json", "words.json")
+    here = {name: tmp_path / name for name in names}
     folder, *more = [here.get(each, each) for each in arguments]
     ended = autotune("bench", folder, "--server", "--python", tmp_path / "no-python", *more)
     assert said in ended.has_failed_in_one_line()
@@ -235,6 +244,8 @@ def test_more_gpus_than_there_are_are_refused(served):
         (["--", "--max_lora_rank=4"], "give it as --rank"),
         (["--", "--max-num-seqs", 2], "--max-num-seqs after --"),
         (["--", "--enable-lora"], "leave it out"),
+        (["--", "--no-enable-lora"], "--no-enable-lora after --"),
+        (["--", "--no-fully-sharded-loras"], "give it as --fully-sharded before"),
         (["--vllm", "0.28.0"], "leave --vllm out"),
         (["--requests", "4,8", "--max-num-seqs", 4], "8 never run at once with --max-num-seqs 4"),
     ],
