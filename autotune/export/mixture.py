@@ -40,14 +40,16 @@ def of_one_kind(
         What is kept, and a line that says what was left out; empty where nobody has to be told.
 
     Raises:
-        InputError: There is nothing of the kind.
+        InputError: There is nothing of the kind, or ``deterministic`` is of another type.
     """
+    if deterministic is not None and not isinstance(deterministic, bool):
+        raise InputError(f"deterministic: must be true or false: got {deterministic!r}")
     kinds = {environment.deterministic for environment, _ in stored}
     kind = min(kinds) if deterministic is None else deterministic
     kept = [pair for pair in stored if pair[0].deterministic is kind]
     if not kept:
         flag = "--deterministic" if kind else "--no-deterministic"
-        raise InputError(f"the database holds nothing that was chosen with {flag}; tune with it")
+        raise InputError(f"nothing here was chosen with {flag}; tune with it")
     if deterministic is None and len(kinds) > 1:
         return kept, (
             "The database also holds what was chosen with --deterministic: the same flag here "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,14 @@ def test_of_a_database_with_both_kinds_one_is_kept():
 @pytest.mark.parametrize("environment", [H100, NEVER])
 def test_the_only_kind_there_is_needs_no_flag(environment):
     assert of_one_kind([(environment, 1)], deterministic=None) == ([(environment, 1)], "")
-    with pytest.raises(InputError, match=r"nothing that was chosen with --(no-)?deterministic"):
+    with pytest.raises(InputError, match=r"nothing here was chosen with --(no-)?deterministic"):
         of_one_kind([(environment, 1)], deterministic=not environment.deterministic)
+
+
+@pytest.mark.parametrize("value", [1, 0, "yes", "", []])
+def test_a_kind_that_is_neither_true_nor_false_is_named(value: Any):
+    with pytest.raises(InputError, match=re.escape(f"must be true or false: got {value!r}")):
+        of_one_kind([(H100, 1)], deterministic=value)
 
 
 def test_a_deterministic_entry_is_not_for_the_collection(tmp_path):
