@@ -56,11 +56,11 @@ class Distinct:
         )
         if not self.losses:
             return f"{text}."
-        most = max(self.losses)
+        lost = max(self.losses)
         return (
             f"{text}; {len(self.losses)} {'row' if len(self.losses) == 1 else 'rows'} took one "
             f"that the server launches at its start, "
-            f"{f'at a loss of {most:.1%} at most' if most >= _LEAST_LOSS else 'at no loss'}."
+            f"{f'at a loss of {lost:.1%} at most' if lost >= _LEAST_LOSS else 'at no loss'}."
         )
 
 
