@@ -86,6 +86,7 @@ def plan_of(recording: Path) -> StudyPlan:
 # ------------------------------------------------------------------ the package
 
 
+@pytest.mark.slow
 def test_importing_autotune_imports_nothing_heavy_before_it_is_used():
     code = (
         "import sys, autotune; before = set(sys.modules);"
@@ -192,6 +193,7 @@ def test_progress_is_called_for_every_shape(recording):
     assert [one.selection for one, _, _ in told] == list(results.selections)
 
 
+@pytest.mark.slow
 def test_what_is_tuned_can_be_recorded_and_loaded_again(recording, study, tmp_path):
     results = autotune.tune(study, replay=recording, record="again.jsonl.gz")
     (again,) = autotune.load_recording(tmp_path / "again.jsonl.gz").shapes
@@ -272,6 +274,7 @@ def test_recordings_of_several_gpus_are_loaded_and_exported_together(recording, 
     assert not report.has_errors
 
 
+@pytest.mark.slow
 def test_the_recording_that_comes_with_autotune_is_loaded_where_none_is_named():
     results = autotune.load_recording()
     assert {one.environment.gpu for one in results.shapes} == {"NVIDIA H100 80GB HBM3"}

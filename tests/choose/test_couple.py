@@ -124,6 +124,7 @@ def test_only_the_block_m_that_are_allowed_are_chosen_from():
     assert {one.config.block_m for one in coupled} == {128}
 
 
+@pytest.mark.slow
 @given(sets_of_studies(whole=False))
 def test_every_layer_ends_with_one_block_m_and_choosing_again_changes_nothing(selections):
     coupled = couple(selections)

@@ -61,6 +61,7 @@ def test_any_block_m_will_do_once_those_in_reach_are_used_up():
 # ------------------------------------------------------------------ whole searches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random", "exhaustive"])
 def test_every_block_m_in_reach_gets_the_same_share_of_trials(runner, sampler):
     tuned(runner, DATABASE, 80, sampler=sampler, shape=moe_shape(LoraOp.W13_SHRINK))
@@ -70,6 +71,7 @@ def test_every_block_m_in_reach_gets_the_same_share_of_trials(runner, sampler):
     assert len(set(runner.measured)) == 80
 
 
+@pytest.mark.slow
 def test_a_block_m_out_of_reach_gets_few_and_the_others_its_share(runner):
     tuned(runner, DATABASE, 80, shape=moe_shape(LoraOp.W13_EXPAND))
 
@@ -78,6 +80,7 @@ def test_a_block_m_out_of_reach_gets_few_and_the_others_its_share(runner):
     assert counts[32] > 80 / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_best_of_every_block_m_in_reach_is_among_the_finalists(runner, seed):
     op = LoraOp.W2_SHRINK
@@ -107,6 +110,7 @@ def test_a_slow_block_m_keeps_configurations_that_were_timed_in_full(runner):
     assert done == {16, 32, 64, 128}
 
 
+@pytest.mark.slow
 def test_the_whole_space_is_searched_where_the_budget_allows(runner):
     shape = moe_shape(LoraOp.W13_EXPAND)
     tuned(runner, DATABASE, 1_000, shape=shape)

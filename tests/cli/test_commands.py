@@ -191,6 +191,7 @@ def test_the_version_is_told_with_the_tools_name(autotune):
     assert (ended.code, ended.out, ended.err) == (0, f"autotune {__version__}\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], ["run", "--help"], ["shapes", "--json"]]
 )

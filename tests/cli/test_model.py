@@ -137,6 +137,7 @@ def entries(autotune) -> set[tuple[str, ...]]:
     }
 
 
+@pytest.mark.slow
 def test_check_finds_every_shape_in_a_folder_tuned_for_the_model_and_nothing_else(
     autotune, model, tmp_path
 ):

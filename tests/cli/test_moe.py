@@ -72,6 +72,7 @@ def test_a_run_says_where_only_block_m_is_read_and_tunes_nothing_else(autotune, 
     assert ended.out.count(", 4 trials") == 4
 
 
+@pytest.mark.slow
 def test_a_run_says_which_ops_of_a_layer_are_missing(autotune, recording):
     ended = autotune("run", "--replay", recording, "--op", "fused_moe_lora_w2_shrink")
 

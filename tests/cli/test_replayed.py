@@ -68,6 +68,7 @@ def test_whatever_shows_a_replay_says_which_recording_and_when_it_was_measured(a
     assert all(f"replayed, not measured here**: {TOLD}" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_a_recording_that_does_not_say_when_is_still_named(autotune, recording):
     ended = autotune("run", "--replay", recording, "--trials", 3)
     assert "from r.jsonl.gz, measured at a time that it does not say." in ended.out

@@ -60,6 +60,7 @@ def test_reasons_and_names_of_a_recording_are_shown_harmless(autotune, tmp_path)
     assert "\nautotune: all is well" not in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen3-30b-a3b", "deepseek-v3"])
 def test_in_a_pipe_every_row_of_shapes_is_one_whole_line(autotune, name):
     study = MODELS.parent / f"{name}.toml"

@@ -31,6 +31,7 @@ def running(autotune):
     store.close()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("running")
 def test_a_run_under_way_is_told_from_another_process(autotune):
     ended = autotune.in_a_process("status")

@@ -93,6 +93,7 @@ def test_the_exit_code_is_the_servers(run, end, code):
     assert run(f"forward(1)\n{end}").code == code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_is_passed_on_once(autotune, package, number):
     with start(autotune, package, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -135,6 +136,7 @@ def _read_until(terminal: int, end: bytes) -> bytes:
     return text
 
 
+@pytest.mark.slow
 def test_a_signal_that_is_ignored_from_the_start_stays_so(autotune, package):
     """``nohup autotune trace … &`` survives the end of its terminal."""
 
@@ -188,6 +190,7 @@ def test_an_older_trace_is_replaced(run, autotune):
     assert sizes == [2]
 
 
+@pytest.mark.slow
 def test_a_trace_is_kept_where_the_server_looks_nothing_up(run, autotune):
     run("forward(1)")
     ended = run("raise SystemExit(3)")
@@ -244,6 +247,7 @@ def test_what_cannot_be_run_or_written_is_said_in_one_line(autotune, flags, mess
     assert (autotune.folder / "mine.txt").read_text() == "years of work\n"
 
 
+@pytest.mark.slow
 def test_a_trace_is_kept_where_the_command_cannot_be_started(run, autotune):
     run("forward(1)")
     autotune("trace", "--", "no-such-server").has_failed_in_one_line()
@@ -286,6 +290,7 @@ def test_what_was_looked_up_is_tuned_and_then_found(run, autotune):
     assert len(whole["shapes"]) == 12
 
 
+@pytest.mark.slow
 def test_many_sizes_of_a_server_that_served_are_rows_by_powers_of_two(run, autotune):
     run("compile_or_warm_up_model((1, 300))\nfor size in range(200, 400): forward(size)")
     tuned = autotune.folder / "tuned"

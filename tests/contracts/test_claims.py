@@ -138,6 +138,7 @@ def test_threads_that_take_at_the_same_moment_take_every_shape_once(begin):
     assert taken.count(None) == 1
 
 
+@pytest.mark.slow
 def test_databases_that_many_open_at_the_same_moment_are_made_once(url):
     at_once = threading.Barrier(6)
     errors: list[BaseException] = []

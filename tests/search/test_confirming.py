@@ -102,6 +102,7 @@ def with_default(folder: Path, default: KernelConfig) -> Path:
     return write_lines(folder / "fast-default.jsonl.gz", changed)
 
 
+@pytest.mark.slow
 def test_a_replay_is_not_told_what_is_known(path):
     runner = CountingRunner(path)
     tuned_with(runner, {SHAPE: CONFIG})

@@ -131,6 +131,7 @@ def test_whatever_the_shape_the_best_that_does_not_split_is_found(m, k):
 # ------------------------------------------------------------------ one database, both ways
 
 
+@pytest.mark.slow
 def test_one_database_keeps_both_choices_whichever_was_first():
     for flags in ([True, False, True], [False, True, False]):
         Path("autotune.db").unlink(missing_ok=True)
@@ -156,6 +157,7 @@ def test_results_export_the_kind_that_is_asked_for(tmp_path):
     assert entries[None] == entries[False] != entries[True]
 
 
+@pytest.mark.slow
 def test_an_earlier_database_teaches_and_none_of_its_splits_is_chosen():
     run(shrink(num_tokens=32), deterministic=False, storage="sqlite:///older.db")
     (one,) = run(warm_start="sqlite:///older.db", sampler="adaptive").selections
@@ -235,6 +237,7 @@ def test_axes_without_a_split_of_one_contradict_the_flag(tmp_path):
 # ------------------------------------------------------------------ what is written
 
 
+@pytest.mark.slow
 def test_a_recording_of_a_deterministic_run_is_a_recording_like_others(tmp_path):
     run(record=tmp_path / "r.jsonl.gz")
     results = autotune.load_recording(tmp_path / "r.jsonl.gz")

@@ -81,6 +81,7 @@ def test_every_shape_ends_with_its_selection_in_the_database(runner):
     assert {s.shape: s for s in selections} == {r.shape: r.selection for r in tuned}
 
 
+@pytest.mark.slow
 def test_a_watch_gets_the_plan_every_trial_and_every_shape(runner):
     told = Told()
     tune(plan_of(runner, trials=7), runner, told)

@@ -264,6 +264,7 @@ def test_a_runner_that_looks_ahead_measures_each_configuration_once(recording):
     assert len(runner.measured) == len(set(runner.measured)) == 30
 
 
+@pytest.mark.slow
 def test_trials_that_a_kill_lost_are_made_up_for_from_the_measurements(runner):
     tuned(runner, DATABASE, 12)
     whole = stored_trials(runner)

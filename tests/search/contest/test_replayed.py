@@ -14,6 +14,7 @@ from tests.search.cases import SHAPE, CountingRunner, tuned, write_lines
 TRIALS = 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["adaptive", "tpe", "random"])
 @pytest.mark.parametrize("op", MOE_OPS)
 def test_a_moe_shape_is_searched_in_a_contest_as_in_a_run(tmp_path, op, sampler):
