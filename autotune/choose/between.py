@@ -17,6 +17,7 @@ from autotune.choose.losses import (
     Losses,
     Rows,
     Timings,
+    beside,
     nearest,
     option_of,
     rows_of_layers,
@@ -161,6 +162,7 @@ class _Layer:
         kinds = [one.shape.without_batch for one in next(iter(self._rows.values()))]
         wanted = [{shape.num_tokens for shape in captured(kind)} for kind in kinds]
         self._losses = Losses(kinds, set.intersection(*wanted), timings)
+        self._losses.expect({count: beside(count, rows) for count in self._losses.counts})
 
     def refined(self, rows_max: int | None) -> Refined:
         """Add rows, merge rows, and return the result."""

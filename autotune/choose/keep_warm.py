@@ -19,6 +19,7 @@ from autotune.choose.losses import (
     Option,
     Rows,
     Timings,
+    beside,
     nearest,
     option_of,
     rows_of_layers,
@@ -85,6 +86,8 @@ def keep_warm(
     ]
     if add_rows:
         for layer in layers:
+            layer.expect_rows()
+        for layer in layers:
             layer.add_rows()
     _Server(layers).exchange()
     kept = [one for layer in layers for one in layer.selections()]
@@ -125,6 +128,11 @@ class _Layer:
         self._nearest_rows: Mapping[int, int] = {}
 
     # ----------------------------------------------------------------- rows
+
+    def expect_rows(self) -> None:
+        """Say what ``add_rows`` will time."""
+        new = [count for count in self.sizes.warmed if count not in self._rows]
+        self.losses.expect({count: beside(count, self._rows) for count in new})
 
     def add_rows(self) -> None:
         """Give every batch size of the start a row, but where a replay does not hold it."""
@@ -341,7 +349,10 @@ def _time(changes: Sequence[_Change]) -> None:
     for change in changes:
         for row, option in change.moves:
             by_row.setdefault(row, []).append(option)
+    if not changes:
+        return
+    layer = changes[0].layer
+    layer.losses.expect(by_row)
     for row, options in by_row.items():
-        layer = changes[0].layer
         with suppress(NotRecorded):  # they are tried one by one then
             layer.losses.time(row, [layer.own(row), *options])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -149,6 +150,16 @@ class Timings:
             self.looked(shape)
         return {config: timed[one] for config, one in asked.items() if timed[one]}
 
+    def expect(self, configs: Mapping[KernelShape, Sequence[KernelConfig]]) -> None:
+        """Say what ``samples`` will be asked for soon; what a replay does not hold is left out."""
+        wanted = {}
+        for shape, those in configs.items():
+            with suppress(NotRecorded):
+                space = self._space(shape, those)
+                each = (_known(space, config) for config in (space.default, *those))
+                wanted[shape] = list(dict.fromkeys(each))
+        self.runner.expect(wanted)
+
     def selection(self, shape: KernelShape, configs: Sequence[KernelConfig]) -> Selection | None:
         """The choice among configurations and the default; None where none may be chosen.
 
@@ -220,6 +231,16 @@ class Losses:
     def shapes(self, count: int) -> list[KernelShape]:
         """The layer's shapes at a batch size."""
         return [replace(kind, num_tokens=count) for kind in self._kinds]
+
+    def expect(self, options: Mapping[int, Sequence[Option]]) -> None:
+        """Say which options will be timed soon, by batch size."""
+        self._timings.expect(
+            {
+                shape: [option[number] for option in those]
+                for count, those in options.items()
+                for number, shape in enumerate(self.shapes(count))
+            }
+        )
 
     def options(self, count: int, rows: Rows) -> list[Option]:
         """The options of the rows on both sides of a batch size, timed; or of its own row.

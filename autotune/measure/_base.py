@@ -124,6 +124,16 @@ class Runner(ABC):
             stop: Called after every timing round; true ends the configuration as ``too_slow``.
         """
 
+    def expect(  # noqa: B027 - some runners compile nothing
+        self, configs: Mapping[KernelShape, Sequence[KernelConfig]]
+    ) -> None:
+        """Say what will be compared soon, so that a runner that compiles begins; returns at once.
+
+        Args:
+            configs: Configurations that ``compare`` will be given, per shape; the first shape
+                first.
+        """
+
     @abstractmethod
     def compare(
         self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule

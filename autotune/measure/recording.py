@@ -313,6 +313,10 @@ class RecordingRunner(Runner):
             is_default = measurement.config == self._writer.defaults.get(measurement.shape)
             self._writer.write(measurement, is_default=is_default)
 
+    def expect(self, configs: Mapping[KernelShape, Sequence[KernelConfig]]) -> None:
+        """Tell the inner runner what will be compared."""
+        self._inner.expect(configs)
+
     def compare(
         self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule
     ) -> Comparison:

@@ -68,6 +68,10 @@ class Member(Runner):
         """Measure as the inner runner does."""
         return self._timed(lambda: self._inner.measure(shape, pending, stop))
 
+    def expect(self, configs: Mapping[KernelShape, Sequence[KernelConfig]]) -> None:
+        """Tell the inner runner what will be compared."""
+        self._called(lambda: self._inner.expect(configs))
+
     def compare(
         self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule
     ) -> Comparison:
@@ -295,6 +299,10 @@ class _Substitute(Runner):
     ) -> Measurement:
         """Measure with a runner."""
         return self._by_any(lambda runner: runner.measure(shape, pending, stop))
+
+    def expect(self, configs: Mapping[KernelShape, Sequence[KernelConfig]]) -> None:
+        """Tell a runner what will be compared."""
+        self._by_any(lambda runner: runner.expect(configs))
 
     def compare(
         self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule

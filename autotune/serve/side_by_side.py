@@ -25,7 +25,7 @@ from autotune.serve.job import Case, Load, ServedModel
 FOLDER_VARIABLE = "VLLM_TUNED_CONFIG_FOLDER"
 
 #: The first release whose monitor of compiles can tell each one, and not only the first of a kind.
-_TELLS_EACH = "0.28"
+_TELLS_EACH = "0.26"
 
 #: What vLLM's monitor of compiles logs (``jit_monitor.py``, 0.22.1 to 0.33.0).
 _MONITOR = re.compile(r"JIT monitor activated")

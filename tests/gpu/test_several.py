@@ -62,7 +62,7 @@ def test_both_search_and_each_shape_is_measured_by_one(tmp_path: Path, asked):
     assert problems_in(url) == []
     measured = schema.measurements.c
     with closing(Store(url)) as store, store.engine.connect() as connection:
-        pairs = set(connection.execute(sa.select(measured.study_id, measured.device)).tuples())
+        pairs = set(map(tuple, connection.execute(sa.select(measured.study_id, measured.device))))
     assert len(pairs) == len(SHAPES)
     assert len({device for _, device in pairs}) == 2
 

@@ -248,6 +248,12 @@ class CudaRunner(Runner):
             twins[compiled.fingerprint] = measurement
         return measurement
 
+    def expect(self, configs: Mapping[KernelShape, Sequence[KernelConfig]]) -> None:
+        """Have configurations compiled before they are compared."""
+        self._queue.want(
+            [self._job(shape, config) for shape, those in configs.items() for config in those]
+        )
+
     def compare(
         self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule
     ) -> Comparison:
@@ -258,6 +264,7 @@ class CudaRunner(Runner):
         """
         started = time.monotonic()
         self._referee.start()
+        self.expect({shape: configs})
         runnable = [config for config in configs if self._can_be_launched(shape, config)]
         comparison = self._searcher.whole(
             lambda: self._referee.compare(shape, runnable, enough), self._referee.replace

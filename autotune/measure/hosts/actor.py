@@ -120,6 +120,10 @@ class Measurer:
 
         return self._runner.measure(shape, pending, noted), tuple(asked)
 
+    def expect(self, configs: Mapping[KernelShape, Sequence[KernelConfig]]) -> None:
+        """Tell the Runner what will be compared."""
+        self._runner.expect(configs)
+
     def compare(
         self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule
     ) -> Comparison:

@@ -74,6 +74,10 @@ class RemoteRunner(Runner):
             stop(measurement.config, samples_us)
         return measurement
 
+    def expect(self, configs: Mapping[KernelShape, Sequence[KernelConfig]]) -> None:
+        """Tell the actor's runner what will be compared; this does not wait for it."""
+        self._actor.expect.remote({shape: list(those) for shape, those in configs.items()})
+
     def compare(
         self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule
     ) -> Comparison:
