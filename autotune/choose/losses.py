@@ -116,8 +116,14 @@ class Timings:
         """The same, with another runner for what is not timed yet."""
         return Timings(runner, self.looked, self._defaults, self._samples)
 
+    def know(self, selections: Iterable[Selection]) -> None:
+        """Take over what finalists were timed for: that is not timed again."""
+        for one in selections:
+            self._defaults[one.shape] = one.default
+            self._samples.setdefault(one.shape, []).append(one.samples_us)
+
     def default(self, shape: KernelShape) -> KernelConfig:
-        """The default of vLLM for a shape that was passed to ``samples`` before."""
+        """The default of vLLM for a shape that ``samples`` or ``know`` was given before."""
         return self._defaults[shape]
 
     def samples(

@@ -104,6 +104,7 @@ def look_between(
     environment = session.runner.environment
     timings = Timings(session.runner, lambda shape: session.tell(Looked(shape=shape)))
     chosen = [result.selection for result in tuned if result.selection]
+    timings.know(chosen)
     refined = _refined(session, chosen, timings, rows_max)
     warm = keep_warm(
         refined.selections,

@@ -80,6 +80,14 @@ class RunnerSuite(ABC):
         assert set(compared) == set(configs)
         assert len({len(samples) for samples in compared.values()}) == 1
 
+    def test_what_is_expected_is_compared_as_ever(self, runner: Runner) -> None:
+        """To expect something promises nothing, and changes no figure's meaning."""
+        space = self.space(runner)
+        configs = self._working(runner, space)[:3]
+        runner.expect({space.shape: configs})
+        compared = runner.compare(space.shape, configs[1:], lambda _samples: True).samples_us
+        assert set(compared) == set(configs[1:])
+
     def test_its_environment_is_complete(self, runner: Runner) -> None:
         """Every field of the environment says something: figures are compared by it."""
         assert all(runner.environment.as_dict().values())

@@ -6,7 +6,7 @@ import gzip
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from autotune.choose.between import CHEAP_LOSS, WORST_LOSS, refine
 from autotune.choose.couple import couple
 from autotune.choose.losses import Timings, unnoticed
 from autotune.choose.selection import Selection
+from autotune.launch.config import KernelConfig
 from autotune.launch.op import MOE_OPS, LoraOp
 from autotune.launch.shape import KernelShape
-from autotune.measure import never_stop
+from autotune.measure import Comparison, EnoughRule, never_stop
 from autotune.measure.replay import ReplayRunner
 from autotune.measure.runners import replay_runner
 from tests.moe import DEFAULT, moe_table
@@ -133,6 +134,51 @@ def test_looked_is_called_for_every_batch_size_that_is_timed(runner):
     looked: list[KernelShape] = []
     refined(runner, [1, 16, 128], looked=looked.append)
     assert set(looked) == set(runner.shapes)
+
+
+def test_what_finalists_were_timed_for_is_not_timed_again(runner):
+    looked: list[KernelShape] = []
+    rows, after = refined(runner, [1, 16, 128])
+    timings = Timings(runner, looked.append)
+    timings.know(rows)
+    captured = [shape.num_tokens for shape in runner.shapes]
+    again = refine(
+        couple(rows),
+        timings,
+        captured=lambda kind: [replace(kind, num_tokens=count) for count in captured],
+        search=lambda shape: winners(runner, [shape])[0],
+    )
+    assert set(looked) == set(runner.shapes) - {one.shape for one in rows}
+    assert again == after
+
+
+class Expecting(ReplayRunner):
+    """Notes what it is told to expect, and what it compares unexpectedly at first sight."""
+
+    def __init__(self, recordings: Sequence[Path]) -> None:
+        super().__init__(recordings)
+        self.expected: set[tuple[KernelShape, KernelConfig]] = set()
+        self.compared: set[KernelShape] = set()
+        self.surprises: list[KernelShape] = []
+
+    def expect(self, configs: Mapping[KernelShape, Sequence[KernelConfig]]) -> None:
+        self.expected |= {(shape, each) for shape, those in configs.items() for each in those}
+
+    def compare(
+        self, shape: KernelShape, configs: Sequence[KernelConfig], enough: EnoughRule
+    ) -> Comparison:
+        if shape not in self.compared and not {(shape, one) for one in configs} <= self.expected:
+            self.surprises.append(shape)
+        self.compared.add(shape)
+        return super().compare(shape, configs, enough)
+
+
+def test_a_batch_size_is_expected_before_it_is_compared(tmp_path):
+    shapes = [SHRINK | {"num_tokens": count} for count in (1, 2, 4, *range(8, 129, 8))]
+    runner = Expecting([write(tmp_path / "r.jsonl.gz", shapes, crossing)])
+    refined(runner, [1, 16, 128])
+    assert runner.compared == set(runner.shapes)
+    assert runner.surprises == []
 
 
 def test_every_batch_size_has_its_loss_before_and_after(runner):

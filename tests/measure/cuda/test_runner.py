@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -96,6 +97,21 @@ def test_finalists_that_kill_the_process_are_left_out_of_a_comparison(runner, mo
     compared = runner.compare(SHAPE, [bad[0], good[0], *bad[1:], good[1]], lambda samples: True)
     assert set(compared.samples_us) == set(good)
     assert len(compared.states) == 1
+
+
+def test_what_is_expected_is_compiled_with_nobody_waiting(runner):
+    expected = [config(block_k=32, num_stages=stages) for stages in (2, 3)]
+    before_s = runner.status.compiled_s
+    runner.expect({SHAPE: expected})
+    late_s = time.monotonic() + PATIENCE_S
+    while runner.status.compiling or runner.status.waiting:
+        assert time.monotonic() < late_s
+        time.sleep(0.01)
+    compiled_s = runner.status.compiled_s
+    assert compiled_s > before_s
+    compared = runner.compare(SHAPE, expected, lambda samples: True)
+    assert set(compared.samples_us) == set(expected)
+    assert runner.status.compiled_s == compiled_s
 
 
 def test_a_comparison_goes_on_until_it_is_enough_or_has_all_its_turns(runner, monkeypatch):
