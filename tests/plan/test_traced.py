@@ -410,15 +410,16 @@ def test_bytes_put_anywhere_end_alike(some, place, tmp_path_factory):
         assert str(error).isprintable()  # noqa: PT017 - either is right
 
 
-def test_a_real_engine_looked_up_the_kernels_that_its_model_has(tmp_path):
-    real = STUDIES / "recordings" / "llama-3.1-8b_4-layers_vllm-0.26.0.trace.jsonl.gz"
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-30b-a3b"])
+def test_a_real_engine_looked_up_the_kernels_that_its_model_has(tmp_path, model):
+    real = STUDIES / "recordings" / f"{model}_4-layers_vllm-0.26.0.trace.jsonl.gz"
     file = tmp_path / "trace.jsonl"
     file.write_bytes(gzip.decompress(real.read_bytes()))
 
     trace = read_trace(file)
 
-    model = StudyPlan.of_model(str(STUDIES / "models" / "llama-3.1-8b.json"))
-    plan = model.override(rank=16, max_loras=8, tokens=(16,))
+    whole = StudyPlan.of_model(str(STUDIES / "models" / f"{model}.json"))
+    plan = whole.override(rank=16, max_loras=8, tokens=(16,))
     assert {shape.without_batch for shape in plan.shapes} == set(trace.kinds)
     assert trace.sizes("capture") == [1, 2, 4, 16, 64]
     assert trace.sizes("start") == [1024, 16384]

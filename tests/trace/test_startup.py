@@ -150,7 +150,7 @@ def check_whole(
     [
         ("llama-3.1-8b", None, (0, 20, 4, 8)),
         ("llama-3.1-8b", [1, 2, 4, 16, 64], (3, 54, 10, 10)),
-        ("qwen3-30b-a3b", None, (4, 17, 5, 8)),
+        ("qwen3-30b-a3b", None, (4, 21, 5, 17)),
     ],
 )
 def test_with_the_shipped_files_nothing_is_late(model, captured, counts):
@@ -159,7 +159,7 @@ def test_with_the_shipped_files_nothing_is_late(model, captured, counts):
     limits |= {} if captured is None else {"cudagraph_capture_sizes": captured}
     config = ROOT / "studies" / "models" / f"{model}.json"
     plan = StudyPlan.of_model(str(config)).with_model({}, limits).override(max_loras=8, rank=16)
-    (shipped,) = collected()
+    (shipped,) = (each for each in collected() if "H100" in each.gpu)
     read = read_folder(shipped.folder, [shipped.gpu], None, "0.33.0")
     kernels = list(served_kernels(shipped.gpu, plan.served, read))
     by_name = {tuple(asked(each.kind).items()): each for each in kernels}

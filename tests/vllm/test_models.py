@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import json
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from autotune.launch.release import is_since
 from autotune.plan.models.modules import Architecture, Module, Split, Wrapper
 from autotune.plan.models.table import ARCHITECTURES
 from tests.conftest import absent
@@ -154,6 +156,22 @@ def test_every_release_makes_the_modules_of_the_table_but_for_known_differences(
     known = json.loads(DIFFERENT.read_text())
     assert {name: each for name, each in found.items() if each} == known[release.version]
     assert not known[NEWEST]
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_routers_that_experts_call_themselves_are_not_launched(release):
+    for name, entry in _in_both(release):
+        experts = [each for each in release.made(release.with_lora[name]) if each.kind == "experts"]
+        handed = {
+            ast.unparse(given.value).removeprefix("self.")
+            for each in experts
+            for given in each.call.keywords
+            if given.arg == "gate" and is_since(release.version, "0.26")
+        }
+        there = [module for module in entry.modules if module.computed]
+        unused = {_leaf(each) for each in there if not each.is_launched(release.version)}
+        assert unused == handed & set(map(_leaf, there)), name
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def layers_among(
     return tuple(
         layer
         for module, those in found.items()
-        if module.computed
+        if module.is_launched(server.release)
         for place in those
         for layer in _layers(fields, module, place)
     )

@@ -124,7 +124,7 @@ def layers_at(
     layers = tuple(
         _layer(fields, module, server, len(those))
         for module, those in found.items()
-        if those and module.computed
+        if those and module.is_launched(server.release)
     )
     if not layers:
         everywhere = [place for those in places.values() for place in those]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from autotune.launch.release import is_since
+
 
 class Split(str, Enum):
     """How vLLM divides a module among the GPUs of a tensor-parallel group."""
@@ -60,6 +62,7 @@ class Module:
         is_linear: Whether ``transformers`` makes it of linear layers, which PEFT's ``all-linear``
             stands for, and not of parameters.
         computed: False where vLLM loads an adapter's weights but never launches a kernel for them.
+        unused_since: The first release of which that is so; empty where it is so of none.
     """
 
     name: str
@@ -77,7 +80,12 @@ class Module:
     is_gated: bool = True
     only_if_named: bool = False
     computed: bool = True
+    unused_since: str = ""
     is_linear: bool = True
+
+    def is_launched(self, release: str) -> bool:
+        """Whether a release of vLLM launches kernels for the module's LoRA."""
+        return self.computed and not (self.unused_since and is_since(release, self.unused_since))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -242,7 +242,6 @@ CASES = {
             # 32 heads of 128 over a hidden size of 2048; 4 key-value heads for 8 GPUs.
             "self_attn.qkv_proj": (48, dense((2048, 3, 16), ([512, 128, 128], 16))),
             "self_attn.o_proj": (48, dense((512, 1, 16), ([2048], 16))),
-            "mlp.gate": (48, dense((2048, 1, 16), ([128], 16))),
             # 768 / 8 = 96.
             "mlp.experts": (
                 48,
@@ -353,7 +352,6 @@ CASES = {
             # The first three decoder layers are dense: 18432 / 8.
             "mlp.gate_up_proj": (3, dense((7168, 2, 16), ([2304, 2304], 16))),
             "mlp.down_proj": (3, dense((2304, 1, 16), ([7168], 16))),
-            "mlp.gate": (58, dense((7168, 1, 16), ([256], 16))),
             "mlp.shared_experts.gate_up_proj": (58, dense((7168, 2, 16), ([256, 256], 16))),
             "mlp.experts": (
                 58,
@@ -551,11 +549,19 @@ VOCABULARY = ["embed_tokens", "lm_head"]
         # And transformers' model in vLLM lists the embedding alone.
         ("olmo-2-7b", [*ATTENTION, *MLP, "embed_tokens"]),
         ("gpt-oss-120b", [*ATTENTION, "mlp.router", "mlp.experts"]),
-        ("qwen3-30b-a3b", [*ATTENTION, "mlp.gate", "mlp.experts", *VOCABULARY]),
+        ("qwen3-30b-a3b", [*ATTENTION, "mlp.experts", *VOCABULARY]),
     ],
 )
 def test_without_targets_every_layer_is_there_that_vllm_gives_lora_to(model, names):
     assert list(layers_of(model)) == names
+
+
+@pytest.mark.parametrize(("release", "is_launched"), [("0.22.1", True), ("0.28.0", False)])
+def test_a_router_that_the_experts_call_themselves_has_kernels_in_old_releases(
+    release, is_launched
+):
+    assert ("mlp.gate" in layers_of("qwen3-30b-a3b", release=release)) is is_launched
+    assert "mlp.gate" in layers_of("qwen1.5-moe-a2.7b", release=release)
 
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in MODELS.glob("*.json")))

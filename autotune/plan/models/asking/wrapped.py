@@ -40,7 +40,7 @@ def layers_with_lora(model: _Vllm, config: _Vllm) -> dict[str, Any]:
         import_module("torch").device("meta"),
         config,
     )
-    beneath = frozenset(_held_by_backends(model))
+    beneath = frozenset((*_held_by_backends(model), *_held_by_experts(model)))
     packed = manager.packed_modules_mapping
     layers = [
         _described(path, layer, packed, beneath) for path, layer in manager.modules.items()
@@ -127,6 +127,17 @@ def _held_by_backends(model: _Vllm) -> Iterator[int]:
     for module in model.modules():
         backend = vars(module).get("impl")
         yield from map(id, getattr(backend, "__dict__", {}).values())
+
+
+def _held_by_experts(model: _Vllm) -> Iterator[int]:
+    """The routers that fused experts call themselves, beneath vLLM's LoRA.
+
+    The manager puts a router's LoRA where the experts were, which is its own layer by then, and not
+    into the experts (``rewire`` in ``vllm/lora/model_manager.py``, 0.26.0 to 0.33.0).
+    """
+    for module in model.modules():
+        if hasattr(module, "w13_lora_a_stacked"):
+            yield id(getattr(module.base_layer, "gate", None))
 
 
 def _vocabulary(model: _Vllm, manager: _Vllm) -> Iterator[tuple[str, _Vllm]]:

@@ -14,6 +14,16 @@ def router(name: str, writes: str, **more: Any) -> Module:  # noqa: ANN401 - fie
     return replicated(name, writes, **({"where": SPARSE} | more))
 
 
+#: The first release whose experts are their runner (vLLM #41184). Those that a router is handed to
+#: call it beneath its LoRA: ``layers_with_lora`` in ``asking/wrapped.py`` says how.
+_RUNNERS_SINCE = "0.26"
+
+
+def handed_router(name: str, writes: str) -> Module:
+    """A router that the model's class gives to the experts, which call it themselves."""
+    return router(name, writes, unused_since=_RUNNERS_SINCE)
+
+
 def experts(  # noqa: PLR0913 - what models differ in
     name: str = "mlp.experts",
     size: str = "moe_intermediate_size",
@@ -80,13 +90,16 @@ GRANITE_EXPERTS: Block = (BLOCK_SPARSE[0], _BLOCK_SPARSE_EXPERTS)
 
 _SHARED = "shared_expert_intermediate_size"
 
-#: Qwen's routers and shared expert, the latter with a gate of its own.
-QWEN_EXPERTS: Block = (
-    router("mlp.gate", "num_experts"),
+#: Experts of Qwen and a shared one, the latter with a gate of its own; all but the router.
+_QWEN_EXPERTS: Block = (
     router("mlp.shared_expert_gate", "1", if_given=_SHARED),
     *mlp("mlp.shared_expert", _SHARED, where=SPARSE, if_given=_SHARED),
     experts(),
 )
+
+#: Qwen's experts up to the second generation, and since the third.
+QWEN_2_EXPERTS: Block = (router("mlp.gate", "num_experts"), *_QWEN_EXPERTS)
+QWEN_EXPERTS: Block = (handed_router("mlp.gate", "num_experts"), *_QWEN_EXPERTS)
 
 
 def deepseek_experts(
@@ -94,8 +107,8 @@ def deepseek_experts(
     shared: str = "n_shared_experts",
     *,
     top_k: str = "num_experts_per_tok",
-    gate: str = "mlp.gate",
     size: str = "",
+    is_handed: bool = False,
 ) -> Block:
     """Dense layers, and mixtures of a router, shared experts as one, and routed experts.
 
@@ -103,13 +116,13 @@ def deepseek_experts(
         number: The field with the number of routed experts.
         shared: The field with the number of shared ones; models without them have none.
         top_k: The field with how many experts a token goes to.
-        gate: The router's name.
         size: What the shared experts write together, a formula; that of as many experts if none.
+        is_handed: Whether the router is as of ``handed_router``.
     """
     together = size or f"moe_intermediate_size * {shared}"
     return (
         *mlp(where=DENSE),
-        router(gate, number),
+        (handed_router if is_handed else router)("mlp.gate", number),
         *mlp("mlp.shared_experts", together, where=SPARSE, if_given=shared),
         experts(number=number, top_k=top_k),
     )

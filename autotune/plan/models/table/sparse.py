@@ -26,10 +26,12 @@ from autotune.plan.models.table.blocks import (
 from autotune.plan.models.table.experts import (
     BLOCK_SPARSE,
     GRANITE_EXPERTS,
+    QWEN_2_EXPERTS,
     QWEN_EXPERTS,
     deepseek_experts,
     experts,
     fused,
+    handed_router,
     router,
 )
 from autotune.plan.models.table.layer_kinds import (
@@ -72,15 +74,19 @@ _MELLUM = replace(
     _OLMOE,
     modules=(
         *ATTENTION,
-        router("mlp.experts.gate", "num_experts"),
+        handed_router("mlp.experts.gate", "num_experts"),
         experts(),
         *VOCABULARY_OF_BACKEND,
     ),
 )
 
-_QWEN_MOE = (*ATTENTION, *mlp(where=DENSE), *QWEN_EXPERTS)
-_QWEN_2_MOE = Architecture(modules=(*_QWEN_MOE, *VOCABULARY_IF_NAMED), kinds=(by_step,))
-_QWEN_3_MOE = Architecture(modules=(*_QWEN_MOE, *VOCABULARY), kinds=(by_step,))
+_QWEN_2_MOE = Architecture(
+    modules=(*ATTENTION, *mlp(where=DENSE), *QWEN_2_EXPERTS, *VOCABULARY_IF_NAMED),
+    kinds=(by_step,),
+)
+_QWEN_3_MOE = replace(
+    _QWEN_2_MOE, modules=(*ATTENTION, *mlp(where=DENSE), *QWEN_EXPERTS, *VOCABULARY)
+)
 
 _LINEAR_OR_FULL = attention_kinds(
     "linear_attention", "full_attention", interval="full_attention_interval"
@@ -108,23 +114,27 @@ _QWEN_3_5_MOE = replace(
 )
 
 
+_DEEPSEEK_EXPERTS = deepseek_experts(is_handed=True)
 _DEEPSEEK = Architecture(
-    modules=(*LATENT_ATTENTION, *deepseek_experts(), *VOCABULARY_IF_NAMED),
+    modules=(*LATENT_ATTENTION, *_DEEPSEEK_EXPERTS, *VOCABULARY_IF_NAMED),
     kinds=(after_the_first(),),
 )
-_DEEPSEEK_1 = replace(_DEEPSEEK, modules=(*ATTENTION, *deepseek_experts(), *VOCABULARY_IF_NAMED))
+_DEEPSEEK_1 = replace(_DEEPSEEK, modules=(*ATTENTION, *_DEEPSEEK_EXPERTS, *VOCABULARY_IF_NAMED))
 _DEEPSEEK_3_2 = Architecture(
-    modules=(*LATENT_ATTENTION, INDEXER, *deepseek_experts(), *VOCABULARY_IF_NAMED),
+    modules=(*LATENT_ATTENTION, INDEXER, *_DEEPSEEK_EXPERTS, *VOCABULARY_IF_NAMED),
     kinds=(after_the_first(), with_index),
 )
-_GLM_4_MOE = replace(
-    _DEEPSEEK_1,
+_GLM_4_MOE = Architecture(
+    modules=(*ATTENTION, *deepseek_experts(), *VOCABULARY_IF_NAMED),
     kinds=(after_the_first(step=""),),
+)
+_GLM_4_MOE_LITE = replace(
+    _DEEPSEEK, modules=(*LATENT_ATTENTION, *deepseek_experts(), *VOCABULARY_IF_NAMED)
 )
 _EXAONE_MOE = Architecture(
     modules=(
         *ATTENTION,
-        *deepseek_experts("num_experts", "num_shared_experts"),
+        *deepseek_experts("num_experts", "num_shared_experts", is_handed=True),
         *VOCABULARY,
     ),
     kinds=(after_the_first(number="num_experts", step=""),),
@@ -215,7 +225,7 @@ SPARSE_MODELS: Mapping[str, Architecture] = {
     "ExaoneMoeForCausalLM": _EXAONE_MOE,
     "FlexOlmoForCausalLM": _FLEX_OLMO,
     "Glm4MoeForCausalLM": _GLM_4_MOE,
-    "Glm4MoeLiteForCausalLM": _DEEPSEEK,
+    "Glm4MoeLiteForCausalLM": _GLM_4_MOE_LITE,
     "GlmMoeDsaForCausalLM": _DEEPSEEK_3_2,
     "GptOssForCausalLM": _GPT_OSS,
     "GraniteMoeForCausalLM": _GRANITE,
