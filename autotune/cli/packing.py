@@ -188,6 +188,9 @@ def _written(
 ) -> tuple[Tuned, Mapping[KernelShape, str]]:
     """What a database would export, and the day on which each shape was measured.
 
+    Of a row between tuned ones nothing was measured but the comparison that it was chosen by. Its
+    day is the last one on which its kernel was measured.
+
     Raises:
         InputError: The database holds nothing for the GPU, or for several GPUs.
     """
@@ -207,13 +210,17 @@ def _written(
     for environment, selections in stored:
         VllmExporter().export(selections, environment, room / "tuned", merge=False)
     with closing(Store(url, read_only=True)) as store:
-        days = {
+        measured = {
             each.shape: each.last_at.date().isoformat()
             for each in overview(store).studies
             if each.last_at is not None
         }
-    names = any(selections for _, selections in stored)
-    return (_of_folder(room / "tuned", None) if names else {}), days
+    last: dict[KernelShape, str] = {}
+    for shape, day in measured.items():
+        last[shape.without_batch] = max(day, last.get(shape.without_batch, ""))
+    chosen = [one.shape for _, selections in stored for one in selections]
+    days = {shape: measured.get(shape) or last.get(shape.without_batch, "") for shape in chosen}
+    return (_of_folder(room / "tuned", None) if chosen else {}), days
 
 
 def _one_gpu(environments: list[Environment], gpu: str | None) -> None:

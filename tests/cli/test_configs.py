@@ -9,6 +9,7 @@ import shlex
 import shutil
 import socket
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,8 @@ MODELS = Path(__file__).parents[2] / "studies" / "models"
 
 GPU = "NVIDIA H100 80GB HBM3"
 
-#: The flags of a model that is in the collection.
+#: The GPU by its name, as there is none here; and the flags of a model that is in its collection.
+ON = ("--gpu", GPU)
 LLAMA = ("--for", MODELS / "llama-3.1-8b.json", "--rank", 16, "--max-loras", 8)
 
 
@@ -42,32 +44,37 @@ def test_the_list_has_a_row_for_each_model_and_says_how_many_there_are(autotune)
 
 
 def test_the_path_is_the_folder_that_vllm_reads(autotune):
-    ended = autotune("configs", "--path")
-    assert Path(ended.out.rstrip("\n")) == collected()[0].folder
-    assert autotune("configs", "--path", "--gpu", GPU).out == ended.out
+    ended = autotune("configs", "--path", *ON)
+    (folder,) = (each.folder for each in collected() if each.gpu == GPU)
+    assert Path(ended.out.rstrip("\n")) == folder
+
+
+def test_without_a_gpu_the_collections_are_named_to_choose_from(autotune):
+    said = autotune("configs", "--path").has_failed_in_one_line()
+    assert all(each.gpu in said for each in collected())
 
 
 @pytest.mark.slow
 def test_a_model_that_is_there_is_covered_and_its_folder_answers_as_it_should(autotune):
     tokens = ("--tokens", "1,16,64")
-    asked = json.loads(autotune("configs", *LLAMA, *tokens, "--json").out)
+    asked = json.loads(autotune("configs", *LLAMA, *ON, *tokens, "--json").out)
     assert asked["exact"] > 0
     assert asked["far"] == asked["missing"] == asked["stopping"] == 0
-    ended = autotune("configs", *LLAMA, *tokens, "-o", "tuned")
+    ended = autotune("configs", *LLAMA, *ON, *tokens, "-o", "tuned")
     assert ended.code == 0, ended.err
     flags = ("--model", *LLAMA[1:], *tokens)
     checked = json.loads(autotune("check", "tuned", *flags, "--json").out)
     assert checked["errors"] == 0
     assert [each["outcome"] for each in checked["shapes"]].count("exact") == asked["exact"]
     again = autotune.files()
-    assert autotune("configs", *LLAMA, *tokens, "-o", "tuned").code == 0
+    assert autotune("configs", *LLAMA, *ON, *tokens, "-o", "tuned").code == 0
     assert autotune.files() == again
 
 
 def test_what_is_not_covered_is_said_with_the_command_that_tunes_it(autotune):
     flags = ("--rank", 64, "--max-loras", 2, "--tp", 2, "--op", "shrink", "--tokens", "1,7")
     model = MODELS / "qwen2.5-7b.json"
-    ended = autotune("configs", "--for", model, *flags, "--no-fully-sharded")
+    ended = autotune("configs", "--for", model, *flags, "--no-fully-sharded", *ON)
     assert ended.code == 0
     assert "far: other sizes" in ended.out
     (command,) = re.findall(r"Tune what is not covered: autotune (.*)", ended.out)
@@ -86,7 +93,7 @@ def test_a_model_at_which_vllm_would_stop_ends_with_3(autotune, tmp_path):
         "[lora]\nmax_loras = 8\nrank = 16\n[tokens]\ncounts = [1]\n"
         '[[shapes]]\nop = "shrink"\nhidden_size = 4096\nnum_slices = 7\n'
     )
-    ended = autotune("configs", study)
+    ended = autotune("configs", study, *ON)
     assert ended.code == 3
     assert "vLLM would stop" in ended.out
     assert autotune("configs", study, "-o", "tuned").has_failed_in_one_line()
@@ -99,8 +106,8 @@ def test_a_model_at_which_vllm_would_stop_ends_with_3(autotune, tmp_path):
         (("--gpu", "a\x1b[31m"), r"nothing for a a\x1b[31m"),
         (("--path", "--gpu", "NVIDIA X"), "has nothing for a NVIDIA X"),
         ((*LLAMA, "--gpu", "NVIDIA X"), "has nothing for a NVIDIA X"),
-        ((*LLAMA, "--tokens", "1", "-o", "file"), "cannot write file"),
-        ((*LLAMA, "--tokens", "1", "-o", "/proc/x"), "cannot write /proc/x"),
+        ((*LLAMA, *ON, "--tokens", "1", "-o", "file"), "cannot write file"),
+        ((*LLAMA, *ON, "--tokens", "1", "-o", "/proc/x"), "cannot write /proc/x"),
         (("--pack", "none", "-o", "p"), "neither a folder that autotune wrote nor a database"),
         (("--pack", "none.db", "-o", "p"), "none.db"),
         (("--pack", "file.db", "-o", "p"), "file.db"),
@@ -140,7 +147,7 @@ def test_a_folder_with_other_content_is_not_written_to(autotune):
     tuned.mkdir()
     name = f"{GPU.replace(' ', '_')}_SHRINK.json"
     (tuned / name).write_text("{}")
-    ended = autotune("configs", *LLAMA, "--tokens", "1", "-o", "tuned")
+    ended = autotune("configs", *LLAMA, *ON, "--tokens", "1", "-o", "tuned")
     assert "holds something else" in ended.has_failed_in_one_line()
     assert (tuned / name).read_text() == "{}"
 
@@ -149,18 +156,18 @@ def test_a_folder_with_other_content_is_not_written_to(autotune):
 
 
 def test_the_folder_of_a_model_is_packed_as_the_collection_has_it(autotune):
-    assert autotune("configs", *LLAMA, "--tokens", "1,16", "-o", "tuned").code == 0
+    assert autotune("configs", *LLAMA, *ON, "--tokens", "1,16", "-o", "tuned").code == 0
     ended = autotune("configs", "--pack", "tuned", "-o", "mine.zip")
     assert ended.code == 0, ended.err
     packed = read_pack(autotune.folder / "mine.zip").tuned
-    whole = collected()[0].tuned
+    (whole,) = (each.tuned for each in collected() if each.gpu == GPU)
     assert packed == {
         name: {text: whole[name][text] for text in of_file} for name, of_file in packed.items()
     }
 
 
 def test_an_entry_that_was_edited_by_hand_is_not_packed(autotune):
-    assert autotune("configs", *LLAMA, "--tokens", "1", "-o", "tuned").code == 0
+    assert autotune("configs", *LLAMA, *ON, "--tokens", "1", "-o", "tuned").code == 0
     (path,) = (autotune.folder / "tuned").glob("*_SHRINK.json")
     path.write_text(path.read_text().replace('"num_warps": 4', '"num_warps": 8', 1))
     assert autotune("configs", "--pack", "tuned", "-o", "mine.zip").code == 0
@@ -169,8 +176,15 @@ def test_an_entry_that_was_edited_by_hand_is_not_packed(autotune):
     assert len(packed) == len(whole["entries"][path.name]) - 1
 
 
+#: A batch size that no recording of these tests has.
+BETWEEN = 24
+
+
 def measured_database(folder: Path) -> Path:
-    """A database of a run that measured, with a private name for its folder."""
+    """A database of a run that measured, with a private name for its folder.
+
+    One row was chosen between the tuned batch sizes: nothing but its comparison was measured.
+    """
     database = folder / "secret-customer" / "run.db"
     database.parent.mkdir()
     recording = write_recording(
@@ -181,7 +195,11 @@ def measured_database(folder: Path) -> Path:
         trials=12, sampler="random", storage=f"sqlite:///{database}"
     )
     with Session(plan, runner) as session:
-        tune(session)
+        first = tune(session)[0].selection
+        assert first is not None
+        between = replace(first, shape=replace(first.shape, num_tokens=BETWEEN))
+        study = session.store.study_of(between.shape, session.runner.environment)
+        session.store.keep_selection(study, between)
     return database
 
 
@@ -201,6 +219,7 @@ def test_a_database_is_packed_with_its_measurements_and_nothing_private(autotune
     pack = read_pack(autotune.folder / "mine.zip")
     entries = [entry for of_file in pack.tuned.values() for entry in of_file.values()]
     assert {entry.shape.op for entry in entries} == {LoraOp.SHRINK, LoraOp.EXPAND}
+    assert BETWEEN in {entry.shape.num_tokens for entry in entries}
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", entry.measured_at) for entry in entries)
 
 
@@ -237,7 +256,7 @@ def test_a_replayed_database_is_not_packed(autotune, tmp_path):
 
 
 def test_a_folder_of_several_gpus_needs_a_name(autotune):
-    assert autotune("configs", *LLAMA, "--tokens", "1", "-o", "tuned").code == 0
+    assert autotune("configs", *LLAMA, *ON, "--tokens", "1", "-o", "tuned").code == 0
     for path in (autotune.folder / "tuned").iterdir():
         shutil.copy(path, path.with_name(path.name.replace("H100", "H200")))
     ended = autotune("configs", "--pack", "tuned", "-o", "mine.zip")
