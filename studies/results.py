@@ -83,8 +83,8 @@ def tuned_in(studies: Path) -> Iterator[Tuned]:
 
 
 def _served(path: Path, told: Mapping[str, Any]) -> str:
-    title = f"### {told['model']}, rank {told['rank']}, {told['max_loras']} adapters"
-    where = f"vLLM {told['vllm']} on an {told['gpu']}, {told['date']}. Raw file: `{path}`."
+    title = f"### {told['model']}, rank {told['rank']}, {told['max_loras']} adapters, {told['gpu']}"
+    where = f"vLLM {told['vllm']}, {told['date']}. Raw file: `{path}`."
     lines = [
         f"| {' | '.join(_COLUMNS)} |",
         f"|{'---|' * len(_COLUMNS)}",
@@ -104,7 +104,7 @@ def _served_row(row: Mapping[str, Any]) -> str:
         for name in ("no_lora", "default", "default_again", "folder")
     }
     both = sorted((steps["default"], steps["default_again"]))
-    low, high = (f"{100 * (each / steps['folder'] - 1):+.0f}" for each in both)
+    gains = dict.fromkeys(f"{100 * (each / steps['folder'] - 1):+.0f}" for each in both)
     without = f"{steps['no_lora']:.2f}" if steps["no_lora"] else "–"
     predicted = row.get("predicted_ms")
     cells = [
@@ -112,7 +112,7 @@ def _served_row(row: Mapping[str, Any]) -> str:
         without,
         f"{steps['default']:.2f}, {steps['default_again']:.2f}",
         f"{steps['folder']:.2f}",
-        f"{low} to {high} %",
+        f"{' to '.join(gains)} %",
         f"{sum(both) / 2 - steps['folder']:.2f}",
         "–" if predicted is None else f"{predicted:.2f}",
     ]
