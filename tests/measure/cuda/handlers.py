@@ -1,4 +1,7 @@
-"""Handlers that tests run in worker processes, which import them by name."""
+"""Handlers that tests run in worker processes, which import them by name.
+
+Each such process imports this module and what it imports, so that is little.
+"""
 
 from __future__ import annotations
 
@@ -148,3 +151,63 @@ class HotDevice(FakeDevice):
             state = replace(answer.state, throttle_reasons=("power cap",))
             return Turns(answer.samples_us, state)
         return answer
+
+
+#: Where a made-up GPU keeps what has become of it, for all its processes.
+FOLDER = "TEST_GPU_FOLDER"
+
+ECC = "RuntimeError: CUDA error: uncorrectable ECC error encountered"
+FAULT = "RuntimeError: CUDA error: unspecified launch failure"
+
+
+class FragileDevice(FakeDevice):
+    """Fails as its folder says.
+
+    ``plan`` there has what fails next, one word a line:
+    ``gone``: the GPU falls off the bus, in the middle of a launch.
+    ``ecc``: one launch meets an error of the memory, and then all is well.
+    ``inputs``: the same while inputs are made.
+    ``turns``: the GPU falls off the bus while finalists are timed.
+    """
+
+    def __init__(self, provider: str) -> None:
+        super().__init__(provider)
+        self._folder = Path(os.environ[FOLDER]) / os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+        self._check()
+        with (self._folder / "started").open("a") as file:
+            file.write("x")
+
+    def __call__(self, request: object) -> object:
+        match request:
+            case Describe():
+                self._check()
+            case Start():
+                if self._fails("ecc"):
+                    return Failure(Outcome.LAUNCH_FAILED, ECC, is_lost=True)
+                if self._fails("gone"):
+                    (self._folder / "is gone").touch()
+                    return Failure(Outcome.LAUNCH_FAILED, FAULT, is_lost=True)
+            case Open():
+                if self._fails("inputs"):
+                    raise RuntimeError(ECC.partition(": ")[2])
+            case TakeTurns():
+                if self._fails("turns"):
+                    (self._folder / "is gone").touch()
+                    raise RuntimeError(FAULT.partition(": ")[2])
+        return super().__call__(request)
+
+    def _check(self) -> None:
+        if (self._folder / "is gone").exists():
+            raise RuntimeError("No CUDA GPUs are available")
+
+    def _fails(self, what: str) -> bool:
+        plan = self._folder / "plan"
+        words = plan.read_text().split()
+        if what not in words[:1]:
+            return False
+        plan.write_text("\n".join(words[1:]))
+        return True
+
+
+def make_fragile(provider: str) -> FragileDevice:
+    return FragileDevice(provider)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -13,80 +12,19 @@ from autotune.errors import DeviceLost
 from autotune.launch.config import KernelConfig
 from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome, never_stop
-from autotune.measure.cuda.protocol import Describe, Failure, Open, Start, TakeTurns
 from autotune.measure.cuda.runner import CudaRunner, Processes
 from autotune.measure.cuda.visible import VisibleDevice
 from autotune.plan.study import StudyPlan
 from autotune.search.session import Session
 from autotune.search.tune import tune
 from autotune.store import Store
-from tests.measure.cuda.handlers import FakeDevice
+from tests.measure.cuda.handlers import FOLDER, make_fragile
 from tests.recordings import SHRINK
 from tests.together import problems_in
 
 pytestmark = pytest.mark.slow
 
 SHAPE = KernelShape.from_mapping(SHRINK)
-
-#: Where a made-up GPU keeps what has become of it, for all its processes.
-FOLDER = "TEST_GPU_FOLDER"
-
-ECC = "RuntimeError: CUDA error: uncorrectable ECC error encountered"
-FAULT = "RuntimeError: CUDA error: unspecified launch failure"
-
-
-class FragileDevice(FakeDevice):
-    """Fails as its folder says.
-
-    ``plan`` there has what fails next, one word a line:
-    ``gone``: the GPU falls off the bus, in the middle of a launch.
-    ``ecc``: one launch meets an error of the memory, and then all is well.
-    ``inputs``: the same while inputs are made.
-    ``turns``: the GPU falls off the bus while finalists are timed.
-    """
-
-    def __init__(self, provider: str) -> None:
-        super().__init__(provider)
-        self._folder = Path(os.environ[FOLDER]) / os.environ.get("CUDA_VISIBLE_DEVICES", "all")
-        self._check()
-        with (self._folder / "started").open("a") as file:
-            file.write("x")
-
-    def __call__(self, request: object) -> object:
-        match request:
-            case Describe():
-                self._check()
-            case Start():
-                if self._fails("ecc"):
-                    return Failure(Outcome.LAUNCH_FAILED, ECC, is_lost=True)
-                if self._fails("gone"):
-                    (self._folder / "is gone").touch()
-                    return Failure(Outcome.LAUNCH_FAILED, FAULT, is_lost=True)
-            case Open():
-                if self._fails("inputs"):
-                    raise RuntimeError(ECC.partition(": ")[2])
-            case TakeTurns():
-                if self._fails("turns"):
-                    (self._folder / "is gone").touch()
-                    raise RuntimeError(FAULT.partition(": ")[2])
-        return super().__call__(request)
-
-    def _check(self) -> None:
-        if (self._folder / "is gone").exists():
-            raise RuntimeError("No CUDA GPUs are available")
-
-    def _fails(self, what: str) -> bool:
-        plan = self._folder / "plan"
-        words = plan.read_text().split()
-        if what not in words[:1]:
-            return False
-        plan.write_text("\n".join(words[1:]))
-        return True
-
-
-def make_fragile(provider: str) -> FragileDevice:
-    return FragileDevice(provider)
-
 
 class Machine:
     """GPUs that fail as they are told."""
@@ -107,9 +45,16 @@ class Machine:
         return len((self.folder / str(number) / "started").read_text())
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """Kernels that are compiled once for all tests here."""
+    folder: Path = tmp_path_factory.mktemp("cache")
+    return folder
+
+
 @pytest.fixture
-def machine(tmp_path, monkeypatch) -> Machine:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+def machine(tmp_path, monkeypatch, cache) -> Machine:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(cache))
     monkeypatch.setenv(FOLDER, str(tmp_path))
     return Machine(tmp_path)
 
