@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from tests import memory, profiles
 from tests.browser import Browser, chromium, chromium_program
 from tests.patience import be_patient
 from tests.postgres import postgres_programs
+from tests.revisions import read_them_once
 
 # Below nohup, or in the background of a script, they are ignored, and processes that tests start
 # would ignore them, too.
@@ -29,12 +32,21 @@ memory.use_for_temporary_files()
 
 profiles.register()
 
+# Before NumPy or PyTorch is imported. Tests run beside each other, and threads of theirs would wait
+# for one another busily.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @cache
 def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+# Compilers are forked from a process that is started once. It imports what a run has it import
+# (``worker.prepare``), whichever test starts it: otherwise each compiler would import PyTorch.
+multiprocessing.set_forkserver_preload(["autotune.measure.cuda.preloaded"])
 
 
 #: Per mark: is what it needs here, and what to say where it is not.
@@ -79,6 +91,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
 
 
+def pytest_collection_finish() -> None:
+    """Have the garbage collector leave out what stays: thousands of tests, and all modules."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark, (is_here, what) in _NEEDS.items():
         if item.get_closest_marker(mark) and not is_here():
@@ -103,6 +122,14 @@ def _patient() -> Iterator[None]:
     """A busy machine fails no test."""
     with pytest.MonkeyPatch.context() as patch:
         be_patient(patch)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sparing() -> Iterator[None]:
+    """Opening a database costs little."""
+    with pytest.MonkeyPatch.context() as patch:
+        read_them_once(patch)
         yield
 
 

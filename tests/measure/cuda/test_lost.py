@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 SHAPE = KernelShape.from_mapping(SHRINK)
 
+
 class Machine:
     """GPUs that fail as they are told."""
 
