@@ -103,7 +103,7 @@ def made_up_cluster(gpus: int) -> Iterator[Cluster]:
     cluster = Cluster(f"127.0.0.1:{port}", folder)
     head = (
         *("--head", "--port", str(port), "--node-ip-address", "127.0.0.1"),
-        *("--include-dashboard=false", "--temp-dir", str(folder)),
+        *("--include-dashboard=false", "--no-monitor", "--temp-dir", str(folder)),
     )
     try:
         cluster.start(*head, gpus=gpus)

@@ -18,7 +18,6 @@ from tests import memory, profiles
 from tests.browser import Browser, chromium, chromium_program
 from tests.patience import be_patient
 from tests.postgres import postgres_programs
-from tests.revisions import read_them_once
 
 # Below nohup, or in the background of a script, they are ignored, and processes that tests start
 # would ignore them, too.
@@ -127,9 +126,11 @@ def _patient() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _sparing() -> Iterator[None]:
-    """Opening a database costs little."""
+    """What every command does anew is done once."""
+    from tests.once import do_once
+
     with pytest.MonkeyPatch.context() as patch:
-        read_them_once(patch)
+        do_once(patch)
         yield
 
 

@@ -147,14 +147,14 @@ def test_one_gpu_of_a_cluster_is_as_good_as_none_to_the_byte(autotune, cluster, 
 @marked
 def test_a_run_ends_whole_though_an_actor_is_killed_in_the_middle(autotune, cluster, six):
     kill = after_some(autotune, lambda: kill_one(cluster))
-    command = ("run", "--replay", six, "--ray", cluster.address, "--trials", 60)
+    command = ("run", "--replay", six, "--ray", cluster.address, "--trials", 30)
     ended = killed_in_the_middle(autotune, kill, command)
     assert ended.code == 0, ended.err
     lost = re.findall(
         r"replay \d of .* is lost: .*: the other 2 GPUs go on\.", ended.out + ended.err
     )
     assert len(lost) == 1
-    assert kept(autotune).total() == 6 * 60
+    assert kept(autotune).total() == 6 * 30
     assert problems_in(f"sqlite:///{autotune.folder / 'autotune.db'}") == []
     assert autotune("check", "tuned", "--replay", six).code == 0
 
@@ -163,13 +163,13 @@ def test_a_run_ends_whole_though_an_actor_is_killed_in_the_middle(autotune, clus
 def test_a_run_ends_whole_though_a_host_is_killed_in_the_middle(autotune, cluster, six):
     node = cluster.start("--address", cluster.address, gpus=2)
     kill = after_some(autotune, lambda: cluster.end(node, signal.SIGKILL), gpus=5)
-    flags = ("--gpus", 5, "--trials", 60)
+    flags = ("--gpus", 5, "--trials", 30)
     ended = killed_in_the_middle(
         autotune, kill, ("run", "--replay", six, "--ray", cluster.address, *flags)
     )
     assert ended.code == 0, ended.err
     assert len(re.findall(r"replay \d of .* is lost: ", ended.out + ended.err)) == 2
-    assert kept(autotune).total() == 6 * 60
+    assert kept(autotune).total() == 6 * 30
     assert problems_in(f"sqlite:///{autotune.folder / 'autotune.db'}") == []
 
 
@@ -181,7 +181,7 @@ def test_a_run_that_has_lost_all_actors_ends_with_a_line_and_the_next_goes_on(
         for each in cluster.measurers():
             each.kill()
 
-    command = ("run", "--replay", six, "--ray", cluster.address, "--trials", 60)
+    command = ("run", "--replay", six, "--ray", cluster.address, "--trials", 30)
     ended = killed_in_the_middle(autotune, after_some(autotune, kill), command)
     assert ended.code == 1, ended.out
     assert "is lost: " in ended.err.splitlines()[-1]
@@ -189,7 +189,7 @@ def test_a_run_that_has_lost_all_actors_ends_with_a_line_and_the_next_goes_on(
     assert before.total() > 0
     ended = autotune(*command)
     assert ended.code == 0, ended.err
-    assert kept(autotune).total() == 6 * 60
+    assert kept(autotune).total() == 6 * 30
     assert problems_in(f"sqlite:///{autotune.folder / 'autotune.db'}") == []
 
 

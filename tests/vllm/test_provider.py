@@ -71,6 +71,7 @@ MOE_RELEASES = RELEASES[2:]
 START = """
 import json, sys
 from dataclasses import replace
+from functools import cache
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
@@ -134,11 +135,14 @@ def key(kernel, arguments, named):
             for name, value in kernel.values.items()
         }
         kernel = kernel.fn
-    bind = create_function_from_signature(
+    _, specialised, options = binder(kernel)(*arguments, **named)
+    return repr((specialised, options))
+
+@cache
+def binder(kernel):
+    return create_function_from_signature(
         kernel.signature, kernel.params, make_backend(GPUTarget("cuda", 90, 32))
     )
-    _, specialised, options = bind(*arguments, **named)
-    return repr((specialised, options))
 """
 
 DESCRIBE = """
