@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 #: Then it starts a process for each message, and says how one that has ended did so.
 _PROGRAM = """
 import base64, contextlib, gc, io, json, os, pickle, signal, socket, sys, tempfile
-import autotune.cli
+import autotune.cli, pytest
 from pathlib import Path
+from tests.once import do_once
 from tests.recordings import write_recording
+do_once(pytest.MonkeyPatch())
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
     os.chdir(folder)
     write_recording(Path("r.jsonl.gz"))
