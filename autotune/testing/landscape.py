@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from autotune.launch.config import KernelConfig
 from autotune.launch.environment import Environment
@@ -48,6 +49,12 @@ def configs() -> list[KernelConfig]:
     return [KernelConfig(**dict(zip(_AXES, point, strict=True)), **fixed) for point in points]
 
 
+@cache
+def _every(stride: int) -> tuple[KernelConfig, ...]:
+    """Every how many-th of them."""
+    return tuple(configs()[::stride])
+
+
 @dataclass
 class Landscape(Runner):
     """Answers from a cost model with noise.
@@ -73,7 +80,7 @@ class Landscape(Runner):
 
     def kernel_space(self, shape: KernelShape, axes: Mapping[str, Sequence[int]]) -> SearchSpace:
         """The same configurations for every shape; ``axes`` changes nothing."""
-        listed = configs()[:: self.stride]
+        listed = _every(self.stride)
         return SearchSpace(shape, listed, default=listed[len(listed) // 2])
 
     def truth_us(self, shape: KernelShape, config: KernelConfig) -> float:
