@@ -7,6 +7,7 @@ was a third of what tests in one process took.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def _read_once(path: Path) -> Recording:
 _of_ours = cache(recording.read_recording)
 
 
-def _shared_revisions():
+def _shared_revisions() -> Callable[[Config], ScriptDirectory]:
     """Reads Optuna's descriptions of its tables' versions for the first database only.
 
     Alembic reads them whenever a database is opened, with some hundred table classes: that is 0.2 s

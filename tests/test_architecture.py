@@ -6,6 +6,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -94,9 +95,10 @@ def _is_for_type_checkers(node: ast.AST) -> bool:
     )
 
 
-def imported_by(name: str) -> list[str]:
+@cache
+def imported_by(name: str) -> tuple[str, ...]:
     """What a module imports, as ``autotune.room.module.name``."""
-    return list(imports(ast.parse(MODULES[name].read_text())))
+    return tuple(imports(ast.parse(MODULES[name].read_text())))
 
 
 def room_of(name: str) -> str:
@@ -167,7 +169,6 @@ def test_a_report_takes_only_figures_from_the_search():
     assert taken <= allowed
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("library", MAY_IMPORT)
 def test_a_library_is_imported_only_where_it_belongs(library):
     importers = {

@@ -62,7 +62,8 @@ SHAPES = {
     **{
         op: moe_shape(
             op,
-            num_tokens=10,
+            num_tokens=5,
+            num_experts=2,
             hidden_size=256 if is_shrink(op) else 40,
             intermediate_size=256 if is_shrink(op) else 40,
         )
