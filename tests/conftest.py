@@ -82,12 +82,13 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put first what shares a costly process.
+    """Put first what shares a costly process: a vLLM, or a Ray cluster.
 
     Without this, processes of pytest-xdist would steal these tests from each other at the end, and
-    each would start every vLLM.
+    each would start every vLLM, and a cluster.
     """
-    items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
+    costly = ("vllm", "ray")
+    items.sort(key=lambda item: [item.get_closest_marker(each) is None for each in costly])
 
 
 def pytest_collection_finish() -> None:
