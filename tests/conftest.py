@@ -31,6 +31,9 @@ memory.use_for_temporary_files()
 
 profiles.register()
 
+# By default the garbage collector looks after each 700 new objects. All tests and modules stay.
+gc.set_threshold(50_000, 20, 50)
+
 # Before NumPy or PyTorch is imported. Tests run beside each other, and threads of theirs would wait
 # for one another busily.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -95,7 +98,6 @@ def pytest_collection_finish() -> None:
     """Have the garbage collector leave out what stays: thousands of tests, and all modules."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +23,21 @@ def _folder(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory) -> Path:
+    """A folder with a recording, and a database of two searched shapes, 80 configurations each."""
+    folder: Path = tmp_path_factory.mktemp("searched")
+    path = write_recording(folder / "r.jsonl.gz")
+    storage = f"sqlite:///{folder}/old.db"
+    tune(plan_of(CountingRunner(path), trials=80, storage=storage), CountingRunner(path))
+    return folder
+
+
 @pytest.fixture
-def runner(tmp_path) -> CountingRunner:
-    """Fill a database with two searched shapes, of 80 configurations each."""
-    path = write_recording(tmp_path / "r.jsonl.gz")
-    tune(plan_of(CountingRunner(path), trials=80, storage=OLD), CountingRunner(path))
-    return CountingRunner(path)
+def runner(searched, tmp_path) -> CountingRunner:
+    """Answers from the recording; the database lies beside."""
+    shutil.copy(searched / "old.db", tmp_path)
+    return CountingRunner(searched / "r.jsonl.gz")
 
 
 def plan_of(runner: CountingRunner, **options: object) -> StudyPlan:
