@@ -36,8 +36,9 @@ def never_stop(_config: KernelConfig, _samples_us: Sequence[float]) -> bool:
 class Runner(ABC):
     """Turns configurations of a shape into measurements.
 
-    A runner is used from one thread at a time; only ``status`` may be read from others. Its owner
-    closes it, as a context manager or by ``close``. A run may have several, one a GPU.
+    A runner is used from one thread at a time; only ``status`` may be read from others, and
+    ``space``, ``recall`` and ``expect`` be called. Its owner closes it, as a context manager or by
+    ``close``. A run may have several, one a GPU.
 
     Every method but ``status`` and ``close`` may raise ``DeviceLost``, once the GPU is lost. The
     run gives to its other runners then what this one had.
@@ -127,11 +128,11 @@ class Runner(ABC):
     def expect(  # noqa: B027 - some runners compile nothing
         self, configs: Mapping[KernelShape, Sequence[KernelConfig]]
     ) -> None:
-        """Say what will be compared soon, so that a runner that compiles begins; returns at once.
+        """Say what will be needed soon, so that a runner that compiles begins; returns at once.
 
         Args:
-            configs: Configurations that ``compare`` will be given, per shape; the first shape
-                first.
+            configs: Configurations that ``measure`` or ``compare`` will be given, per shape; the
+                first shape first.
         """
 
     @abstractmethod

@@ -314,7 +314,7 @@ class RecordingRunner(Runner):
             self._writer.write(measurement, is_default=is_default)
 
     def expect(self, configs: Mapping[KernelShape, Sequence[KernelConfig]]) -> None:
-        """Tell the inner runner what will be compared."""
+        """Tell the inner runner what will be needed."""
         self._inner.expect(configs)
 
     def compare(

@@ -69,7 +69,7 @@ class Member(Runner):
         return self._timed(lambda: self._inner.measure(shape, pending, stop))
 
     def expect(self, configs: Mapping[KernelShape, Sequence[KernelConfig]]) -> None:
-        """Tell the inner runner what will be compared."""
+        """Tell the inner runner what will be needed."""
         self._called(lambda: self._inner.expect(configs))
 
     def compare(
@@ -301,7 +301,7 @@ class _Substitute(Runner):
         return self._by_any(lambda runner: runner.measure(shape, pending, stop))
 
     def expect(self, configs: Mapping[KernelShape, Sequence[KernelConfig]]) -> None:
-        """Tell a runner what will be compared."""
+        """Tell a runner what will be needed."""
         self._by_any(lambda runner: runner.expect(configs))
 
     def compare(

@@ -23,6 +23,7 @@ from autotune.launch.config import KernelConfig
 from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome, Runner
 from autotune.measure.racing import SlowerThan
+from autotune.search.attempt import Attempt, Made
 from autotune.search.budget import Budget, expected_gain
 from autotune.search.pruners import RacingPruner
 from autotune.search.samplers.by_name import SamplerMaker, make_sampler
@@ -79,8 +80,12 @@ class SearchLoop:
         self._first = [space.default, *([] if first is None else [first])]
         self._best_us: list[float] = []
         self._pending: dict[KernelConfig, Trial] = {}
+        #: The rule that was made last, with what was measured and under way then.
+        self._rule: tuple[tuple[int, tuple[KernelConfig, ...]], SlowerThan] | None = None
         #: The gains that were expected last, with how many were measured and under way then.
         self._said: tuple[tuple[int, int], Mapping[int | None, float]] | None = None
+        #: How many were measured and under way when it was last asked whether to give up.
+        self._kept_on: tuple[int, int] | None = None
         started = time.perf_counter()
         self._positions = Positions(space)
         self._untried = Untried(space, self._positions)
@@ -146,8 +151,24 @@ class SearchLoop:
 
     def measure(self) -> Measurement:
         """Measure one of the configurations under way, whichever the runner has ready first."""
-        measurement = self._runner.measure(self._shape, self.pending, _TooSlow(self))
-        trial = self._pending.pop(measurement.config)
+        return self.finish(self.attempt().made_by(self._runner))
+
+    def attempt(self) -> Attempt:
+        """A measurement of one of the configurations under way, for ``finish`` to learn from."""
+        return Attempt(shape=self._shape, configs=tuple(self._pending), rule=self._slower_than())
+
+    def finish(self, made: Made) -> Measurement:
+        """Learn what was measured.
+
+        It counts even where the search has given the configuration up meanwhile.
+        """
+        measurement = made.measurement
+        trial = self._pending.pop(measurement.config, None)
+        if trial is None:
+            self.take_over(measurement)
+            return measurement
+        for samples_us in made.attempt.races:
+            trial.report(statistics.median(samples_us), step=len(samples_us))
         if self.space.may_choose(measurement.config):
             trial.set_constraint(CONSTRAINT, constraint(measurement))
             state, value = verdict(measurement)
@@ -157,23 +178,21 @@ class SearchLoop:
         self._note(measurement.config, measurement)
         return measurement
 
-    def is_too_slow(self, config: KernelConfig, samples_us: Sequence[float]) -> bool:
-        """Report samples of a configuration under way, and ask whether it is plainly too slow."""
-        if config == self.space.default:  # needed in full: everything is compared with it
-            return False
-        trial = self._pending[config]
-        trial.report(statistics.median(samples_us), step=len(samples_us))
-        return trial.should_prune()
+    def _slower_than(self) -> SlowerThan:
+        """What is plainly too slow, by what is measured now.
 
-    @property
-    def slower_than(self) -> SlowerThan:
-        """What ``is_too_slow`` would answer now, for a process that knows nothing of the search."""
-        found = {
-            config: self._pruner.best_us(self._study, trial.params)
-            for config, trial in self._pending.items()
-            if config != self.space.default
-        }
-        return SlowerThan({config: us for config, us in found.items() if us is not None})
+        The default is needed in full: everything is compared with it.
+        """
+        known = len(self.measured), tuple(self._pending)
+        if self._rule is None or self._rule[0] != known:
+            found = {
+                config: self._pruner.best_us(self._study, trial.params)
+                for config, trial in self._pending.items()
+                if config != self.space.default
+            }
+            rule = SlowerThan({config: us for config, us in found.items() if us is not None})
+            self._rule = known, rule
+        return self._rule[1]
 
     @property
     def expected_gain(self) -> float:
@@ -224,8 +243,10 @@ class SearchLoop:
         """
         if not self._pending or budget.least_gain is None or not self._sampler.is_informed:
             return
-        if len(self.measured) < _SURE * budget.fewest:
+        counts = (len(self.measured), len(self._pending))
+        if len(self.measured) < _SURE * budget.fewest or counts == self._kept_on:
             return
+        self._kept_on = counts
         of: set[int | None] = {None}
         if self._shape.op.is_moe:
             of = {*self._untried.block_ms_left, *(config.block_m for config in self._pending)}
@@ -282,16 +303,3 @@ class SearchLoop:
         gains = self._gains()
         new = [each for each in gains if each is not None and tried[each] < FEWEST_OF_BLOCK_M]
         return min(new, default=None) or max(gains, key=lambda each: gains[each], default=None)
-
-
-class _TooSlow:
-    """The StopRule of a search; sent to another process, it is what the search knows then."""
-
-    def __init__(self, loop: SearchLoop) -> None:
-        self._loop = loop
-
-    def __call__(self, config: KernelConfig, samples_us: Sequence[float]) -> bool:
-        return self._loop.is_too_slow(config, samples_us)
-
-    def __reduce__(self) -> tuple[type[SlowerThan], tuple[Mapping[KernelConfig, float]]]:
-        return SlowerThan, (self._loop.slower_than.best_us,)

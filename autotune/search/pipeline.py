@@ -1,13 +1,15 @@
 """Searches several shapes side by side, so that nothing waits for the end of a shape's search.
 
-While a configuration of one shape is timed, the next ones of this shape and the first ones of other
-shapes are compiled. With a runner that compiles nothing, such as a replay, shapes come one by one.
+While a configuration of one shape is timed, the next ones are chosen; those of this shape and the
+first ones of other shapes are compiled. With a runner that compiles nothing, such as a replay,
+shapes come one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from autotune.choose.selection import Selection
@@ -16,6 +18,7 @@ from autotune.launch.shape import KernelShape
 from autotune.search.budget import Budget
 from autotune.search.crew import Member
 from autotune.search.events import Closed
+from autotune.search.hand import Hand
 from autotune.search.rounds import Searched, Turn
 from autotune.search.session import Session
 from autotune.search.tuner import ShapeTuner
@@ -41,12 +44,16 @@ class _Open:
         tuner: The shape's tuner.
         budget: When the search ends.
         has_begun: Whether the turn has begun, or never does: another run has done it.
+        is_over: Whether nothing is left to choose, by what was known when it was last asked.
+        is_told: Whether it was told that the shape is open.
     """
 
     turn: Turn
     tuner: ShapeTuner
     budget: Budget
     has_begun: bool = False
+    is_over: bool = False
+    is_told: bool = False
 
 
 class Pipeline:
@@ -86,34 +93,45 @@ class _Lane:
         self._session, self._runner, self._queue, self._done = session, member, queue, done
         self._open: dict[KernelShape, _Open] = {}
         self._next: Future[_Open | None] | None = None
+        self._hand = Hand(member)
 
     def run(self) -> None:
         """Search until no shape is left; where the GPU is lost, leave the rest to the others."""
-        with ThreadPoolExecutor(1, thread_name_prefix="next-shape") as self._thread:
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="next-shape") as self._thread,
+            closing(self._hand),
+        ):
             try:
                 while self._open or not self._queue.is_over:
                     self._step()
             except DeviceLost as error:
+                with suppress(DeviceLost):  # something may have been measured before
+                    self._learn()
                 self._hand_over()
                 self._session.crew.lose(self._runner, error)
 
     def _step(self) -> None:
-        """Measure one configuration, and finish the shapes whose search is over."""
+        """Choose configurations while one is measured; then finish shapes and measure the next."""
         self._session.crew.check()
         self._fill()
+        self._learn()
         for each in [each for each in self._open.values() if not each.tuner.pending]:
-            self._finish(each)
-        pending = {
-            shape: each.tuner.pending for shape, each in self._open.items() if each.tuner.pending
-        }
-        if pending:
-            self._measure(self._open[self._runner.first_ready(pending)])
+            if each.is_over or not self._ask(each, 1):
+                self._finish(each)
+        attempts = [each.tuner.attempt() for each in self._open.values() if each.tuner.pending]
+        if attempts:
+            self._hand.begin(attempts)
         elif not self._open and not self._queue.may_take(self._runner):
             self._queue.wait()
 
-    def _measure(self, each: _Open) -> None:
+    def _learn(self) -> None:
+        """Learn what was measured meanwhile, if anything was."""
+        made = self._hand.end()
+        if made is None:
+            return
+        each = self._open[made.attempt.shape]
         try:
-            each.tuner.measure()
+            each.tuner.finish(made)
         except ClaimLost:
             self._lose(each)
 
@@ -129,8 +147,10 @@ class _Lane:
             if opened is None:
                 break
             opened.tuner.begin(opened.turn.early)
+            opened.is_told = True
             self._begin_first()
             room -= self._ask(opened, room)
+        self._hand.expect({shape: each.tuner.pending for shape, each in self._open.items()})
 
     def _may_open(self) -> bool:
         return self._next is not None or self._queue.may_take(self._runner)
@@ -182,7 +202,7 @@ class _Lane:
         """Choose configurations of a shape, one at least; returns how many are under way."""
         shapes = min(_SIDE_BY_SIDE, len(self._open) + self._queue.expected(self._runner))
         share = -(-self._runner.lookahead // shapes)
-        each.tuner.ask(each.budget, at_most=max(1, min(share, room)))
+        each.is_over = not each.tuner.ask(each.budget, at_most=max(1, min(share, room)))
         return len(each.tuner.pending)
 
     def _finish(self, each: _Open) -> None:
@@ -207,8 +227,12 @@ class _Lane:
         self._runner.leave(each.tuner.shape)
 
     def _close(self, each: _Open) -> None:
-        self._session.tell(Closed(shape=each.tuner.shape))
+        self._tell_closed(each)
         del self._open[each.tuner.shape]
+
+    def _tell_closed(self, each: _Open) -> None:
+        if each.is_told:
+            self._session.tell(Closed(shape=each.tuner.shape))
 
     def _hand_over(self) -> None:
         """Let the other runners have the shapes of this one, with all that was measured."""
@@ -220,6 +244,6 @@ class _Lane:
                 self._session.claims.give_back(shape, has_grown=False)
             except ClaimLost:
                 self._session.claims.forget(shape)
-            self._session.tell(Closed(shape=shape))
+            self._tell_closed(each)
             self._queue.put_back(each.turn, has_grown=has_grown)
         self._open.clear()

@@ -12,12 +12,13 @@ from autotune.choose.selection import Selection, is_settled, is_settled_at_every
 from autotune.launch.config import KernelConfig
 from autotune.launch.space import SearchSpace
 from autotune.measure import Outcome, Runner
+from autotune.search.attempt import Attempt, Made
 from autotune.search.budget import Budget
 from autotune.search.events import Choosing, Opened, Tried, Watch, unwatched
 from autotune.search.loop import SearchLoop
 from autotune.search.samplers.transfer import Neighbour
 from autotune.search.writer import Writer
-from autotune.store import Finished, utc_now
+from autotune.store import Finished
 
 #: Configurations that are measured to confirm a known one: the default, this one, and the one that
 #: the belief puts first.
@@ -114,10 +115,21 @@ class ShapeTuner:
 
     def measure(self) -> None:
         """Measure one of the configurations under way, whichever the runner has ready first."""
-        loop, started_at = self._loop, utc_now()
-        measurement = loop.measure()
+        self.finish(self.attempt().made_by(self._runner))
+
+    def attempt(self) -> Attempt:
+        """A measurement of one of the configurations under way; see ``SearchLoop.attempt``."""
+        return self._loop.attempt()
+
+    def finish(self, made: Made) -> None:
+        """Learn what was measured, and keep it."""
+        loop, measurement = self._loop, self._loop.finish(made)
         self._writer.put(
-            Finished(measurement=measurement, started_at=started_at, finished_at=utc_now())
+            Finished(
+                measurement=measurement,
+                started_at=made.started_at,
+                finished_at=made.finished_at,
+            )
         )
         self._untold.append(
             Tried(

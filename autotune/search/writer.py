@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 
 import optuna
@@ -21,12 +21,17 @@ from autotune.search.samplers.encoding import value_distributions
 from autotune.search.samplers.objective import frozen_trial
 from autotune.store import Claim, Claims, Finished, Store, StudyRecord
 
+#: Seconds in which measurements are gathered before they are written. A transaction of many takes
+#: the searching process little more time than one of a single measurement.
+_GATHERED_S = 0.25
+
 
 class Writer:
     """Writes the measurements and Optuna's trials of all studies of a run, from one thread.
 
-    The thread takes all measurements since it last looked. For each study it writes the
-    measurements and their trials in one transaction, if no other run has taken the study over.
+    The thread takes all measurements of a moment, or those that somebody waits for. For each study
+    it writes the measurements and their trials in one transaction, if no other run has taken the
+    study over.
 
     Attributes:
         store: Keeps measurements.
@@ -108,9 +113,7 @@ class Writer:
     def _run(self) -> None:
         more = True
         while more:
-            taken = [self._queue.get()]
-            while not self._queue.empty():
-                taken.append(self._queue.get())
+            taken = list(self._taken())
             more = None not in taken
             batches: dict[StudyWriter, list[Finished]] = {}
             for each in taken:
@@ -123,6 +126,20 @@ class Writer:
             for each in taken:
                 if isinstance(each, threading.Event):
                     each.set()
+
+    def _taken(self) -> Iterator[_Item | threading.Event | None]:
+        """What is to be written now: all of a moment, or what was put before somebody waits."""
+        due_s = None
+        while True:
+            wait_s = None if due_s is None else max(0.0, due_s - time.monotonic())
+            try:
+                each = self._queue.get(timeout=wait_s)
+            except queue.Empty:
+                return
+            yield each
+            if not isinstance(each, tuple):
+                return
+            due_s = time.monotonic() + _GATHERED_S if due_s is None else due_s
 
     def _write(self, study: StudyWriter, batch: Sequence[Finished]) -> None:
         if self._has_failed:

@@ -46,7 +46,7 @@ class LossyRunner(Runner):
         return found
 
     def expect(self, configs: Mapping[KernelShape, Sequence[KernelConfig]]) -> None:
-        """Tell the inner runner what will be compared."""
+        """Tell the inner runner what will be needed."""
         self._alive.expect(configs)
 
     def compare(

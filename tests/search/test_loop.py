@@ -78,6 +78,21 @@ def test_what_was_given_up_may_be_tried_again():
     assert set(loop.measured) == set(loop.space.configs)
 
 
+def test_what_was_given_up_while_it_was_measured_counts():
+    loop = informed(Slow())
+    made = None
+    while loop.ask(ENOUGH):
+        if made is not None:
+            loop.finish(made)
+        made = loop.attempt().made_by(loop._runner) if loop.pending else None
+    assert made is not None
+    assert made.measurement.config not in loop.pending
+    tried, left = len(loop.measured), len(loop._untried)
+    assert loop.finish(made) == made.measurement
+    assert loop.measured[made.measurement.config] == made.measurement
+    assert (len(loop.measured), len(loop._untried)) == (tried + 1, left - 1)
+
+
 def test_the_default_is_waited_for():
     runner = Slow()
     loop = informed(runner)

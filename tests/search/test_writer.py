@@ -16,6 +16,7 @@ from autotune.errors import StorageError
 from autotune.launch.shape import KernelShape
 from autotune.measure import Measurement, Outcome
 from autotune.search import TrialMirror
+from autotune.search import writer as writer_module
 from autotune.search.writer import Writer
 from autotune.store import Finished, Store, StudyRecord
 from autotune.testing.landscape import ENVIRONMENT, configs, shrink
@@ -43,9 +44,36 @@ def finished(shape: KernelShape, number: int) -> Finished:
     return Finished(measurement=measurement, started_at=start, finished_at=start)
 
 
+class CountedStore(WatchedStore):
+    """Notes how many measurements each transaction has."""
+
+    batches: list[int]
+
+    def add(self, study: StudyRecord, finished: Sequence[Finished], **rest: Any) -> None:
+        self.batches = [*getattr(self, "batches", ()), len(finished)]
+        super().add(study, finished, **rest)
+
+
 @pytest.fixture
 def path(tmp_path) -> Path:
     return Path(tmp_path / "autotune.db")
+
+
+def test_measurements_of_a_moment_are_written_together(path, monkeypatch):
+    monkeypatch.setattr(writer_module, "_GATHERED_S", PATIENCE_S)
+    with (
+        closing(CountedStore(f"sqlite:///{path}")) as store,
+        closing(TrialMirror(f"sqlite:///{path}")) as mirror,
+        closing(Writer(store, mirror)) as writer,
+    ):
+        record = store.study_of(SHAPES[0], ENVIRONMENT)
+        study = writer.open(record)
+        for number in range(5):
+            study.put(finished(SHAPES[0], number))
+        assert study.kept == 0
+        study.flush()  # waits for no more
+        assert study.kept == 5
+        assert store.batches == [5]
 
 
 @pytest.fixture

@@ -325,6 +325,15 @@ class CompileQueue:
             self.jobs = deque((*first, *(job for job in self.jobs if job not in urgent)))
         self._pool.ring()
 
+    def expect(self, jobs: Sequence[CompileJob]) -> None:
+        """Queue jobs after all others."""
+        self._pool.start()
+        with self._pool.changed:
+            new = [job for job in dict.fromkeys(jobs) if job not in self._submitted]
+            self._submitted.update(new)
+            self.jobs.extend(new)
+        self._pool.ring()
+
     def first_done(
         self, jobs: Sequence[CompileJob]
     ) -> tuple[CompileJob, CompiledKernel | CompileFailure]:

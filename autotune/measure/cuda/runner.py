@@ -249,8 +249,8 @@ class CudaRunner(Runner):
         return measurement
 
     def expect(self, configs: Mapping[KernelShape, Sequence[KernelConfig]]) -> None:
-        """Have configurations compiled before they are compared."""
-        self._queue.want(
+        """Have configurations compiled before they are needed, after what is needed now."""
+        self._queue.expect(
             [self._job(shape, config) for shape, those in configs.items() for config in those]
         )
 
@@ -264,7 +264,7 @@ class CudaRunner(Runner):
         """
         started = time.monotonic()
         self._referee.start()
-        self.expect({shape: configs})
+        self._queue.want([self._job(shape, config) for config in configs])
         runnable = [config for config in configs if self._can_be_launched(shape, config)]
         comparison = self._searcher.whole(
             lambda: self._referee.compare(shape, runnable, enough), self._referee.replace

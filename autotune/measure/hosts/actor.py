@@ -121,7 +121,7 @@ class Measurer:
         return self._runner.measure(shape, pending, noted), tuple(asked)
 
     def expect(self, configs: Mapping[KernelShape, Sequence[KernelConfig]]) -> None:
-        """Tell the Runner what will be compared."""
+        """Tell the Runner what will be needed."""
         self._runner.expect(configs)
 
     def compare(

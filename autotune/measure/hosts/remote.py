@@ -75,7 +75,7 @@ class RemoteRunner(Runner):
         return measurement
 
     def expect(self, configs: Mapping[KernelShape, Sequence[KernelConfig]]) -> None:
-        """Tell the actor's runner what will be compared; this does not wait for it."""
+        """Tell the actor's runner what will be needed; this does not wait for it."""
         self._actor.expect.remote({shape: list(those) for shape, those in configs.items()})
 
     def compare(

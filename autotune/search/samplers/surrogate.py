@@ -67,6 +67,10 @@ _GROWTH, _MOST_FITTED = 1.25, 160
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
+#: The expected improvement of a point whose mean is so many spreads above the best is less than
+#: 2e-10 spreads.
+_FARTHEST = -6.0
+
 
 class Expected(NamedTuple):
     """The prediction for every point.
@@ -285,10 +289,12 @@ class Surrogate:
 
 def expected_improvement(best: float | Floats, mean: Floats, spread: Floats) -> Floats:
     """Expected improvement on ``best`` (Jones, Schonlau and Welch, 1998, equation 15)."""
-    z = (best - mean) / spread
-    density = np.exp(-0.5 * z**2) / math.sqrt(2.0 * math.pi)
-    below = 0.5 * (1.0 + np.asarray(_erf(z / math.sqrt(2.0)), dtype=float))
-    improvement: Floats = spread * (z * below + density)
+    z = np.asarray((best - mean) / spread)
+    improvement: Floats = np.zeros(z.shape)
+    near = z > _FARTHEST  # the error function is slow, and beyond it all improvements are alike
+    density = np.exp(-0.5 * z[near] ** 2) / math.sqrt(2.0 * math.pi)
+    below = 0.5 * (1.0 + np.asarray(_erf(z[near] / math.sqrt(2.0)), dtype=float))
+    improvement[near] = spread[near] * (z[near] * below + density)
     # Where all improvements are too small for floats to tell apart, z decides the order.
     return np.maximum(improvement, 0.0) + 1e-12 / (1.0 + np.exp(np.clip(-z, -50.0, 50.0)))
 
