@@ -167,10 +167,8 @@ class Finished:
 
     def has(self, job: Job) -> bool:
         """Whether a job was done to its end."""
-        between = set(job.plan.between)
-        return self.tuned.issuperset(job.plan.shapes) and (
-            not between or bool(between & self.between)
-        )
+        is_tuned = self.tuned.issuperset(job.plan.shapes)
+        return is_tuned and self.between.issuperset(job.plan.between)
 
 
 def dry_run(fleet: Fleet) -> Iterator[str]:
