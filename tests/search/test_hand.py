@@ -86,7 +86,10 @@ def test_closing_waits_for_nothing():
     runner = Held(lookahead=4)
     hand = Hand(runner)
     hand.begin(attempts())
+    under_way = hand._made
     hand.close()
+    assert under_way is not None
+    assert not under_way.done()
     runner.may.set()
 
 

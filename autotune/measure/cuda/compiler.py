@@ -304,23 +304,12 @@ class CompileQueue:
         """How many jobs wait for a process."""
         return len(self.jobs)
 
-    def submit(self, job: CompileJob) -> None:
-        """Queue a job, unless it was submitted before."""
-        self._pool.start()
-        with self._pool.changed:
-            if job not in self._submitted:
-                self._submitted.add(job)
-                self.jobs.append(job)
-        self._pool.ring()
-
     def want(self, jobs: Sequence[CompileJob]) -> None:
         """Queue jobs, and from now on compile those that wait in this order, before all others."""
         self._pool.start()
         with self._pool.changed:
             urgent = dict.fromkeys(jobs)
-            new = [job for job in urgent if job not in self._submitted]
-            self._submitted.update(new)
-            waiting = {*self.jobs, *new}
+            waiting = {*self.jobs, *self._submit(jobs)}
             first = [job for job in urgent if job in waiting]
             self.jobs = deque((*first, *(job for job in self.jobs if job not in urgent)))
         self._pool.ring()
@@ -329,9 +318,7 @@ class CompileQueue:
         """Queue jobs after all others."""
         self._pool.start()
         with self._pool.changed:
-            new = [job for job in dict.fromkeys(jobs) if job not in self._submitted]
-            self._submitted.update(new)
-            self.jobs.extend(new)
+            self.jobs.extend(self._submit(jobs))
         self._pool.ring()
 
     def first_done(
@@ -359,6 +346,12 @@ class CompileQueue:
             self.jobs = deque(job for job in self.jobs if job not in finished)
             for job in finished:
                 self.results.pop(job, None)
+
+    def _submit(self, jobs: Sequence[CompileJob]) -> list[CompileJob]:
+        """Note jobs; returns those that are new, each once."""
+        new = [job for job in dict.fromkeys(jobs) if job not in self._submitted]
+        self._submitted.update(new)
+        return new
 
     def close(self) -> None:
         """Want nothing any more; the last queue closes the pool."""

@@ -76,7 +76,7 @@ def test_a_compile_that_never_ends_is_killed_with_its_children_and_the_next_one_
     pool = CompilePool("builtin", workers=1, timeout_s=PATIENCE_S)
     with closing(pool.queue()) as queue:
         job = CompileJob(shape, endless, A100)
-        queue.submit(job)
+        queue.expect([job])
         late = time.monotonic() + PATIENCE_S
         while not running("ptxas", own_cache):
             assert time.monotonic() < late
@@ -126,8 +126,7 @@ def test_jobs_are_compiled_in_the_order_in_which_they_are_wanted():
     pool = CompilePool("builtin", workers=1)
     with closing(pool.queue()) as queue:
         with pool.changed:  # so that none is handed out meanwhile
-            queue.submit(one)
-            queue.submit(two)
+            queue.expect([one, two])
             queue.want([three, two])
             assert pool.changed.wait_for(lambda: len(queue.results) == 3, PATIENCE_S)
         assert list(queue.results) == [three, two, one]
