@@ -74,7 +74,7 @@ def test_every_measurement_and_trial_is_kept_once_however_commits_fail(
         patch.setattr(patience, "_FIRST_PAUSE_S", 1e-4)
         patch.setattr(patience, "_LONGEST_PAUSE_S", 1e-3)
         if tables == "unknown":
-            patch.setattr(mirror_module, "_known_tables", lambda: None)
+            patch.setattr(mirror_module, "known_tables", lambda: None)
         waits = Patience(PATIENCE_S)
         store, mirror = Store(url, patience=waits), TrialMirror(url, patience=waits)
         writer = Writer(store, mirror)

@@ -18,6 +18,7 @@ from autotune.launch.shape import KernelShape
 from autotune.measure import Outcome
 from autotune.search import TrialMirror
 from autotune.search.dashboard import mirror as mirror_module
+from autotune.search.dashboard.optuna_tables import known_tables
 from autotune.search.samplers.encoding import value_distributions
 from autotune.search.samplers.objective import CONSTRAINT
 from autotune.store import Store, StudyRecord
@@ -90,7 +91,7 @@ def test_mirrored_trials_are_what_optuna_would_have_written(
     store, storage, url, tables, monkeypatch
 ):
     if tables == "unknown":  # a later Optuna
-        monkeypatch.setattr(mirror_module, "_known_tables", lambda: None)
+        monkeypatch.setattr(mirror_module, "known_tables", lambda: None)
     mirror = TrialMirror(url)
     mirrored = mirror.open_study(study_of(store))
     mirror.add(mirrored, trials()[:2])
@@ -104,7 +105,7 @@ def test_mirrored_trials_are_what_optuna_would_have_written(
 
 
 def test_this_optuna_has_the_tables_that_batches_are_written_to():
-    assert mirror_module._known_tables() is not None
+    assert known_tables() is not None
 
 
 def test_mirrored_trials_are_numbered_consecutively_in_every_study(store, mirror, storage):
@@ -155,7 +156,7 @@ LONG = "".join(f"{number} µs\n" for number in range(1_000))
 @pytest.mark.parametrize("tables", ["known", "unknown"])
 def test_a_note_is_what_optunas_dashboard_shows(store, storage, url, tables, monkeypatch):
     if tables == "unknown":  # a later Optuna
-        monkeypatch.setattr(mirror_module, "_known_tables", lambda: None)
+        monkeypatch.setattr(mirror_module, "known_tables", lambda: None)
     mirror = TrialMirror(url)
     mirrored = mirror.open_study(study_of(store))
     for text in ("**2.00x**", LONG, "**2.10x**"):

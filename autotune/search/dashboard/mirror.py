@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from autotune.errors import StorageError, printable
+from autotune.search.dashboard.optuna_tables import complete, known_tables
 from autotune.search.dashboard.trial_tables import TrialTables
 from autotune.store import Patience, StudyRecord, explained, shown
 from autotune.store.engine import WatchedFile, engine_options, make_engine, set_up
@@ -66,17 +67,20 @@ class TrialMirror:
         self._url, self.patience = url, patience or Patience()
         self._lock = threading.Lock()  # warnings are caught for all threads
         self._file = WatchedFile(url)
-        self._storage = self._opened()
+        known = known_tables()
+        self._storage = self._opened(known)
         set_up(self._storage.engine, tries_again=self.patience.tries_again)
         self._storage.engine.dispose()  # connections opened before lack the setting
-        self.tables = _known_tables()
+        self.tables = None if known is None else TrialTables(known)
 
     @outlasted
-    def _opened(self) -> RDBStorage:
-        options = engine_options(self._url)
+    def _opened(self, known: sa.MetaData | None) -> RDBStorage:
+        options, engine = engine_options(self._url), make_engine(self._url)
         try:
             with self._explained():
-                if not self._is_made():
+                if known is not None:
+                    complete(engine, known)
+                if not _has_version(engine):
                     # It closes its connections also where another run makes the tables meanwhile.
                     RDBStorage(self._url, engine_kwargs=options | {"poolclass": NullPool})
                 return RDBStorage(self._url, engine_kwargs=options)
@@ -85,16 +89,6 @@ class TrialMirror:
                 f"Optuna cannot use the database {shown(self._url)}: {error}; "
                 "give another --storage"
             ) from None
-
-    def _is_made(self) -> bool:
-        """Whether Optuna's tables are all there; their version is written last."""
-        engine = make_engine(self._url)
-        try:
-            if not sa.inspect(engine).has_table(_LAST_TABLE):
-                return False
-            row = sa.select(sa.literal(1)).select_from(sa.table(_LAST_TABLE))
-            with engine.connect() as connection:
-                return connection.execute(row).first() is not None
         finally:
             engine.dispose()
 
@@ -232,5 +226,10 @@ class TrialMirror:
         self._storage.engine.dispose()
 
 
-def _known_tables() -> TrialTables | None:
-    return TrialTables.known()
+def _has_version(engine: sa.Engine) -> bool:
+    """Whether Optuna has noted the version of its tables, which it does last."""
+    if not sa.inspect(engine).has_table(_LAST_TABLE):
+        return False
+    row = sa.select(sa.literal(1)).select_from(sa.table(_LAST_TABLE))
+    with engine.connect() as connection:
+        return connection.execute(row).first() is not None

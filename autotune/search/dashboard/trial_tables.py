@@ -1,7 +1,6 @@
 """Optuna's tables of trials: batches are inserted into them, and damage by older runs is mended.
 
-The tables are Optuna's own definitions. Where a later Optuna has others than the ones known here,
-nothing of this module is used.
+Nothing of this is used where Optuna has other tables than those that ``optuna_tables`` knows.
 """
 
 from __future__ import annotations
@@ -15,25 +14,6 @@ import sqlalchemy as sa
 from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial
 
-#: The columns that are written (Optuna's schema 12), and those that say which study is meant.
-_COLUMNS = {
-    "studies": {"study_id", "study_name"},
-    "trials": {"trial_id", "number", "study_id", "state", "datetime_start", "datetime_complete"},
-    "trial_values": {"trial_value_id", "trial_id", "objective", "value", "value_type"},
-    "trial_params": {"param_id", "trial_id", "param_name", "param_value", "distribution_json"},
-    "trial_user_attributes": {"trial_user_attribute_id", "trial_id", "key", "value_json"},
-    "trial_system_attributes": {"trial_system_attribute_id", "trial_id", "key", "value_json"},
-    "trial_intermediate_values": {
-        "trial_intermediate_value_id",
-        "trial_id",
-        "step",
-        "intermediate_value",
-        "intermediate_value_type",
-    },
-    "trial_heartbeats": {"trial_heartbeat_id", "trial_id", "heartbeat"},
-    "study_system_attributes": {"study_system_attribute_id", "study_id", "key", "value_json"},
-}
-
 #: What makes a trial that of a measurement: when it began (naive UTC), and its parameters as
 #: Optuna's tables hold them.
 _Key = tuple[datetime | None, frozenset[tuple[str, float]]]
@@ -45,22 +25,9 @@ _Rows = Sequence["sa.Row[Any, Any, Any]"]
 class TrialTables:
     """Writes to Optuna's tables within transactions of the caller."""
 
-    def __init__(self, tables: Mapping[str, sa.Table]) -> None:
-        """Use these tables, by their names."""
-        self._tables = tables
-
-    @classmethod
-    def known(cls) -> TrialTables | None:
-        """Those of the installed Optuna; None where they are not the ones known here."""
-        try:
-            from optuna.storages._rdb.models import BaseModel
-        except ImportError:
-            return None
-        tables = BaseModel.metadata.tables
-        for name, columns in _COLUMNS.items():
-            if name not in tables or set(tables[name].columns.keys()) != columns:
-                return None
-        return cls({name: tables[name] for name in _COLUMNS})
+    def __init__(self, tables: sa.MetaData) -> None:
+        """Use these tables."""
+        self._tables = tables.tables
 
     def count(self, connection: sa.Connection, study: str) -> int:
         """How many trials a study has."""
