@@ -25,7 +25,8 @@ from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome
-from autotune.search.samplers.adaptive import Chooser, History
+from autotune.search.samplers.chooser import Chooser
+from autotune.search.samplers.picker import History
 from autotune.search.samplers.transfer import Neighbour, in_order
 
 CONFIGURATIONS, TRIALS, SHAPES, REPEATS = 50_000, 60, 800, 20_000

@@ -185,9 +185,10 @@ class SearchLoop:
         """
         known = len(self.measured), tuple(self._pending)
         if self._rule is None or self._rule[0] != known:
+            best_us = self._pruner.bests_us(self._study)
             found = {
-                config: self._pruner.best_us(self._study, trial.params)
-                for config, trial in self._pending.items()
+                config: best_us(self._positions.params(config))
+                for config in self._pending
                 if config != self.space.default
             }
             rule = SlowerThan({config: us for config, us in found.items() if us is not None})

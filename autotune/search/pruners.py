@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from optuna.pruners import BasePruner
@@ -33,21 +33,23 @@ class RacingPruner(BasePruner):
         samples = trial.last_step
         if samples is None:
             return False
-        best_us = self.best_us(study, trial.params)
+        best_us = self.bests_us(study)(trial.params)
         if best_us is None:
             return False
         return is_told_apart(trial.intermediate_values[samples], samples, best_us=best_us)
 
-    def best_us(self, study: Study, params: Mapping[str, Any]) -> float | None:
-        """The lowest latency that a trial is compared with; None where there is none.
+    def bests_us(self, study: Study) -> Callable[[Mapping[str, Any]], float | None]:
+        """The lowest latency that a trial is compared with, by its parameters; None for none.
 
         Args:
             study: Holds the complete trials.
-            params: The trial's parameters.
         """
-        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        rivals = (each for each in complete if self._are_alike(each.params, params))
-        return min((each.value for each in rivals if each.value is not None), default=None)
+        found: dict[Any, float] = {}
+        for each in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            if each.value is not None:
+                kind = self._kind(each.params)
+                found[kind] = min(each.value, found.get(kind, each.value))
+        return lambda params: found.get(self._kind(params))
 
-    def _are_alike(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-        return self._alike is None or one.get(self._alike) == other.get(self._alike)
+    def _kind(self, params: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of any parameter
+        return None if self._alike is None else params.get(self._alike)

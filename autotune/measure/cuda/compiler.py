@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import selectors
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, NamedTuple
 
 from autotune.errors import AutotuneError, WorkerDied
@@ -102,6 +102,9 @@ class CompilePool:
         self._error: AutotuneError | None = None
         self._bell, self._heard = socket.socketpair()
         self._bell.setblocking(False)
+        #: Waits for what is heard, and for the results of the slots that compile.
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._heard, selectors.EVENT_READ)
         self.wanted_s = self.busy_s = 0.0
         self._looked_at = time.monotonic()
 
@@ -165,33 +168,41 @@ class CompilePool:
             thread.join()
         for slot in self._slots:
             slot.worker.kill()
+        self._selector.close()
         self._bell.close()
         self._heard.close()
 
     # ----------------------------------------------------------------- in the pool's thread
 
     def _run(self) -> None:
+        readable: Sequence[_Slot] = ()
         while True:
             with self.changed:
                 if self._error is not None:
                     return
                 try:
-                    self._pump()
+                    self._pump(readable)
                 except AutotuneError as error:
                     self._error = error
                     self.changed.notify_all()
                     return
-                connections = [slot.worker.connection for slot in self._slots if slot.job]
                 timeout_s = self._until_next_deadline()
-            if self._heard in wait([self._heard, *connections], timeout_s):
+            slots = [key.data for key, _ in self._selector.select(timeout_s)]
+            if None in slots:
                 self._heard.recv(_MOST_RINGS)
+            readable = [slot for slot in slots if slot is not None]
 
-    def _pump(self) -> None:
+    def _pump(self, readable: Collection[_Slot]) -> None:
         """Take results, end jobs that take too long, hand out the next."""
         self._account()
+        for slot in readable:
+            self._take_result(slot)
+        now = time.monotonic()
         for slot in self._slots:
-            if slot.job is not None:
-                self._look_at(slot)
+            if slot.job is not None and now > slot.deadline:
+                reason = f"not compiled within {self._timeout_s:g} s"
+                self._end(slot, CompileFailure(Outcome.COMPILE_TIMEOUT, reason))
+                self._replace(slot)
             if slot.job is None and (queue := self._next_queue()) is not None:
                 self._hand_out(slot, queue)
 
@@ -232,21 +243,15 @@ class CompilePool:
             self._replace(slot)
             slot.worker.send(job)
         slot.job, slot.queue = job, queue
+        self._selector.register(slot.worker.connection, selectors.EVENT_READ, slot)
         limit_s = self._timeout_s if slot.worker.is_ready else START_TIMEOUT_S
         slot.deadline = time.monotonic() + limit_s
 
-    def _look_at(self, slot: _Slot) -> None:
-        is_readable = slot.worker.connection.poll()
-        if is_readable and not slot.worker.is_ready:
+    def _take_result(self, slot: _Slot) -> None:
+        if not slot.worker.is_ready:
             # Raises if the process could not start: that is a fault of the set-up, not of the job.
             slot.worker.wait_until_ready()
             slot.deadline = time.monotonic() + self._timeout_s
-            return
-        if not is_readable:
-            if time.monotonic() > slot.deadline:
-                reason = f"not compiled within {self._timeout_s:g} s"
-                self._end(slot, CompileFailure(Outcome.COMPILE_TIMEOUT, reason))
-                self._replace(slot)
             return
         try:
             self._end(slot, slot.worker.receive(0.0))
@@ -256,6 +261,7 @@ class CompilePool:
 
     def _end(self, slot: _Slot, result: CompiledKernel | CompileFailure) -> None:
         """Hand a job's result to the queue that wants it."""
+        self._selector.unregister(slot.worker.connection)
         if slot.queue is not None and slot.job is not None:
             slot.queue.results[slot.job] = result
         slot.job = slot.queue = None
@@ -308,18 +314,23 @@ class CompileQueue:
         """Queue jobs, and from now on compile those that wait in this order, before all others."""
         self._pool.start()
         with self._pool.changed:
-            urgent = dict.fromkeys(jobs)
-            waiting = {*self.jobs, *self._submit(jobs)}
-            first = [job for job in urgent if job in waiting]
-            self.jobs = deque((*first, *(job for job in self.jobs if job not in urgent)))
-        self._pool.ring()
+            new = self._submit(jobs)
+            if new or self.jobs:
+                urgent = dict.fromkeys(jobs)
+                waiting = {*self.jobs, *new}
+                first = [job for job in urgent if job in waiting]
+                self.jobs = deque((*first, *(job for job in self.jobs if job not in urgent)))
+        if new:
+            self._pool.ring()
 
     def expect(self, jobs: Sequence[CompileJob]) -> None:
         """Queue jobs after all others."""
         self._pool.start()
         with self._pool.changed:
-            self.jobs.extend(self._submit(jobs))
-        self._pool.ring()
+            new = self._submit(jobs)
+            self.jobs.extend(new)
+        if new:
+            self._pool.ring()
 
     def first_done(
         self, jobs: Sequence[CompileJob]

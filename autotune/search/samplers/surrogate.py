@@ -58,18 +58,20 @@ _FEWEST_LATER = 4
 #: Added to the diagonal of a correlation matrix, so that rounding leaves it positive definite.
 _JITTER = 1e-6
 
-#: Votes fade as this power of likeness: failing is more local than being slow.
-_LOCAL = 4
-
 #: Length and noise are chosen again each time the observations have grown by a quarter, from the
 #: first 160 at most: later the choice changes little, and its cost grows with the cube.
 _GROWTH, _MOST_FITTED = 1.25, 160
 
-_erf = np.frompyfunc(math.erf, 1, 1)
-
-#: The expected improvement of a point whose mean is so many spreads above the best is less than
-#: 2e-10 spreads.
-_FARTHEST = -6.0
+#: The expected improvement, in spreads, of points whose mean lies ``_FARTHEST`` spreads above the
+#: best to as many below, in even steps: beyond it is less than 2e-10, or as much as the distance.
+#: NumPy has no error function.
+_FARTHEST, _STEPS = 6.0, 12_000
+_IMPROVEMENT = np.array(
+    [
+        0.5 * z * math.erfc(-z / math.sqrt(2.0)) + math.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+        for z in np.linspace(-_FARTHEST, _FARTHEST, _STEPS + 1).tolist()
+    ]
+)
 
 
 class Expected(NamedTuple):
@@ -130,23 +132,35 @@ class Surrogate:
             points: (count, features), scaled so that one unit is a step that matters.
             belief: Squashed logarithms expected before any measurement, (count,); None for zeros.
         """
-        self._points = points
+        self._points, self._squares = points, _squares(points)
         self.prior = np.zeros(len(points)) if belief is None else belief
         tilt = (self.prior - self.prior.mean()) * (_BELIEF / _AMPLITUDE)
         self._trend = np.stack((np.full(len(points), _LEVEL), tilt), axis=1)
         self._fitted = 0
         self._length, self._noise = _USUAL_LENGTH, _NOISES[1]
-        self._forget()
+        self._likened: dict[int, Floats] = {}
+        self._kernel, self._factor, self._nearness = (np.empty((0, len(points))) for _ in range(3))
+        self._rows: list[int] = []
+        self._unknown = 1.0 + (self._trend**2).sum(axis=1)
+        self._variance = self._unknown.copy()
+        self._asked: tuple[tuple[int, ...], bytes] | None = None
+        self._answer: Expected
 
     def predict(self, rows: Sequence[int], logs: Floats) -> Expected:
         """The prediction for every point.
 
         Args:
-            rows: Distinct points in the order in which they were asked for. A call that only adds
-                points at the end is cheap; any other change starts from nothing.
+            rows: Distinct points in the order in which they were asked for. The more of the first
+                ones are those of the call before, the cheaper.
             logs: Logarithms of the points' latencies; NaN where the latency is unknown, which
                 lowers the spread around the point and leaves the mean.
         """
+        asked = (tuple(rows), logs.tobytes())
+        if self._asked != asked:
+            self._asked, self._answer = asked, self._predict(rows, logs)
+        return self._answer
+
+    def _predict(self, rows: Sequence[int], logs: Floats) -> Expected:
         known = np.isfinite(logs)
         seen = np.asarray(rows, dtype=int)[known]
         self._fit(seen, logs[known])
@@ -163,6 +177,20 @@ class Surrogate:
         spread = np.sqrt(scale * np.maximum(self._variance, 1e-9))
         return Expected(self.prior + found[0], spread, usual + found[1])
 
+    def mean(self, rows: Rows, logs: Floats) -> Floats:
+        """The mean of ``predict`` alone, (count,), with the usual length and noise.
+
+        Args:
+            rows: Distinct points, at least one.
+            logs: Logarithms of their latencies, all known.
+        """
+        kernel = self._likeness(rows) + self._trend[rows] @ self._trend.T
+        among = kernel[:, rows] + self._noise * np.eye(len(rows))
+        found: Floats = (
+            self.prior + np.linalg.solve(among, squash(logs) - self.prior[rows]) @ kernel
+        )
+        return found
+
     def draws(self, rows: Sequence[int], expected: Expected, wanted: Rows, count: int) -> Floats:
         """Draws of the squashed logarithms at some points together, (count, len(wanted)).
 
@@ -175,7 +203,7 @@ class Surrogate:
             wanted: The points.
             count: How many draws; the same every time.
         """
-        likeness = self._likeness(wanted)[:, wanted]
+        likeness = self._likeness(wanted, wanted)
         below = self._factor[: len(rows), wanted]
         together = likeness + self._trend[wanted] @ self._trend[wanted].T - below.T @ below
         own = np.sqrt(np.maximum(np.diag(together), 1e-12))
@@ -216,40 +244,52 @@ class Surrogate:
         return float(lowest[later - 1] - lowest[-1]), float(expected.sum())
 
     def votes(self, rows: Sequence[int], weights: Floats) -> Floats:
-        """The sum of the weights of ``rows`` at every point, each weight fading with distance.
+        """The sums of weights of ``rows`` at every point, each weight fading with distance.
 
         Args:
             rows: As for ``predict``.
-            weights: One weight for each row, (len(rows),).
+            weights: For each sum one weight a row, (sums, len(rows)).
+
+        Returns:
+            (sums, count).
         """
         self._extend(rows)
+        # They fade as the fourth power of likeness: failing is more local than being slow.
         found: Floats = weights @ self._nearness[: len(rows)]
         return found
 
     # ----------------------------------------------------------------- kernel
 
-    def _likeness(self, rows: npt.NDArray[np.int_]) -> Floats:
-        return _matern(_distances(self._points[rows], self._points) / self._length)
+    def _likeness(self, rows: Rows, others: Rows | slice = slice(None)) -> Floats:
+        squares = self._squares[rows], self._squares[others]
+        apart = _distances(self._points[rows], self._points[others], squares)
+        return _matern(apart / self._length)
 
-    def _forget(self) -> None:
-        self._rows: list[int] = []
-        self._kernel = np.empty((0, len(self._points)))
-        self._factor = np.empty((0, len(self._points)))
-        self._nearness = np.empty((0, len(self._points)))
-        self._variance = 1.0 + (self._trend**2).sum(axis=1)
+    def _likeness_to_all(self, rows: Rows) -> Floats:
+        """That of rows to every point, (len(rows), count); it is computed once for each row."""
+        new = [row for row in rows.tolist() if row not in self._likened]
+        if new:
+            self._likened |= zip(new, self._likeness(np.array(new)), strict=True)
+        return np.array([self._likened[row] for row in rows.tolist()])
 
     def _extend(self, rows: Sequence[int]) -> None:
-        """Add new rows to the kernel and to the factor L⁻¹K."""
-        if list(rows[: len(self._rows)]) != self._rows:
-            self._forget()
-        done, new = len(self._rows), np.asarray(rows[len(self._rows) :], dtype=int)
+        """Bring the kernel and the factor L⁻¹K to these rows."""
+        pairs = zip(rows, self._rows, strict=False)
+        done = next((at for at, (one, other) in enumerate(pairs) if one != other), None)
+        done = min(len(rows), len(self._rows)) if done is None else done
+        if done == len(rows) == len(self._rows):
+            return
+        new = np.asarray(rows[done:], dtype=int)
+        if done < len(self._rows):
+            self._variance = self._unknown - (self._factor[:done] ** 2).sum(axis=0)
         if len(self._kernel) < len(rows):
             grow = ((0, 2 * len(rows) - len(self._kernel)), (0, 0))
             self._kernel, self._factor = np.pad(self._kernel, grow), np.pad(self._factor, grow)
             self._nearness = np.pad(self._nearness, grow)
-        likeness = self._likeness(new)
-        self._nearness[done : len(rows)] = likeness**_LOCAL
-        self._kernel[done : len(rows)] = likeness + self._trend[new] @ self._trend.T
+        if len(new):
+            likeness = self._likeness_to_all(new)
+            self._nearness[done : len(rows)] = np.square(np.square(likeness))
+            self._kernel[done : len(rows)] = likeness + self._trend[new] @ self._trend.T
         for at, row in enumerate(new, start=done):
             across = self._factor[:at, row]
             pivot = np.sqrt(max(self._kernel[at, row] + self._noise - across @ across, 1e-9))
@@ -284,17 +324,18 @@ class Surrogate:
                     likeliest, least = (length, noise), surprise
         if likeliest != (self._length, self._noise):
             self._length, self._noise = likeliest
-            self._forget()
+            self._likened, self._rows, self._variance = {}, [], self._unknown.copy()
 
 
 def expected_improvement(best: float | Floats, mean: Floats, spread: Floats) -> Floats:
     """Expected improvement on ``best`` (Jones, Schonlau and Welch, 1998, equation 15)."""
     z = np.asarray((best - mean) / spread)
-    improvement: Floats = np.zeros(z.shape)
-    near = z > _FARTHEST  # the error function is slow, and beyond it all improvements are alike
-    density = np.exp(-0.5 * z[near] ** 2) / math.sqrt(2.0 * math.pi)
-    below = 0.5 * (1.0 + np.asarray(_erf(z[near] / math.sqrt(2.0)), dtype=float))
-    improvement[near] = spread[near] * (z[near] * below + density)
+    steps = (np.clip(z, -_FARTHEST, _FARTHEST) + _FARTHEST) * (_STEPS / (2.0 * _FARTHEST))
+    below = np.minimum(steps.astype(int), _STEPS - 1)
+    between = _IMPROVEMENT[below] + (steps - below) * (
+        _IMPROVEMENT[below + 1] - _IMPROVEMENT[below]
+    )
+    improvement: Floats = spread * np.maximum(between, z)
     # Where all improvements are too small for floats to tell apart, z decides the order.
     return np.maximum(improvement, 0.0) + 1e-12 / (1.0 + np.exp(np.clip(-z, -50.0, 50.0)))
 
@@ -312,11 +353,19 @@ def _scale(energy: float, count: int) -> float:
     return (energy + _AMPLITUDE_WEIGHT * _AMPLITUDE**2) / (count + _AMPLITUDE_WEIGHT)
 
 
-def _distances(ones: Floats, others: Floats) -> Floats:
-    """Euclidean distances, (ones, others)."""
-    squares = (ones**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2.0 * ones @ others.T
-    distances: Floats = np.sqrt(np.maximum(squares, 0.0))
+def _distances(
+    ones: Floats, others: Floats, squares: tuple[Floats, Floats] | None = None
+) -> Floats:
+    """Euclidean distances, (ones, others), given the squares of both where they are known."""
+    of_ones, of_others = squares or (_squares(ones), _squares(others))
+    apart = of_ones[:, None] + of_others - 2.0 * ones @ others.T
+    distances: Floats = np.sqrt(np.maximum(apart, 0.0))
     return distances
+
+
+def _squares(points: Floats) -> Floats:
+    squares: Floats = (points**2).sum(axis=1)
+    return squares
 
 
 def _matern(distance: Floats) -> Floats:

@@ -28,6 +28,10 @@ from autotune.search.samplers.surrogate import Floats, interpolated, squash
 #: more shapes count. The time of a belief grows with the cube of the number.
 _MOST_POINTS = 720
 
+#: The time of a belief grows with the configurations, too. Of a larger space only so many get it,
+#: and all others a rough one: from so many measurements of the nearest shapes.
+_MOST_BELIEVED, _ROUGH = 4096, 120
+
 #: How many measurements of a neighbour are used, and how many of these are its fastest. With 200,
 #: 100 of them the fastest, a belief took ten times as long, and the best of the twelve that it put
 #: first was no better (44 recorded shapes, ``studies/LOG.md``).
@@ -205,9 +209,17 @@ def belief(shape: KernelShape, raw: Floats, neighbours: Sequence[Neighbour]) -> 
     """
     if not neighbours:
         return None
-    points, targets = zip(*(each.lessons for each in neighbours), strict=True)
+    points, targets = (
+        np.concatenate(parts) for parts in zip(*(each.lessons for each in neighbours), strict=True)
+    )
     wanted = between_shapes(shape, raw)
-    return interpolated(np.vstack(points), np.concatenate(targets), wanted)
+    if len(wanted) <= _MOST_BELIEVED:
+        return interpolated(points, targets, wanted)
+    # A rough belief of all says which of them are worth a good one.
+    found = interpolated(points[:_ROUGH], targets[:_ROUGH], wanted)
+    best = np.argsort(found, kind="stable")[:_MOST_BELIEVED]
+    found[best] = interpolated(points, targets, wanted[best])
+    return found
 
 
 def instructive(

@@ -14,8 +14,10 @@ from autotune.launch.space import SearchSpace
 from autotune.measure import Outcome, never_stop
 from autotune.search import Budget
 from autotune.search.contest.replayed import Replayed, search
-from autotune.search.samplers.adaptive import AdaptiveSampler, Chooser, History
+from autotune.search.samplers.adaptive import AdaptiveSampler
+from autotune.search.samplers.chooser import Chooser
 from autotune.search.samplers.encoding import Positions
+from autotune.search.samplers.picker import History
 from autotune.search.samplers.transfer import Neighbour
 from autotune.search.samplers.untried import Untried
 from autotune.testing.landscape import Landscape, configs, shrink
