@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,6 @@ from autotune.launch.rules import MOST_ACCUMULATORS
 from autotune.launch.sizes import tiles_bytes
 
 
-@lru_cache(maxsize=64)
 def launches(
     op: LoraOp,
     axes: tuple[tuple[str, tuple[int, ...]], ...],
@@ -24,7 +21,7 @@ def launches(
     groups: tuple[tuple[tuple[int, int], int], ...],
     memory: tuple[int, int | None],
 ) -> Mapping[KernelConfig, KernelConfig]:
-    """Every launch of a grid that no rule throws out; see ``Grid.launches``.
+    """Every launch of a grid that no rule throws out, in a fixed order, each once.
 
     Args:
         op: The op.
@@ -34,6 +31,9 @@ def launches(
         groups: For every ``block_m`` and ``block_n`` the largest ``group_size_m`` that differs from
             the ones below; empty where there is none.
         memory: Size of a weight, and of a block's shared memory or None, bytes.
+
+    Returns:
+        The first configuration of each launch, with the configuration that is launched.
     """
     names = [name for name, _ in axes]
     grid = np.meshgrid(*(np.array(each, dtype=np.int64) for _, each in axes), indexing="ij")
@@ -68,4 +68,4 @@ def launches(
             found[config] = KernelConfig(**dict(zip(names, launch, strict=True)))
         else:
             found[config] = config
-    return MappingProxyType(found)
+    return found

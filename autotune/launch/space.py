@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from autotune.errors import SpaceError, shown
 from autotune.launch.config import LARGEST_VALUE, KernelConfig, is_value
+from autotune.launch.listing import Listing, listing_of
 from autotune.launch.op import PARAMETER_DEFAULTS, LoraOp
 from autotune.launch.rules import (
     Rejection,
@@ -87,17 +89,16 @@ class Grid:
     shared_memory_bytes: int | None = None
     forced: Mapping[str, int] = field(default_factory=dict)
 
-    def launches(self) -> Mapping[KernelConfig, KernelConfig]:
-        """Every launch that no rule throws out, in a fixed order, each once.
+    def listing(self, default: KernelConfig) -> Listing:
+        """The default, and every launch that no rule throws out, in a fixed order, each once.
 
         The rules are those of ``rejection``, for all points of the grid at once: a grid has up to
-        20,000 points, and a run up to hundreds of grids, many of them alike.
-
-        Returns:
-            The first configuration of each launch, with the configuration that is launched.
+        100,000 points, and a run up to hundreds of grids, many of them alike.
         """
-        from autotune.launch.grid import launches  # numpy takes long to import
+        return listing_of(self._terms(), (default, self.launch(default)))
 
+    def _terms(self) -> tuple[Any, ...]:
+        """All that the launches depend on, as ``grid.launches`` takes it."""
         sizes = matmul_sizes(self.shape)
         limits = block_limits(sizes)
         axes = {
@@ -109,7 +110,7 @@ class Grid:
             for name in self.axes
         }
         splits = {k: next_power_of_two(-(-sizes[2] // k)) for k in axes["block_k"]}
-        return launches(
+        return (
             self.shape.op,
             tuple(axes.items()),
             tuple(sorted(self.forced.items())),
@@ -166,6 +167,7 @@ class SearchSpace:
         shape: The shape.
         default: vLLM's own configuration, which is always in the space, whatever the rules say.
         configs: The configurations, without aliases, the default first, in a fixed order.
+        listing: The same, with what is known of all of them.
         axes: The values of each parameter that occur, ascending.
         is_deterministic: Whether no configuration that splits k may be chosen. The default is there
             to compare with, even if it does.
@@ -174,7 +176,7 @@ class SearchSpace:
     def __init__(
         self,
         shape: KernelShape,
-        configs: Iterable[KernelConfig] | Mapping[KernelConfig, KernelConfig],
+        configs: Iterable[KernelConfig] | Listing,
         *,
         default: KernelConfig,
         grid: Grid | None = None,
@@ -184,7 +186,7 @@ class SearchSpace:
 
         Args:
             shape: The shape.
-            configs: The valid configurations; a mapping also says how each is launched.
+            configs: The valid configurations; a listing also says how each is launched.
             default: vLLM's configuration for the shape.
             grid: Finds aliases and reasons for rejections. None for a recording: it holds each
                 launch once, and only what was recorded can be searched.
@@ -197,19 +199,16 @@ class SearchSpace:
         self.shape, self.default, self._grid = shape, default, grid
         self.is_deterministic = False
         self._unread = dict(unread or {})
-        self._canonical = {self._launch(default): default}
-        launch = configs.__getitem__ if isinstance(configs, Mapping) else self._launch
-        valid = [self._canonical.setdefault(launch(config), config) for config in configs]
-        if not valid:
+        if not isinstance(configs, Listing):
+            launches = ((config, self._launch(config)) for config in configs)
+            configs = Listing((default, self._launch(default)), launches)
+        if configs.is_empty:
             raise SpaceError(
                 f"no valid configuration for {shape.op.value} {shape.label}: "
                 "widen its axes in the study file"
             )
-        self.configs = tuple(dict.fromkeys([default, *valid]))
-        self.axes = {
-            name: tuple(sorted({getattr(config, name) for config in self.configs}))
-            for name in shape.op.parameters
-        }
+        self.listing, self.configs = configs, configs.configs
+        self.axes = {name: configs.axes[name] for name in shape.op.parameters}
 
     @classmethod
     def of_grid(cls, grid: Grid, *, default: KernelConfig) -> SearchSpace:
@@ -218,7 +217,7 @@ class SearchSpace:
         Raises:
             SpaceError: No configuration is valid.
         """
-        return cls(grid.shape, grid.launches(), default=default, grid=grid)
+        return cls(grid.shape, grid.listing(default), default=default, grid=grid)
 
     def with_unread(self, unread: Mapping[str, int]) -> SearchSpace:
         """The same configurations, where vLLM reads none of the parameters in ``unread``."""
@@ -250,11 +249,11 @@ class SearchSpace:
 
     def canonical(self, config: KernelConfig) -> KernelConfig:
         """The one configuration that stands for every alias of ``config``."""
-        return self._canonical.get(self._launch(config), config)
+        return self.listing.canonical.get(self._launch(config), config)
 
     def rejection(self, config: KernelConfig) -> Rejection | None:
         """Why a configuration is not worth a trial; None if it is."""
-        if self._launch(config) in self._canonical:
+        if self._launch(config) in self.listing.canonical:
             return None
         if self._grid is None:
             return Rejection("not_recorded", "the recording does not hold this configuration")

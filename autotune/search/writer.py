@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from typing import NamedTuple
 
 import optuna
 import sqlalchemy as sa
@@ -23,15 +25,15 @@ from autotune.store import Claim, Claims, Finished, Store, StudyRecord
 
 #: Seconds in which measurements are gathered before they are written. A transaction of many takes
 #: the searching process little more time than one of a single measurement.
-_GATHERED_S = 0.25
+_GATHERED_S = 1.0
 
 
 class Writer:
     """Writes the measurements and Optuna's trials of all studies of a run, from one thread.
 
-    The thread takes all measurements of a moment, or those that somebody waits for. For each study
-    it writes the measurements and their trials in one transaction, if no other run has taken the
-    study over.
+    The thread gathers measurements for a moment, or until somebody waits for those of their study.
+    It writes what it has of a study, measurements and their trials, in one transaction, if no other
+    run has taken the study over.
 
     Attributes:
         store: Keeps measurements.
@@ -50,7 +52,7 @@ class Writer:
         self.store, self._mirror, self._claims = store, mirror, claims
         self.mended: Counter[str] = Counter()
         self.busy_s = 0.0
-        self._queue: queue.SimpleQueue[_Item | threading.Event | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Item | _Wanted | None] = queue.SimpleQueue()
         self._error: Exception | None = None
         self._has_failed = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -80,16 +82,16 @@ class Writer:
             StorageError: An earlier measurement could not be written.
         """
         self._raise()
-        self._queue.put((study, finished))
+        self._queue.put(_Item(study, finished))
 
-    def flush(self) -> None:
-        """Wait until everything is written; Ctrl-C makes it wait ten seconds at most.
+    def flush(self, study: StudyWriter) -> None:
+        """Wait until all of a study is written; Ctrl-C makes it wait ten seconds at most.
 
         Raises:
             StorageError: A measurement could not be written.
         """
         written = threading.Event()
-        self._queue.put(written)
+        self._queue.put(_Wanted(study, written))
         self._wait(written.wait)
         self._raise()
 
@@ -111,45 +113,42 @@ class Writer:
             raise self._error
 
     def _run(self) -> None:
-        more = True
-        while more:
-            taken = list(self._taken())
-            more = None not in taken
-            batches: dict[StudyWriter, list[Finished]] = {}
-            for each in taken:
-                if isinstance(each, tuple):
-                    batches.setdefault(each[0], []).append(each[1])
-            began_s = time.monotonic()
-            for study, batch in batches.items():
-                self._write(study, batch)
-            self.busy_s += time.monotonic() - began_s
-            for each in taken:
-                if isinstance(each, threading.Event):
-                    each.set()
-
-    def _taken(self) -> Iterator[_Item | threading.Event | None]:
-        """What is to be written now: all of a moment, or what was put before somebody waits."""
-        due_s = None
+        gathered: dict[StudyWriter, list[Finished]] = {}
+        due_s = math.inf
         while True:
-            wait_s = None if due_s is None else max(0.0, due_s - time.monotonic())
             try:
-                each = self._queue.get(timeout=wait_s)
+                each = self._queue.get(timeout=_until(due_s))
             except queue.Empty:
+                self._write_all(gathered)
+                due_s = math.inf
+                continue
+            if each is None:
+                self._write_all(gathered)
                 return
-            yield each
-            if not isinstance(each, tuple):
-                return
-            due_s = time.monotonic() + _GATHERED_S if due_s is None else due_s
+            if isinstance(each, _Wanted):
+                self._write(each.study, gathered.pop(each.study, []))
+                each.written.set()
+            else:
+                gathered.setdefault(each.study, []).append(each.finished)
+                due_s = min(due_s, time.monotonic() + _GATHERED_S)
+
+    def _write_all(self, gathered: dict[StudyWriter, list[Finished]]) -> None:
+        for study, batch in gathered.items():
+            self._write(study, batch)
+        gathered.clear()
 
     def _write(self, study: StudyWriter, batch: Sequence[Finished]) -> None:
-        if self._has_failed:
+        if self._has_failed or not batch:
             return
+        began_s = time.monotonic()
         try:
             study.write(batch)
         except ClaimLost as error:
             study.lost = error
         except Exception as error:  # noqa: BLE001 - raised again in the owner's thread
             self._error, self._has_failed = error, True
+        finally:
+            self.busy_s += time.monotonic() - began_s
 
 
 class StudyWriter:
@@ -211,7 +210,7 @@ class StudyWriter:
             StorageError: A measurement could not be written.
         """
         if self._kept < self._put:
-            self._writer.flush()
+            self._writer.flush(self)
         self._raise_lost()
 
     def keep_selection(self, selection: Selection) -> None:
@@ -271,8 +270,23 @@ class StudyWriter:
         return trial
 
 
-#: A measurement and the study that it belongs to.
-_Item = tuple[StudyWriter, Finished]
+class _Item(NamedTuple):
+    """A measurement of a study."""
+
+    study: StudyWriter
+    finished: Finished
+
+
+class _Wanted(NamedTuple):
+    """Somebody waits until a study is written."""
+
+    study: StudyWriter
+    written: threading.Event
+
+
+def _until(due_s: float) -> float | None:
+    """Seconds until a moment of ``time.monotonic()``; None if it never comes."""
+    return None if math.isinf(due_s) else max(0.0, due_s - time.monotonic())
 
 
 def _local(utc: datetime) -> datetime:

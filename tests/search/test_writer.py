@@ -66,14 +66,15 @@ def test_measurements_of_a_moment_are_written_together(path, monkeypatch):
         closing(TrialMirror(f"sqlite:///{path}")) as mirror,
         closing(Writer(store, mirror)) as writer,
     ):
-        record = store.study_of(SHAPES[0], ENVIRONMENT)
-        study = writer.open(record)
+        study, other = (writer.open(store.study_of(shape, ENVIRONMENT)) for shape in SHAPES[:2])
         for number in range(5):
             study.put(finished(SHAPES[0], number))
+            other.put(finished(SHAPES[1], number))
         assert study.kept == 0
-        study.flush()  # waits for no more
-        assert study.kept == 5
-        assert store.batches == [5]
+        study.flush()  # waits for no more, and not for the others
+        assert (study.kept, other.kept) == (5, 0)
+    assert store.batches == [5, 5]
+    assert other.kept == 5
 
 
 @pytest.fixture

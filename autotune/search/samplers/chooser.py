@@ -42,7 +42,7 @@ class Chooser:
             neighbours: Finished shapes that are near, the nearest first.
             looked_at: How many configurations to look at. Without neighbours it is all of them.
         """
-        self._raw = features(space.shape, space.configs)
+        self._raw = features(space.shape, space.listing.columns)
         self._prior = belief(space.shape, self._raw, neighbours)
         self.is_informed = self._prior is not None
         self._most = looked_at if self.is_informed else len(self._raw)
@@ -85,17 +85,20 @@ class Chooser:
         """Look at other configurations where those that are looked at will not do any more."""
         rows, known = np.array(history.rows, dtype=int), np.flatnonzero(np.isfinite(history.logs))
         stage = len(known).bit_length() if len(known) >= _FIRST_LOOK else 0
-        is_empty = not (self._number[free] >= 0).any()
-        if stage == self._stage and not is_empty and (self._number[rows] >= 0).all():
+        is_of_use = (self._number[free] >= 0).any() and (self._number[rows] >= 0).all()
+        if stage == self._stage and is_of_use:
             return
-        self._stage, expected = stage, self._prior
+        self._stage, expected, among = stage, self._prior, np.arange(len(self._raw))
         assert expected is not None  # noqa: S101 - for mypy: without it all are looked at
         if stage:  # by the first ones alone, so that a search that goes on looks at the same
             first = known[: 1 << (stage - 1)]
             model = Surrogate(scaled(self._raw), self._prior)
             expected = model.mean(rows[first], history.logs[first])
-        among = free if is_empty else np.arange(len(self._raw))
-        self._look(np.union1d(self._promising(among, expected), rows))
+            among = np.setdiff1d(among, rows[first])
+        promising = self._promising(among, expected)
+        if not np.isin(free, promising).any():
+            promising = self._promising(free, expected)
+        self._look(np.union1d(promising, rows))
 
     def _promising(self, places: Rows, expected: Floats) -> Rows:
         """The places of which the least is expected, as many of each kind, ascending."""

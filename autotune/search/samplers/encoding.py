@@ -7,7 +7,7 @@ on their axes. The database is read by people, dashboards and later versions, so
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from optuna.distributions import BaseDistribution, IntDistribution
 
 from autotune.launch.config import LARGEST_VALUE, KernelConfig
+from autotune.launch.listing import Listing
 from autotune.launch.op import LoraOp
 from autotune.launch.space import SearchSpace
 
@@ -34,13 +35,10 @@ class Positions:
         values = config.as_dict()
         return {name: axis.index(values[name]) for name, axis in self.axes.items()}
 
-    def table(self, configs: Sequence[KernelConfig]) -> npt.NDArray[np.float64]:
-        """The trial parameters of many configurations, (len(configs), len(axes))."""
-        columns = [
-            np.searchsorted(axis, [getattr(config, name) for config in configs])
-            for name, axis in self.axes.items()
-        ]
-        table = np.array(columns, dtype=float).reshape(len(columns), len(configs))
+    def table(self, listing: Listing) -> npt.NDArray[np.float64]:
+        """The trial parameters of many configurations, (configurations, len(axes))."""
+        columns = [np.searchsorted(axis, listing.columns[name]) for name, axis in self.axes.items()]
+        table = np.array(columns, dtype=float).reshape(len(columns), len(listing.configs))
         params: npt.NDArray[np.float64] = table.T
         return params
 

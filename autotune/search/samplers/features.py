@@ -7,12 +7,11 @@ that it keeps in flight do mean the same. The surrogate sees both kinds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
-from autotune.launch.config import KernelConfig
 from autotune.launch.shape import DTYPE_BYTES, KernelShape
 from autotune.launch.sizes import assigns_naively, launched_rows, matmul_sizes
 
@@ -83,17 +82,17 @@ _WEIGHTS = np.array(
 _DEPTH_WEIGHT, _SLICES_WEIGHT = 0.2, 2.5
 
 
-def features(shape: KernelShape, configs: Sequence[KernelConfig]) -> Floats:
-    """Figures of every configuration, (len(configs), len(NAMES)).
+def features(shape: KernelShape, values: Mapping[str, Floats]) -> Floats:
+    """Figures of every configuration, (configurations, len(NAMES)).
 
     All but ``num_stages`` and ``masked`` are logarithms to base 2, so that one step of an axis is
     about one unit. Stages that the compiler does not use count as 1.
 
     Args:
         shape: The shape that is launched.
-        configs: The shape's configurations; a parameter that the op does not have counts as 1.
+        values: Those of every parameter, each (configurations,), as ``listing.columns`` has them.
     """
-    m, n, k, split, group, warps, stages = (_values(configs, name) for name in NAMES[:RAW])
+    m, n, k, split, group, warps, stages = (values[name] for name in NAMES[:RAW])
     problems, rows, columns, depth = _products(shape)
     masked = depth % (k * split) != 0
     stages = np.where(masked, 1.0, stages)
@@ -143,10 +142,6 @@ def between_shapes(shape: KernelShape, raw: Floats) -> Floats:
     depth = matmul_sizes(shape)[2]
     sizes = (_DEPTH_WEIGHT * np.log2(depth), _SLICES_WEIGHT * np.log2(shape.num_slices))
     return np.hstack((scaled(raw), np.tile(sizes, (len(raw), 1))))
-
-
-def _values(configs: Sequence[KernelConfig], name: str) -> Floats:
-    return np.array([getattr(config, name) or 1 for config in configs], dtype=float)
 
 
 def _products(shape: KernelShape) -> tuple[float, float, int, int]:

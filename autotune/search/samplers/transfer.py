@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.launch.config import KernelConfig
+from autotune.launch.listing import columns
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.launch.sizes import is_shrink, matmul_sizes
@@ -80,7 +81,7 @@ class Neighbour:
         """Points to learn from, (count, features), and their squashed logarithms, (count,)."""
         timed = instructive(self.timed)
         latencies = np.array(list(timed.values()))
-        points = between_shapes(self.shape, features(self.shape, list(timed)))
+        points = between_shapes(self.shape, features(self.shape, columns(timed)))
         return points, squash(np.log(latencies))
 
 

@@ -16,11 +16,10 @@ class Untried:
     """Knows which configurations of a space are left, and finds one of them."""
 
     def __init__(self, space: SearchSpace, positions: Positions) -> None:
-        self._configs = space.configs
-        self._index = {config: index for index, config in enumerate(space.configs)}
+        self._configs, self._index = space.configs, space.listing.places
         self._names = tuple(positions.axes)
-        self._points = positions.table(space.configs)
-        self._block_m = np.array([config.block_m for config in space.configs])
+        self._points = positions.table(space.listing)
+        self._block_m = space.listing.columns["block_m"].astype(int)
         self._left = np.ones(len(self._configs), dtype=bool)
         self._among = np.ones(len(self._configs), dtype=bool)
         self.taken = 0

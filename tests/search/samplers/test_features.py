@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from autotune.launch.config import KernelConfig
+from autotune.launch.listing import columns
 from autotune.launch.op import LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.search.samplers.features import NAMES, RAW, between_shapes, features, scaled
@@ -33,19 +34,19 @@ SHAPES = [
 
 
 def figure(shape: KernelShape, name: str, config: KernelConfig = CONFIG) -> float:
-    return float(features(shape, [config])[0, NAMES.index(name)])
+    return float(features(shape, columns([config]))[0, NAMES.index(name)])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.label)
 def test_every_figure_of_every_kind_of_shape_is_finite(shape):
-    raw = features(shape, [CONFIG, *configs()[::100]])
+    raw = features(shape, columns([CONFIG, *configs()[::100]]))
     assert raw.shape == (42, len(NAMES))
     assert np.isfinite(raw).all()
     assert scaled(raw).shape == raw.shape
 
 
 def test_raw_parameters_are_logarithms_but_for_the_stages():
-    assert features(shrink(), [CONFIG])[0, :RAW].tolist() == [5, 4, 6, 3, 3, 2, 3]
+    assert features(shrink(), columns([CONFIG]))[0, :RAW].tolist() == [5, 4, 6, 3, 3, 2, 3]
 
 
 def test_a_shape_with_twice_the_depth_and_split_loops_as_long():
@@ -71,10 +72,10 @@ def test_stages_of_a_masked_loop_make_no_difference():
     masked = [{"block_k": 64, "split_k": 128, "num_stages": stages} for stages in (2, 3, 5)]
     shape = shrink(hidden_size=14336)
     ours = [KernelConfig(**CONFIG.as_dict() | each) for each in masked]
-    rows = features(shape, ours)
+    rows = features(shape, columns(ours))
     assert (rows == rows[0]).all()
     even = [KernelConfig(**CONFIG.as_dict() | each | {"split_k": 32}) for each in masked]
-    assert len(np.unique(features(shape, even), axis=0)) == 3
+    assert len(np.unique(features(shape, columns(even)), axis=0)) == 3
 
 
 def test_registers_are_short_from_some_accumulators_a_thread_on():
@@ -86,8 +87,8 @@ def test_registers_are_short_from_some_accumulators_a_thread_on():
 
 def test_between_shapes_the_sizes_count_and_within_one_they_do_not():
     shapes = [shrink(num_slices=slices) for slices in (1, 2)]
-    here, there = (between_shapes(each, features(each, configs()[:9])) for each in shapes)
-    within = scaled(features(shrink(), configs()[:9]))
+    here, there = (between_shapes(each, features(each, columns(configs()[:9]))) for each in shapes)
+    within = scaled(features(shrink(), columns(configs()[:9])))
     apart = np.linalg.norm(here[0] - here[1:], axis=1)
     assert np.allclose(apart, np.linalg.norm(within[0] - within[1:], axis=1))
     assert (np.linalg.norm(here - there, axis=1) > 2).all()

@@ -34,7 +34,7 @@ def tuned(runner: Landscape, shape: KernelShape, trials: int = 80) -> Neighbour:
 
 
 def believed(space: SearchSpace, neighbours: Sequence[Neighbour]) -> Floats | None:
-    return belief(space.shape, features(space.shape, space.configs), neighbours)
+    return belief(space.shape, features(space.shape, space.listing.columns), neighbours)
 
 
 def test_distance_grows_with_every_size_and_is_infinite_between_kinds():
