@@ -311,6 +311,8 @@ def _device_text(
     """The line of one GPU of several: figures first, since the end of a line may be cut."""
     clocks = "" if status is None else _clocks_text(status, ", at")
     shape = progress.latest.get(device)
+    if device in progress.lost:
+        return f"{device}: lost"
     if shape is None:
         return f"{device}: nothing to do{clocks}"
     search = progress.searches[shape]

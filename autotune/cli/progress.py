@@ -15,6 +15,7 @@ from autotune.search.events import (
     Choosing,
     Closed,
     Event,
+    GpuLost,
     Looked,
     Opened,
     Planned,
@@ -64,6 +65,7 @@ class RunProgress:
         latest: The same for every GPU that searches one.
         measured: How many configurations of all shapes this run has measured.
         looked: At how many batch sizes between the tuned ones something was timed.
+        lost: The GPUs that do not work any more.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class RunProgress:
         self.shape: KernelShape | None = None
         self.latest: dict[str, KernelShape] = {}
         self.measured = self.looked = 0
+        self.lost: set[str] = set()
 
     def watch(self, event: Event) -> None:
         """Bring the state up to date with an event."""
@@ -160,6 +163,8 @@ class RunProgress:
                 self.shape, self.looked = None, self.looked + 1
                 self.searches.clear()
                 self.latest.clear()
+            case GpuLost():
+                self.lost.add(event.device)
 
     def _open(self, event: Opened) -> None:
         self.searches[event.shape] = Search(

@@ -20,6 +20,7 @@ from autotune.measure import (
     StopRule,
 )
 from autotune.measure.recording import RecordingRunner, RecordingWriter
+from autotune.search.events import GpuLost
 from autotune.store import DeviceLoad, Load
 
 if TYPE_CHECKING:
@@ -124,18 +125,25 @@ class Member(Runner):
 class Crew:
     """The runners of a run, and which of them are lost."""
 
-    def __init__(self, runners: Sequence[Runner], *, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        runners: Sequence[Runner],
+        *,
+        say: Callable[[str], None],
+        tell: Callable[[GpuLost], None],
+    ) -> None:
         """Take over runners, which their owner closes.
 
         Args:
             runners: At least one.
             say: Called with a line when a GPU is lost.
+            tell: Called then, too.
 
         Raises:
             InputError: They measure in different environments.
         """
         _check_alike(runners)
-        self._say = say
+        self._say, self._tell = say, tell
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self.members = tuple(Member(runner, self) for runner in runners)
@@ -199,6 +207,7 @@ class Crew:
         if is_news:
             others = "the other GPU goes on" if left == 1 else f"the other {left} GPUs go on"
             self._say(f"{error}. What was under way there is tried again: {others}.")
+            self._tell(GpuLost(device=member.device))
 
     def work(self, task: Callable[[Member], None]) -> None:
         """Call a function with every runner that is left, each in a thread of its own.

@@ -138,7 +138,18 @@ class Looked:
     shape: KernelShape
 
 
-Event: TypeAlias = Planned | Opened | Tried | Choosing | Closed | ShapeDone | Looked
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuLost:
+    """A GPU does not work any more; the others take its shapes over.
+
+    Attributes:
+        device: The GPU, as its runner has it.
+    """
+
+    device: str
+
+
+Event: TypeAlias = Planned | Opened | Tried | Choosing | Closed | ShapeDone | Looked | GpuLost
 
 #: Called with every event, in the thread that measures: it must return at once. Where several GPUs
 #: measure, one event comes after the other, never two at a time.

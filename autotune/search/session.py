@@ -103,9 +103,9 @@ class Session:
         runners = [runner] if isinstance(runner, Runner) else list(runner)
         self._say = say
         self._telling, self._taking = threading.Lock(), threading.Lock()
-        self.plan, self.crew = plan, Crew(runners, say=say)
         self._watch = watch
         self.tell = watched_by(self._write_down, self._pass_on)
+        self.plan, self.crew = plan, Crew(runners, say=say, tell=self.tell)
         self._record = record
         self._known = known if self.runner.replayed is None else {}
         self._finished: dict[KernelShape, Neighbour] = {}

@@ -13,7 +13,7 @@ from autotune.cli.live import RunDisplay, Verbosity, drawn, shape_line
 from autotune.cli.progress import RunProgress
 from autotune.launch.op import LoraOp
 from autotune.measure import DeviceState, Outcome, RunnerStatus
-from autotune.search.events import Choosing, Event, Looked, Opened
+from autotune.search.events import Choosing, Closed, Event, GpuLost, Looked, Opened
 from tests.cli.run_events import CONFIG, SHAPES, done, planned, tried
 from tests.moe import moe_shape
 
@@ -119,6 +119,11 @@ def test_every_gpu_of_several_has_a_line_with_its_shape_its_best_its_clocks_and_
         " GPU 2: nothing to do",
         " compiling 6, 10 waiting",
     ]
+
+
+def test_a_lost_gpu_is_shown_as_lost():
+    lines = of_several(200, *ON_TWO, Closed(shape=SHAPES[1]), GpuLost(device="GPU 1"))
+    assert lines[2] == " GPU 1: lost"
 
 
 @pytest.mark.parametrize("width", [40, 80])

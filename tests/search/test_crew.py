@@ -26,7 +26,7 @@ from autotune.measure.replay import ReplayRunner
 from autotune.measure.runners import replay_workers
 from autotune.plan.study import StudyPlan
 from autotune.search.crew import Crew
-from autotune.search.events import Closed, Event, Opened, ShapeDone, Tuned, unwatched
+from autotune.search.events import Closed, Event, GpuLost, Opened, ShapeDone, Tuned, unwatched
 from autotune.search.run import run_job
 from autotune.search.session import Session
 from autotune.search.tune import look_between, tune
@@ -157,6 +157,8 @@ def test_a_gpu_that_is_lost_costs_what_was_under_way_and_the_others_take_over(tm
     opened = Counter(event.shape for event in run.events if isinstance(event, Opened))
     closed = Counter(event.shape for event in run.events if isinstance(event, Closed))
     assert opened == closed
+    lost = [event.device for event in run.events if isinstance(event, GpuLost)]
+    assert sorted(lost) == ["GPU 1", "GPU 2"]
 
 
 @pytest.mark.slow
@@ -338,7 +340,9 @@ def test_what_any_runner_may_do_another_does_if_a_gpu_is_lost(method):
                 raise DeviceLost("GPU 0 is lost: gone")
 
     said: list[str] = []
-    together = Crew([Fragile(device=f"GPU {n}") for n in range(2)], say=said.append)
+    told: list[GpuLost] = []
+    runners = [Fragile(device=f"GPU {n}") for n in range(2)]
+    together = Crew(runners, say=said.append, tell=told.append)
     calls: dict[str, Callable[[], object]] = {
         "space": lambda: together.runner.space(shrink(), {}),
         "ceilings": together.runner.ceilings,
@@ -349,3 +353,4 @@ def test_what_any_runner_may_do_another_does_if_a_gpu_is_lost(method):
     assert said == [
         "GPU 0 is lost: gone. What was under way there is tried again: the other GPU goes on."
     ]
+    assert told == [GpuLost(device="GPU 0")]
