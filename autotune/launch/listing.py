@@ -80,6 +80,6 @@ def listing_of(terms: tuple[Any, ...], default: tuple[KernelConfig, KernelConfig
         terms: The arguments of ``grid.launches``.
         default: As for ``Listing``.
     """
-    from autotune.launch.grid import launches
+    from autotune.launch.grid import launches  # it imports numpy
 
     return Listing(default, launches(*terms).items())

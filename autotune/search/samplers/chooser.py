@@ -46,8 +46,8 @@ class Chooser:
         self._prior = belief(space.shape, self._raw, neighbours)
         self.is_informed = self._prior is not None
         self._most = looked_at if self.is_informed else len(self._raw)
-        # The layer of a MoE op needs the best of each block_m.
-        self._kinds = self._raw[:, 0] if space.shape.op.is_moe else np.zeros(len(self._raw))
+        # The layer of a MoE op needs the best of each block_m, so some of each are looked at.
+        self._groups = self._raw[:, 0] if space.shape.op.is_moe else np.zeros(len(self._raw))
         self._stage = 0
         every = np.arange(len(self._raw))
         self._look(every if self._prior is None else self._promising(every, self._prior))
@@ -101,14 +101,12 @@ class Chooser:
         self._look(np.union1d(promising, rows))
 
     def _promising(self, places: Rows, expected: Floats) -> Rows:
-        """The places of which the least is expected, as many of each kind, ascending."""
-        kinds = [places[self._kinds[places] == kind] for kind in np.unique(self._kinds[places])]
-        most = -(-self._most // len(kinds))
-        return np.sort(
-            np.concatenate(
-                [those[np.argsort(expected[those], kind="stable")[:most]] for those in kinds]
-            )
-        )
+        """The places of which the least is expected, as many of each group, ascending."""
+        group = self._groups[places]
+        groups = [places[group == one] for one in np.unique(group)]
+        most = -(-self._most // len(groups))
+        best = [those[np.argsort(expected[those], kind="stable")[:most]] for those in groups]
+        return np.sort(np.concatenate(best))
 
     def _seen(self, history: History, free: Rows) -> tuple[History, npt.NDArray[np.intp]]:
         """The history, and what is free, by their numbers among those that are looked at."""

@@ -138,7 +138,7 @@ class Surrogate:
         self._trend = np.stack((np.full(len(points), _LEVEL), tilt), axis=1)
         self._fitted = 0
         self._length, self._noise = _USUAL_LENGTH, _NOISES[1]
-        self._likened: dict[int, Floats] = {}
+        self._alike: dict[int, Floats] = {}
         self._kernel, self._factor, self._nearness = (np.empty((0, len(points))) for _ in range(3))
         self._rows: list[int] = []
         self._unknown = 1.0 + (self._trend**2).sum(axis=1)
@@ -158,6 +158,7 @@ class Surrogate:
         asked = (tuple(rows), logs.tobytes())
         if self._asked != asked:
             self._asked, self._answer = asked, self._predict(rows, logs)
+        self._extend(rows)  # for draws and hindsight, if anything else was asked meanwhile
         return self._answer
 
     def _predict(self, rows: Sequence[int], logs: Floats) -> Expected:
@@ -186,9 +187,8 @@ class Surrogate:
         """
         kernel = self._likeness(rows) + self._trend[rows] @ self._trend.T
         among = kernel[:, rows] + self._noise * np.eye(len(rows))
-        found: Floats = (
-            self.prior + np.linalg.solve(among, squash(logs) - self.prior[rows]) @ kernel
-        )
+        weights = np.linalg.solve(among, squash(logs) - self.prior[rows])
+        found: Floats = self.prior + weights @ kernel
         return found
 
     def draws(self, rows: Sequence[int], expected: Expected, wanted: Rows, count: int) -> Floats:
@@ -267,10 +267,10 @@ class Surrogate:
 
     def _likeness_to_all(self, rows: Rows) -> Floats:
         """That of rows to every point, (len(rows), count); it is computed once for each row."""
-        new = [row for row in rows.tolist() if row not in self._likened]
+        new = [row for row in rows.tolist() if row not in self._alike]
         if new:
-            self._likened |= zip(new, self._likeness(np.array(new)), strict=True)
-        return np.array([self._likened[row] for row in rows.tolist()])
+            self._alike |= zip(new, self._likeness(np.array(new)), strict=True)
+        return np.array([self._alike[row] for row in rows.tolist()])
 
     def _extend(self, rows: Sequence[int]) -> None:
         """Bring the kernel and the factor L⁻¹K to these rows."""
@@ -324,7 +324,7 @@ class Surrogate:
                     likeliest, least = (length, noise), surprise
         if likeliest != (self._length, self._noise):
             self._length, self._noise = likeliest
-            self._likened, self._rows, self._variance = {}, [], self._unknown.copy()
+            self._alike, self._rows, self._variance = {}, [], self._unknown.copy()
 
 
 def expected_improvement(best: float | Floats, mean: Floats, spread: Floats) -> Floats:

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.search.samplers.surrogate import SOFT_LIMIT, Surrogate, interpolated, squash
+from autotune.search.samplers.surrogate import (
+    SOFT_LIMIT,
+    Surrogate,
+    expected_improvement,
+    interpolated,
+    squash,
+)
 
 GRID = np.stack(np.meshgrid(np.arange(8.0), np.arange(8.0)), axis=-1).reshape(-1, 2)
 LOGS = 0.02 * ((GRID - 3) ** 2).sum(axis=1)
@@ -50,6 +58,48 @@ def test_rows_that_are_not_those_from_before_start_afresh():
     surrogate.predict([5, 6, 7], LOGS[[5, 6, 7]])
     again = surrogate.predict([6, 9], LOGS[[6, 9]])
     assert np.allclose(again, Surrogate(GRID).predict([6, 9], LOGS[[6, 9]]))
+
+
+ASKED = st.lists(st.lists(st.integers(0, 63), unique=True, max_size=5), min_size=1, max_size=6)
+
+
+@given(ASKED)
+def test_whatever_was_asked_before_the_answer_is_that_of_a_new_model(asked):
+    surrogate, wanted = Surrogate(GRID), np.arange(0, 64, 7)
+    for rows in asked:
+        new = Surrogate(GRID)
+        answers = []
+        for model in (surrogate, new):
+            expected = model.predict(rows, LOGS[rows])
+            if model is surrogate:
+                model.votes(asked[0], np.ones((1, len(asked[0]))))
+                expected = model.predict(rows, LOGS[rows])
+            drawn = model.draws(rows, expected, wanted, 3)
+            answers.append([*expected, drawn.ravel(), model.hindsight(rows, LOGS[rows])])
+        for one, other in zip(*answers, strict=True):
+            assert np.allclose(one, other, atol=1e-9)
+
+
+@given(st.lists(st.integers(0, 63), unique=True, min_size=1, max_size=5))
+def test_the_mean_alone_is_that_of_the_prediction(rows):
+    belief = squash(LOGS[::-1])
+    mean = Surrogate(GRID, belief).mean(np.array(rows), LOGS[rows])
+    assert np.allclose(mean, Surrogate(GRID, belief).predict(rows, LOGS[rows]).mean)
+
+
+@given(st.floats(-40, 40), st.floats(1e-6, 10))
+def test_the_expected_improvement_is_that_of_the_formula(z, spread):
+    (found,) = expected_improvement(z * spread, np.zeros(1), np.array([spread]))
+    below = 0.5 * math.erfc(-z / math.sqrt(2))
+    density = math.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
+    assert found == pytest.approx(
+        spread * (z * below + density), rel=1e-4, abs=1e-9 * spread + 1e-11
+    )
+
+
+def test_more_is_never_expected_of_a_point_that_lies_higher():
+    means = np.linspace(-9, 9, 5_001)
+    assert (np.diff(expected_improvement(0.0, means, np.ones(len(means)))) < 0).all()
 
 
 def test_a_model_without_observations_predicts():

@@ -11,6 +11,7 @@ from autotune.launch.space import SearchSpace
 from autotune.measure import Measurement, Outcome
 from autotune.search import Budget
 from autotune.search.contest.replayed import search
+from autotune.search.samplers import transfer
 from autotune.search.samplers.features import features
 from autotune.search.samplers.surrogate import Floats
 from autotune.search.samplers.transfer import (
@@ -53,6 +54,21 @@ def test_every_shape_comes_after_one_that_is_near_it():
             near = [distance(shape, before) for before in ordered[:place]]
             assert min(near) <= 2 or all(map(math.isinf, near))
     assert in_order([]) == []
+
+
+def test_of_a_large_space_the_most_promising_are_believed_as_in_a_small_one(monkeypatch):
+    runner = Landscape(stride=5)
+    space = runner.space(shrink(), {})
+    neighbours = [tuned(runner, shrink(num_tokens=m)) for m in (512, 1024)]
+    whole = believed(space, neighbours)
+    monkeypatch.setattr(transfer, "_MOST_BELIEVED", 200)
+    monkeypatch.setattr(transfer, "_ROUGH", 50)
+    part = believed(space, neighbours)
+    assert whole is not None
+    assert part is not None
+    alike = np.isclose(part, whole, atol=1e-5)
+    assert 200 <= alike.sum() < len(whole)
+    assert alike[np.argsort(whole)[:10]].all()
 
 
 def test_the_nearest_shapes_come_first_and_shapes_without_timings_are_skipped():
