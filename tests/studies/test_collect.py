@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import io
 import json
 import struct
-import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,8 +22,7 @@ from autotune.export.packs import MEASUREMENTS, write_pack
 from autotune.export.tuned_entry import TunedEntry, TunedFor
 from autotune.launch.op import DENSE_OPS
 from tests.profiles import examples
-
-STUDIES = Path(__file__).parents[2] / "studies"
+from tests.studies.scripts import loaded
 
 SHIPPED = collected()[0]
 
@@ -35,13 +32,7 @@ FEW = SHIPPED.entries[:4]
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("collect", STUDIES / "collect.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["collect"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return loaded("collect")
 
 
 def pack_of(path: Path, *entries: TunedEntry, measurements: bytes | None = None) -> Path:

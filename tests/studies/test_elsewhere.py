@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from autotune.measure.replay import ReplayRunner
+from tests.studies.scripts import loaded
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("elsewhere", ROOT / "studies/elsewhere.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["elsewhere"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return loaded("elsewhere")
 
 
 @pytest.fixture(scope="module")

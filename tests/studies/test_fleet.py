@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -17,19 +15,12 @@ from autotune.search.session import Session
 from autotune.search.tune import tune
 from tests.recordings import write_recording
 from tests.search.test_confirming import MeasuringRunner
-
-STUDIES = Path(__file__).parents[2] / "studies"
+from tests.studies.scripts import STUDIES, loaded
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fleet", STUDIES / "fleet.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fleet"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return loaded("fleet")
 
 
 def fleet_file(folder: Path, text: str) -> Path:

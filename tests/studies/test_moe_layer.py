@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -17,21 +16,16 @@ from autotune.launch.op import MOE_OPS, LoraOp
 from autotune.plan.study import StudyPlan
 from tests.moe import DEFAULT, moe_table
 from tests.patience import PATIENCE_S
+from tests.studies.scripts import STUDIES, loaded
 
 pytestmark = pytest.mark.slow
 
-STUDIES = Path(__file__).parents[2] / "studies"
 SCRIPT = STUDIES / "moe_layer.py"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("moe_layer", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("moe_layer")
 
 
 def plan_of(tmp_path: Path, *ops: LoraOp, **changes: object) -> StudyPlan:

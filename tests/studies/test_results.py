@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from types import ModuleType
 
 import pytest
 
+from tests.studies.scripts import loaded
 from tests.vllm.releases import ROOT
 
 SCRIPT = ROOT / "studies" / "results.py"
@@ -15,12 +15,7 @@ SCRIPT = ROOT / "studies" / "results.py"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("results", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("results")
 
 
 def test_the_page_is_what_the_script_writes(script):
