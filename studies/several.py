@@ -4,7 +4,8 @@
 
 Each run has a database and an empty compile cache of its own, and of the host's cores the share of
 its GPUs. A Ray cluster has the cache and the cores that its nodes were started with, so
-start them with an empty ``TRITON_CACHE_DIR``. FLAGS are handed on to ``autotune run``.
+start them with an empty ``TRITON_CACHE_DIR``. FLAGS are handed on to ``autotune run``; give
+``--no-configs`` for a model of the collection, which is only confirmed otherwise.
 """
 
 from __future__ import annotations
