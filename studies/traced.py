@@ -11,9 +11,9 @@ prompts, in which every kernel is looked up, is printed for both. With a tuned f
 runs once, traced, and is asked for other lengths. Either way vLLM's own monitor counts the kernels
 that are compiled while it serves.
 
-``--compare`` starts three engines, one after another: with vLLM's defaults, with the folder, and
-with the folder and ``AUTOTUNE_WARM=1``. Each serves prompts of many lengths, and the script prints
-for each how long its start took and what it compiled while it served, as a JSON line.
+``--compare`` starts three engines side by side: with vLLM's defaults, with the folder, and with the
+folder and ``AUTOTUNE_WARM=1``. Each serves prompts of many lengths, and the script prints for each
+how long its start took and what it compiled while it served, as a JSON line.
 
 The engine is in one process (``VLLM_ENABLE_V1_MULTIPROCESSING=0``), which calls the plugin itself.
 vLLM finds the plugin only where the package's ``dist-info`` is on the path, with its entry points:
@@ -25,6 +25,7 @@ after ``pip install``, or with a folder ``lora_autotune-0.dist-info`` on PYTHONP
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -62,6 +63,10 @@ ENGINES: dict[str, tuple[bool, dict[str, str]]] = {
     "folder": (True, {}),
     "folder, warm": (True, {WARM: "1"}),
 }
+
+#: The share of the GPU's memory that has to be free for an engine, and what it gets for keys and
+#: values. Several engines fit on a GPU, and none of them is measured for its use of memory.
+SHARE, CACHE_BYTES = 0.25, 2**30
 
 #: The logger of vLLM's monitor of compiles.
 MONITOR = "vllm.utils.jit_monitor"
@@ -131,6 +136,8 @@ def serve(model: Path, layers: int | None, sizes: list[int], lengths: tuple[int,
         max_lora_rank=16,
         max_model_len=4096,
         enable_prefix_caching=False,
+        gpu_memory_utilization=SHARE,
+        kv_cache_memory_bytes=CACHE_BYTES,
         compilation_config={"cudagraph_capture_sizes": sizes},
         jit_monitor_verbose=True,
         **depth,
@@ -154,20 +161,28 @@ def serve(model: Path, layers: int | None, sizes: list[int], lengths: tuple[int,
 
 
 def compare(command: list[str], folder: Path, output: Path | None) -> None:
-    """Start the engines of ``ENGINES``, and print what each compiled while it served."""
-    rows = {}
-    for name, (has_folder, variables) in ENGINES.items():
-        environ = {k: v for k, v in os.environ.items() if k not in (WARM, FOLDER)} | variables
-        if has_folder:
-            environ[FOLDER] = str(folder.resolve())
-        # A cache of its own: else the second engine loads what the first has compiled.
-        with tempfile.TemporaryDirectory() as cache:
+    """Start the engines of ``ENGINES`` side by side, and print what each compiled as it served."""
+    with contextlib.ExitStack() as stack:
+        started = {}
+        for name, (has_folder, variables) in ENGINES.items():
+            environ = {k: v for k, v in os.environ.items() if k not in (WARM, FOLDER)} | variables
+            if has_folder:
+                environ[FOLDER] = str(folder.resolve())
+            # A cache of its own: else an engine loads what another has compiled.
+            cache = stack.enter_context(tempfile.TemporaryDirectory())
             environ |= {"TRITON_CACHE_DIR": cache, "VLLM_DISABLE_COMPILE_CACHE": "1"}
-            ran = subprocess.run(  # noqa: S603 - this script
-                command, env=environ, stdout=subprocess.PIPE, text=True, check=True
+            started[name] = stack.enter_context(
+                subprocess.Popen(  # noqa: S603 - this script
+                    command, env=environ, stdout=subprocess.PIPE, text=True
+                )
             )
-        rows[name] = json.loads(ran.stdout.splitlines()[-1])
-        print(json.dumps({"engine": name, **rows[name]}), flush=True)
+        rows = {}
+        for name, engine in started.items():
+            told, _ = engine.communicate()
+            if engine.returncode:
+                sys.exit(f"the engine ({name}) ended with {engine.returncode}")
+            rows[name] = json.loads(told.splitlines()[-1])
+            print(json.dumps({"engine": name, **rows[name]}), flush=True)
     if output is not None:
         output.write_text(json.dumps(rows, indent=1) + "\n")
 
