@@ -36,7 +36,11 @@ MOST_LOSS = 0.03
 #: this share, a run's noise: the fewer there are, the fewer are compiled.
 EQUAL_LOSS = 0.01
 
-#: How many exchanges are timed for one late kernel, those of the nearest rows.
+#: What clearly loses more than this share is timed no closer.
+_CLEAR_LOSS = 2 * MOST_LOSS
+
+#: How many exchanges are timed for one late kernel: those that leave the fewest, of the nearest
+#: rows.
 _MOST_TIMED = 6
 
 #: With how many warmed sizes a row may change together, the nearest ones.
@@ -121,9 +125,11 @@ class _Layer:
         self.options = {count: option_of(row) for count, row in rows.items()}
         self.sizes = sizes(self._kinds[0])
         self.losses = Losses(self._kinds, self.sizes.warmed, timings)
+        self._exchanges = Losses(self._kinds, (), timings.roughly(_CLEAR_LOSS))
         self._numbers = numbers
         self._binaries: dict[tuple[int, Option], frozenset[int]] = {}
         self._needed_by: dict[tuple[int, Option], frozenset[int]] = {}
+        self._now: tuple[frozenset[int], Mapping[int, frozenset[int]]] | None = None
         self._later_of_rows: Mapping[int, Sequence[int]] = {}
         self._nearest_rows: Mapping[int, int] = {}
 
@@ -168,9 +174,9 @@ class _Layer:
         yield from self._others
 
     def _exchanged(self, count: int, row: Sequence[Selection]) -> Iterator[Selection]:
-        loss = self.losses.of_taking(self.options[count], option_of(row), count)
+        loss = self.loss(count, self.options[count])
         for one, config in zip(row, self.options[count], strict=True):
-            timed = self._timings.selection(one.shape, [*one.samples_us, config])
+            timed = self._timings.selection(one.shape, [one.config, config])
             with_config = one if timed is None else replace(one, samples_us=timed.samples_us)
             yield with_config.taking(config, Exchanged(own=one.config, loss=loss))
 
@@ -186,7 +192,20 @@ class _Layer:
 
     def loss(self, row: int, option: Option) -> float:
         """How much slower a row is with an option than with its own; infinite if not known."""
-        return self.losses.of_taking(option, self.own(row), row)
+        return self._exchanges.of_taking(option, self.own(row), row)
+
+    def may_take(self, row: int, option: Option) -> bool:
+        """Whether a row's search has not shown already that an option loses too much."""
+        return not self._exchanges.surely_loses(option, self.own(row), row, MOST_LOSS)
+
+    def expect(self, options: Mapping[int, Sequence[Option]]) -> None:
+        """Say which options of some rows will be timed soon."""
+        self._exchanges.expect({n: [self.own(n), *those] for n, those in options.items()})
+
+    def time(self, row: int, options: Sequence[Option]) -> None:
+        """Time options of a row side by side; what a replay does not hold is timed alone, later."""
+        with suppress(NotRecorded):
+            self._exchanges.time(row, [self.own(row), *options])
 
     # ----------------------------------------------------------------- compiled kernels
 
@@ -210,15 +229,33 @@ class _Layer:
             self._binaries[count, option] = numbers
         return self._binaries[count, option]
 
-    def warmed(self) -> set[int]:
+    def take(self, moves: Iterable[tuple[int, Option]]) -> None:
+        """Give rows other options."""
+        self.options.update(moves)
+        self._now = None
+
+    def warmed(self) -> frozenset[int]:
         """The compiled kernels that the start launches."""
-        rows = self._nearest
-        return set().union(*(self.binaries(n, self.options[rows[n]]) for n in self.sizes.warmed))
+        return self._launched[0]
 
     def late(self, warmed: Set[int]) -> Iterator[tuple[int, int]]:
         """Every row with every compiled kernel that it needs later and that is not warmed."""
-        for row in self._later:
-            yield from ((row, binary) for binary in self._needed(row) if binary not in warmed)
+        for row, needed in self._launched[1].items():
+            yield from ((row, binary) for binary in needed if binary not in warmed)
+
+    def late_count(self, warmed: Set[int]) -> int:
+        """How many ``late`` gives."""
+        return sum(len(needed - warmed) for needed in self._launched[1].values())
+
+    @property
+    def _launched(self) -> tuple[frozenset[int], Mapping[int, frozenset[int]]]:
+        """What the start launches, and what each row needs later, with the options of now."""
+        if self._now is None:
+            rows = self._nearest
+            each = (self.binaries(n, self.options[rows[n]]) for n in self.sizes.warmed)
+            needed = {row: self._needed(row) for row in self._later}
+            self._now = frozenset().union(*each), needed
+        return self._now
 
     @property
     def _nearest(self) -> Mapping[int, int]:
@@ -252,13 +289,18 @@ class _Change:
 
     def make(self) -> None:
         """Change the rows."""
-        self.layer.options.update(self.moves)
+        self.layer.take(self.moves)
 
     @property
     def undo(self) -> _Change:
         """The change back to what the rows have now."""
         before = tuple((row, self.layer.options[row]) for row, _ in self.moves)
         return _Change(self.layer, before, self.distance)
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether no row is known to lose too much, before anything is timed."""
+        return all(self.layer.may_take(row, option) for row, option in self.moves)
 
     @property
     def loss(self) -> float:
@@ -275,6 +317,7 @@ class _Server:
     def exchange(self) -> None:
         """Change rows, one after another, while that leaves fewer late kernels."""
         hopeless: set[tuple[_Layer, int, Option, int]] = set()
+        self._time_likely()
         while True:
             late = (
                 (layer, row, binary)
@@ -289,31 +332,59 @@ class _Server:
             if not self._mended(layer, row, binary):
                 hopeless.add(place)
 
+    def _time_likely(self) -> None:
+        """Time what each row is likely to take at once: compiled ahead, and side by side."""
+        likely: dict[_Layer, dict[int, dict[Option, None]]] = {}
+        for layer, row, binary in self._late():
+            first = next(iter(self._useful(layer, row, binary)), [])
+            for each, option in (move for change in first for move in change.moves):
+                likely.setdefault(layer, {}).setdefault(each, {})[option] = None
+        for layer, options in likely.items():
+            layer.expect({row: list(those) for row, those in options.items()})
+        for layer, options in likely.items():
+            for row, those in options.items():
+                layer.time(row, list(those))
+
     def _late(self) -> Iterator[tuple[_Layer, int, int]]:
-        warmed = set().union(*(layer.warmed() for layer in self._layers))
+        warmed = self._warmed()
         return ((layer, *each) for layer in self._layers for each in layer.late(warmed))
+
+    def _late_count(self) -> int:
+        warmed = self._warmed()
+        return sum(layer.late_count(warmed) for layer in self._layers)
+
+    def _warmed(self) -> frozenset[int]:
+        return frozenset().union(*(layer.warmed() for layer in self._layers))
 
     def _mended(self, layer: _Layer, row: int, binary: int) -> bool:
         """Make the change that leaves the fewest late kernels and loses little, if there is one."""
-        now = sum(1 for _ in self._late())
-        changes = [(self._left(each), each) for each in _changes(layer, row, binary)]
-        useful = [(left, each) for left, each in changes if left < now]
-        for fewest in sorted({left for left, _ in useful}):
-            alike = [each for left, each in useful if left == fewest]
-            alike.sort(key=lambda change: change.distance)
-            _time(alike[:_MOST_TIMED])
-            best = min(alike[:_MOST_TIMED], key=lambda change: change.loss)
+        for alike in self._useful(layer, row, binary):
+            _time(alike)
+            best = min(alike, key=lambda change: change.loss)
             if best.loss <= MOST_LOSS:
                 best.make()
                 return True
         return False
+
+    def _useful(self, layer: _Layer, row: int, binary: int) -> Iterator[list[_Change]]:
+        """A few changes that leave fewer late kernels, those together that leave equally few."""
+        now = self._late_count()
+        by_left: dict[int, list[_Change]] = {}
+        for change in _changes(layer, row, binary):
+            if change.may_pass and (left := self._left(change)) < now:
+                by_left.setdefault(left, []).append(change)
+        most = _MOST_TIMED
+        for _, alike in sorted(by_left.items()):
+            if most > 0:
+                yield sorted(alike, key=lambda change: change.distance)[:most]
+            most -= len(alike)
 
     def _left(self, change: _Change) -> int:
         """How many kernels are late after a change."""
         undo = change.undo
         change.make()
         try:
-            return sum(1 for _ in self._late())
+            return self._late_count()
         finally:
             undo.make()
 
@@ -349,10 +420,7 @@ def _time(changes: Sequence[_Change]) -> None:
     for change in changes:
         for row, option in change.moves:
             by_row.setdefault(row, []).append(option)
-    if not changes:
-        return
     layer = changes[0].layer
-    layer.losses.expect(by_row)
+    layer.expect(by_row)
     for row, options in by_row.items():
-        with suppress(NotRecorded):  # they are tried one by one then
-            layer.losses.time(row, [layer.own(row), *options])
+        layer.time(row, options)

@@ -6,6 +6,7 @@ at the batch size, beside those of the rows on both sides and vLLM's default.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -19,12 +20,17 @@ from autotune.launch.moe_layer import MoeLayer
 from autotune.launch.shape import KernelShape
 from autotune.launch.space import SearchSpace, default_axes
 from autotune.measure import Runner
+from autotune.measure.racing import run_spread
 
 #: One configuration for every kernel of a layer.
 Option = tuple[KernelConfig, ...]
 
 #: For every batch size the selections of a layer's kernels, always in the same order.
 Rows = dict[int, list[Selection]]
+
+
+#: A search's figures say that a configuration is slower where it is so by so many of their spreads.
+_SURELY = 2.5
 
 
 class NotRecorded(Exception):
@@ -78,6 +84,11 @@ def unnoticed(_shape: KernelShape) -> None:
     """A ``looked`` that does nothing."""
 
 
+def not_searched(_shape: KernelShape) -> Mapping[KernelConfig, float]:
+    """A ``searched`` that knows of nothing."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BetweenRows:
     """What a shape at a captured batch size loses with the configuration of the nearest row.
@@ -103,10 +114,15 @@ class Timings:
     Attributes:
         runner: Times configurations.
         looked: Called with a shape after configurations of it were timed.
+        searched: Returns what a shape's search measured: microseconds of every configuration that
+            it tried, infinite where one does not run. Rougher than what is timed here.
+        clear_loss: Configurations that lose more than this share are timed no closer.
     """
 
     runner: Runner
     looked: Callable[[KernelShape], None] = unnoticed
+    searched: Callable[[KernelShape], Mapping[KernelConfig, float]] = not_searched
+    clear_loss: float = math.inf
     _defaults: dict[KernelShape, KernelConfig] = field(default_factory=dict)
     _samples: dict[KernelShape, list[Mapping[KernelConfig, Sequence[float]]]] = field(
         default_factory=dict
@@ -114,7 +130,11 @@ class Timings:
 
     def by(self, runner: Runner) -> Timings:
         """The same, with another runner for what is not timed yet."""
-        return Timings(runner, self.looked, self._defaults, self._samples)
+        return replace(self, runner=runner)
+
+    def roughly(self, clear_loss: float) -> Timings:
+        """The same, where what clearly loses more than this share need not be timed closer."""
+        return replace(self, clear_loss=clear_loss)
 
     def know(self, selections: Iterable[Selection]) -> None:
         """Take over what finalists were timed for: that is not timed again."""
@@ -146,7 +166,7 @@ class Timings:
         if timed is None:
             # is_settled compares the fastest with one configuration, which may itself be the
             # fastest: so every configuration takes its turn.
-            rules = [partial(is_settled, config) for config in distinct]
+            rules = [partial(is_settled, config, loss=self.clear_loss) for config in distinct]
             found = self.runner.compare(
                 shape, distinct, lambda samples: all(rule(samples) for rule in rules)
             ).samples_us
@@ -282,6 +302,26 @@ class Losses:
         except NotRecorded:
             return float("inf")
         return _ratio(self._timed[count][gets], self._timed[count][had])
+
+    def surely_loses(self, gets: Option, had: Option, count: int, most: float) -> bool:
+        """Whether the searches' own figures say that ``gets`` is slower by more than a share.
+
+        False where they know too little, or where their noise may explain it.
+        """
+        gets_us, had_us = (self._searched_us(option, count) for option in (gets, had))
+        if gets_us is None or had_us is None:
+            return False
+        noise = _SURELY * math.sqrt(2) * run_spread(had_us / len(had))
+        return gets_us > had_us * (1 + most) * (1 + noise)
+
+    def _searched_us(self, option: Option, count: int) -> float | None:
+        """What a layer's searches measured of an option; None where one did not try it."""
+        each = [
+            self._timings.searched(shape).get(config)
+            for shape, config in zip(self.shapes(count), option, strict=True)
+        ]
+        known = [us for us in each if us is not None]
+        return sum(known) if len(known) == len(each) else None
 
     def time(self, count: int, options: Sequence[Option]) -> None:
         """Time options beside vLLM's default, unless that was done before.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -355,6 +356,7 @@ def is_settled(
     samples: Mapping[KernelConfig, Sequence[float]],
     *,
     deterministic: bool = False,
+    loss: float = math.inf,
 ) -> bool:
     """Whether the ratio of the fastest to the default is known well enough to stop timing.
 
@@ -362,12 +364,13 @@ def is_settled(
         default: vLLM's configuration.
         samples: As for ``select``.
         deterministic: As for ``select``.
+        loss: Well enough is also known that the default loses more than this share.
     """
     allowed = choosable(samples, deterministic=deterministic)
     if default not in samples or len(samples) == 1 or not allowed:
         return True
     ratio = Ratio.of(samples[default], samples[_fastest(allowed)])
-    return ratio.high - ratio.low < SETTLED_WIDTH * ratio.value
+    return ratio.high - ratio.low < SETTLED_WIDTH * ratio.value or ratio.low > 1 + loss
 
 
 def is_settled_at_every_block_m(

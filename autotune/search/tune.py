@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 from autotune.choose.between import Refined, joined, refine
@@ -13,8 +16,10 @@ from autotune.choose.keep_warm import keep_warm
 from autotune.choose.losses import Timings, by_layer_of_rows
 from autotune.choose.selection import Selection
 from autotune.errors import ClaimLost, DeviceLost
+from autotune.launch.config import KernelConfig
 from autotune.launch.release import release_of
 from autotune.launch.shape import KernelShape
+from autotune.measure import Outcome
 from autotune.search.budget import Budget
 from autotune.search.crew import Member
 from autotune.search.events import Looked, Planned, ShapeDone, Tuned
@@ -24,6 +29,12 @@ from autotune.search.session import Session
 from autotune.search.tuner import ShapeTuner
 from autotune.store import facts
 from autotune.store.chosen import chosen_together
+
+#: How measuring ends where a configuration never runs; it may have been the GPU's fault else.
+_NEVER = {
+    *(Outcome.INVALID, Outcome.COMPILE_FAILED),
+    *(Outcome.LAUNCH_FAILED, Outcome.WRONG_RESULT),
+}
 
 #: The most trials of a short search, for a row where no neighbour's winner beats the default.
 SHORT_TRIALS = 40
@@ -102,8 +113,12 @@ def look_between(
         What was found.
     """
     environment = session.runner.environment
-    timings = Timings(session.runner, lambda shape: session.tell(Looked(shape=shape)))
     chosen = [result.selection for result in tuned if result.selection]
+    timings = Timings(
+        session.runner,
+        lambda shape: session.tell(Looked(shape=shape)),
+        searched=_searched_in(session, {one.shape for one in chosen}),
+    )
     timings.know(chosen)
     refined = _refined(session, chosen, timings, rows_max)
     warm = keep_warm(
@@ -127,6 +142,23 @@ def look_between(
         if (one := by_shape.get(shape)) is not None
     ]
     return Between([*kept, *new], rows, refined)
+
+
+def _searched_in(
+    session: Session, shapes: Set[KernelShape]
+) -> Callable[[KernelShape], Mapping[KernelConfig, float]]:
+    """What the searches of some shapes measured, as ``Timings`` takes it."""
+
+    @cache
+    def searched(shape: KernelShape) -> Mapping[KernelConfig, float]:
+        if shape not in shapes:
+            return {}
+        record = session.store.study_of(shape, session.runner.environment)
+        found = [item.measurement for item in session.store.finished(record)]
+        ran = {one.config: statistics.median(one.samples_us) for one in found if one.samples_us}
+        return {one.config: math.inf for one in found if one.outcome in _NEVER} | ran
+
+    return searched
 
 
 def _refined(

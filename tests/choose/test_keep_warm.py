@@ -16,11 +16,12 @@ from autotune.choose.keep_warm import MOST_LOSS, KeptWarm, keep_warm
 from autotune.choose.losses import Timings
 from autotune.choose.selection import Selection
 from autotune.choose.served import Distinct, served_lines
-from autotune.launch.op import MOE_OPS
+from autotune.launch.config import KernelConfig
+from autotune.launch.op import MOE_OPS, LoraOp
 from autotune.launch.shape import KernelShape
 from autotune.launch.warmed import WarmedSizes
 from autotune.measure.replay import ReplayRunner
-from tests.choose.test_between import SHRINK, winners, write
+from tests.choose.test_between import BLOCKS, CONFIG, SHRINK, winners, write
 from tests.moe import moe_table
 
 #: A server that captures up to 40 tokens, and whose largest step has 128.
@@ -41,11 +42,29 @@ def recorded(
 
 
 def kept(
-    runner: ReplayRunner, rows: Sequence[int], sizes: WarmedSizes = SIZES, **more: bool
+    runner: ReplayRunner,
+    rows: Sequence[int],
+    sizes: WarmedSizes = SIZES,
+    *,
+    searched: Callable[[KernelShape], dict[KernelConfig, float]] = lambda _shape: {},
+    **more: bool,
 ) -> tuple[list[Selection], KeptWarm]:
     tuned = couple(winners(runner, [s for s in runner.shapes if s.num_tokens in rows]))
-    found = keep_warm(tuned, Timings(runner), sizes=lambda _kind: sizes, release="0.33.0", **more)
+    timings = Timings(runner, searched=searched)
+    found = keep_warm(tuned, timings, sizes=lambda _kind: sizes, release="0.33.0", **more)
     return tuned, found
+
+
+def searched_with(block_m: int, us: float) -> Callable[[KernelShape], dict[KernelConfig, float]]:
+    """What a search found where one ``block_m`` took so long, and all others 10 µs."""
+
+    def searched(_shape: KernelShape) -> dict[KernelConfig, float]:
+        configs = (
+            KernelConfig.from_mapping(LoraOp.SHRINK, CONFIG | {"block_m": m}) for m in BLOCKS
+        )
+        return {config: us if config.block_m == block_m else 10.0 for config in configs}
+
+    return searched
 
 
 def best_at(*, far_loss: float, near_loss: float = 0.01) -> Latency:
@@ -144,6 +163,18 @@ def test_a_row_that_would_lose_too_much_keeps_its_own_and_that_is_said(tmp_path)
     *_, line = served_lines(found.selections, lambda _kind: SIZES, runner.environment)
     assert "nothing that its start launches is within 3%: shrink m=97,k=4096,n=16" in line
     assert line.endswith("compile them beforehand with autotune warm.")
+
+
+@pytest.mark.parametrize(
+    ("block_m", "us", "taken"),
+    [(64, 20.0, 128), (64, math.inf, 128), (64, 10.6, 64), (128, 20.0, 64)],
+    ids=["slow", "never ran", "slow within the noise", "its own is slow"],
+)
+def test_what_a_search_saw_lose_by_far_is_not_tried(tmp_path, block_m, us, taken):
+    runner = recorded(tmp_path, best_at(far_loss=0.5))
+    searched = searched_with(block_m, us)
+    _, found = kept(runner, [1, 16, 40, 64, 128], searched=searched)
+    assert block_ms(found)[128] == taken
 
 
 def test_a_row_of_the_start_takes_what_later_ones_need(tmp_path):

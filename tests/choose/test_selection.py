@@ -149,6 +149,13 @@ def test_a_default_that_may_not_be_chosen_settles_nothing():
     assert is_settled(default, {default: (1.0,)}, deterministic=True)
 
 
+def test_what_clearly_loses_needs_no_exact_figure():
+    fast, slow, alike = noisy(10, 8, seed=1), noisy(15, 8, seed=2), noisy(10.3, 8, seed=3)
+    assert not is_settled(OTHER, {FAST: fast, OTHER: slow})
+    assert is_settled(OTHER, {FAST: fast, OTHER: slow}, loss=0.06)
+    assert not is_settled(OTHER, {FAST: fast, OTHER: alike}, loss=0.06)
+
+
 def test_a_deterministic_selection_is_read_back_as_one():
     default, other = splitting(64), splitting(1)
     samples = {default: (1.0, 1.0), other: (2.0, 2.0)}
