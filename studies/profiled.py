@@ -149,6 +149,8 @@ def engines(job: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, dict[st
         for name in ENGINES:
             environ = {key: value for key, value in os.environ.items() if key != FOLDER}
             environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+            # Else two that start at the same moment may choose the same free port.
+            environ["VLLM_PORT"] = str(21_000 + os.getpid() % 10_000 + 100 * len(started))
             if name == "folder":
                 environ[FOLDER] = str(folder.resolve())
             command = [sys.executable, __file__, "--serve"]
@@ -201,16 +203,16 @@ def main() -> int:
         served = ServedModel.of(plan, Path(scratch), load, after=["--gpu-memory-utilization=0.4"])
         job = {**served.job(load, has_lora=True), "requests": counts}
         raw = dict(engines(job, given.folder))
-    print("requests  engine   projection     shrink   expand    whole     kept")
-    for count in counts:
-        for name, found in raw.items():
-            expected = kept(given.folder, plan, column=ENGINES[name])
-            for projection, figures in by_projection(found[str(count)], given.layers).items():
-                shown = (*figures, expected.get((count, projection), math.nan))
-                cells = "  ".join(f"{each:7.2f}" for each in shown)
-                print(f"{count:8}  {name:8} {projection:13} {cells}")
-    if given.output is not None:
-        given.output.write_text(json.dumps(raw) + "\n", encoding="utf-8")
+        if given.output is not None:
+            given.output.write_text(json.dumps(raw) + "\n", encoding="utf-8")
+        print("requests  engine   projection     shrink   expand    whole     kept")
+        for count in counts:
+            for name, found in raw.items():
+                expected = kept(given.folder, plan, column=ENGINES[name])
+                for projection, figures in by_projection(found[str(count)], given.layers).items():
+                    shown = (*figures, expected.get((count, projection), math.nan))
+                    cells = "  ".join(f"{each:7.2f}" for each in shown)
+                    print(f"{count:8}  {name:8} {projection:13} {cells}")
     return 0
 
 

@@ -68,6 +68,9 @@ ENGINES: dict[str, tuple[bool, dict[str, str]]] = {
 #: values. Several engines fit on a GPU, and none of them is measured for its use of memory.
 SHARE, CACHE_BYTES = 0.25, 2**30
 
+#: Where the first engine of a comparison looks for a free port.
+PORT = 21_000 + os.getpid() % 10_000
+
 #: The logger of vLLM's monitor of compiles.
 MONITOR = "vllm.utils.jit_monitor"
 
@@ -164,8 +167,10 @@ def compare(command: list[str], folder: Path, output: Path | None) -> None:
     """Start the engines of ``ENGINES`` side by side, and print what each compiled as it served."""
     with contextlib.ExitStack() as stack:
         started = {}
-        for name, (has_folder, variables) in ENGINES.items():
+        for number, (name, (has_folder, variables)) in enumerate(ENGINES.items()):
             environ = {k: v for k, v in os.environ.items() if k not in (WARM, FOLDER)} | variables
+            # Else two that start at the same moment may choose the same free port.
+            environ["VLLM_PORT"] = str(PORT + 100 * number)
             if has_folder:
                 environ[FOLDER] = str(folder.resolve())
             # A cache of its own: else an engine loads what another has compiled.

@@ -410,8 +410,11 @@ def test_bytes_put_anywhere_end_alike(some, place, tmp_path_factory):
         assert str(error).isprintable()  # noqa: PT017 - either is right
 
 
-@pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-30b-a3b"])
-def test_a_real_engine_looked_up_the_kernels_that_its_model_has(tmp_path, model):
+@pytest.mark.parametrize(
+    ("model", "logits"),
+    [("llama-3.1-8b", [1024]), ("qwen2.5-7b", []), ("qwen3-30b-a3b", [1024])],  # no LoRA on lm_head
+)
+def test_a_real_engine_looked_up_the_kernels_that_its_model_has(tmp_path, model, logits):
     real = STUDIES / "recordings" / f"{model}_4-layers_vllm-0.26.0.trace.jsonl.gz"
     file = tmp_path / "trace.jsonl"
     file.write_bytes(gzip.decompress(real.read_bytes()))
@@ -422,4 +425,4 @@ def test_a_real_engine_looked_up_the_kernels_that_its_model_has(tmp_path, model)
     plan = whole.override(rank=16, max_loras=8, tokens=(16,))
     assert {shape.without_batch for shape in plan.shapes} == set(trace.kinds)
     assert trace.sizes("capture") == [1, 2, 4, 16, 64]
-    assert trace.sizes("start") == [1024, 16384]
+    assert trace.sizes("start") == [*logits, 16384]
