@@ -63,8 +63,10 @@ def make(asked: Mapping[str, Any]) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(asked["config"]), encoding="utf-8")
     config = transformers.AutoConfig.from_pretrained(folder)
-    model = transformers.AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
-    draw = torch.Generator().manual_seed(asked["seed"])
+    device = _device(torch)
+    with torch.device(device):  # transformers fills weights, too: on a processor that takes minutes
+        model = transformers.AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+    draw = torch.Generator(device).manual_seed(asked["seed"])
     embedding = model.get_input_embeddings().weight
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -74,7 +76,7 @@ def make(asked: Mapping[str, Any]) -> None:
             reads = weight.shape[-1]
             deviation = 1.0 if weight is embedding else 1 / math.sqrt(reads)
             for row in weight.view(-1, reads).split(4096):
-                row.copy_(torch.randn(row.shape, generator=draw) * deviation)
+                row.copy_(torch.randn(row.shape, generator=draw, device=device) * deviation)
     model.save_pretrained(folder)
 
 
@@ -83,7 +85,7 @@ def judge(asked: Mapping[str, Any], tell: _Tell) -> None:
     torch: Any = import_module("torch")
     transformers: Any = import_module("transformers")
     model = transformers.AutoModelForCausalLM.from_pretrained(asked["folder"]).float().eval()
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(_device(torch))
     sequences = asked["sequences"]
     without = _logprobs(model, sequences)
     for number, folder in enumerate(asked["adapters"]):
@@ -98,6 +100,10 @@ def judge(asked: Mapping[str, Any], tell: _Tell) -> None:
         with torch.no_grad():
             for weight, before in reversed(undo):
                 weight.copy_(before)
+
+
+def _device(torch: Any) -> str:  # noqa: ANN401 - PyTorch
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _products(folder: Path, device: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - PyTorch's
