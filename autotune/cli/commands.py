@@ -310,6 +310,7 @@ def check(
             {gpu: plan.looked_up for gpu, plan in plans.items()},
             {} if replay or storage else {gpu: plan.served for gpu, plan in plans.items()},
             deterministic=deterministic,
+            release=next(filter(None, (plan.server_release for plan in plans.values())), None),
         )
         asked = [each for plan in plans.values() if plan.trace for each in plan.trace.asked]
         layers = {shape: names for plan in plans.values() for shape, names in plan.layers.items()}

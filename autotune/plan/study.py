@@ -198,6 +198,13 @@ class StudyPlan:
         return (*self.batches.notes(counts), *self.workload.notes)
 
     @property
+    def server_release(self) -> str | None:
+        """The release of the server that is meant: of a trace, or as it was given; else None."""
+        if self.trace is not None:
+            return self.trace.release or None
+        return self.model.vllm if self.model is not None else None
+
+    @property
     def batches(self) -> Batches:
         """The batch sizes of the server.
 

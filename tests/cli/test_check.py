@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import pytest
 import autotune as package
 from tests.cli.command import Command, Ended
 from tests.recordings import write_recording
+
+STUDIES = Path(__file__).parents[2] / "studies"
 
 RECORDING = Path(package.__file__).parent / "recordings" / "llama-3.1-8b_h100.jsonl.gz"
 SHRINK = "NVIDIA_H100_80GB_HBM3_SHRINK.json"
@@ -291,6 +294,17 @@ def test_moe_values_that_this_release_bypasses_are_told(check, tuned):
     assert ended.code == 0, ended.out
     assert any("reads only block_m of the entries of rank 16" in line for line in warnings(ended))
     assert any("give all four MoE files or none: " in line for line in warnings(ended))
+
+
+def test_the_release_that_is_named_or_traced_is_checked_for(check, tmp_path):
+    model = ("--model", str(STUDIES / "models" / "llama-3.1-8b.json"))
+    ended = check(*model, "--max-loras", "8", "--rank", "16", "--vllm", "0.15.1")
+    assert "Checked tuned for vLLM 0.15.1: " in ended.out, ended.err
+    real = STUDIES / "recordings" / "llama-3.1-8b_4-layers_vllm-0.26.0.trace.jsonl.gz"
+    trace = tmp_path / "trace.jsonl"
+    trace.write_bytes(gzip.decompress(real.read_bytes()))
+    ended = check("--trace", str(trace))
+    assert "Checked tuned for vLLM 0.26.0: " in ended.out, ended.err
 
 
 # ------------------------------------------------------------------ after run and export

@@ -30,6 +30,7 @@ def check(
     served: _Served = MappingProxyType({}),
     *,
     deterministic: bool = False,
+    release: str | None = None,
 ) -> Report:
     """Check a folder.
 
@@ -41,6 +42,7 @@ def check(
         served: For each GPU the kernels of a server, of which it is counted how many it compiles
             while it serves.
         deterministic: Whether what splits k is an error.
+        release: The vLLM release that reads the folder; None for what ``vllm_release`` says.
 
     Raises:
         InputError: There is no such folder, or it holds no tuned file.
@@ -53,7 +55,7 @@ def check(
         asked=named or dict.fromkeys(gpus, asked.get(None, ())),
         served={gpu: kernels for gpu in gpus if (kernels := served.get(gpu) or served.get(None))},
         device=device,
-        release=vllm_release(folder),
+        release=release or vllm_release(folder),
         environ=os.environ,
         deterministic=deterministic,
     )

@@ -202,7 +202,7 @@ def _layers(source: str, config: Mapping[str, Any]) -> frozenset[int] | None:
         raise AdapterError(
             f"{source}: layers_to_transform must be a list of whole numbers: got {shown(value)}"
         )
-    return frozenset(numbers)
+    return frozenset(numbers) or None  # PEFT takes an empty list for none
 
 
 def _patterns(source: str, config: Mapping[str, Any]) -> tuple[str, ...]:

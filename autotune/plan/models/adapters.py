@@ -211,7 +211,6 @@ class Adapter:
             place.path
             for place in places
             if any(f".{name}".endswith(f".{target}") for name in place.parameters)
-            and self._is_in_layers(place, target)
         ]
 
     def _is_in_layers(self, place: Place, target: str) -> bool:

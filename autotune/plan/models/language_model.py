@@ -10,6 +10,7 @@ from typing import Any
 from autotune.errors import InputError, shown
 from autotune.plan.models.modules import Architecture, Wrapper
 from autotune.plan.models.table import ARCHITECTURES
+from autotune.plan.models.table.class_defaults import CLASS_DEFAULTS, USUAL_TYPE
 
 BY_HAND = (
     "give its layers by hand instead, as [[shapes]] tables with op and hidden_size or slice_sizes "
@@ -67,6 +68,7 @@ def language_model_of(config: Mapping[str, Any]) -> Model:
     wrapper = entry if isinstance(entry, Wrapper) else None
     values = _values(config, wrapper)
     architecture = _in(name, entry, values) if isinstance(entry, Wrapper) else entry
+    _fill_in(name, wrapper, values)
     defaults = {**architecture.defaults, **(wrapper.defaults if wrapper else {})}
     values = {key: value for key, value in values.items() if value is not None}
     written: dict[str, str] = {}
@@ -106,6 +108,14 @@ def _values(config: Mapping[str, Any], wrapper: Wrapper | None) -> dict[str, Any
     return values
 
 
+def _fill_in(name: str, wrapper: Wrapper | None, values: dict[str, Any]) -> None:
+    """Give fields that are absent, and not null, the default of the config's class."""
+    usual = next(iter(wrapper.texts)) if wrapper else USUAL_TYPE.get(name, "")
+    kind = values.get("model_type") or usual
+    for key, value in CLASS_DEFAULTS.get(kind if isinstance(kind, str) else "", {}).items():
+        values.setdefault(key, value)
+
+
 def _in(name: str, wrapper: Wrapper, values: Mapping[str, Any]) -> Architecture:
     """The language model in a wrapper.
 
@@ -121,7 +131,19 @@ def _in(name: str, wrapper: Wrapper, values: Mapping[str, Any]) -> Architecture:
             f"unknown language model in {name}: got {shown(kind)} for model_type in its "
             f"text_config; known is {' or '.join(known)}; {ANOTHER_WAY}"
         )
+    _check_inner(name, wrapper.texts[kind], values.get("architectures"))
     return wrapper.texts[kind]
+
+
+def _check_inner(name: str, architecture: Architecture, names: object) -> None:
+    """Refuse an inner architecture that is another one than the inner model type."""
+    inner = names[0] if isinstance(names, list) and names else None
+    other = ARCHITECTURES.get(inner) if isinstance(inner, str) else None
+    if isinstance(other, Architecture) and other != architecture:
+        raise UnknownModel(
+            f"the language model in {name} is {shown(inner)} by its architectures, and another one "
+            f"by its model_type; {ANOTHER_WAY}"
+        )
 
 
 # --------------------------------------------------------------------------- other names
@@ -201,7 +223,7 @@ def _check_kind(
     used = _used(architecture)
     for field_name, what in _OF_THEIR_KIND.items():
         value = values.get(field_name)
-        is_many = isinstance(value, int) and value > 1
+        is_many = value not in (None, 0, 1, False)
         alike = next((names for names in _ALSO_CALLED if field_name in names), (field_name,))
         called = written.get(field_name, field_name)
         is_used = any(each in used for each in alike)

@@ -95,6 +95,20 @@ def test_layers_to_transform_are_the_only_ones(read, pattern):
     assert layers_of("llama-3.1-8b", found)["self_attn.o_proj"].runs == 3
 
 
+def test_no_layers_to_transform_are_all(read):
+    found = read(target_modules=["o_proj"], layers_to_transform=[])
+
+    assert layers_of("llama-3.1-8b", found)["self_attn.o_proj"].runs == 32
+
+
+def test_parameters_are_transformed_in_every_layer(read):
+    """PEFT reads ``layers_to_transform`` for modules alone."""
+    parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    found = read(target_modules=[], target_parameters=parameters, layers_to_transform=[0, 1])
+
+    assert layers_of("gpt-oss-120b", found)["mlp.experts"].runs == 36
+
+
 def test_layers_of_another_name_are_none(read):
     found = read(target_modules=["o_proj"], layers_to_transform=[0, 5, 31], layers_pattern="h")
 

@@ -226,7 +226,7 @@ def test_layers_with_heads_of_their_own_are_read_as_either_release_writes_them()
     ],
 )
 def test_the_language_model_among_media_is_one_that_is_known(architecture, kind, is_known):
-    text = config_of("mistral-nemo-12b") | {"model_type": kind}
+    text = config_of("mistral-nemo-12b") | {"model_type": kind, "architectures": None}
     config = {"architectures": [architecture], "text_config": text}
 
     if is_known:

@@ -19,7 +19,11 @@ def every(_config: _Config, _index: int) -> str:
 
 
 def after_the_first(
-    first: str = "first_k_dense_replace", step: str = "moe_layer_freq", number: str = ""
+    first: str = "first_k_dense_replace",
+    step: str = "moe_layer_freq",
+    number: str = "",
+    *,
+    is_listed: bool = False,
 ) -> LayerKind:
     """All but the first layers are mixtures, or every n-th of those: DeepSeek and many others.
 
@@ -27,15 +31,25 @@ def after_the_first(
         first: The field with how many dense layers there are before all others; 0 without it.
         step: The field with the n; 1 without it.
         number: The field with the number of experts, which must be there.
+        is_listed: Whether vLLM's class reads ``mlp_layer_types``, where that is there. Others may
+            have it as long as it says the same.
     """
 
     def kind(config: _Config, index: int) -> str:
         listed = _listed(config, "mlp_layer_types", index)
         if listed is not None:
-            return _known(listed, (DENSE, SPARSE), "mlp_layer_types", index)
+            _known(listed, (DENSE, SPARSE), "mlp_layer_types", index)
+            if is_listed or config.get(first) is None:
+                return listed
         is_sparse = _has_experts(config, number or "n_routed_experts")
         is_sparse = is_sparse and index >= _whole(config, first, 0)
-        return _named(is_sparse and index % _step(config, step) == 0)
+        found = _named(is_sparse and index % _step(config, step) == 0)
+        if listed not in (None, found):
+            raise InputError(
+                f"the config's mlp_layer_types says {listed} of layer {index}, which is {found} by "
+                f"{first} {shown(config.get(first))}; vLLM reads the latter: leave one out"
+            )
+        return found
 
     return kind
 

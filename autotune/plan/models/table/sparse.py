@@ -137,7 +137,7 @@ _EXAONE_MOE = Architecture(
         *deepseek_experts("num_experts", "num_shared_experts", is_handed=True),
         *VOCABULARY,
     ),
-    kinds=(after_the_first(number="num_experts", step=""),),
+    kinds=(after_the_first(number="num_experts", step="", is_listed=True),),
 )
 _AFMOE = Architecture(
     modules=(
@@ -212,7 +212,7 @@ _LLAMA_4 = Architecture(
 
 #: By the first name in a config's ``architectures``.
 SPARSE_MODELS: Mapping[str, Architecture] = {
-    "AXK1ForCausalLM": _DEEPSEEK,
+    "AXK1ForCausalLM": replace(_DEEPSEEK, kinds=(after_the_first(is_listed=True),)),
     "AfmoeForCausalLM": _AFMOE,
     "BailingMoeForCausalLM": _BAILING,
     "BailingMoeV2ForCausalLM": _BAILING,
