@@ -141,6 +141,8 @@ class Adapter:
         names = [n for place in places for n in (place.names if is_module else place.parameters)]
         packed = [place.names for place in places if _last(place.path) == target and place.names]
         alias = f"; vLLM's {target} is {_listed(packed[0])} there" if packed else ""
+        if is_module and target == self.target_modules:
+            alias = "; a text is a pattern for whole paths: write names as a list"
         return AdapterError(
             f"{self.source}: no LoRA layer of {model} is called {shown(target)}, which "
             f"{given} has; an adapter's can be {_listed(names) or 'none'}{alias}"

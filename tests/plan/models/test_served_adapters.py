@@ -124,6 +124,10 @@ def test_layers_of_another_name_are_none(read):
             r"'qkv_proj', .*; .* can be q_.*; .*'s qkv_proj is q_proj, k_proj, v_proj there",
         ),
         (
+            {"target_modules": "q_proj"},
+            "'q_proj', .*; a text is a pattern for whole paths: write names as a list",
+        ),
+        (
             {"target_modules": [], "target_parameters": ["experts.w1"]},
             "is called 'experts.w1', which target_parameters has; an adapter's can be none",
         ),
