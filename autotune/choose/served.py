@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from autotune.choose.keep_warm import MOST_LOSS, SizesOf
+from autotune.choose.layer_rows import MOST_LOSS, SizesOf
 from autotune.choose.losses import nearest
 from autotune.choose.selection import Selection
 from autotune.launch.config import KernelConfig

@@ -200,9 +200,8 @@ class StudyPlan:
     @property
     def server_release(self) -> str | None:
         """The release of the server that is meant: of a trace, or as it was given; else None."""
-        if self.trace is not None:
-            return self.trace.release or None
-        return self.model.vllm if self.model is not None else None
+        named = self.model.vllm if self.model is not None else None
+        return (self.trace.release or None) if self.trace is not None else named
 
     @property
     def batches(self) -> Batches:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from autotune.choose.couple import couple
-from autotune.choose.keep_warm import MOST_LOSS, KeptWarm, keep_warm
+from autotune.choose.keep_warm import KeptWarm, keep_warm
+from autotune.choose.layer_rows import MOST_LOSS
 from autotune.choose.losses import Timings
 from autotune.choose.selection import Selection
 from autotune.choose.served import Distinct, served_lines
