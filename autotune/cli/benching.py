@@ -11,6 +11,7 @@ from autotune.cli.exits import EXIT_CHECK_FAILED, errors_in_one_line
 from autotune.cli.flags import AsJson, Folder, Kernels
 from autotune.cli.program import AFTER
 from autotune.cli.server_flags import (
+    AtOnce,
     CheckOutputs,
     InputTokens,
     InServer,
@@ -42,6 +43,7 @@ def bench(  # noqa: PLR0913 - one parameter a flag
     weights: OwnWeights = False,
     check_outputs: CheckOutputs = False,
     http: OverHttp = False,
+    at_once: AtOnce = False,
     python: ServerPython = None,
     plot: ServerPlot = None,
 ) -> None:
@@ -59,6 +61,7 @@ def bench(  # noqa: PLR0913 - one parameter a flag
         weights=weights,
         check_outputs=check_outputs,
         http=http,
+        at_once=at_once,
         python=python,
         plot=plot,
     )
@@ -70,6 +73,10 @@ def bench(  # noqa: PLR0913 - one parameter a flag
             raise typer.BadParameter(
                 "--kernels, --tokens and --op are about single kernels, not about a --server; "
                 "leave them out"
+            )
+        if http and at_once:
+            raise typer.BadParameter(
+                "--at-once starts engines, and not servers over --http; leave one of them out"
             )
         is_sound = bench_server(folder, flags, of_server, after=after, as_json=as_json)
     else:

@@ -79,6 +79,14 @@ OverHttp = Annotated[
         "bench serve; an engine without HTTP if not given.",
     ),
 ]
+AtOnce = Annotated[
+    bool,
+    typer.Option(
+        "--at-once",
+        help="With --server: start all servers at once, and let them take turns: quicker, and "
+        "drift meets all alike. The GPU has to have room for four copies of the model.",
+    ),
+]
 ServerPython = Annotated[
     str | None,
     typer.Option(
@@ -110,6 +118,7 @@ class ServerFlags:
         weights: Whether the model's own weights are served.
         check_outputs: Whether what the servers compute is compared.
         http: Whether requests come over HTTP.
+        at_once: Whether all servers are started at once.
         python: The interpreter that vLLM is installed for.
         plot: The drawing.
     """
@@ -121,6 +130,7 @@ class ServerFlags:
     weights: bool
     check_outputs: bool
     http: bool
+    at_once: bool
     python: str | None
     plot: Path | None
 

@@ -122,6 +122,7 @@ def _load(given: ServerFlags) -> Load:
         outputs=tuple(given.output or (_OUTPUT,)),
         repeats=given.repeats or _REPEATS,
         over_http=given.http,
+        at_once=given.at_once,
     )
 
 

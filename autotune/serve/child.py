@@ -97,10 +97,25 @@ class Child:
                 "with --python"
             ) from error
 
-    def give(self, job: Mapping[str, Any]) -> None:
-        """Write its job, and close its input."""
-        with suppress(BrokenPipeError), self._stdin as file:
-            file.write(json.dumps(job).encode())
+    def give(self, job: Mapping[str, Any], *, is_all: bool = True) -> None:
+        """Write its job.
+
+        Args:
+            job: What it reads, in a line.
+            is_all: Whether its input is closed then; else ``go_on`` may follow.
+        """
+        with suppress(BrokenPipeError):
+            self._stdin.write(json.dumps(job).encode() + b"\n")
+            self._stdin.flush()
+        if is_all:
+            with suppress(BrokenPipeError):
+                self._stdin.close()
+
+    def go_on(self) -> None:
+        """Let it do the next part of a job for which it waits."""
+        with suppress(BrokenPipeError):
+            self._stdin.write(b"\n")
+            self._stdin.flush()
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """What it tells, line by line, until it ends.

@@ -1,8 +1,8 @@
 """The program that ``child`` starts: one engine of the installed vLLM, and its requests.
 
-It reads a job in JSON on stdin, and writes a line of JSON on stdout for everything that it has to
-tell. Whatever vLLM prints goes to stderr. It knows nothing of autotune: the interpreter that vLLM
-is installed for need not have it.
+It reads a job, a line of JSON on stdin, and writes a line of JSON on stdout for everything that it
+has to tell. Whatever vLLM prints goes to stderr. It knows nothing of autotune: the interpreter that
+vLLM is installed for need not have it.
 
 A job has
 
@@ -12,7 +12,8 @@ A job has
   prompt; ``first`` and ``last``: steps are timed from a request's token number ``first`` to its
   ``last``, which ends it; and ``seed``, of the prompts;
 - ``vocabulary``: token ids are below it;
-- ``tells_tokens``: whether the tokens and their log-probabilities are wanted.
+- ``tells_tokens``: whether the tokens and their log-probabilities are wanted;
+- ``takes_turns``: whether it waits for a line on stdin before every round.
 
 A job with ``probe`` has nothing else: it asks what is installed. The lines are
 
@@ -53,7 +54,7 @@ def main() -> None:
         lines.write(json.dumps(line) + "\n")
         lines.flush()
 
-    job = json.load(sys.stdin)
+    job = json.loads(sys.stdin.readline())
     try:
         if job.get("probe"):
             tell({"installed": installed()})
@@ -92,6 +93,8 @@ def serve(job: Mapping[str, Any], tell: _Tell) -> None:
     tell({"ready": {"start_s": time.perf_counter() - started}})
     adapters = _adapters(job["adapters"])
     for number, asked in enumerate(job["rounds"]):
+        if job["takes_turns"] and not sys.stdin.readline():
+            return  # whoever gave the job is gone
         tell({"served": {**asked, **_round(engine, adapters, job, asked, number)}})
 
 

@@ -25,6 +25,13 @@ _LEAST_VOCABULARY = 8
 #: What a server can hold where nobody says so: little, so that it has room for many sequences.
 _CONTEXT = 4096
 
+#: Engines that share a GPU have so much more room than the requests need, as it is handed out in
+#: blocks, and this at least; and so little of the GPU has to be free for one to start.
+_SPARE, _LEAST_ROOM_BYTES, _SHARE = 1.25, 2**30, 0.05
+
+#: Bytes of a key or a value.
+_BYTES = 2
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Case:
@@ -58,6 +65,7 @@ class Load:
         outputs: Tokens that each request gets, 2 or more.
         repeats: How often each case is timed, after once for nothing.
         over_http: Whether requests come over HTTP, from vLLM's own client.
+        at_once: Whether all engines are started at once, on one GPU, and take turns.
     """
 
     requests: tuple[int, ...]
@@ -65,6 +73,7 @@ class Load:
     outputs: tuple[int, ...]
     repeats: int
     over_http: bool = False
+    at_once: bool = False
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -102,7 +111,8 @@ class ServedModel:
         adapters: The adapters' folders.
         tokenizer: The folder of a tokenizer in place of the model's own; None for that.
         variables: Environment variables of every server.
-        after: The flags of ``common`` that the user gave after ``--``.
+        after: The last flags of ``common``: of a GPU that several engines share, and those that
+            the user gave after ``--``.
     """
 
     name: str
@@ -150,6 +160,8 @@ class ServedModel:
             share = scratch / "adapter-1" if (scratch / "adapter-1").exists() else None
             adapters.append(write_adapter(folder, layers, server.rank, seed=number, share=share))
         source = _folder_of(model.config, config, scratch, has_weights=has_weights)
+        context = _context(config, load)
+        after = [*(_shared(config, load, context) if load.at_once else ()), *after]
         return cls(
             name=model.config,
             source=source,
@@ -157,7 +169,7 @@ class ServedModel:
             common=(
                 "--no-enable-prefix-caching",
                 *([] if has_weights else ["--load-format", "dummy"]),
-                *("--max-model-len", str(_context(config, load))),
+                *("--max-model-len", str(context)),
                 *common_flags(plan, model),
                 *after,
             ),
@@ -185,6 +197,7 @@ class ServedModel:
             "rounds": list(load.rounds()),
             "vocabulary": self.vocabulary,
             "tells_tokens": False,
+            "takes_turns": load.at_once,
         }
 
 
@@ -283,3 +296,19 @@ def _context(config: Mapping[str, Any], load: Load) -> int:
             "give a smaller --input or --output"
         )
     return max(load.context, min(_CONTEXT, most))
+
+
+def _shared(config: Mapping[str, Any], load: Load, context: int) -> tuple[str, ...]:
+    """The flags of engines that share a GPU: room for the keys and values of all requests.
+
+    Without them each engine takes what is left of the GPU's memory, and counts what the others
+    take meanwhile as its own.
+    """
+    config = _text_config(config)
+    tokens = max(context, max(load.requests) * load.context)
+    heads = config.get("num_attention_heads") or 1
+    width = config.get("head_dim") or (config.get("hidden_size") or 0) // heads
+    heads = config.get("num_key_value_heads") or heads
+    values = (config.get("num_hidden_layers") or 0) * heads * width
+    room = max(_LEAST_ROOM_BYTES, round(_SPARE * 2 * _BYTES * values * tokens))
+    return ("--kv-cache-memory-bytes", str(room), "--gpu-memory-utilization", str(_SHARE))

@@ -90,15 +90,16 @@ def check_outputs(
         WorkerDied: A program ended early.
     """
     small = _written(plan, served, setting)
-    load = Load(requests=load.requests, inputs=(_INPUT,), outputs=(_OUTPUT,), repeats=0)
+    load = replace(load, inputs=(_INPUT,), outputs=(_OUTPUT,), repeats=0, over_http=False)
     setting.say(f"outputs: a model of {_LAYERS} layers with random weights")
     told: dict[str, list[dict[str, Any]]] = {}
-    for variant in (each for each in VARIANTS if each.has_lora):
-        job = {**small.job(load, has_lora=True), "tells_tokens": True}
-        log, env = setting.log(f"outputs {variant.name}"), setting.variables(variant, small)
-        rounds = told_by(variant, job, setting.installed, log=log, env=env)
-        told[variant.name] = [line["served"] for line in rounds if "served" in line]
-        setting.say(f"outputs: served ({variant.name})")
+    adapted = [each for each in VARIANTS if each.has_lora]
+    lines = told_by(adapted, small, load, setting, purpose="outputs ", tells_tokens=True)
+    for variant, line in lines:
+        if "served" in line:
+            told.setdefault(variant.name, []).append(line["served"])
+            case = Case(_INPUT, _OUTPUT, line["served"]["requests"])
+            setting.say(f"outputs: {case} served ({variant.name})")
     sequences = [
         {"variant": name, "case": each["requests"], "adapter": index % len(small.adapters), **one}
         for name, rounds_of in told.items()

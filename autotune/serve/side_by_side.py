@@ -1,14 +1,15 @@
-"""Engines of one vLLM, one after another: by its defaults, with a folder, and by defaults again."""
+"""Engines of one vLLM, compared: by its defaults, with a folder, and by its defaults again."""
 
 from __future__ import annotations
 
 import importlib.resources
+import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,9 @@ _TELLS_EACH = "0.26"
 #: What vLLM's monitor of compiles logs (``jit_monitor.py``, 0.22.1 to 0.33.0).
 _MONITOR = re.compile(r"JIT monitor activated")
 _COMPILED = re.compile(r"(?:compilation|autotuning|compile)[^\n]*? during inference: (\w+)")
+
+#: Where engines that start at once look for free ports, and how far apart.
+_FIRST_PORT, _PORTS = 21_000, 1_000
 
 #: Prints a line of progress.
 Say = Callable[[str], None]
@@ -185,7 +189,7 @@ def check_folder(folder: Path, installed: Installed, *, gpus: int) -> str | None
 
 
 def run_engines(served: ServedModel, load: Load, setting: Setting) -> dict[str, Engine]:
-    """Run every variant, one process each, one after another.
+    """Run every variant, one process each, one after another or at once.
 
     Where the folder is slower in some case, it runs a second time.
 
@@ -200,71 +204,127 @@ def run_engines(served: ServedModel, load: Load, setting: Setting) -> dict[str, 
     """
     engines: dict[str, Engine] = {}
 
-    def run(variant: Variant, number: str) -> None:
-        engine = Engine(name=variant.name)
-        for line in _lines(variant, served, load, setting):
+    def run(variants: Sequence[Variant], load: Load, number: str | None = None) -> None:
+        for variant, line in told_by(variants, served, load, setting):
+            engine = engines.setdefault(variant.name, Engine(name=variant.name))
+            which = number or f"{list(engines).index(variant.name) + 1}/{len(variants)}"
             for text in _taken(engine, line):
-                setting.say(f"[{number}] {variant.name}: {text}")
-        log = setting.log(variant.name)
-        engine.compiled = compiled_in(log.read_text(encoding="utf-8", errors="replace"))
-        engines[variant.name] = engine
+                setting.say(f"[{which}] {variant.name}: {text}")
+        for variant in variants:
+            log = setting.log(variant.name).read_text(encoding="utf-8", errors="replace")
+            engines[variant.name].compiled = compiled_in(log)
 
-    for number, variant in enumerate(VARIANTS, start=1):
-        run(variant, f"{number}/{len(VARIANTS)}")
+    run(VARIANTS, load)
     if any(row.verdict == "slower" for row in rows_of(engines, load.cases, {})):
-        run(AGAIN, "once more")
+        run([AGAIN], replace(load, at_once=False), "once more")
     return engines
 
 
-def _lines(
-    variant: Variant, served: ServedModel, load: Load, setting: Setting
-) -> Iterator[dict[str, Any]]:
-    """What an engine tells, or a server over HTTP."""
-    log, env = setting.log(variant.name), setting.variables(variant, served)
-    if not load.over_http:
-        job = served.job(load, has_lora=variant.has_lora)
-        return told_by(variant, job, setting.installed, log=log, env=env)
-    server = OverHttp(
-        python=setting.installed.python,
-        served=served,
-        load=load,
-        has_lora=variant.has_lora,
-        log=log,
-    )
-    name = f"the server ({variant.name})"
-    return server.told(name=name, more=setting.installed.tells_compiles, env=env)
-
-
 def told_by(
-    variant: Variant,
-    job: Mapping[str, Any],
-    installed: Installed,
+    variants: Iterable[Variant],
+    served: ServedModel,
+    load: Load,
+    setting: Setting,
     *,
-    log: Path,
-    env: Mapping[str, str],
-) -> Iterator[dict[str, Any]]:
-    """Run one engine to its end; what it tells.
+    purpose: str = "",
+    **more: Any,  # noqa: ANN401 - as the job's
+) -> Iterator[tuple[Variant, dict[str, Any]]]:
+    """Run engines, one after another or at once; what each tells, line by line.
 
     Args:
-        variant: Which one.
-        job: As ``engine_program`` takes it.
-        installed: The vLLM that serves.
-        log: Gets what vLLM prints.
-        env: More variables of its environment.
+        variants: Which.
+        served: The model.
+        load: The requests.
+        setting: Where the engines run.
+        purpose: What is put before the names of their logs.
+        more: What jobs have beside what ``served`` puts in.
 
     Raises:
-        WorkerDied: It ended before it had served every round.
+        WorkerDied: One ended before it had served every round.
     """
-    arguments = [*installed.tells_compiles, *job["arguments"]]
-    left = len(job["rounds"])
-    name = f"the server ({variant.name})"
-    with program(installed.python, "engine_program", name=name, log=log, env=env) as child:
-        child.give({**job, "arguments": arguments})
-        for line in child.lines():
-            left -= "served" in line
-            yield line
-        if left:
-            raise child.died("it served only some of the requests")
+    engines = [
+        _Server(variant, served, load, setting, log=setting.log(f"{purpose}{variant.name}"))
+        for variant in variants
+    ]
+    if load.at_once:
+        yield from _in_turns(engines, more)
+        return
+    for engine in engines:
+        if load.over_http:
+            yield from ((engine.variant, line) for line in engine.over_http())
+            continue
+        with engine.started(more) as (_, lines):
+            yield from ((engine.variant, line) for line in lines)
+
+
+def _in_turns(
+    engines: Sequence[_Server], more: Mapping[str, Any]
+) -> Iterator[tuple[Variant, dict[str, Any]]]:
+    """Start engines at once, and let each serve a round before any serves the next."""
+    with ExitStack() as stack:
+        started = [
+            (engine, *stack.enter_context(engine.started(more, number=number)))
+            for number, engine in enumerate(engines)
+        ]
+        for engine, _, lines in started:
+            yield engine.variant, next(lines)
+        for _ in engines[0].load.rounds():
+            for engine, child, lines in started:
+                child.go_on()
+                yield engine.variant, next(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """One engine, or one server over HTTP, that can be started."""
+
+    variant: Variant
+    served: ServedModel
+    load: Load
+    setting: Setting
+    log: Path
+
+    @property
+    def _name(self) -> str:
+        return f"the server ({self.variant.name})"
+
+    @contextmanager
+    def started(
+        self, more: Mapping[str, Any], *, number: int = 0
+    ) -> Iterator[tuple[Child, Iterator[dict[str, Any]]]]:
+        """The engine, and the lines that it tells; it is ended with the block."""
+        job = {**self.served.job(self.load, has_lora=self.variant.has_lora), **more}
+        installed, env = self.setting.installed, self.setting.variables(self.variant, self.served)
+        job["arguments"] = [*installed.tells_compiles, *job["arguments"]]
+        if self.load.at_once:  # else two that start at the same moment may find the same port free
+            env["VLLM_PORT"] = str(_FIRST_PORT + _PORTS * number + os.getpid() % _PORTS)
+        started = program(
+            installed.python, "engine_program", name=self._name, log=self.log, env=env
+        )
+        with started as child:
+            child.give(job, is_all=not self.load.at_once)
+            yield child, _lines_of(child, rounds=len(job["rounds"]))
+
+    def over_http(self) -> Iterator[dict[str, Any]]:
+        """Run the server to its end; the lines as an engine tells them."""
+        server = OverHttp(
+            python=self.setting.installed.python,
+            served=self.served,
+            load=self.load,
+            has_lora=self.variant.has_lora,
+            log=self.log,
+        )
+        env = self.setting.variables(self.variant, self.served)
+        return server.told(name=self._name, more=self.setting.installed.tells_compiles, env=env)
+
+
+def _lines_of(child: Child, *, rounds: int) -> Iterator[dict[str, Any]]:
+    """What an engine tells, which has to be all of its rounds."""
+    for line in child.lines():
+        rounds -= "served" in line
+        yield line
+    if rounds:
+        raise child.died("it served only some of the requests")
 
 
 def compiled_in(log: str) -> dict[str, int] | None:

@@ -95,6 +95,45 @@ def test_a_folder_that_is_slower_within_the_drift_of_the_defaults_is_the_same(se
     assert ended.out.splitlines()[-1] == "0 faster, 1 same, 0 slower"
 
 
+def test_servers_that_start_at_once_take_turns(served, tmp_path):
+    ended = served("--requests", "1,4", "--at-once", compiles=["_lora_shrink_kernel"])
+    assert ended.code == 0, ended.err
+    turns = (tmp_path / "packages" / "vllm" / "turns").read_text().splitlines()
+    names, rooms = zip(*(turn.rsplit(" ", 1) for turn in turns), strict=True)
+    assert list(names) == [*STEPS_MS] * 6  # two cases, each once for nothing and twice for its time
+    assert set(rooms) == {str(2**30)}
+    _, first, second, starts, compiled, counts = ended.out.splitlines()
+    assert first.split()[:8] == ["1", "6.00", "10.00,", "10.30", "8.00", "99", "->", "125"]
+    assert second.split()[5:8] == ["394", "->", "500"]
+    assert compiled == "Compiled while serving with the folder: _lora_shrink_kernel (1)"
+    assert counts == "2 faster, 0 same, 0 slower"
+    assert re.match(r"Started in: default \d+ s, folder \d+ s, default again \d+ s", starts)
+
+
+def test_a_folder_that_seemed_slower_among_others_runs_by_itself(served):
+    slow = STEPS_MS | {"folder": 12.0, "folder again": 10.0}
+    ended = served("--requests", "4", "--at-once", steps_ms=slow)
+    assert ended.code == 0, ended.err
+    assert "[once more] folder again: 4 requests: 10.00 ms a step" in ended.err
+    assert ended.out.splitlines()[-1] == "0 faster, 1 same, 0 slower"
+
+
+@pytest.mark.parametrize("dies", list(STEPS_MS))
+@pytest.mark.parametrize("how", ["raises", "killed"])
+def test_where_one_of_several_dies_the_others_are_ended(served, dies, how):
+    ended = served("--requests", 1, "--at-once", dies=dies, how=how)
+    assert ended.code == 1
+    line = ended.err.splitlines()[-1]
+    assert f"the server ({dies}) ended" in line
+    assert "CUDA out of memory" in line
+
+
+def test_servers_over_http_do_not_start_at_once(served):
+    ended = served("--requests", 1, "--at-once", "--http")
+    assert ended.code == 2
+    assert "leave one of them out" in ended.err
+
+
 def test_the_tokens_a_second_are_drawn(served, tmp_path):
     ended = served("--requests", "1,4", "--plot", tmp_path / "p.html", gpus=1)
     assert ended.code == 0, ended.err

@@ -36,6 +36,8 @@ time.perf_counter = lambda: now
 STARTS = Path(__file__).with_name("starts")
 
 def name_of(has_lora):
+    if "VLLM_PORT" in os.environ:  # those that start at once count their ports
+        return list(BEHAVIOUR["steps_ms"])[(int(os.environ["VLLM_PORT"]) - 21000) // 1000]
     if not has_lora:
         return "no LoRA"
     if os.environ.get("VLLM_TUNED_CONFIG_FOLDER"):
@@ -52,8 +54,9 @@ class EngineArgs:
         for flag in ("model", "load-format"):
             parser.add_argument(f"--{flag}")
         for flag in ("max-model-len", "max-loras", "max-lora-rank", "tensor-parallel-size",
-                     "max-num-seqs", "max-num-batched-tokens"):
+                     "max-num-seqs", "max-num-batched-tokens", "kv-cache-memory-bytes"):
             parser.add_argument(f"--{flag}", type=int)
+        parser.add_argument("--gpu-memory-utilization", type=float)
         return parser
 
     from_cli_args = staticmethod(lambda given: given)
@@ -97,6 +100,9 @@ class LLMEngine:
         else:
             assert lora_request is None
         assert all(0 <= each for each in prompt["prompt_token_ids"])
+        if not self.running:
+            with Path(__file__).with_name("turns").open("a") as file:
+                print(self.name, self.given.kv_cache_memory_bytes, file=file)
         self.running[request_id] = Made(params=params, tokens=[], lora=lora_request)
 
     def has_unfinished_requests(self):

@@ -24,6 +24,7 @@ WITH_MONITOR = {
 ALWAYS = (
     *("model", "load-format", "max-model-len", "enable-prefix-caching", "skip-tokenizer-init"),
     *("enable-lora", "max-loras", "max-lora-rank", "tensor-parallel-size"),
+    *("kv-cache-memory-bytes", "gpu-memory-utilization"),
 )
 
 
