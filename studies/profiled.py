@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.export.names import prefixes_in
-from autotune.export.provenance import provenance_name, read_entries
+from autotune.export.provenance import provenance_in, read_entries
 from autotune.launch.shape import KernelShape
 from autotune.plan.study import StudyPlan
 from autotune.serve.job import Load, ServedModel
@@ -41,6 +41,10 @@ INPUT, BEFORE, PROFILED = 64, 20, 8
 
 #: The engines, by what the folder calls the times of their kernels.
 ENGINES = {"default": "default_latency_us", "folder": "latency_us"}
+
+#: Two engines share the GPU: how much of it has to be free for one, and what each gets for keys and
+#: values, bytes.
+SHARED = ("--gpu-memory-utilization=0.05", f"--kv-cache-memory-bytes={2**31}")
 
 #: What an engine prints once it can serve.
 READY = "READY"
@@ -128,7 +132,7 @@ def by_projection(
 
 def kept(folder: Path, plan: StudyPlan, *, column: str) -> dict[tuple[int, str], float]:
     """By batch size and projection, the sum of what a folder keeps of its two kernels."""
-    path = folder / provenance_name(prefixes_in(folder)[0])
+    path = provenance_in(folder, prefixes_in(folder)[0])
     figures = {
         KernelShape.from_mapping(entry["shape"]): entry[column]
         for of_file in read_entries(path).values()
@@ -200,7 +204,7 @@ def main() -> int:
         plan = StudyPlan.of_model(str(small)).with_model({}, {"cudagraph_capture_sizes": counts})
         plan = plan.override(max_loras=8, rank=given.rank, tokens=counts)
         load = Load(requests=tuple(counts), inputs=(INPUT,), outputs=(64,), repeats=1)
-        served = ServedModel.of(plan, Path(scratch), load, after=["--gpu-memory-utilization=0.4"])
+        served = ServedModel.of(plan, Path(scratch), load, after=SHARED)
         job = {**served.job(load, has_lora=True), "requests": counts}
         raw = dict(engines(job, given.folder))
         if given.output is not None:

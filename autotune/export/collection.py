@@ -7,9 +7,6 @@ files hold what the provenance says, and nothing else.
 from __future__ import annotations
 
 import functools
-import gzip
-import json
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +14,14 @@ from typing import Any
 
 from autotune.errors import ExportError, InputError, printable
 from autotune.export.nested import as_text, put_leaf, sorted_table, unusable
-from autotune.export.provenance import as_content, entries_in, key_in, provenance_name
+from autotune.export.names import PACKED
+from autotune.export.provenance import (
+    as_content,
+    entries_in,
+    key_in,
+    provenance_name,
+    read_content,
+)
 from autotune.export.tuned_entry import TunedEntry
 from autotune.files import locked, replace_files
 from autotune.launch.config import KernelConfig
@@ -28,9 +32,6 @@ from autotune.launch.shape import KernelShape
 
 #: Where the collection lies in the package.
 COLLECTION = Path(__file__).parents[1] / "configs"
-
-#: Bytes of a folder's provenance; ten thousand entries have fewer.
-MOST_BYTES = 64 * 2**20
 
 #: By a tuned file's name and a key's text, the entry.
 Tuned = dict[str, dict[str, TunedEntry]]
@@ -110,14 +111,8 @@ def confirmable(environment: Environment) -> Mapping[KernelShape, KernelConfig]:
 
 
 def _read(folder: Path) -> Collected:
-    path = folder / f"{provenance_name(folder.name)}.gz"
-    try:
-        with gzip.open(path) as file:
-            text = file.read(MOST_BYTES + 1)
-        content = json.loads(text) if len(text) <= MOST_BYTES else None
-    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
-        raise unusable(path, printable(str(error))) from error
-    tuned = read_tuned(path, content)
+    path = folder / f"{provenance_name(folder.name)}{PACKED}"
+    tuned = read_tuned(path, read_content(path))
     first = next((entry for of_file in tuned.values() for entry in of_file.values()), None)
     if first is None:
         raise unusable(path, "it holds no entry")

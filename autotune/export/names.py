@@ -11,6 +11,9 @@ from autotune.launch.op import LoraOp, gpu_file_prefix
 
 PROVENANCE_SUFFIX = "_provenance.json"
 
+#: What follows it where the file is compressed.
+PACKED = ".gz"
+
 #: The longest suffix first, since the name of a MoE file ends like that of a dense one.
 _OPS = sorted(
     ((suffix, op) for op in LoraOp for suffix in op.file_suffixes),

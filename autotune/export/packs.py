@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.errors import ExportError, InputError, printable
-from autotune.export.collection import MOST_BYTES, Tuned, read_tuned, texts_of
+from autotune.export.collection import Tuned, read_tuned, texts_of
 from autotune.export.names import PROVENANCE_SUFFIX
+from autotune.export.provenance import MOST_BYTES
 from autotune.files import write_errors
 
 #: The thinned measurements, a recording as ``autotune learn`` writes it.

@@ -1,18 +1,22 @@
 """The file beside vLLM's that says where each entry comes from.
 
-It holds no times of day: the same measurements give the same bytes.
+It holds no times of day: the same measurements give the same bytes. In the collection that comes
+with autotune it is compressed, since vLLM never reads it.
 """
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from autotune.choose.selection import LayerChoice, Ratio, Selection
-from autotune.errors import InputError
-from autotune.export.names import PROVENANCE_SUFFIX
+from autotune.errors import InputError, printable
+from autotune.export.names import PACKED, PROVENANCE_SUFFIX
 from autotune.export.nested import leaf_at, read_json, unusable
 from autotune.launch.environment import Environment
 from autotune.launch.op import DenseKey, LookupKey, MoeKey, gpu_file_prefix, key_of
@@ -26,12 +30,22 @@ _DECIMALS = 4
 #: By a tuned file's name and a key such as ``9/3/16/4096/16``, what is known of the entry.
 Entries = dict[str, dict[str, dict[str, Any]]]
 
+#: Bytes of the file, when it is not compressed; ten thousand entries have fewer.
+MOST_BYTES = 64 * 2**20
+
 _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 
 def provenance_name(gpu: str) -> str:
     """The file's name for a GPU."""
     return f"{gpu_file_prefix(gpu)}{PROVENANCE_SUFFIX}"
+
+
+def provenance_in(folder: Path, gpu: str) -> Path:
+    """The file of a folder for a GPU, which may be a compressed one."""
+    plain = folder / provenance_name(gpu)
+    packed = folder / f"{plain.name}{PACKED}"
+    return packed if packed.exists() and not plain.exists() else plain
 
 
 def entry_of(selection: Selection, environment: Environment) -> dict[str, Any]:
@@ -81,8 +95,27 @@ def read_entries(path: Path) -> Entries:
     Raises:
         ExportError: The file is broken, or autotune did not write it.
     """
-    content = read_json(path)
+    content = read_content(path)
     return {} if content is None else entries_in(path, content)
+
+
+def read_content(path: Path) -> object:
+    """What a provenance file holds, compressed or not; None where there is no such file.
+
+    Raises:
+        ExportError: It cannot be read, or is no JSON.
+    """
+    if path.suffix != PACKED:
+        return read_json(path)
+    try:
+        with gzip.open(path) as file:
+            text = file.read(MOST_BYTES + 1)
+        content: object = json.loads(text) if len(text) <= MOST_BYTES else None
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
+        raise unusable(path, printable(str(error))) from error
+    return content
 
 
 def entries_in(path: Path, content: object) -> Entries:
@@ -102,7 +135,7 @@ def entries_in(path: Path, content: object) -> Entries:
 def read_environment(path: Path) -> Environment | None:
     """Where the entries of the last export were measured; None where the file does not say."""
     try:
-        content = read_json(path)
+        content = read_content(path)
         return Environment.from_mapping(content["environment"] if isinstance(content, dict) else {})
     except (InputError, KeyError, AttributeError):
         return None

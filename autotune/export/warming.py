@@ -17,7 +17,7 @@ from autotune.export.check.examine import read_folder
 from autotune.export.check.limits import target_of, target_of_arch
 from autotune.export.check.surroundings import device_here, vllm_release
 from autotune.export.names import prefixes_in, provenance_prefixes
-from autotune.export.provenance import provenance_name, read_entries
+from autotune.export.provenance import provenance_in, read_entries
 from autotune.export.served_folder import served_kernels
 from autotune.launch.environment import Target
 from autotune.launch.late import Compiled, Launch
@@ -173,7 +173,7 @@ def _of_provenance(folder: Path, gpu: str) -> Served:
         InputError: The folder does not say them.
     """
     rows: dict[KernelShape, set[int]] = {}
-    for entries in read_entries(folder / provenance_name(gpu)).values():
+    for entries in read_entries(provenance_in(folder, gpu)).values():
         for entry in entries.values():
             shape = KernelShape.from_mapping(entry.get("shape", {}))
             rows.setdefault(shape.without_batch, set()).add(shape.num_tokens)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from autotune.choose.forward import forward_passes
 from autotune.errors import InputError
 from autotune.export.names import prefixes_in
-from autotune.export.provenance import provenance_name, read_entries, read_environment
+from autotune.export.provenance import provenance_in, read_entries, read_environment
 from autotune.launch.op import gpu_file_prefix
 from autotune.launch.shape import KernelShape
 from autotune.plan.study import StudyPlan
@@ -38,7 +38,7 @@ def predicted_ms(folder: Path, gpu: str, plan: StudyPlan) -> dict[int, float]:
         InputError: What the folder keeps cannot be read.
     """
     prefixes = [gpu_file_prefix(gpu)] if gpu else prefixes_in(folder)
-    path = folder / provenance_name(prefixes[0]) if prefixes else None
+    path = provenance_in(folder, prefixes[0]) if prefixes else None
     environment = read_environment(path) if path is not None else None
     if path is None or environment is None:
         return {}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from pathlib import Path
 
 import pytest
 
 from autotune.export import VllmExporter
+from autotune.export.collection import collected
 from autotune.plan.study import StudyPlan
 from autotune.serve.predicted import predicted_ms
 from tests.export.examples import H100, selection
@@ -54,3 +57,21 @@ def test_entries_without_times_are_passed_over(plan, tmp_path, entry):
             of_file[key] = {**of_file[key], **entry} if entry else {}
     path.write_text(json.dumps(content))
     assert predicted_ms(tmp_path / "t", H100.gpu, plan) == {}
+
+
+def test_a_folder_whose_provenance_is_compressed_predicts_the_same(plan, tmp_path):
+    chosen = [selection(shape) for shape in plan.shapes]
+    folder = tmp_path / "tuned"
+    VllmExporter().export(chosen, H100, folder, merge=False)
+    expected = predicted_ms(folder, H100.gpu, plan)
+    (plain,) = folder.glob("*_provenance.json")
+    plain.with_name(f"{plain.name}.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    assert predicted_ms(folder, H100.gpu, plan) == expected != {}
+
+
+def test_what_comes_with_autotune_predicts_a_model_of_the_collection():
+    config = Path(__file__).parents[2] / "studies" / "models" / "llama-3.1-8b.json"
+    plan = StudyPlan.of_model(str(config)).override(max_loras=8, rank=16, tokens=[16])
+    (here,) = (each for each in collected() if each.gpu == "NVIDIA H200")
+    assert 2 < predicted_ms(here.folder, here.gpu, plan)[16] < 3

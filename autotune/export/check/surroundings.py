@@ -12,8 +12,8 @@ from types import MappingProxyType
 from autotune.export.check.examine import KINDS_OF_CHOICE, check_folder
 from autotune.export.check.findings import Report
 from autotune.export.check.splitting import SPLITS
-from autotune.export.names import PROVENANCE_SUFFIX, prefixes_in, provenance_prefixes
-from autotune.export.provenance import read_environment
+from autotune.export.names import prefixes_in, provenance_prefixes
+from autotune.export.provenance import provenance_in, read_environment
 from autotune.launch.environment import Device
 from autotune.launch.release import NEWEST_RELEASE
 from autotune.launch.shape import KernelShape
@@ -105,7 +105,8 @@ def vllm_release(folder: Path) -> str:
     try:
         return importlib.metadata.version("vllm")  # without the minute that importing it takes
     except importlib.metadata.PackageNotFoundError:
-        environments = map(read_environment, sorted(folder.glob(f"*{PROVENANCE_SUFFIX}")))
+        prefixes = dict.fromkeys([*provenance_prefixes(folder), *prefixes_in(folder)])
+        environments = [read_environment(provenance_in(folder, each)) for each in prefixes]
         versions = [
             each.provider_version for each in environments if each and each.provider == "vllm"
         ]
