@@ -6,9 +6,9 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from autotune.cli.console import err, out, say
 from autotune.cli.exits import errors_in_one_line
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from autotune.serve.gains import Engine, Row
     from autotune.serve.job import Load, ServedModel
     from autotune.serve.outputs import Compared
-    from autotune.serve.side_by_side import Installed
+    from autotune.serve.side_by_side import Installed, Setting
 
 #: As many as the tables of ``docs/results.md`` have.
 _REQUESTS = (1, 8, 16, 32, 64, 128)
@@ -34,14 +34,34 @@ _INPUT, _OUTPUT = 64, 144
 _REPEATS = 3
 
 
-class Found(NamedTuple):
-    """What the servers did."""
+@dataclass(slots=True, kw_only=True)
+class Found:
+    """What the servers did, so far.
 
-    model: str
+    Attributes:
+        served: The model.
+        installed: The vLLM that served it.
+        load: The requests.
+        predicted_ms: By number of requests, what the folder's kernels save of a step.
+        engines: The servers, by their names.
+        outputs: What they computed, beside float32.
+        has_ended: Whether all was done.
+    """
+
+    served: ServedModel
     installed: Installed
-    engines: Mapping[str, Engine]
-    rows: Sequence[Row]
-    outputs: Sequence[Compared]
+    load: Load
+    predicted_ms: Mapping[int, float]
+    engines: dict[str, Engine] = field(default_factory=dict)
+    outputs: list[Compared] = field(default_factory=list)
+    has_ended: bool = False
+
+    @property
+    def rows(self) -> list[Row]:
+        """The cases that can be compared."""
+        from autotune.serve.gains import rows_of
+
+        return rows_of(self.engines, self.load.cases, self.predicted_ms)
 
     @property
     def is_sound(self) -> bool:
@@ -62,34 +82,36 @@ def bench_server(
         if given.plot is not None:
             try_file(given.plot, ExportError, advice="name another file with --plot")
         with _scratch() as scratch:
-            found = _found(folder, flags, given, after, scratch)
+            found = _found(folder, flags, given, after, scratch, as_json=as_json)
         if given.plot is not None:
             write_servers_plot(curves_of(found.rows), given.plot)
             say(f"Drew {given.plot}", err)
+    _show(found, as_json=as_json)
+    return found.is_sound
+
+
+def _show(found: Found, *, as_json: bool) -> None:
     if as_json:
         out.print_json(json.dumps(as_document(found)))
     else:
         _print(found)
-    return found.is_sound
 
 
 def _found(
-    folder: Path, flags: ShapeFlags, given: ServerFlags, after: Sequence[str], scratch: Path
+    folder: Path,
+    flags: ShapeFlags,
+    given: ServerFlags,
+    after: Sequence[str],
+    scratch: Path,
+    *,
+    as_json: bool,
 ) -> Found:
-    """Run the servers."""
+    """Run the servers; if they end early, what can be compared is printed."""
     from autotune.errors import ExportError
     from autotune.files import write_errors
-    from autotune.serve.gains import rows_of
     from autotune.serve.job import check_asked
-    from autotune.serve.outputs import check_outputs
     from autotune.serve.predicted import predicted_ms
-    from autotune.serve.side_by_side import (
-        Setting,
-        check_folder,
-        gpus_of,
-        installed_at,
-        run_engines,
-    )
+    from autotune.serve.side_by_side import Setting, check_folder, gpus_of, installed_at
 
     plan, load = flags.plan(), _load(given)
     gpus_of(folder)  # before vLLM is imported, which takes a while
@@ -105,12 +127,28 @@ def _found(
     setting = Setting(
         installed=installed, folder=folder, scratch=scratch, say=lambda text: say(text, err)
     )
-    engines = run_engines(served, load, setting)
-    outputs = []
-    if given.check_outputs:
-        with write_errors(scratch, ExportError, advice="name a larger place with TMPDIR"):
-            outputs = check_outputs(plan, served, load, setting)
-    return Found(served.name, installed, engines, rows_of(engines, load.cases, predicted), outputs)
+    found = Found(served=served, installed=installed, load=load, predicted_ms=predicted)
+    try:
+        _run(found, plan if given.check_outputs else None, setting)
+    except BaseException:
+        if found.rows:
+            _show(found, as_json=as_json)
+        raise
+    found.has_ended = True
+    return found
+
+
+def _run(found: Found, checked: StudyPlan | None, setting: Setting) -> None:
+    """Run the servers, and compare their outputs if there is a plan for that."""
+    from autotune.errors import ExportError
+    from autotune.files import write_errors
+    from autotune.serve.outputs import check_outputs
+    from autotune.serve.side_by_side import run_engines
+
+    run_engines(found.served, found.load, setting, found.engines)
+    if checked is not None:
+        with write_errors(setting.scratch, ExportError, advice="name a larger place with TMPDIR"):
+            found.outputs += check_outputs(checked, found.served, found.load, setting)
 
 
 def _load(given: ServerFlags) -> Load:
@@ -146,6 +184,8 @@ def _print(found: Found) -> None:
         out.print(table)
     for line in lines_of(found.engines, found.rows):
         say(line)
+    if not found.has_ended:
+        say(f"Ended early, after {len(found.rows)} of {len(found.load.cases)} rows.")
     if found.outputs:
         out.print()
         out.print(outputs_table(found.outputs))
@@ -324,7 +364,7 @@ def outputs_line(outputs: Sequence[Compared]) -> str:
 def as_document(found: Found) -> dict[str, Any]:
     """Everything that was measured, JSON-ready."""
     return {
-        "model": found.model,
+        "model": found.served.name,
         "vllm": found.installed.release,
         "gpu": found.installed.gpu,
         "engines": [
@@ -333,4 +373,5 @@ def as_document(found: Found) -> dict[str, Any]:
         ],
         "rows": [row.as_dict() for row in found.rows],
         "outputs": [each.as_dict() for each in found.outputs],
+        "has_ended": found.has_ended,
     }

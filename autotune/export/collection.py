@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import ExportError, InputError, printable
-from autotune.export.nested import as_text, put_leaf, sorted_table, unusable
 from autotune.export.names import PACKED
+from autotune.export.nested import as_text, put_leaf, sorted_table, unusable
 from autotune.export.provenance import (
     as_content,
     entries_in,

@@ -51,9 +51,10 @@ class Engine:
     rounds: dict[Case, list[Round]] = field(default_factory=dict)
     compiled: dict[str, int] | None = None
 
-    def at(self, case: Case) -> Figures:
-        """Its figures of a case."""
-        return Figures.of(self.rounds[case])
+    def at(self, case: Case) -> Figures | None:
+        """Its figures of a case; None where it was not timed."""
+        rounds = self.rounds.get(case)
+        return Figures.of(rounds) if rounds else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,23 +206,26 @@ class Row:
 def rows_of(
     engines: Mapping[str, Engine], cases: Sequence[Case], predicted_ms: Mapping[int, float]
 ) -> list[Row]:
-    """A row for each case.
+    """A row for each case that the folder's engine and both by the defaults were timed at.
 
     Args:
-        engines: By name; ``no LoRA`` and ``folder again`` may be missing.
+        engines: By name; those that were not run are missing.
         cases: In their order.
         predicted_ms: By number of requests, what the folder's kernels save of a step.
     """
-    without, once_more = engines.get("no LoRA"), engines.get("folder again")
-    return [
-        Row(
-            case=case,
-            default=engines["default"].at(case),
-            again=engines["default again"].at(case),
-            folder=engines["folder"].at(case),
-            folder_again=None if once_more is None else once_more.at(case),
-            no_lora=None if without is None else without.at(case),
-            predicted_ms=predicted_ms.get(case.requests),
-        )
-        for case in cases
-    ]
+    rows = []
+    for case in cases:
+        at = {name: engine.at(case) for name, engine in engines.items()}
+        default, folder, again = (at.get(name) for name in ("default", "folder", "default again"))
+        if default and folder and again:
+            row = Row(
+                case=case,
+                default=default,
+                again=again,
+                folder=folder,
+                folder_again=at.get("folder again"),
+                no_lora=at.get("no LoRA"),
+                predicted_ms=predicted_ms.get(case.requests),
+            )
+            rows.append(row)
+    return rows

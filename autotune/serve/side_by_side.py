@@ -188,7 +188,9 @@ def check_folder(folder: Path, installed: Installed, *, gpus: int) -> str | None
     return None
 
 
-def run_engines(served: ServedModel, load: Load, setting: Setting) -> dict[str, Engine]:
+def run_engines(
+    served: ServedModel, load: Load, setting: Setting, engines: dict[str, Engine]
+) -> None:
     """Run every variant, one process each, one after another or at once.
 
     Where the folder is slower in some case, it runs a second time.
@@ -197,12 +199,12 @@ def run_engines(served: ServedModel, load: Load, setting: Setting) -> dict[str, 
         served: The model.
         load: The requests.
         setting: Where the engines run.
+        engines: Gets each by its name; what was timed before an error is there, too.
 
     Raises:
         WorkerDied: An engine ended early; the message has the end of its log.
         InputError: The requests of a case never ran all at once.
     """
-    engines: dict[str, Engine] = {}
 
     def run(variants: Sequence[Variant], load: Load, number: str | None = None) -> None:
         for variant, line in told_by(variants, served, load, setting):
@@ -217,7 +219,6 @@ def run_engines(served: ServedModel, load: Load, setting: Setting) -> dict[str, 
     run(VARIANTS, load)
     if any(row.verdict == "slower" for row in rows_of(engines, load.cases, {})):
         run([AGAIN], replace(load, at_once=False), "once more")
-    return engines
 
 
 def told_by(

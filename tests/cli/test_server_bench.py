@@ -142,6 +142,28 @@ def test_the_tokens_a_second_are_drawn(served, tmp_path):
     assert "output tokens a second" in page
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    ("flags", "behaviour", "rows", "said"),
+    [
+        ([], {"dies": "no LoRA"}, 3, "the server (no LoRA) ended"),
+        (["--at-once"], {"room": 2}, 2, "4 requests never ran at once"),
+    ],
+)
+def test_what_was_compared_before_an_error_is_printed(  # noqa: PLR0913, PLR0917 - cases
+    served, flags, behaviour, rows, said, as_json
+):
+    as_asked = ["--json"] if as_json else []
+    ended = served("--requests", "1,2,4", *flags, *as_asked, **behaviour)
+    assert ended.code == 1
+    assert said in ended.err.splitlines()[-1]
+    if as_json:
+        told = json.loads(ended.out)
+        assert (len(told["rows"]), told["has_ended"]) == (rows, False)
+    else:
+        assert ended.out.splitlines()[-1] == f"Ended early, after {rows} of 3 rows."
+
+
 @pytest.mark.slow
 def test_a_server_is_asked_over_http_by_the_client_of_vllm(served):
     ended = served("--http", "--requests", 4, "--repeats", 1)
