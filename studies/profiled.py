@@ -5,9 +5,9 @@
 DIR is what ``autotune run`` wrote for the model, and MODEL a folder with the ``config.json`` of a
 dense language model. vLLM's engine serves it with random weights, once by its defaults and once
 with the folder. PyTorch's profiler then records some steps in which every request gets a token.
-Printed for each projection, in microseconds: the two kernels by themselves, both with the zeroing
-before them and the gaps between them, from the end of the base layer's last kernel on, and the sum
-of the figures that the folder keeps for the two.
+Printed for each kernel of a projection: how often a step has it, and its time, microseconds, in the
+server, with the zeroing before a shrink, and as the folder keeps it. The base layer's own product
+runs between a shrink and its expand.
 """
 
 from __future__ import annotations
@@ -100,50 +100,54 @@ def launches(events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float, 
         yield each["name"], float(each["ts"]), float(each["dur"])
 
 
-def pairs(ran: Sequence[tuple[str, float, float]]) -> Iterator[tuple[float, float, float]]:
-    """Of every shrink and expand: the length of each, and of both with what is around them."""
-    base_end, shrunk = 0.0, 0.0
-    for name, start, length in ran:
+def kernels(ran: Sequence[tuple[str, float, float]]) -> Iterator[tuple[str, float]]:
+    """Of every LoRA kernel, in order: its op and its length, with the zeroing before a shrink."""
+    zeroing = 0.0
+    for name, _, length in ran:
         if "_lora_shrink" in name:
-            shrunk = length
+            yield "shrink", zeroing + length
         elif "_lora_expand" in name:
-            yield shrunk, length, start + length - base_end
-            base_end = start + length
-        elif "Fill" not in name and "memset" not in name.lower():
-            base_end = start + length
+            yield "expand", length
+        zeroing = length if "Fill" in name or "memset" in name.lower() else 0.0
 
 
-def by_projection(
+def by_kernel(
     ran: Sequence[tuple[str, float, float]], layers: int
-) -> dict[str, tuple[float, ...]]:
-    """The medians of ``pairs`` by projection; those of the logits come after a step's layers."""
-    every = list(pairs(ran))
-    in_layers = len(PROJECTIONS) * layers
-    groups = defaultdict(list)
-    for index, pair in enumerate(every):
-        place = index % max(1, len(every) // PROFILED)
-        name = PROJECTIONS[place % len(PROJECTIONS)] if place < in_layers else "lm_head"
-        groups[name].append(pair)
+) -> dict[tuple[str, str], tuple[int, float]]:
+    """By projection and op, how often a step has it, and the median of its lengths.
+
+    An embedding with LoRA has an expand alone and begins a step; the logits come last.
+    """
+    every = list(kernels(ran))
+    step = len(every) // PROFILED
+    lengths = defaultdict(list)
+    for index, (op, length) in enumerate(every):
+        place = index % step - int(every[0][0] == "expand")
+        name = PROJECTIONS[place // 2 % len(PROJECTIONS)]
+        if place < 0:
+            name = "embed_tokens"
+        elif place // 2 >= len(PROJECTIONS) * layers:
+            name = "lm_head"
+        lengths[name, op].append(length)
     return {
-        name: tuple(statistics.median(values) for values in zip(*group, strict=True))
-        for name, group in groups.items()
+        key: (len(those) // PROFILED, statistics.median(those)) for key, those in lengths.items()
     }
 
 
-def kept(folder: Path, plan: StudyPlan, *, column: str) -> dict[tuple[int, str], float]:
-    """By batch size and projection, the sum of what a folder keeps of its two kernels."""
+def kept(folder: Path, plan: StudyPlan, *, column: str) -> dict[tuple[int, str, str], float]:
+    """By batch size, projection and op, the time that a folder keeps of a kernel."""
     path = provenance_in(folder, prefixes_in(folder)[0])
     figures = {
         KernelShape.from_mapping(entry["shape"]): entry[column]
         for of_file in read_entries(path).values()
         for entry in of_file.values()
     }
-    sums: dict[tuple[int, str], float] = defaultdict(float)
-    for shape, layers in plan.layers.items():
-        for name in (*PROJECTIONS, "lm_head"):
-            if name in layers:
-                sums[shape.num_tokens, name] += figures.get(shape, math.nan)
-    return sums
+    return {
+        (shape.num_tokens, name, shape.op.value): figures.get(shape, math.nan)
+        for shape, layers in plan.layers.items()
+        for name in ("embed_tokens", *PROJECTIONS, "lm_head")
+        if name in layers
+    }
 
 
 def engines(job: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -196,11 +200,11 @@ def main() -> int:
     if given.serve:
         serve()
         return 0
-    counts = [int(each) for each in given.requests.split(",")]
+    counts, layers = [int(each) for each in given.requests.split(",")], given.layers
     with tempfile.TemporaryDirectory() as scratch:
         config = json.loads((given.model / "config.json").read_text())
         small = Path(scratch) / "config.json"
-        small.write_text(json.dumps({**config, "num_hidden_layers": given.layers}))
+        small.write_text(json.dumps({**config, "num_hidden_layers": layers}))
         plan = StudyPlan.of_model(str(small)).with_model({}, {"cudagraph_capture_sizes": counts})
         plan = plan.override(max_loras=8, rank=given.rank, tokens=counts)
         load = Load(requests=tuple(counts), inputs=(INPUT,), outputs=(64,), repeats=1)
@@ -209,14 +213,17 @@ def main() -> int:
         raw = dict(engines(job, given.folder))
         if given.output is not None:
             given.output.write_text(json.dumps(raw) + "\n", encoding="utf-8")
-        print("requests  engine   projection     shrink   expand    whole     kept")
+        print("requests  engine   projection    op      in the server     kept")
         for count in counts:
             for name, found in raw.items():
                 expected = kept(given.folder, plan, column=ENGINES[name])
-                for projection, figures in by_projection(found[str(count)], given.layers).items():
-                    shown = (*figures, expected.get((count, projection), math.nan))
-                    cells = "  ".join(f"{each:7.2f}" for each in shown)
-                    print(f"{count:8}  {name:8} {projection:13} {cells}")
+                sums = [0.0, 0.0]
+                for (layer, op), (times, length) in by_kernel(found[str(count)], layers).items():
+                    figures = (length, expected.get((count, layer, op), math.nan))
+                    cells = "  ".join(f"{each:9.2f}" for each in figures)
+                    print(f"{count:8}  {name:8} {layer:13} {op:7} {times:2} x {cells}")
+                    sums = [one + times * figure for one, figure in zip(sums, figures, strict=True)]
+                print(f"{count:8}  {name:8} all           {'':12} {sums[0]:9.2f}  {sums[1]:9.2f}")
     return 0
 
 

@@ -150,7 +150,7 @@ def test_the_tokens_a_second_are_drawn(served, tmp_path):
         (["--at-once"], {"room": 2}, 2, "4 requests never ran at once"),
     ],
 )
-def test_what_was_compared_before_an_error_is_printed(  # noqa: PLR0913, PLR0917 - cases
+def test_what_was_compared_before_an_error_is_printed(
     served, flags, behaviour, rows, said, as_json
 ):
     as_asked = ["--json"] if as_json else []
