@@ -4,8 +4,8 @@
     python studies/results.py --print    # prints it
 
 It reads every ``studies/served/*.json``, which are what ``autotune bench --server --json`` printed
-(with ``config``, ``rank``, ``max_loras`` and ``date`` added, and a ``source`` where figures were
-not printed by it), and every provenance file below ``studies/nvidia-h100-80gb-hbm3/``.
+(with ``config``, ``rank``, ``max_loras`` and ``date`` added, ``folder`` and more ``flags`` of the
+command, and a ``source`` that says what is special), and every provenance file below ``studies/nvidia-h100-80gb-hbm3/``.
 """
 
 from __future__ import annotations
@@ -90,9 +90,10 @@ def _served(path: Path, told: Mapping[str, Any]) -> str:
         f"|{'---|' * len(_COLUMNS)}",
         *map(_served_row, told["rows"]),
     ]
+    flags = f" {told['flags']}" if "flags" in told else ""
     redo = (
-        f"Again: `autotune bench DIR --server --model {told['config']} --rank {told['rank']} "
-        f"--max-loras {told['max_loras']} --json`."
+        f"Again: `autotune bench {told.get('folder', 'DIR')} --server --model {told['config']} "
+        f"--rank {told['rank']} --max-loras {told['max_loras']}{flags} --json`."
     )
     source = [told["source"], ""] if "source" in told else []
     return "\n".join([title, "", where, "", *source, *lines, "", redo, ""])
