@@ -5,7 +5,8 @@
 
 It reads every ``studies/served/*.json``, which are what ``autotune bench --server --json`` printed
 (with ``config``, ``rank``, ``max_loras`` and ``date`` added, ``folder`` and more ``flags`` of the
-command, and a ``source`` that says what is special), and every provenance file below ``studies/nvidia-h100-80gb-hbm3/``.
+command, and a ``source`` that says what is special), and every provenance file below
+``studies/nvidia-h100-80gb-hbm3/``.
 """
 
 from __future__ import annotations
