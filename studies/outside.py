@@ -2,11 +2,12 @@
 
     python studies/outside.py MODEL... [--tokens 1,8,32,128,512] [--rank 16] [-o RAW.json]
 
-MODEL is a ``config.json``. For every model each kernel is timed by vLLM's default and by the entry
-that vLLM's look-up ends at in ``autotune configs --path``. Then the model is tuned into a database
-of its own, and the collection is not looked at. Printed for each model: how many kernels have an
-exact entry, how many times as fast as the default the nearest entries and its own are (the median
-and the least), and how many of the nearest lose to the default.
+MODEL is what ``--model`` takes, such as ``studies/models/phi-4.json``. For every model each kernel
+is timed by vLLM's default and by the entry that vLLM's look-up ends at in ``autotune configs
+--path``. Then the model is tuned into a database of its own, and the collection is not looked at.
+Printed for each model: how many kernels have an exact entry, how many times as fast as the default
+the nearest entries and its own are (the median and the least), and how many of the nearest lose to
+the default.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from autotune.export.collection import collected_for
 from autotune.measure import Runner
 from autotune.measure.measurement import Ceilings
 from autotune.measure.runners import gpu_runner
+from autotune.plan.documents import name_of
 from autotune.plan.study import StudyPlan
 from autotune.search.events import unwatched
 from autotune.search.run import run_job
@@ -69,7 +71,7 @@ class Outside:
 
     Attributes:
         model: Its name.
-        kernels: Its kernels, or as many as were timed.
+        kernels: Its kernels.
         took_s: How long its own run took, seconds.
     """
 
@@ -81,30 +83,34 @@ class Outside:
         """A row of the table."""
         nearest = [each.nearest for each in self.kernels if each.nearest]
         own = [each.own for each in self.kernels if each.own]
-        whole = (self._pass_ms(lambda _: 1.0), self._pass_ms(_nearest), self._pass_ms(_own))
         return [
             self.model,
             str(len(self.kernels)),
             str(sum(each.is_exact for each in self.kernels)),
-            *(f"{of(nearest):.2f}x" for of in (statistics.median, min)),
+            *_gains(nearest),
             str(sum(each.is_slower for each in self.kernels)),
-            *(f"{of(own):.2f}x" for of in (statistics.median, min)),
+            *_gains(own),
             f"{self.took_s:.0f}",
-            ", ".join(f"{each:.2f}" for each in whole),
+            ", ".join(f"{each / 1e3:.2f}" for each in self._passes_us()),
         ]
 
-    def _pass_ms(self, gain: Any) -> float:  # noqa: ANN401 - a function of a kernel
-        """A forward pass of every batch size, added up, milliseconds."""
-        some = [each for each in self.kernels if each.default_us and each.nearest and each.own]
-        return sum(each.runs * (each.default_us or 0) / gain(each) for each in some) / 1e3
+    def _passes_us(self) -> tuple[float, float, float]:
+        """All forward passes by the default, the nearest entries and its own, microseconds."""
+        times = [
+            (each.runs * each.default_us, each.nearest, each.own)
+            for each in self.kernels
+            if each.default_us and each.nearest and each.own
+        ]
+        return (
+            sum(default for default, _, _ in times),
+            sum(default / nearest for default, nearest, _ in times),
+            sum(default / own for default, _, own in times),
+        )
 
 
-def _nearest(kernel: Kernel) -> float:
-    return kernel.nearest or 1.0
-
-
-def _own(kernel: Kernel) -> float:
-    return kernel.own or 1.0
+def _gains(those: Sequence[float]) -> tuple[str, str]:
+    """The median and the least."""
+    return (f"{statistics.median(those):.2f}x", f"{min(those):.2f}x") if those else ("–", "–")
 
 
 def looked_at(plan: StudyPlan, runner: Runner, ceilings: Ceilings, folder: Path) -> Outside:
@@ -127,7 +133,7 @@ def looked_at(plan: StudyPlan, runner: Runner, ceilings: Ceilings, folder: Path)
         )
         for row in rows
     ]
-    name = Path(plan.model.config).stem if plan.model else ""
+    name = name_of(plan.model.config) if plan.model else ""
     return Outside(model=name, kernels=kernels, took_s=took_s)
 
 
@@ -161,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     print(f"{model}: {error}", file=sys.stderr)
                     continue
                 if given.output is not None:
-                    raw = {each.model: [vars_of(one) for one in each.kernels] for each in found}
+                    raw = {each.model: list(map(asdict, each.kernels)) for each in found}
                     given.output.write_text(json.dumps(raw) + "\n", encoding="utf-8")
                 print(" | ".join(found[-1].cells()), flush=True)
     except AutotuneError as error:
@@ -171,11 +177,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in (HEAD, ["---"] * len(HEAD), *(each.cells() for each in found)):
         print(f"| {' | '.join(line)} |")
     return 0 if len(found) == len(given.models) else 1
-
-
-def vars_of(kernel: Kernel) -> dict[str, Any]:
-    """A kernel as JSON-ready values."""
-    return {name: getattr(kernel, name) for name in Kernel.__slots__}
 
 
 if __name__ == "__main__":

@@ -42,10 +42,6 @@ INPUT, BEFORE, PROFILED = 64, 20, 8
 #: The engines, by what the folder calls the times of their kernels.
 ENGINES = {"default": "default_latency_us", "folder": "latency_us"}
 
-#: Two engines share the GPU: how much of it has to be free for one, and what each gets for keys and
-#: values, bytes.
-SHARED = ("--gpu-memory-utilization=0.05", f"--kv-cache-memory-bytes={2**31}")
-
 #: What an engine prints once it can serve.
 READY = "READY"
 
@@ -119,7 +115,7 @@ def by_kernel(
     An embedding with LoRA has an expand alone and begins a step; the logits come last.
     """
     every = list(kernels(ran))
-    step = len(every) // PROFILED
+    step = max(1, len(every) // PROFILED)
     lengths = defaultdict(list)
     for index, (op, length) in enumerate(every):
         place = index % step - int(every[0][0] == "expand")
@@ -207,12 +203,11 @@ def main() -> int:
         small.write_text(json.dumps({**config, "num_hidden_layers": layers}))
         plan = StudyPlan.of_model(str(small)).with_model({}, {"cudagraph_capture_sizes": counts})
         plan = plan.override(max_loras=8, rank=given.rank, tokens=counts)
-        load = Load(requests=tuple(counts), inputs=(INPUT,), outputs=(64,), repeats=1)
-        served = ServedModel.of(plan, Path(scratch), load, after=SHARED)
-        job = {**served.job(load, has_lora=True), "requests": counts}
+        load = Load(requests=tuple(counts), inputs=(INPUT,), outputs=(64,), repeats=1, at_once=True)
+        served = ServedModel.of(plan, Path(scratch), load)
+        job = {**served.job(load, has_lora=True, tells_tokens=False), "requests": counts}
         raw = dict(engines(job, given.folder))
-        if given.output is not None:
-            given.output.write_text(json.dumps(raw) + "\n", encoding="utf-8")
+        rows = []
         print("requests  engine   projection    op      in the server     kept")
         for count in counts:
             for name, found in raw.items():
@@ -220,10 +215,16 @@ def main() -> int:
                 sums = [0.0, 0.0]
                 for (layer, op), (times, length) in by_kernel(found[str(count)], layers).items():
                     figures = (length, expected.get((count, layer, op), math.nan))
+                    place = {"requests": count, "engine": name, "projection": layer, "op": op}
+                    times_of = {"in_the_server_us": round(length, 3), "kept_us": figures[1]}
+                    rows.append({**place, "a_step": times, **times_of})
                     cells = "  ".join(f"{each:9.2f}" for each in figures)
                     print(f"{count:8}  {name:8} {layer:13} {op:7} {times:2} x {cells}")
                     sums = [one + times * figure for one, figure in zip(sums, figures, strict=True)]
                 print(f"{count:8}  {name:8} all           {'':12} {sums[0]:9.2f}  {sums[1]:9.2f}")
+        if given.output is not None:
+            lines = ",\n".join(map(json.dumps, rows))
+            given.output.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     return 0
 
 

@@ -37,7 +37,7 @@ from autotune.measure.kernels.inputs import Inputs
 from autotune.measure.kernels.vllm import VllmProvider
 from autotune.store import Store
 
-#: What the base layer of an expand reads, of each token: the hidden size of the models looked at.
+#: What the base layer of an expand is taken to read of each token: Llama-3.1-8B's hidden size.
 BASE_READS = 4096
 
 
@@ -200,4 +200,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except AutotuneError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"regimes: {error}")

@@ -4,8 +4,9 @@
     python studies/results.py --print    # prints it
 
 It reads every ``studies/served/*.json``, which are what ``autotune bench --server --json`` printed
-(with ``config``, ``rank``, ``max_loras`` and ``date`` added, ``folder`` and more ``flags`` of the
-command, and a ``source`` that says what is special), and every provenance file below
+(with ``config``, ``rank``, ``max_loras`` and ``date`` added, the ``command`` where it is another,
+which ``files`` the folder has, and a ``source`` that says what is special), and every provenance
+file below
 ``studies/nvidia-h100-80gb-hbm3/``.
 """
 
@@ -85,17 +86,20 @@ def tuned_in(studies: Path) -> Iterator[Tuned]:
 
 def _served(path: Path, told: Mapping[str, Any]) -> str:
     title = f"### {told['model']}, rank {told['rank']}, {told['max_loras']} adapters, {told['gpu']}"
+    if "files" in told:
+        title += f", {told['files']}"
     where = f"vLLM {told['vllm']}, {told['date']}. Raw file: `{path}`."
     lines = [
         f"| {' | '.join(_COLUMNS)} |",
         f"|{'---|' * len(_COLUMNS)}",
         *map(_served_row, told["rows"]),
     ]
-    flags = f" {told['flags']}" if "flags" in told else ""
-    redo = (
-        f"Again: `autotune bench {told.get('folder', 'DIR')} --server --model {told['config']} "
-        f"--rank {told['rank']} --max-loras {told['max_loras']}{flags} --json`."
+    command = told.get(
+        "command",
+        f"autotune bench DIR --server --model {told['config']} --rank {told['rank']} "
+        f"--max-loras {told['max_loras']} --json",
     )
+    redo = f"Again: `{command}`."
     source = [told["source"], ""] if "source" in told else []
     return "\n".join([title, "", where, "", *source, *lines, "", redo, ""])
 

@@ -103,6 +103,7 @@ _Labels = Mapping["KernelShape", "TunedFor"]
 def _labels(flags: ShapeFlags) -> _Labels | None:
     """The model's layers; None where no model is named: every entry is packed then."""
     from autotune.export.tuned_entry import TunedFor
+    from autotune.plan.documents import name_of
 
     if not flags.given:
         return None
@@ -110,21 +111,13 @@ def _labels(flags: ShapeFlags) -> _Labels | None:
         raise InputError(
             "--pack takes the model's flags with --for MODEL; add it, or leave them out"
         )
-    model, size, plan = _model_name(flags.config), int(flags.tensor_parallel or 1), flags.plan()
+    model, size, plan = name_of(flags.config), int(flags.tensor_parallel or 1), flags.plan()
     return {
         shape.without_batch: TunedFor.read(
             {"model": model, "tensor_parallel": size, "layers": layers}
         )
         for shape, layers in plan.layers.items()
     }
-
-
-def _model_name(config: str) -> str:
-    """A hub id as it is; of a file its name, or its folder's name if all are called so."""
-    path = Path(config)
-    if not path.exists():
-        return config
-    return path.resolve().parent.name if path.name == "config.json" else path.stem
 
 
 def _labelled(tuned: Tuned, labels: _Labels | None, days: Mapping[KernelShape, str]) -> Tuned:
@@ -153,9 +146,9 @@ def _of_folder(folder: Path, gpu: str | None) -> Tuned:
     """
     from autotune.export.check import check
     from autotune.export.collection import read_tuned
-    from autotune.export.names import PROVENANCE_SUFFIX, parse_name, provenance_prefixes
-    from autotune.export.nested import read_json, read_table
-    from autotune.export.provenance import entries_in, still_true
+    from autotune.export.names import parse_name, provenance_prefixes
+    from autotune.export.nested import read_table
+    from autotune.export.provenance import entries_in, provenance_in, read_content, still_true
     from autotune.launch.op import gpu_file_prefix
 
     prefixes = provenance_prefixes(folder)
@@ -170,8 +163,8 @@ def _of_folder(folder: Path, gpu: str | None) -> Tuned:
     for finding in check(folder, {prefixes[0]: ()}).findings:
         if finding.is_error:
             raise InputError(f"{printable(str(folder))} is not sound: {finding}")
-    path = folder / f"{prefixes[0]}{PROVENANCE_SUFFIX}"
-    content = read_json(path)
+    path = provenance_in(folder, prefixes[0])
+    content = read_content(path)
     entries = entries_in(path, content)
     if not isinstance(content, dict) or not any(entries.values()):
         raise InputError(f"{printable(str(path))} names no entry: give a folder that was tuned")

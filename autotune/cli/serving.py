@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +20,19 @@ if TYPE_CHECKING:
     from autotune.cli.shape_flags import ShapeFlags
     from autotune.plan.study import StudyPlan
     from autotune.serve.gains import Engine, Row
+    from autotune.serve.installed import Installed
     from autotune.serve.job import Load, ServedModel
     from autotune.serve.outputs import Compared
-    from autotune.serve.side_by_side import Installed, Setting
+    from autotune.serve.side_by_side import Setting
 
 #: As many as the tables of ``docs/results.md`` have.
 _REQUESTS = (1, 8, 16, 32, 64, 128)
 
 #: Tokens of a prompt, and tokens that each request gets: 128 steps are timed.
 _INPUT, _OUTPUT = 64, 144
+
+#: Said of servers that start one after another.
+_FIRST = " The first fills vLLM's and Triton's caches."
 
 #: Enough for a median; each is as long as the output is.
 _REPEATS = 3
@@ -45,7 +49,7 @@ class Found:
         predicted_ms: By number of requests, what the folder's kernels save of a step.
         engines: The servers, by their names.
         outputs: What they computed, beside float32.
-        has_ended: Whether all was done.
+        is_complete: Whether all was done.
     """
 
     served: ServedModel
@@ -54,14 +58,14 @@ class Found:
     predicted_ms: Mapping[int, float]
     engines: dict[str, Engine] = field(default_factory=dict)
     outputs: list[Compared] = field(default_factory=list)
-    has_ended: bool = False
+    is_complete: bool = False
 
     @property
     def rows(self) -> list[Row]:
         """The cases that can be compared."""
         from autotune.serve.gains import rows_of
 
-        return rows_of(self.engines, self.load.cases, self.predicted_ms)
+        return rows_of(self.engines, self.load, self.predicted_ms)
 
     @property
     def is_sound(self) -> bool:
@@ -109,9 +113,10 @@ def _found(
     """Run the servers; if they end early, what can be compared is printed."""
     from autotune.errors import ExportError
     from autotune.files import write_errors
+    from autotune.serve.installed import check_folder, gpus_of, installed_at
     from autotune.serve.job import check_asked
     from autotune.serve.predicted import predicted_ms
-    from autotune.serve.side_by_side import Setting, check_folder, gpus_of, installed_at
+    from autotune.serve.side_by_side import Setting
 
     plan, load = flags.plan(), _load(given)
     gpus_of(folder)  # before vLLM is imported, which takes a while
@@ -132,9 +137,10 @@ def _found(
         _run(found, plan if given.check_outputs else None, setting)
     except BaseException:
         if found.rows:
-            _show(found, as_json=as_json)
+            with suppress(OSError):  # what went wrong is to be said, too
+                _show(found, as_json=as_json)
         raise
-    found.has_ended = True
+    found.is_complete = True
     return found
 
 
@@ -182,10 +188,10 @@ def _print(found: Found) -> None:
         if number:
             out.print()
         out.print(table)
-    for line in lines_of(found.engines, found.rows):
+    for line in lines_of(found.engines, found.rows, at_once=found.load.at_once):
         say(line)
-    if not found.has_ended:
-        say(f"Ended early, after {len(found.rows)} of {len(found.load.cases)} rows.")
+    if not found.is_complete:
+        say(f"Ended early: {len(found.rows)} of {len(found.load.cases)} rows can be compared.")
     if found.outputs:
         out.print()
         out.print(outputs_table(found.outputs))
@@ -301,11 +307,11 @@ def predicted_text(row: Row) -> str:
     return f"{row.predicted_ms:.2f}{'' if row.is_as_predicted else ' (!)'}"
 
 
-def lines_of(engines: Mapping[str, Engine], rows: Sequence[Row]) -> list[str]:
+def lines_of(engines: Mapping[str, Engine], rows: Sequence[Row], *, at_once: bool) -> list[str]:
     """What is said below the table."""
     starts = ", ".join(f"{name} {each.start_s:.0f} s" for name, each in engines.items())
     lines = [
-        f"Started in: {starts}. The first fills vLLM's and Triton's caches.",
+        f"Started in: {starts}.{'' if at_once else _FIRST}",
         *(compiled_line(engine) for engine in engines.values() if engine.name == "folder"),
     ]
     if any(row.is_as_predicted is False for row in rows):
@@ -373,5 +379,5 @@ def as_document(found: Found) -> dict[str, Any]:
         ],
         "rows": [row.as_dict() for row in found.rows],
         "outputs": [each.as_dict() for each in found.outputs],
-        "has_ended": found.has_ended,
+        "is_complete": found.is_complete,
     }

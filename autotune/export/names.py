@@ -124,11 +124,10 @@ def _json_in(folder: Path) -> Iterator[Path]:
 
 
 def provenance_prefixes(folder: Path) -> list[str]:
-    """The GPU's part of every provenance file's name."""
-    names = names_in(folder)
-    return [
-        name.removesuffix(PROVENANCE_SUFFIX) for name in names if name.endswith(PROVENANCE_SUFFIX)
-    ]
+    """The GPU's part of the name of every provenance file, compressed or not."""
+    names = [name for name in names_in(folder) if name.endswith(PROVENANCE_SUFFIX)]
+    names += [path.stem for path in folder.glob(f"*{PROVENANCE_SUFFIX}{PACKED}")]
+    return sorted({name.removesuffix(PROVENANCE_SUFFIX) for name in names})
 
 
 def prefixes_in(folder: Path) -> list[str]:

@@ -114,7 +114,10 @@ def read_content(path: Path) -> object:
     except FileNotFoundError:
         return None
     except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
-        raise unusable(path, printable(str(error))) from error
+        reason = getattr(error, "strerror", None) or error
+        raise unusable(path, f"it is no compressed JSON: {printable(str(reason))}") from error
+    if content is None:
+        raise unusable(path, f"it holds only null, or more than {MOST_BYTES:,} bytes")
     return content
 
 

@@ -16,6 +16,7 @@ from autotune.export.provenance import (
     Entries,
     as_content,
     entry_of,
+    provenance_in,
     provenance_name,
     read_entries,
     still_true,
@@ -107,7 +108,7 @@ class VllmExporter:
             ExportError: A file there is broken, or ``merge`` is false and autotune did not write
                 it, or entries of the other kind would stay.
         """
-        entries = read_entries(_inside(folder, provenance_name(gpu)))
+        entries = read_entries(_inside(folder, provenance_in(folder, gpu).name))
         keys: dict[str, set[LookupKey]] = {}
         for shape in shapes:
             keys.setdefault(shape.file_name(gpu), set()).add(shape.lookup_key)
@@ -124,7 +125,7 @@ def _export(
 ) -> tuple[Path, ...]:
     """Add the selections to what the folder holds now, which nobody else changes meanwhile."""
     provenance = _inside(folder, provenance_name(environment.gpu))
-    entries = read_entries(provenance)
+    entries = read_entries(_inside(folder, provenance_in(folder, environment.gpu).name))
     tables = {
         name: _table(_inside(folder, name), levels=_levels(place), listed=name in entries or merge)
         for name, place in plan.items()

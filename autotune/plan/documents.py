@@ -101,3 +101,15 @@ def is_there(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def name_of(source: str) -> str:
+    """What a model is called: a hub id as it is, of a file its name, or its folder's name.
+
+    Args:
+        source: A hub id, a ``config.json`` or one called otherwise, or a folder.
+    """
+    path = expanded(source)
+    if not path.exists():
+        return source
+    return path.resolve().parent.name if path.name == "config.json" else path.stem

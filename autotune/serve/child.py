@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import os
 import re
@@ -9,8 +10,8 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -166,13 +167,17 @@ class Child:
         """How it ended."""
         return _ending(self._process.wait())
 
+    def wait_quietly(self, patience_s: float) -> None:
+        """Wait so many seconds at most for its end, whatever that is."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience_s)
+
     def end(self) -> None:
         """End it and everything that it started; a second call does nothing."""
         if self._process.poll() is None:
-            self._signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_GRACE_S)
-        self._signal(signal.SIGKILL)  # what it started may outlive it
+            self.signal(signal.SIGTERM)
+            self.wait_quietly(_GRACE_S)
+        self.signal(signal.SIGKILL)  # what it started may outlive it
         self._process.wait()
         due_s = time.monotonic() + _MOST_DYING_S
         while _has_living(self._process.pid) and time.monotonic() < due_s:
@@ -182,7 +187,8 @@ class Child:
                 with suppress(BrokenPipeError):
                     file.close()
 
-    def _signal(self, number: signal.Signals) -> None:
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to it and to everything that it started."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
@@ -228,6 +234,36 @@ def started(
     try:
         yield child
     finally:
+        child.end()
+
+
+def program(
+    python: str, name_of_it: str, *, name: str, log: Path, env: Mapping[str, str] | None = None
+) -> AbstractContextManager[Child]:
+    """One of this room's programs, started.
+
+    Args:
+        python: The interpreter.
+        name_of_it: The program.
+        name: What messages call it.
+        log: Gets what it prints.
+        env: More variables of its environment.
+    """
+    path = importlib.resources.files("autotune") / "serve" / f"{name_of_it}.py"
+    return started([python, str(path)], name=name, log=log, env=environment(**(env or {})))
+
+
+def end_all(children: Iterable[Child]) -> None:
+    """End programs and everything that they started, in no more time than one of them."""
+    every = list(children)
+    for child in every:
+        child.signal(signal.SIGTERM)
+    due_s = time.monotonic() + _GRACE_S
+    for child in every:
+        child.wait_quietly(max(0.0, due_s - time.monotonic()))
+    for child in every:
+        child.signal(signal.SIGKILL)
+    for child in every:
         child.end()
 
 

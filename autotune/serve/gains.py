@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from autotune.serve.job import Case
+from autotune.serve.job import Case, Load
 
 #: Differences below this share are noise, however alike the servers' times are by chance.
 _LEAST_NOISE = 0.01
@@ -51,10 +51,10 @@ class Engine:
     rounds: dict[Case, list[Round]] = field(default_factory=dict)
     compiled: dict[str, int] | None = None
 
-    def at(self, case: Case) -> Figures | None:
-        """Its figures of a case; None where it was not timed."""
-        rounds = self.rounds.get(case)
-        return Figures.of(rounds) if rounds else None
+    def at(self, case: Case, repeats: int) -> Figures | None:
+        """Its figures of a case; None where it was timed fewer times."""
+        rounds = self.rounds.get(case, [])
+        return Figures.of(rounds) if len(rounds) >= repeats else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,18 +204,18 @@ class Row:
 
 
 def rows_of(
-    engines: Mapping[str, Engine], cases: Sequence[Case], predicted_ms: Mapping[int, float]
+    engines: Mapping[str, Engine], load: Load, predicted_ms: Mapping[int, float]
 ) -> list[Row]:
     """A row for each case that the folder's engine and both by the defaults were timed at.
 
     Args:
         engines: By name; those that were not run are missing.
-        cases: In their order.
+        load: The cases, and how often each is timed.
         predicted_ms: By number of requests, what the folder's kernels save of a step.
     """
     rows = []
-    for case in cases:
-        at = {name: engine.at(case) for name, engine in engines.items()}
+    for case in load.cases:
+        at = {name: engine.at(case, load.repeats) for name, engine in engines.items()}
         default, folder, again = (at.get(name) for name in ("default", "folder", "default again"))
         if default and folder and again:
             row = Row(

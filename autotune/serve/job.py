@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +26,15 @@ _LEAST_VOCABULARY = 8
 #: What a server can hold where nobody says so: little, so that it has room for many sequences.
 _CONTEXT = 4096
 
-#: Engines that share a GPU have so much more room than the requests need, as it is handed out in
-#: blocks, and this at least; and so little of the GPU has to be free for one to start.
+#: Engines that share a GPU have so much more room than the requests need, and this at least; and so
+#: little of the GPU has to be free for one to start.
 _SPARE, _LEAST_ROOM_BYTES, _SHARE = 1.25, 2**30, 0.05
 
-#: Bytes of a key or a value.
-_BYTES = 2
+#: Room is handed out in blocks of so many tokens at most.
+_BLOCK = 64
+
+#: The flags by which vLLM is told how much of a GPU an engine takes.
+_ROOM_FLAGS = ("--kv-cache-memory-bytes", "--gpu-memory-utilization", "--num-gpu-blocks-override")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -111,8 +115,8 @@ class ServedModel:
         adapters: The adapters' folders.
         tokenizer: The folder of a tokenizer in place of the model's own; None for that.
         variables: Environment variables of every server.
-        after: The last flags of ``common``: of a GPU that several engines share, and those that
-            the user gave after ``--``.
+        after: The last flags of ``common``: those that the user gave after ``--``, and before them
+            those of engines that share a GPU.
     """
 
     name: str
@@ -161,7 +165,8 @@ class ServedModel:
             adapters.append(write_adapter(folder, layers, server.rank, seed=number, share=share))
         source = _folder_of(model.config, config, scratch, has_weights=has_weights)
         context = _context(config, load)
-        after = [*(_shared(config, load, context) if load.at_once else ()), *after]
+        if load.at_once:
+            after = [*_shared(config, load, context, model.tensor_parallel, after), *after]
         return cls(
             name=model.config,
             source=source,
@@ -183,12 +188,13 @@ class ServedModel:
         """The flags of a server, but for the model and its tokenizer."""
         return [*self.common, *(self.with_lora if has_lora else ())]
 
-    def job(self, load: Load, *, has_lora: bool) -> dict[str, Any]:
+    def job(self, load: Load, *, has_lora: bool, tells_tokens: bool) -> dict[str, Any]:
         """What ``engine_program`` takes.
 
         Args:
             load: The requests.
             has_lora: Whether the requests have adapters.
+            tells_tokens: Whether tokens and their log-probabilities are wanted.
         """
         start = ("--model", self.source, "--skip-tokenizer-init")
         return {
@@ -196,7 +202,7 @@ class ServedModel:
             "adapters": [str(each) for each in self.adapters] if has_lora else [],
             "rounds": list(load.rounds()),
             "vocabulary": self.vocabulary,
-            "tells_tokens": False,
+            "tells_tokens": tells_tokens,
             "takes_turns": load.at_once,
         }
 
@@ -298,17 +304,36 @@ def _context(config: Mapping[str, Any], load: Load) -> int:
     return max(load.context, min(_CONTEXT, most))
 
 
-def _shared(config: Mapping[str, Any], load: Load, context: int) -> tuple[str, ...]:
+def _shared(
+    config: Mapping[str, Any], load: Load, context: int, gpus: int, after: Sequence[str]
+) -> tuple[str, ...]:
     """The flags of engines that share a GPU: room for the keys and values of all requests.
 
     Without them each engine takes what is left of the GPU's memory, and counts what the others
-    take meanwhile as its own.
+    take meanwhile as its own. Whoever says how much that is has to say it all.
     """
-    config = _text_config(config)
-    tokens = max(context, max(load.requests) * load.context)
-    heads = config.get("num_attention_heads") or 1
-    width = config.get("head_dim") or (config.get("hidden_size") or 0) // heads
-    heads = config.get("num_key_value_heads") or heads
-    values = (config.get("num_hidden_layers") or 0) * heads * width
-    room = max(_LEAST_ROOM_BYTES, round(_SPARE * 2 * _BYTES * values * tokens))
-    return ("--kv-cache-memory-bytes", str(room), "--gpu-memory-utilization", str(_SHARE))
+    if any(each.partition("=")[0].replace("_", "-") in _ROOM_FLAGS for each in after):
+        return ()
+    blocks = math.ceil(load.context / _BLOCK) * _BLOCK
+    tokens = max(context, max(load.requests) * blocks)
+    room = max(_LEAST_ROOM_BYTES, _SPARE * tokens * _token_bytes(_text_config(config), gpus))
+    return ("--kv-cache-memory-bytes", str(round(room)), "--gpu-memory-utilization", str(_SHARE))
+
+
+def _token_bytes(config: Mapping[str, Any], gpus: int) -> int:
+    """What a GPU keeps of a token, in all layers; 0 where the config does not say it.
+
+    Models of multi-head latent attention keep one vector of a token, and each GPU all of it.
+    """
+
+    def number(name: str) -> int:
+        value = config.get(name)
+        return value if isinstance(value, int) and value > 0 else 0
+
+    heads = number("num_attention_heads")
+    width = number("head_dim") or (number("hidden_size") // heads if heads else 0)
+    values = 2 * max(1, (number("num_key_value_heads") or heads) // gpus) * width
+    if number("kv_lora_rank"):
+        values = number("kv_lora_rank") + number("qk_rope_head_dim")
+    dtype = str(config.get("dtype") or config.get("torch_dtype"))
+    return number("num_hidden_layers") * values * (4 if dtype == "float32" else 2)

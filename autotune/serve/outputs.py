@@ -16,10 +16,11 @@ from typing import Any
 from autotune.errors import InputError
 from autotune.plan.models import read_config
 from autotune.plan.study import StudyPlan
+from autotune.serve.child import program
 from autotune.serve.engine_flags import common_flags
 from autotune.serve.job import Case, Load, ServedModel
 from autotune.serve.random_adapter import write_adapter
-from autotune.serve.side_by_side import VARIANTS, Setting, program, told_by
+from autotune.serve.side_by_side import VARIANTS, Setting, told_by
 
 #: Decoder layers of the model: enough for one layer to read what another one wrote.
 _LAYERS = 2

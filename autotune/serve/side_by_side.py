@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import os
 import re
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, NamedTuple
 
-from autotune.errors import GpuMissing, InputError, KernelsUnusable, printable
-from autotune.export.names import prefixes_in
-from autotune.launch.op import gpu_file_prefix
-from autotune.launch.release import is_since
-from autotune.serve.child import Child, environment, started
+from autotune.errors import InputError, WorkerDied
+from autotune.serve.child import Child, end_all, program
 from autotune.serve.gains import Engine, Round, rows_of
 from autotune.serve.http_client import OverHttp
+from autotune.serve.installed import Installed
 from autotune.serve.job import Case, Load, ServedModel
 
 #: Names the folder of tuned files for vLLM.
 FOLDER_VARIABLE = "VLLM_TUNED_CONFIG_FOLDER"
-
-#: The first release whose monitor of compiles can tell each one, and not only the first of a kind.
-_TELLS_EACH = "0.26"
 
 #: What vLLM's monitor of compiles logs (``jit_monitor.py``, 0.22.1 to 0.33.0).
 _MONITOR = re.compile(r"JIT monitor activated")
@@ -60,30 +55,6 @@ AGAIN = Variant("folder again", has_folder=True, has_lora=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Installed:
-    """The vLLM that is compared.
-
-    Attributes:
-        python: The interpreter that it is installed for.
-        release: Its version.
-        platform: What it was built for: ``cuda``, or ``cpu``.
-        gpu: The GPU's name; empty where there is none.
-        gpus: How many there are.
-    """
-
-    python: str
-    release: str
-    platform: str
-    gpu: str
-    gpus: int
-
-    @property
-    def tells_compiles(self) -> list[str]:
-        """The flag that has vLLM log every compile, where the release has one."""
-        return ["--jit-monitor-verbose"] if is_since(self.release, _TELLS_EACH) else []
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """Where servers run.
 
@@ -109,85 +80,6 @@ class Setting:
         return {**served.variables, **tuned}
 
 
-def installed_at(python: str | None, scratch: Path) -> Installed:
-    """Ask an interpreter which vLLM it has, and which GPUs.
-
-    Args:
-        python: The interpreter; None for this one.
-        scratch: For its log.
-
-    Raises:
-        KernelsUnusable: It has no vLLM, or one that cannot be imported.
-        GpuMissing: There is no GPU.
-        InputError: It cannot be started.
-    """
-    python = sys.executable if python is None else python
-    name = f"asking {printable(python)} for vLLM"
-    with program(python, "engine_program", name=name, log=scratch / "asked.log") as child:
-        child.give({"probe": True})
-        answer: dict[str, Any] = {}
-        for line in child.lines():
-            answer |= line.get("installed", {})
-    if not answer.get("release"):
-        raise KernelsUnusable(
-            f"vLLM is not installed for {printable(python)}, and --server runs it: pip install "
-            "vllm there, or name the Python that has it with --python"
-        )
-    found = Installed(python=python, **answer)
-    if found.platform != "cpu" and not found.gpus:
-        raise GpuMissing(
-            f"no CUDA GPU here that vLLM {found.release} could serve with: run this where there "
-            "is one"
-        )
-    return found
-
-
-def gpus_of(folder: Path) -> list[str]:
-    """The GPUs that a folder has files for, by the prefixes of these.
-
-    Raises:
-        InputError: There is no such folder, or it has no file that vLLM reads.
-    """
-    if not folder.is_dir():
-        raise InputError(
-            f"there is no folder {printable(str(folder))}: give the one that autotune run wrote"
-        )
-    prefixes = prefixes_in(folder)
-    if not prefixes:
-        raise InputError(
-            f"{printable(str(folder))} has no file that vLLM reads: give the folder that autotune "
-            "run wrote"
-        )
-    return prefixes
-
-
-def check_folder(folder: Path, installed: Installed, *, gpus: int) -> str | None:
-    """Refuse a folder that the servers would not read; what is to be said of it, else.
-
-    Args:
-        folder: The folder of tuned files.
-        installed: What serves.
-        gpus: How many GPUs a server needs.
-
-    Raises:
-        InputError: As ``gpus_of``, or it is for other GPUs, or there are too few GPUs.
-    """
-    prefixes = gpus_of(folder)
-    if not installed.gpu:
-        return (
-            f"vLLM {installed.release} is built for CPUs, where it reads no folder: this shows how "
-            "far two servers that are alike differ."
-        )
-    if gpus > installed.gpus:
-        raise InputError(f"--tp needs {gpus} GPUs: there are {installed.gpus} here")
-    if gpu_file_prefix(installed.gpu) not in prefixes:
-        raise InputError(
-            f"{printable(str(folder))} is for {', '.join(map(printable, prefixes))}: vLLM would "
-            f"read nothing of it on {printable(installed.gpu)}, which is here"
-        )
-    return None
-
-
 def run_engines(
     served: ServedModel, load: Load, setting: Setting, engines: dict[str, Engine]
 ) -> None:
@@ -207,18 +99,24 @@ def run_engines(
     """
 
     def run(variants: Sequence[Variant], load: Load, number: str | None = None) -> None:
+        numbers = {
+            variant: number or f"{place}/{len(variants)}"
+            for place, variant in enumerate(variants, start=1)
+        }
         for variant, line in told_by(variants, served, load, setting):
-            engine = engines.setdefault(variant.name, Engine(name=variant.name))
-            which = number or f"{list(engines).index(variant.name) + 1}/{len(variants)}"
-            for text in _taken(engine, line):
-                setting.say(f"[{which}] {variant.name}: {text}")
-        for variant in variants:
-            log = setting.log(variant.name).read_text(encoding="utf-8", errors="replace")
-            engines[variant.name].compiled = compiled_in(log)
+            if variant.name not in engines:
+                engines[variant.name] = Engine(name=variant.name)
+            for text in _taken(engines[variant.name], line):
+                setting.say(f"[{numbers[variant]}] {variant.name}: {text}")
 
-    run(VARIANTS, load)
-    if any(row.verdict == "slower" for row in rows_of(engines, load.cases, {})):
-        run([AGAIN], replace(load, at_once=False), "once more")
+    try:
+        run(VARIANTS, load)
+        if any(row.verdict == "slower" for row in rows_of(engines, load, {})):
+            run([AGAIN], replace(load, at_once=False), "once more")
+    finally:
+        for name, engine in engines.items():
+            log = setting.log(name).read_text(encoding="utf-8", errors="replace")
+            engine.compiled = compiled_in(log)
 
 
 def told_by(
@@ -228,7 +126,7 @@ def told_by(
     setting: Setting,
     *,
     purpose: str = "",
-    **more: Any,  # noqa: ANN401 - as the job's
+    tells_tokens: bool = False,
 ) -> Iterator[tuple[Variant, dict[str, Any]]]:
     """Run engines, one after another or at once; what each tells, line by line.
 
@@ -238,7 +136,7 @@ def told_by(
         load: The requests.
         setting: Where the engines run.
         purpose: What is put before the names of their logs.
-        more: What jobs have beside what ``served`` puts in.
+        tells_tokens: Whether tokens and their log-probabilities are wanted.
 
     Raises:
         WorkerDied: One ended before it had served every round.
@@ -248,31 +146,57 @@ def told_by(
         for variant in variants
     ]
     if load.at_once:
-        yield from _in_turns(engines, more)
+        yield from _in_turns(engines, tells_tokens=tells_tokens)
         return
     for engine in engines:
         if load.over_http:
             yield from ((engine.variant, line) for line in engine.over_http())
             continue
-        with engine.started(more) as (_, lines):
+        with engine.started(tells_tokens=tells_tokens) as (_, lines):
             yield from ((engine.variant, line) for line in lines)
 
 
 def _in_turns(
-    engines: Sequence[_Server], more: Mapping[str, Any]
+    engines: Sequence[_Server], *, tells_tokens: bool
 ) -> Iterator[tuple[Variant, dict[str, Any]]]:
     """Start engines at once, and let each serve a round before any serves the next."""
+    told: SimpleQueue[tuple[Variant, dict[str, Any] | WorkerDied]] = SimpleQueue()
+
+    def take() -> tuple[Variant, dict[str, Any]]:
+        """The next line of any engine, so that one that dies is heeded at once."""
+        variant, line = told.get()
+        if isinstance(line, WorkerDied):
+            raise line
+        return variant, line
+
     with ExitStack() as stack:
-        started = [
-            (engine, *stack.enter_context(engine.started(more, number=number)))
-            for number, engine in enumerate(engines)
-        ]
-        for engine, _, lines in started:
-            yield engine.variant, next(lines)
+        children = []
+        for number, engine in enumerate(engines):
+            child, lines = stack.enter_context(
+                engine.started(tells_tokens=tells_tokens, number=number)
+            )
+            Thread(target=_pass_on, args=(engine.variant, lines, told), daemon=True).start()
+            children.append(child)
+            stack.callback(end_all, tuple(children))  # the last comes first
+        ready = dict(take() for _ in children)
+        yield from ((engine.variant, ready[engine.variant]) for engine in engines)
         for _ in engines[0].load.rounds():
-            for engine, child, lines in started:
+            for child in children:
                 child.go_on()
-                yield engine.variant, next(lines)
+                yield take()
+
+
+def _pass_on(
+    variant: Variant,
+    lines: Iterator[dict[str, Any]],
+    told: SimpleQueue[tuple[Variant, dict[str, Any] | WorkerDied]],
+) -> None:
+    """Put everything that an engine tells where it is waited for, and that it died."""
+    try:
+        for line in lines:
+            told.put((variant, line))
+    except WorkerDied as error:
+        told.put((variant, error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,14 +215,16 @@ class _Server:
 
     @contextmanager
     def started(
-        self, more: Mapping[str, Any], *, number: int = 0
+        self, *, tells_tokens: bool, number: int = 0
     ) -> Iterator[tuple[Child, Iterator[dict[str, Any]]]]:
         """The engine, and the lines that it tells; it is ended with the block."""
-        job = {**self.served.job(self.load, has_lora=self.variant.has_lora), **more}
+        job = self.served.job(self.load, has_lora=self.variant.has_lora, tells_tokens=tells_tokens)
         installed, env = self.setting.installed, self.setting.variables(self.variant, self.served)
         job["arguments"] = [*installed.tells_compiles, *job["arguments"]]
         if self.load.at_once:  # else two that start at the same moment may find the same port free
-            env["VLLM_PORT"] = str(_FIRST_PORT + _PORTS * number + os.getpid() % _PORTS)
+            first = os.environ.get("VLLM_PORT", "")
+            first_port = int(first) if first.isdecimal() else _FIRST_PORT + os.getpid() % _PORTS
+            env["VLLM_PORT"] = str(first_port + _PORTS * number)
         started = program(
             installed.python, "engine_program", name=self._name, log=self.log, env=env
         )
@@ -365,19 +291,3 @@ def _taken(engine: Engine, line: dict[str, Any]) -> Iterator[str]:
     engine.rounds[case].append(served)
     step_ms, per_s = 1e3 * served.step_s, served.tokens_per_s
     yield f"{case}: {step_ms:.2f} ms a step, {per_s:.0f} tokens a second"
-
-
-def program(
-    python: str, name_of_it: str, *, name: str, log: Path, env: Mapping[str, str] | None = None
-) -> AbstractContextManager[Child]:
-    """One of this room's programs, started.
-
-    Args:
-        python: The interpreter.
-        name_of_it: The program.
-        name: What messages call it.
-        log: Gets what it prints.
-        env: More variables of its environment.
-    """
-    path = importlib.resources.files("autotune") / "serve" / f"{name_of_it}.py"
-    return started([python, str(path)], name=name, log=log, env=environment(**(env or {})))

@@ -166,6 +166,13 @@ def test_the_folder_of_a_model_is_packed_as_the_collection_has_it(autotune):
     }
 
 
+def test_the_collection_itself_can_be_packed(autotune):
+    (one,) = (each for each in collected() if each.gpu == GPU)
+    ended = autotune("configs", "--pack", one.folder, "-o", "mine.zip")
+    assert ended.code == 0, ended.err
+    assert read_pack(autotune.folder / "mine.zip").tuned == one.tuned
+
+
 def test_an_entry_that_was_edited_by_hand_is_not_packed(autotune):
     assert autotune("configs", *LLAMA, *ON, "--tokens", "1", "-o", "tuned").code == 0
     (path,) = (autotune.folder / "tuned").glob("*_SHRINK.json")

@@ -128,6 +128,17 @@ def test_where_one_of_several_dies_the_others_are_ended(served, dies, how):
     assert "CUDA out of memory" in line
 
 
+def test_what_a_user_says_of_a_gpus_memory_is_all_that_is_said(served, tmp_path):
+    served("--requests", 1, "--at-once", "--", "--gpu-memory-utilization", 0.2)
+    turns = (tmp_path / "packages" / "vllm" / "turns").read_text().splitlines()
+    assert {turn.rsplit(" ", 1)[1] for turn in turns} == {"None"}
+
+
+def test_one_that_dies_is_heeded_though_another_still_starts(served):
+    line = served("--requests", 1, "--at-once", dies="no LoRA", hangs="default").err
+    assert "the server (no LoRA) ended" in line.splitlines()[-1]
+
+
 def test_servers_over_http_do_not_start_at_once(served):
     ended = served("--requests", 1, "--at-once", "--http")
     assert ended.code == 2
@@ -148,6 +159,8 @@ def test_the_tokens_a_second_are_drawn(served, tmp_path):
     [
         ([], {"dies": "no LoRA"}, 3, "the server (no LoRA) ended"),
         (["--at-once"], {"room": 2}, 2, "4 requests never ran at once"),
+        # The first round is for nothing, and two are timed.
+        (["--at-once"], {"dies": "folder", "how": "killed", "dies_at": 5}, 1, "SIGKILL ended it"),
     ],
 )
 def test_what_was_compared_before_an_error_is_printed(
@@ -159,9 +172,9 @@ def test_what_was_compared_before_an_error_is_printed(
     assert said in ended.err.splitlines()[-1]
     if as_json:
         told = json.loads(ended.out)
-        assert (len(told["rows"]), told["has_ended"]) == (rows, False)
+        assert (len(told["rows"]), told["is_complete"]) == (rows, False)
     else:
-        assert ended.out.splitlines()[-1] == f"Ended early, after {rows} of 3 rows."
+        assert ended.out.splitlines()[-1] == f"Ended early: {rows} of 3 rows can be compared."
 
 
 @pytest.mark.slow

@@ -118,7 +118,8 @@ def test_a_gpu_that_is_not_there_is_said_with_those_that_are():
         (lambda _: b"", "cannot use"),
         (lambda _: gzip.compress(b"[]"), "autotune-provenance/1"),
         (lambda _: gzip.compress(b"{" * 10_000), "cannot use"),
-        (lambda _: gzip.compress(b"[]" + bytes(65 * 2**20)), "autotune-provenance/1"),
+        (lambda _: gzip.compress(b"[]" + bytes(65 * 2**20)), "more than 67,108,864 bytes"),
+        (lambda _: gzip.compress(b"null"), "holds only null"),
     ],
 )
 def test_a_broken_collection_is_an_error_in_one_line(tmp_path, change, message):

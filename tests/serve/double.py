@@ -74,7 +74,7 @@ class LLMEngine:
             raise RuntimeError(f"{BEHAVIOUR['needs']} is not set")
         before = STARTS.read_text() + "|" if STARTS.exists() else ""
         STARTS.write_text(before + self.name)
-        if self.name == BEHAVIOUR.get("dies"):
+        if self.name == BEHAVIOUR.get("dies") and not BEHAVIOUR["dies_at"]:
             print("RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB", flush=True)
             if BEHAVIOUR["how"] == "killed":
                 os.kill(os.getpid(), 9)
@@ -101,6 +101,9 @@ class LLMEngine:
             assert lora_request is None
         assert all(0 <= each for each in prompt["prompt_token_ids"])
         if not self.running:
+            self.rounds = getattr(self, "rounds", 0) + 1
+            if self.name == BEHAVIOUR.get("dies") and self.rounds == BEHAVIOUR["dies_at"]:
+                os.kill(os.getpid(), 9)
             with Path(__file__).with_name("turns").open("a") as file:
                 print(self.name, self.given.kv_cache_memory_bytes, file=file)
         self.running[request_id] = Made(params=params, tokens=[], lora=lora_request)
@@ -199,7 +202,8 @@ def install(folder: Path, **behaviour: Any) -> Path:
     Args:
         folder: Is made.
         behaviour: What differs from a server that works: ``steps_ms``, by server; ``dies`` or
-            ``hangs``, which server does at its start, and ``how`` it dies; ``compiles``, the
+            ``hangs``, which server does at its start, ``how`` it dies, and ``dies_at``, in which
+            round it is killed and not at its start; ``compiles``, the
             kernels that are compiled while the folder is served; ``unanswered``, how many requests
             the client gets no answer to; ``needs``, a variable without which no server starts;
             ``room``, how many requests run at once where no flag says it.
@@ -212,6 +216,7 @@ def install(folder: Path, **behaviour: Any) -> Path:
         "starts_s": 20.0,
         "steps_ms": STEPS_MS,
         "how": "raises",
+        "dies_at": 0,
         "compiles": [],
         "has_monitor": True,
         "room": 10**6,

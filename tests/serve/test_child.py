@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import InputError, WorkerDied
-from autotune.serve.child import environment, started, tail
+from autotune.serve.child import Child, end_all, environment, started, tail
 from tests.patience import PATIENCE_S
 
 
@@ -105,3 +105,30 @@ def test_what_would_change_a_measurement_is_not_passed_on(monkeypatch):
     assert "VLLM_TUNED_CONFIG_FOLDER" not in given
     assert "AUTOTUNE_TRACE" not in given
     assert given["MORE"] == "1"
+
+
+@pytest.mark.slow
+def test_programs_that_do_not_end_by_themselves_are_ended_together(tmp_path):
+    script = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('{}', flush=True)\n"
+        "time.sleep(10**6)\n"
+    )
+    children = [
+        Child([sys.executable, "-c", script], name="it", log=tmp_path / "log", env=environment())
+        for _ in range(6)
+    ]
+    for child in children:
+        assert next(child.lines()) == {}
+    began = time.monotonic()
+    end_all(children)
+    together_s = time.monotonic() - began
+    assert all(child.has_ended for child in children)
+    alone = Child(
+        [sys.executable, "-c", script], name="it", log=tmp_path / "log", env=environment()
+    )
+    assert next(alone.lines()) == {}
+    began = time.monotonic()
+    alone.end()
+    assert together_s < 3 * (time.monotonic() - began)

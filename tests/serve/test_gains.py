@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.serve.gains import Engine, Figures, Round, Row, percentile, rows_of
-from autotune.serve.job import Case
+from autotune.serve.job import Case, Load
 
 CASE = Case(input=64, output=144, requests=8)
+LOAD = Load(requests=(8,), inputs=(64,), outputs=(144,), repeats=1)
 STEPS = st.floats(0.5, 100.0)
 
 
@@ -95,5 +96,5 @@ def test_a_row_needs_no_server_without_lora():
     rounds = {CASE: [Round(step_s=0.01, tokens_per_s=800, ttft_s=[0.1], itl_s=[0.01])]}
     names = ("default", "folder", "default again")
     engines = {name: Engine(name=name, rounds=dict(rounds)) for name in names}
-    (one,) = rows_of(engines, [CASE], {8: 1.0})
+    (one,) = rows_of(engines, LOAD, {8: 1.0})
     assert (one.no_lora, one.folder_again, one.predicted_ms) == (None, None, 1.0)

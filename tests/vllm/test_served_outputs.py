@@ -17,10 +17,12 @@ import pytest
 from autotune.plan.models import Server, read_config
 from autotune.plan.models.adapter_tensors import adapted_layers
 from autotune.plan.study import StudyPlan
+from autotune.serve.child import program
+from autotune.serve.installed import installed_at
 from autotune.serve.job import Load, ServedModel
 from autotune.serve.outputs import check_outputs
 from autotune.serve.random_adapter import write_adapter
-from autotune.serve.side_by_side import Setting, installed_at, program
+from autotune.serve.side_by_side import Setting
 from tests.serve.double import write_model
 
 pytestmark = [pytest.mark.installed_vllm, pytest.mark.slow]

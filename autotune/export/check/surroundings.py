@@ -105,7 +105,7 @@ def vllm_release(folder: Path) -> str:
     try:
         return importlib.metadata.version("vllm")  # without the minute that importing it takes
     except importlib.metadata.PackageNotFoundError:
-        prefixes = dict.fromkeys([*provenance_prefixes(folder), *prefixes_in(folder)])
+        prefixes = provenance_prefixes(folder)
         environments = [read_environment(provenance_in(folder, each)) for each in prefixes]
         versions = [
             each.provider_version for each in environments if each and each.provider == "vllm"
