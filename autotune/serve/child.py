@@ -253,8 +253,11 @@ def program(
     return started([python, str(path)], name=name, log=log, env=environment(**(env or {})))
 
 
-def end_all(children: Iterable[Child]) -> None:
-    """End programs and everything that they started, in no more time than one of them."""
+def stop_all(children: Iterable[Child]) -> None:
+    """Stop programs and everything that they started, in no more time than one of them.
+
+    What they told can still be read until each is ended.
+    """
     every = list(children)
     for child in every:
         child.signal(signal.SIGTERM)
@@ -263,8 +266,6 @@ def end_all(children: Iterable[Child]) -> None:
         child.wait_quietly(max(0.0, due_s - time.monotonic()))
     for child in every:
         child.signal(signal.SIGKILL)
-    for child in every:
-        child.end()
 
 
 def tail(log: Path) -> str:

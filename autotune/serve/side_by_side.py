@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Any, NamedTuple
 
 from autotune.errors import InputError, WorkerDied
-from autotune.serve.child import Child, end_all, program
+from autotune.serve.child import Child, program, stop_all
 from autotune.serve.gains import Engine, Round, rows_of
 from autotune.serve.http_client import OverHttp
 from autotune.serve.installed import Installed
@@ -170,20 +170,29 @@ def _in_turns(
         return variant, line
 
     with ExitStack() as stack:
-        children = []
+        children: list[Child] = []
+        readers: list[Thread] = []
         for number, engine in enumerate(engines):
-            child, lines = stack.enter_context(
-                engine.started(tells_tokens=tells_tokens, number=number)
-            )
-            Thread(target=_pass_on, args=(engine.variant, lines, told), daemon=True).start()
+            started = engine.started(tells_tokens=tells_tokens, number=number)
+            child, lines = stack.enter_context(started)
+            reader = Thread(target=_pass_on, args=(engine.variant, lines, told), daemon=True)
+            reader.start()
             children.append(child)
-            stack.callback(end_all, tuple(children))  # the last comes first
+            readers.append(reader)
+            stack.callback(_stop, tuple(children), tuple(readers))  # the last callback comes first
         ready = dict(take() for _ in children)
         yield from ((engine.variant, ready[engine.variant]) for engine in engines)
         for _ in engines[0].load.rounds():
             for child in children:
                 child.go_on()
                 yield take()
+
+
+def _stop(children: Sequence[Child], readers: Sequence[Thread]) -> None:
+    """Stop engines together, and wait for those who read what they tell."""
+    stop_all(children)
+    for reader in readers:
+        reader.join()
 
 
 def _pass_on(

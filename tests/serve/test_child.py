@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import InputError, WorkerDied
-from autotune.serve.child import Child, end_all, environment, started, tail
+from autotune.serve.child import Child, environment, started, stop_all, tail
 from tests.patience import PATIENCE_S
 
 
@@ -122,7 +122,9 @@ def test_programs_that_do_not_end_by_themselves_are_ended_together(tmp_path):
     for child in children:
         assert next(child.lines()) == {}
     began = time.monotonic()
-    end_all(children)
+    stop_all(children)
+    for child in children:
+        child.end()
     together_s = time.monotonic() - began
     assert all(child.has_ended for child in children)
     alone = Child(
