@@ -9,5 +9,7 @@ def main() -> None:
     """Entry point of the ``autotune`` command."""
     with heeded():
         from autotune.cli.commands import app
+        from autotune.cli.pipes import full_disk_in_one_line
 
-        app()
+        with full_disk_in_one_line():
+            app()

@@ -6,7 +6,10 @@ import gzip
 import io
 import json
 import re
+import subprocess
+import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -58,6 +61,41 @@ def test_reasons_and_names_of_a_recording_are_shown_harmless(autotune, tmp_path)
     shown = ended.out + ended.err
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", shown)
     assert "\nautotune: all is well" not in shown
+
+
+#: Takes nothing: whoever writes there is told that the disk is full.
+FULL = Path("/dev/full")
+
+#: Said where a command goes on without a reader.
+UNREAD = "the reader of the output has gone: going on without output"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no such file")
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--version"], 1),
+        (["configs"], 1),
+        (["configs", "--json"], 1),
+        (["run", "--trials", "2", "--op", "expand", "--tokens", "1"], 0),
+    ],
+)
+def test_on_a_full_disk_one_line_says_so_and_a_run_goes_on(tmp_path, arguments, code):
+    with FULL.open("w") as full:
+        ended = subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-m", "autotune", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+        )
+    first, *others = ended.stderr.splitlines()
+    assert ended.returncode == code, ended.stderr
+    assert first == "autotune: the output cannot be written: No space left on device"
+    assert others == ([] if code else ["autotune: " + UNREAD])
+    assert (tmp_path / "tuned").exists() == (code == 0)
 
 
 @pytest.mark.slow
