@@ -70,6 +70,13 @@ class Cluster:
                 found += psutil.Process(node.pid).children(recursive=True)
         return [each for each in found if _is_measurer(each)]
 
+    def lets_go(self) -> None:
+        """Wait until the actors' processes have ended: Ray ends them after it has said so."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.measurers():
+            assert time.monotonic() < deadline, self.measurers()
+            time.sleep(0.1)
+
     def end(self, node: subprocess.Popen[bytes], number: int) -> None:
         """End a node with a signal, and kill what is left of it."""
         with contextlib.suppress(psutil.Error):

@@ -129,7 +129,7 @@ def test_a_run_on_a_cluster_is_whole_and_quiet_and_leaves_no_process(autotune, c
     assert set(kept(autotune)) == {f"replay {n} of {host}" for n in range(3)}
     assert kept(autotune).total() == 6 * 12
     assert problems_in(f"sqlite:///{autotune.folder / 'autotune.db'}") == []
-    assert cluster.measurers() == []
+    cluster.lets_go()
 
 
 @marked
@@ -208,10 +208,7 @@ def test_a_signal_ends_the_run_and_its_actors(autotune, cluster, number, code):
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code, err
     assert err.startswith("autotune: interrupted; ")
-    late = time.monotonic() + PATIENCE_S
-    while cluster.measurers():
-        assert time.monotonic() < late
-        time.sleep(0.1)
+    cluster.lets_go()
 
 
 # ------------------------------------------------------------------ what a RemoteRunner promises
@@ -307,7 +304,7 @@ def test_hosts_that_differ_are_refused_by_name(cluster, six, monkeypatch):
     joined = ray_runners(cluster.address, "auto", print, gpus=2, recorded=recorded)
     with pytest.raises(InputError, match=r"host .* has autotune .*, and this one 0\.0\.1: install"):
         joined.__enter__()
-    assert cluster.measurers() == []
+    cluster.lets_go()
 
 
 @marked

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from autotune.errors import InputError, printable
+from autotune.errors import ExportError, InputError, printable
 from autotune.export.check.agreement import MoeFile, coupling_findings, layer_findings
 from autotune.export.check.asked import look_up_all, unmatched
 from autotune.export.check.entries import (
@@ -33,6 +33,7 @@ from autotune.export.names import (
     provenance_prefixes,
     unread_reason,
 )
+from autotune.export.provenance import provenance_in, read_entries
 from autotune.export.served_folder import served_kernels
 from autotune.launch.environment import Device
 from autotune.launch.late import Compiled
@@ -93,6 +94,7 @@ def check_folder(  # noqa: PLR0913 - each by its name
     findings = [
         *named,
         *broken,
+        *_unread_provenance(folder),
         *(finding for each in read.values() for finding in each.findings),
         *coupled,
         *_layers(lookups, told={finding.place for finding in coupled}),
@@ -206,6 +208,22 @@ def _name_findings(folder: Path, gpus: Iterable[str]) -> Iterator[Finding]:
                 file=text,
                 message="it is a link to nothing: vLLM would take its default; restore the file "
                 "that it led to, or take the link out",
+            )
+
+
+def _unread_provenance(folder: Path) -> Iterator[Finding]:
+    """The provenance files that cannot be read: vLLM has no use for them, but autotune has."""
+    for prefix in provenance_prefixes(folder):
+        path = provenance_in(folder, prefix)
+        try:
+            read_entries(path)
+        except ExportError as error:
+            yield Finding(
+                severity="warning",
+                kind="provenance_unread",
+                file=path.name,
+                message=f"where the entries come from is not known, and autotune run can add none: "
+                f"{error}",
             )
 
 

@@ -72,6 +72,17 @@ def shrink_file(folder: Path, path: str = "9/3/16/4096/16", /, **changes: Any) -
 # ------------------------------------------------------------------ dense files
 
 
+@pytest.mark.parametrize("name", ["_provenance.json", "_provenance.json.gz"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"null", b"\x1f\x8b\x08\x00cut"])
+def test_a_provenance_file_that_cannot_be_read_is_told_and_breaks_nothing(tmp_path, name, content):
+    (shrink_file(tmp_path) / f"{GPU}{name}").write_bytes(content)
+    report = check(tmp_path)
+    (told,) = (each for each in report.findings if each.kind == "provenance_unread")
+    assert (told.severity, told.file) == ("warning", f"{GPU}{name}")
+    assert "\n" not in str(told)
+    assert not report.has_errors
+
+
 def test_what_the_exporter_writes_is_right(tmp_path):
     VllmExporter().export([selection(qkv_shrink())], H100, tmp_path, merge=False)
 
