@@ -33,8 +33,8 @@ _SPARE, _LEAST_ROOM_BYTES, _SHARE = 1.25, 2**30, 0.05
 #: Room is handed out in blocks of so many tokens at most.
 _BLOCK = 64
 
-#: The flags by which vLLM is told how much of a GPU an engine takes.
-_ROOM_FLAGS = ("--kv-cache-memory-bytes", "--gpu-memory-utilization", "--num-gpu-blocks-override")
+#: The flag by which vLLM is told which share of a GPU an engine takes.
+_SHARE_FLAG = "--gpu-memory-utilization"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -310,14 +310,14 @@ def _shared(
     """The flags of engines that share a GPU: room for the keys and values of all requests.
 
     Without them each engine takes what is left of the GPU's memory, and counts what the others
-    take meanwhile as its own. Whoever says how much that is has to say it all.
+    take meanwhile as its own. That is so, too, where the user says which share each is to take.
     """
-    if any(each.partition("=")[0].replace("_", "-") in _ROOM_FLAGS for each in after):
+    if _SHARE_FLAG in (each.partition("=")[0].replace("_", "-") for each in after):
         return ()
     blocks = math.ceil(load.context / _BLOCK) * _BLOCK
     tokens = max(context, max(load.requests) * blocks)
     room = max(_LEAST_ROOM_BYTES, _SPARE * tokens * _token_bytes(_text_config(config), gpus))
-    return ("--kv-cache-memory-bytes", str(round(room)), "--gpu-memory-utilization", str(_SHARE))
+    return ("--kv-cache-memory-bytes", str(round(room)), _SHARE_FLAG, str(_SHARE))
 
 
 def _token_bytes(config: Mapping[str, Any], gpus: int) -> int:

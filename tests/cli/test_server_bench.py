@@ -128,10 +128,14 @@ def test_where_one_of_several_dies_the_others_are_ended(served, dies, how):
     assert "CUDA out of memory" in line
 
 
-def test_what_a_user_says_of_a_gpus_memory_is_all_that_is_said(served, tmp_path):
-    served("--requests", 1, "--at-once", "--", "--gpu-memory-utilization", 0.2)
+@pytest.mark.parametrize(
+    ("flag", "room"),
+    [("--gpu-memory-utilization=0.2", "None"), ("--kv-cache-memory-bytes=5000", "5000")],
+)
+def test_what_a_user_says_of_a_gpus_memory_goes_before(served, tmp_path, flag, room):
+    served("--requests", 1, "--at-once", "--", flag)
     turns = (tmp_path / "packages" / "vllm" / "turns").read_text().splitlines()
-    assert {turn.rsplit(" ", 1)[1] for turn in turns} == {"None"}
+    assert {turn.rsplit(" ", 1)[1] for turn in turns} == {room}
 
 
 def test_one_that_dies_is_heeded_though_another_still_starts(served):
