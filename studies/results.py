@@ -6,8 +6,7 @@
 It reads every ``studies/served/*.json``, which are what ``autotune bench --server --json`` printed
 (with ``config``, ``rank``, ``max_loras`` and ``date`` added, the ``command`` where it is another,
 which ``files`` the folder has, and a ``source`` that says what is special), and every provenance
-file below
-``studies/nvidia-h100-80gb-hbm3/``.
+file below ``studies/nvidia-h100-80gb-hbm3/``.
 """
 
 from __future__ import annotations

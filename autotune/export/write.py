@@ -108,7 +108,7 @@ class VllmExporter:
             ExportError: A file there is broken, or ``merge`` is false and autotune did not write
                 it, or entries of the other kind would stay.
         """
-        entries = read_entries(_inside(folder, provenance_in(folder, gpu).name))
+        entries = _entries(folder, gpu, merge=merge)
         keys: dict[str, set[LookupKey]] = {}
         for shape in shapes:
             keys.setdefault(shape.file_name(gpu), set()).add(shape.lookup_key)
@@ -120,12 +120,18 @@ class VllmExporter:
             refuse_mixed(folder, gpu, writes, entries, deterministic=deterministic)
 
 
+def _entries(folder: Path, gpu: str, *, merge: bool) -> Entries:
+    """What a folder's provenance says; compressed, as in autotune's collection, only to merge."""
+    name = provenance_in(folder, gpu).name if merge else provenance_name(gpu)
+    return read_entries(_inside(folder, name))
+
+
 def _export(
     plan: _Plan, environment: Environment, folder: Path, *, merge: bool
 ) -> tuple[Path, ...]:
     """Add the selections to what the folder holds now, which nobody else changes meanwhile."""
     provenance = _inside(folder, provenance_name(environment.gpu))
-    entries = read_entries(_inside(folder, provenance_in(folder, environment.gpu).name))
+    entries = _entries(folder, environment.gpu, merge=merge)
     tables = {
         name: _table(_inside(folder, name), levels=_levels(place), listed=name in entries or merge)
         for name, place in plan.items()

@@ -1,6 +1,7 @@
 """The vLLM exporter against what vLLM really reads, and against folders that are in the way."""
 
 import dataclasses
+import gzip
 import json
 import subprocess
 import sys
@@ -220,6 +221,19 @@ def test_a_file_that_autotune_did_not_write_is_left_alone(tmp_path):
     with pytest.raises(ExportError, match=r"autotune did not write it; .*--merge, or .*--output"):
         export(tmp_path, selection(qkv_shrink()), selection(qkv_expand()))
     assert contents(tmp_path) == before
+
+
+def test_a_folder_of_the_collection_is_added_to_only_by_merge_and_keeps_what_is_known(tmp_path):
+    export(tmp_path, selection(qkv_shrink()))
+    plain = tmp_path / PROVENANCE
+    plain.with_name(f"{PROVENANCE}.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    before = contents(tmp_path)
+    with pytest.raises(ExportError):
+        export(tmp_path, selection(qkv_shrink(num_tokens=32)))
+    assert contents(tmp_path) == before
+    export(tmp_path, selection(qkv_shrink(num_tokens=32)), merge=True)
+    assert len(read(tmp_path, PROVENANCE)["entries"][SHRINK]) == 2
 
 
 def test_merge_keeps_foreign_entries_and_replaces_only_its_own(tmp_path):
