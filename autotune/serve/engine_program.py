@@ -18,7 +18,8 @@ A job has
 A job with ``probe`` has nothing else: it asks what is installed. The lines are
 
 - ``{"installed": {…}}``: vLLM's ``release``, its ``platform``, the ``gpu`` and the ``gpus``;
-- ``{"ready": {"start_s": …}}``: the engine can be asked;
+- ``{"ready": {"start_s": …}}``: the engine can be asked, and has read its adapters, which is not
+  counted;
 - ``{"served": {…}}``: a round, with what ``_figures`` gives;
 - ``{"error": "…"}``: why it ended; the last.
 """
@@ -87,11 +88,14 @@ def installed() -> dict[str, Any]:
 
 
 def serve(job: Mapping[str, Any], tell: _Tell) -> None:
-    """Start the engine, run every round, and tell of each."""
+    """Start the engine, load the adapters, run every round, and tell of each."""
     started = time.perf_counter()
     engine = _engine(job["arguments"])
-    tell({"ready": {"start_s": time.perf_counter() - started}})
+    start_s = time.perf_counter() - started
     adapters = _adapters(job["adapters"])
+    for each in filter(None, adapters):  # a mixture's have tens of thousands of tensors each, which
+        engine.add_lora(each)  # engines that are started at once read at once
+    tell({"ready": {"start_s": start_s}})
     for number, asked in enumerate(job["rounds"]):
         if job["takes_turns"] and not sys.stdin.readline():
             return  # whoever gave the job is gone

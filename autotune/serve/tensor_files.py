@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-#: Numbers that are drawn at once.
-_CHUNK = 2**22
+#: Numbers of a piece at most, and pieces that are drawn at once.
+_CHUNK, _AT_ONCE = 2**20, 64
 
 
 class Random(NamedTuple):
@@ -55,14 +57,21 @@ def write_random(path: Path, tensors: Mapping[str, Random], *, seed: int) -> Non
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    draw = np.random.default_rng(seed)
-    with path.open("wb") as file:
+    pieces = enumerate(
+        (min(_CHUNK, tensor.size - begun), tensor.deviation)
+        for tensor in tensors.values()
+        for begun in range(0, tensor.size, _CHUNK)
+    )
+
+    def drawn(piece: tuple[int, tuple[int, float]]) -> bytes:
+        number, (count, deviation) = piece
+        numbers = np.random.default_rng([seed, number]).standard_normal(count, dtype=np.float32)
+        return _bfloat16(numbers * np.float32(deviation))
+
+    with path.open("wb") as file, ThreadPoolExecutor() as pool:
         file.write(struct.pack("<Q", len(text)) + text)
-        for tensor in tensors.values():
-            for begun in range(0, tensor.size, _CHUNK):
-                count = min(_CHUNK, tensor.size - begun)
-                numbers = draw.standard_normal(count, dtype=np.float32)
-                file.write(_bfloat16(numbers * np.float32(tensor.deviation)))
+        while some := tuple(islice(pieces, _AT_ONCE)):  # few, so that they need little memory
+            file.writelines(pool.map(drawn, some))
 
 
 def _bfloat16(numbers: np.ndarray[tuple[int], np.dtype[np.float32]]) -> bytes:

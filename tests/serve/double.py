@@ -90,8 +90,14 @@ class LLMEngine:
             print("INFO Kernel JIT monitor activated; ...")
         return self
 
+    def add_lora(self, lora_request):
+        assert self.given.enable_lora
+        assert not hasattr(self, "rounds"), "a request has waited for an adapter"
+        self.loaded = [*getattr(self, "loaded", []), lora_request.lora_path]
+
     def add_request(self, request_id, prompt, params, arrival_time=None, lora_request=None):
         if self.given.enable_lora:
+            assert lora_request.lora_path in self.loaded
             folder = Path(lora_request.lora_path)
             with Path(__file__).with_name("adapters").open("a") as file:
                 print(folder, file=file)

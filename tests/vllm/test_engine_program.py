@@ -61,6 +61,7 @@ def test_the_engine_takes_requests_and_steps_as_the_program_does(release):
     assert "lora_request" in given
     for name in ("step", "has_unfinished_requests", "from_engine_args"):
         assert parameters(engine, name)
+    assert parameters(engine, "add_lora") == ["self", "lora_request"]
 
 
 def test_what_the_program_imports_is_there(release):
