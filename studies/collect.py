@@ -43,6 +43,7 @@ from autotune.export.packs import read_pack
 from autotune.export.tuned_entry import TunedEntry
 from autotune.files import try_folder, write_errors
 from autotune.launch.op import gpu_file_prefix, key_text
+from autotune.launch.shape import KernelShape
 from autotune.plan.study import StudyPlan
 
 #: The releases of vLLM that a folder is checked for: those that ``tests/vllm`` asks.
@@ -84,6 +85,7 @@ class Merged:
 
     def add(self, pack: Tuned) -> None:
         """Add a pack's entries."""
+        collide: dict[tuple[str, KernelShape, KernelShape], list[str]] = {}  # by all but the batch
         for name, of_file in pack.items():
             slow = [text for text, entry in of_file.items() if entry.is_throttled]
             if slow:
@@ -98,10 +100,13 @@ class Merged:
                     there[text] = _of_both(older, entry)
                     self.renewed += there[text].config != older.config
                 else:
-                    self.lines.append(
-                        f"{name} at {text}: {older.shape.label} stays; {entry.shape.label} has "
-                        "the same key"
+                    ours, theirs = (replace(one.shape, num_tokens=1) for one in (older, entry))
+                    collide.setdefault((name, ours, theirs), []).append(
+                        f"{name} at {text}: {older.shape.label} stays; {entry.shape.label} has the "
+                        "same key"
                     )
+        for first, *more in collide.values():
+            self.lines.append(f"{first}, and at {len(more)} more batch sizes" if more else first)
 
     def take_out(self, rows: Sequence[Any]) -> None:
         """Take out the entries that lost to the default when they were timed again."""

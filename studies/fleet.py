@@ -264,6 +264,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AutotuneError as error:
         print(f"fleet: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("fleet: interrupted; the same command goes on", file=sys.stderr)
+        return 130
     return 1 if failed else 0
 
 

@@ -92,11 +92,13 @@ def test_the_newer_entry_counts_and_is_for_the_models_of_both(script, tmp_path, 
 def test_of_two_shapes_with_one_key_the_first_stays_and_that_is_said(
     script, tmp_path, root, capsys
 ):
-    other = replace(FEW[0], shape=replace(FEW[0].shape, active_loras=1))
-    packs = [pack_of(tmp_path / "1", FEW[0]), pack_of(tmp_path / "2", other)]
+    first = [replace(FEW[0], shape=replace(FEW[0].shape, num_tokens=each)) for each in (1, 8, 64)]
+    other = [replace(each, shape=replace(each.shape, active_loras=1)) for each in first]
+    packs = [pack_of(tmp_path / "1", *first), pack_of(tmp_path / "2", *other)]
     assert script.main([*map(str, packs), "--into", str(root)]) == 0
-    assert "has the same key" in capsys.readouterr().out
-    assert only(root).entries == [FEW[0]]
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if "has the same key" in each]
+    assert line.endswith("has the same key, and at 2 more batch sizes")
+    assert only(root).entries == first
 
 
 def test_each_gpu_gets_its_folder(script, tmp_path, root):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -92,6 +93,19 @@ def test_without_time_nothing_is_begun_and_the_place_is_said(script, tmp_path):
     late = script.Fleet(fleet.jobs, fleet.storage, 0.0)
     (line,) = script.tune(late, runner, [])
     assert line == "[1/1] llama-3.1-8b_tp1_r16_ml8: no time is left; the same command goes on here"
+
+
+def test_ctrl_c_is_one_line(script, tmp_path, capsys, monkeypatch):
+    path = fleet_file(tmp_path, models("llama-3.1-8b"))
+    runner = MeasuringRunner(write_recording(tmp_path / "r.jsonl.gz"))
+
+    def interrupted(*_given: object, **_more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "gpu_runner", lambda *_given: nullcontext(runner))
+    monkeypatch.setattr(script, "run_job", interrupted)
+    assert script.main([str(path)]) == 130
+    assert capsys.readouterr().err == "fleet: interrupted; the same command goes on\n"
 
 
 def test_a_model_that_cannot_be_tuned_is_said_and_the_next_one_is_tuned(script, tmp_path):
