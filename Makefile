@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 NEWEST := .venv-newest
 
-.PHONY: setup test quick test-thorough newest lint gpu vllm docs
+.PHONY: setup test quick test-thorough newest lint gpu vllm every-vllm docs
 
 setup: $(VENV)/ready
 
@@ -47,6 +47,11 @@ gpu: setup
 vllm: setup
 	$(BIN)/python -m tests.vllm.fetch
 	$(BIN)/pytest -n auto -m vllm --require vllm
+
+# The same with every release there was (12 GB are fetched, 1 GB is kept): after a threshold moved.
+every-vllm: setup
+	AUTOTUNE_EVERY_VLLM=1 $(BIN)/python -m tests.vllm.fetch
+	AUTOTUNE_EVERY_VLLM=1 $(BIN)/pytest -n auto -m vllm --require vllm tests/vllm
 
 docs: setup
 	$(BIN)/python -m tests.cli.reference

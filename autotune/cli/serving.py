@@ -327,7 +327,7 @@ def compiled_line(engine: Engine) -> str:
     """How many kernels were compiled while the engine served."""
     if engine.compiled is None:
         return (
-            "vLLM did not tell what it compiled while it served: releases before 0.22 do not, nor "
+            "vLLM did not tell what it compiled while it served: releases before 0.21 do not, nor "
             "does a vLLM for CPUs."
         )
     kernels = ", ".join(f"{name} ({count})" for name, count in engine.compiled.items())

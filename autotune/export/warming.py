@@ -27,9 +27,9 @@ from autotune.launch.warmed import WarmedSizes
 from autotune.measure.cuda.compiler import CompileFailure, CompileJob, CompilePool
 from autotune.plan.batches import MAX_NUM_BATCHED_TOKENS
 
-#: The first release known to leave Triton's cache where TRITON_CACHE_DIR says: 0.28 puts it into
-#: vLLM's own compile cache (``vllm/compilation/compiler_interface.py``).
-_FIRST_WITH_OWN_CACHE = "0.33"
+#: The first release that leaves Triton's cache where TRITON_CACHE_DIR says: 0.30 puts it into its
+#: own compile cache (``vllm/compilation/compiler_interface.py``).
+_KEEPS_CACHE = "0.31"
 
 #: Every kernel of a server, ``without_batch``, with its batch sizes.
 Served = Mapping[KernelShape, WarmedSizes]
@@ -72,11 +72,11 @@ class Warmed:
             f"Compiled for {names}: {self.compiled} kernels, of which a server's start does not "
             f"launch {self.late}, into {self.cache}"
         )
-        if is_since(_FIRST_WITH_OWN_CACHE, self.release):
+        if is_since(self.release, _KEEPS_CACHE):
             lines.append(f"Start the server with TRITON_CACHE_DIR={self.cache}")
         else:
             lines.append(
-                f"vLLM {self.release} may keep Triton's cache in its compile cache, whatever "
+                f"vLLM {self.release} keeps Triton's cache in its compile cache, whatever "
                 "TRITON_CACHE_DIR says: start it with VLLM_DISABLE_COMPILE_CACHE=1 and "
                 f"TRITON_CACHE_DIR={self.cache}, or warm the folder triton_cache there"
             )

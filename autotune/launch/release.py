@@ -2,7 +2,7 @@
 
 Most of a MoE op's entry may go unread. From 0.22 on, and up to rank 128, ``fused_moe_lora`` runs
 one kernel for shrink and expand with heuristics of its own (``_run_fused_moe_lora_one_shot`` in
-``fused_moe_lora_op.py``, 0.22.1 to 0.33.0; not in 0.15.1), unless LoRAs are fully sharded. It reads
+``fused_moe_lora_op.py``, 0.22.0 to 0.33.0; not in 0.21.0), unless LoRAs are fully sharded. It reads
 ``block_m`` alone. Where blocks are assigned naively it reads nothing: it takes 16 rows, and for the
 smallest batches there is a kernel without blocks of rows (``_run_fused_moe_lora_small_batch``).
 """
@@ -10,7 +10,7 @@ smallest batches there is a kernel without blocks of rows (``_run_fused_moe_lora
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from typing import NamedTuple
 
@@ -27,8 +27,7 @@ NEWEST_RELEASE = "0.33.0"
 #: What a release is called: ``0.33.0``, or ``0.28.1rc2+cu129``.
 RELEASE = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,9})?([.+a-z][0-9a-z.+]{0,60})?", re.ASCII)
 
-#: The first release with the one-shot MoE kernel, and with MoE functions that autotune can call:
-#: those of 0.15.1 have no ``use_tma``.
+#: The first release with the one-shot MoE kernel, and with MoE functions that autotune can call.
 FIRST_ONE_SHOT_RELEASE = "0.22"
 
 #: The largest rank that the one-shot kernel is for.
@@ -36,11 +35,11 @@ _ONE_SHOT_RANK = 128
 
 #: Hopper. There, and nowhere else, ptxas miscompiles a pipelined wgmma whose left side was cast in
 #: registers, as expand's x is (triton-lang/triton#9433). So ``lora_expand`` sets ``num_stages`` to
-#: 1 there (``lora_expand_op.py``, 0.33.0; not in 0.28.0).
+#: 1 there (``lora_expand_op.py``, 0.33.0; not in 0.32.0).
 _HOPPER = (9, 0)
 
 
-#: The first release known to set ``num_stages`` so; 0.28 does not.
+#: The first release that sets ``num_stages`` so.
 FIRST_UNPIPELINED_RELEASE = "0.33"
 
 
@@ -59,28 +58,24 @@ class ServerFlag(NamedTuple):
 
     Attributes:
         spelled: How it is given to vLLM.
-        since: The first of the supported releases that has it.
-        lacking: The last of them that has not: those in between were not read.
+        since: The first release that has it.
     """
 
     spelled: str
     since: str
-    lacking: str
 
 
 #: By the names that the flags have here (``vllm/config/lora.py`` and ``vllm/envs.py``).
 SERVER_FLAGS: Mapping[str, ServerFlag] = {
-    "dual_stream": ServerFlag("VLLM_LORA_ENABLE_DUAL_STREAM", "0.22.1", "0.15.1"),
-    "specialize_active_lora": ServerFlag("--specialize-active-lora", "0.22.1", "0.15.1"),
-    "mixed_moe_lora_format": ServerFlag("--enable-mixed-moe-lora-format", "0.22.1", "0.15.1"),
-    "moe_shared_loras": ServerFlag("--enable-moe-shared-loras", "0.28.0", "0.22.1"),
-    "target_modules": ServerFlag("--lora-target-modules", "0.22.1", "0.15.1"),
-    "expert_parallel": ServerFlag(
-        "LoRA on experts with --enable-expert-parallel", "0.22.1", "0.15.1"
-    ),
-    "data_parallel": ServerFlag("LoRA on experts with --data-parallel-size", "0.22.1", "0.15.1"),
-    "flashinfer_trtllm": ServerFlag("LoRA on FlashInfer's MXFP4 kernels", "0.33.0", "0.28.0"),
-    "triton": ServerFlag("LoRA on Triton's MXFP4 kernels", "0.15.1", "0.11.1"),
+    "dual_stream": ServerFlag("VLLM_LORA_ENABLE_DUAL_STREAM", "0.20"),
+    "specialize_active_lora": ServerFlag("--specialize-active-lora", "0.16"),
+    "mixed_moe_lora_format": ServerFlag("--enable-mixed-moe-lora-format", "0.22"),
+    "moe_shared_loras": ServerFlag("--enable-moe-shared-loras", "0.26"),
+    "target_modules": ServerFlag("--lora-target-modules", "0.19"),
+    "expert_parallel": ServerFlag("LoRA on experts with --enable-expert-parallel", "0.21"),
+    "data_parallel": ServerFlag("LoRA on experts with --data-parallel-size", "0.20"),
+    "flashinfer_trtllm": ServerFlag("LoRA on FlashInfer's MXFP4 kernels", "0.33"),
+    "triton": ServerFlag("LoRA on Triton's MXFP4 kernels", "0.12"),
 }
 
 
@@ -95,27 +90,11 @@ def check_flag(name: str, release: str) -> None:
         InputError: The release does not have it.
     """
     flag = SERVER_FLAGS[name]
-    if not is_since(release, flag.since) and not is_newer(release, flag.lacking):
+    if not is_since(release, flag.since):
         raise InputError(
             f"vLLM {release} has no {flag.spelled}, {flag.since} has: leave it out, or tune for "
             "another release with --vllm"
         )
-
-
-def unread_flags(names: Iterable[str], release: str) -> list[str]:
-    """A line for each flag of which it is not known whether a release has it.
-
-    Args:
-        names: Some of ``SERVER_FLAGS``.
-        release: vLLM's version.
-    """
-    flags = [SERVER_FLAGS[name] for name in names]
-    return [
-        f"Whether vLLM {release} has {flag.spelled} was not looked up: {flag.lacking} does not, "
-        f"{flag.since} does. Trace the server to be sure."
-        for flag in flags
-        if not is_since(release, flag.since) and is_newer(release, flag.lacking)
-    ]
 
 
 def installed_release() -> str:
@@ -127,7 +106,12 @@ def installed_release() -> str:
 
 
 def is_since(release: str, first: str) -> bool:
-    """Whether a release is another one or a later one; one without numbers counts as new."""
+    """Whether a release is another one or a later one; one without numbers counts as new.
+
+    Args:
+        release: vLLM's version.
+        first: The other: ``0.22``, or ``0.20.1`` where its patches differ.
+    """
     numbers = _numbers(release)
     return numbers is None or numbers >= (_numbers(first) or ())
 
@@ -135,7 +119,7 @@ def is_since(release: str, first: str) -> bool:
 def is_newer(release: str, last: str) -> bool:
     """Whether a release comes after another one and its patches."""
     numbers = _numbers(release)
-    return numbers is None or numbers > (_numbers(last) or ())
+    return numbers is None or numbers[:2] > (_numbers(last) or ())[:2]
 
 
 def one_shot_rank(release: str) -> int:
@@ -148,9 +132,9 @@ def one_shot_rank(release: str) -> int:
 
 
 def _numbers(release: str) -> tuple[int, ...] | None:
-    """The first two numbers of a version."""
-    match = re.match(r"(\d+)\.(\d+)", release)
-    return None if match is None else tuple(map(int, match.groups()))
+    """The numbers of a version, two or three."""
+    match = re.match(r"\d+\.\d+(\.\d+)?", release)
+    return None if match is None else tuple(map(int, match.group().split(".")))
 
 
 def parameters_read(shape: KernelShape, release: str) -> tuple[str, ...]:

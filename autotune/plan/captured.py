@@ -2,8 +2,8 @@
 
 The rule is ``VllmConfig._set_cudagraph_sizes`` in ``vllm/config/vllm.py``, and with speculative
 decoding ``adjust_cudagraph_sizes_for_spec_decode`` in ``vllm/config/compilation.py`` as well, or
-from 0.33 on ``_init_candidates`` in ``vllm/v1/worker/gpu/cudagraph_utils.py``: all read in 0.11.1,
-0.15.1, 0.22.1, 0.28.0 and 0.33.0.
+from 0.29 on ``_init_candidates`` in ``vllm/v1/worker/gpu/cudagraph_utils.py``: all read in every
+release from 0.11.1 to 0.33.0.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from autotune.launch.release import is_since
 #: The largest batch that vLLM captures by itself (1024 on Blackwell from 0.28 on).
 _LARGEST = 512
 
-#: The first releases of which the largest size grows with the tokens that a sequence decodes, of
-#: which the largest batch there is has a graph, and of which the largest batch of decoding has one.
-_GROWS, _HAS_LARGEST, _HAS_DECODING = "0.15", "0.22", "0.33"
+#: The first releases of which the largest size grows with the tokens that a sequence decodes, and
+#: of which the largest batch there is has a graph.
+_GROWS, _HAS_LARGEST = "0.13", "0.20.1"
+
+#: The first releases of which one sequence with its drafted tokens has a graph if nothing else
+#: fits, and of which batches of decoding have graphs of their own with drafted tokens, and without.
+_ROUNDS_DOWN, _HAS_DRAFTS, _HAS_DECODING = "0.12", "0.29", "0.31"
 
 
 def captured_sizes(
@@ -47,7 +51,7 @@ def captured_sizes(
         sizes = set(_up_to(largest))
         if is_since(release, _HAS_LARGEST) and tokens <= largest:
             sizes.add(tokens)
-        if is_since(release, _HAS_DECODING) and most is None:
+        if is_since(release, _HAS_DRAFTS if query > 1 else _HAS_DECODING) and most is None:
             sizes |= _of_decoding(seqs, query, min(largest, tokens))
     if query > 1:
         return _for_drafts(sizes, seqs, query, release)
@@ -70,11 +74,11 @@ def _for_drafts(sizes: Collection[int], seqs: int, query: int, release: str) -> 
     """Sizes that hold whole sequences with their drafted tokens."""
     largest = max(sizes, default=0)
     rounded = {-(-size // query) * query for size in sizes}
-    if is_since(release, _HAS_DECODING):  # those sizes for decoding, the others for the rest
+    if is_since(release, _HAS_DRAFTS):  # those sizes for decoding, the others for the rest
         whole = {size for size in rounded if size <= min(largest, seqs * query)}
         return tuple(sorted({*sizes, *whole}))
     kept = {size for size in rounded if size <= largest}
-    if not kept and not is_since(release, _GROWS):
+    if not kept and not is_since(release, _ROUNDS_DOWN):
         kept = set(sizes)
     elif not kept and query <= largest:
         kept = {query}

@@ -10,11 +10,9 @@ from typing import Any
 from autotune.errors import InputError
 from autotune.launch.release import (
     NEWEST_RELEASE,
-    SERVER_FLAGS,
     check_flag,
     installed_release,
     is_newer,
-    unread_flags,
 )
 from autotune.launch.shape import KernelShape
 from autotune.plan.documents import expanded, is_there
@@ -26,6 +24,7 @@ from autotune.plan.models import (
     Server,
     UnknownModel,
     lora_layers,
+    made_otherwise,
     read_adapter,
     read_config,
 )
@@ -217,10 +216,14 @@ class ModelTable:
         """The layers with LoRA: by the table, or by the installed vLLM."""
         if not self.ask_vllm:
             try:
-                return lora_layers(read_config(self.config), server, targets)
+                config = read_config(self.config)
+                layers = lora_layers(config, server, targets)
             except UnknownModel:
                 if not has_vllm():
                     raise
+            else:
+                self._said.extend(_of_older(config, layers, self.release))
+                return layers
         asked = asked_layers(self.config, server, targets)
         if self.vllm not in (None, asked.release):
             raise InputError(
@@ -243,7 +246,7 @@ class ModelTable:
             names = " ".join(dict.fromkeys(each.place.rpartition(".")[2] for each in kernels))
             notes.append(
                 "vLLM launches kernels for every layer that can have LoRA, whatever its adapters "
-                f"hold, unless it is started with --lora-target-modules {names} (0.22 and later): "
+                f"hold, unless it is started with --lora-target-modules {names} (0.19 and later): "
                 "else leave --adapter out."
             )
         if self.dual_stream and self.fully_sharded:
@@ -260,24 +263,33 @@ class ModelTable:
 
     def _of_release(self) -> list[str]:
         """What is not known of the release."""
-        values = {name: getattr(self, name, None) for name in SERVER_FLAGS}
-        values["data_parallel"] = self.data_parallel > 1
-        given = [name for name, value in values.items() if value]
-        if self.moe_backend is not None and self.moe_backend in SERVER_FLAGS:
-            given.append(self.moe_backend)
-        lines = unread_flags(given, self.release)
-        if is_newer(self.release, NEWEST_RELEASE):
-            lines.append(
-                f"vLLM {self.release} is newer than what autotune knows: its look-ups are taken to "
-                f"be those of {NEWEST_RELEASE}."
-            )
-        return lines
+        if not is_newer(self.release, NEWEST_RELEASE):
+            return []
+        said = (
+            f"vLLM {self.release} is newer than what autotune knows: its look-ups are taken to be "
+            f"those of {NEWEST_RELEASE}."
+        )
+        return [said]
 
 
 def _from(folder: Path, path: str) -> str:
     """The path below a folder where there is such a file or folder; otherwise as it stands."""
     there = folder / expanded(path)
     return str(there) if is_there(there) else path
+
+
+def _of_older(
+    config: Mapping[str, Any], layers: Iterable[LoraLayer], release: str
+) -> Iterable[str]:
+    """A note on layers that an older release makes otherwise."""
+    other = set(made_otherwise(str(config["architectures"][0]), release))
+    named = [each.name for each in layers if each.name in other]
+    if named:
+        yield (
+            f"vLLM {release} makes {', '.join(named)} of this model otherwise than {NEWEST_RELEASE}"
+            ", after which the layers are listed, or puts no LoRA there: trace its server, or give "
+            "--ask-vllm where it is installed."
+        )
 
 
 def _of_patterns(adapters: Iterable[Adapter]) -> Iterable[str]:

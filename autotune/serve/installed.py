@@ -14,7 +14,7 @@ from autotune.launch.release import is_since
 from autotune.serve.child import program
 
 #: The first release whose monitor of compiles can tell each one, and not only the first of a kind.
-_TELLS_EACH = "0.26"
+_TELLS_EACH = "0.24"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,17 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from autotune.launch.release import is_since
 from autotune.serve import engine_flags, http_client
+from autotune.serve.installed import Installed
 from autotune.serve.side_by_side import compiled_in
 from tests.vllm.conftest import need
 from tests.vllm.releases import RELEASES
 
 #: The releases in which vLLM has a monitor of compiles.
-WITH_MONITOR = {
-    "0.22.1": "vllm/triton_utils/jit_monitor.py",
-    "0.28.0": "vllm/utils/jit_monitor.py",
-    "0.33.0": "vllm/utils/jit_monitor.py",
-}
+WITH_MONITOR = [each for each in RELEASES if is_since(each, "0.21")]
 
 #: Flags that autotune types for every server.
 ALWAYS = (
@@ -89,7 +87,7 @@ def test_the_flags_that_every_server_gets_are_there(release):
 def test_every_flag_that_is_passed_on_is_there_in_the_newest_release(request):
     text = (need(RELEASES[-1], request.config) / "vllm/engine/arg_utils.py").read_text()
     passed = [*engine_flags._OF_MODEL.values(), *engine_flags._OF_BATCHES.values()]
-    for flag in [*passed, "--jit-monitor-verbose"]:
+    for flag in passed:
         assert f'"{flag}"' in text, flag
 
 
@@ -106,9 +104,11 @@ def test_the_client_has_the_flags_and_the_figures_that_are_read(release):
 
 @pytest.mark.parametrize("version", WITH_MONITOR)
 def test_a_compile_is_read_from_the_log_as_each_release_writes_it(version, request):
-    text = (need(version, request.config) / WITH_MONITOR[version]).read_text()
+    folder = need(version, request.config) / "vllm"
+    (path,) = folder.glob("*utils/jit_monitor.py")
+    text = path.read_text()
     assert "Kernel JIT monitor activated" in text
-    if version == "0.22.1":
+    if not is_since(version, "0.25"):
         said = "Triton kernel JIT compilation during inference: _lora_expand_kernel. This causes"
         assert '"Triton kernel JIT compilation during inference: %s. "' in text
     else:
@@ -117,6 +117,12 @@ def test_a_compile_is_read_from_the_log_as_each_release_writes_it(version, reque
         assert 'event="JIT compilation"' in text, re.findall('event="[^"]*"', text)
     log = f"INFO Kernel JIT monitor activated\nWARNING {said} a latency spike\n"
     assert compiled_in(log) == {"_lora_expand_kernel": 1}
+
+
+def test_every_compile_is_asked_for_where_a_release_can_tell_it(release):
+    flag, text = "--jit-monitor-verbose", (release / "vllm/engine/arg_utils.py").read_text()
+    installed = Installed(python="", release=release.name, platform="cuda", gpu="", gpus=1)
+    assert installed.tells_compiles == ([flag] if f'"{flag}"' in text else [])
 
 
 def test_a_log_without_the_monitor_tells_nothing_of_compiles():

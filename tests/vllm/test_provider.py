@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from autotune.launch.op import LoraOp
+from autotune.launch.release import FIRST_ONE_SHOT_RELEASE, is_since
 from autotune.launch.shape import KernelShape
 from autotune.launch.sizes import assigns_naively
 from autotune.measure.kernels.defaults import default_config
@@ -64,7 +65,7 @@ FEW_PAIR_SHAPES = some(
 )
 
 #: Releases whose MoE functions are known.
-MOE_RELEASES = RELEASES[2:]
+MOE_RELEASES = tuple(each for each in RELEASES if is_since(each, FIRST_ONE_SHOT_RELEASE))
 
 #: What every script starts with. ``compiled`` compiles a shape of each op for two targets. ``keys``
 #: gives what Triton's cache key is made of, with real tensors and with those without memory.

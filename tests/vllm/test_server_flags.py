@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autotune.errors import InputError
-from autotune.launch.release import SERVER_FLAGS, check_flag, is_since
+from autotune.launch.release import FIRST_ONE_SHOT_RELEASE, SERVER_FLAGS, check_flag, is_since
 from autotune.launch.shape import KernelShape, launched_loras
 from autotune.measure.kernels.dependent import dependent_launch
 from autotune.measure.kernels.layout import shares_weights
@@ -141,7 +141,7 @@ def captured(release: Path, monkeypatch: pytest.MonkeyPatch) -> Captured:
     choose = taken(release, "config/vllm.py", "_set_cudagraph_sizes", uses)
     adjust = taken(release, "config/compilation.py", "adjust_cudagraph_sizes_for_spec_decode", uses)
     newer = None
-    if has(release, "0.33"):
+    if has(release, "0.29"):
         more: dict[str, Any] = {"defaultdict": defaultdict, "product": itertools.product}
         more |= {"groupby": itertools.groupby, "BatchExecutionDescriptor": _descriptor}
         newer = taken(release, "v1/worker/gpu/cudagraph_utils.py", "_init_candidates", uses | more)
@@ -155,7 +155,7 @@ def captured(release: Path, monkeypatch: pytest.MonkeyPatch) -> Captured:
             return _launched(newer, server, query)
         config.adjust = adjust
         if query > 1:
-            extra = () if has(release, "0.33") else (1,)
+            extra = () if has(release, "0.32") else (1,)
             adjust(config, query, *extra)
         return set(config.cudagraph_capture_sizes)
 
@@ -291,7 +291,7 @@ def test_every_backend_has_lora_in_the_newest_release():
 def test_kernels_of_mxfp4_are_refused_where_a_release_has_no_lora_on_them(
     release, name, file, text
 ):
-    if name == "triton" and has(release, "0.22"):
+    if name == "triton" and has(release, "0.19"):
         return  # they are the experts' own class there
     path = release / "vllm" / file
     if path.exists() and text in path.read_text():
@@ -430,6 +430,7 @@ def launches(
     shapes = [*_dense_shapes(dual_stream=True), *_dense_shapes()]
     if has(release, SERVER_FLAGS["specialize_active_lora"].since):
         shapes += _dense_shapes(specialize_active_lora=True)
+    if has(release, FIRST_ONE_SHOT_RELEASE):
         shapes += _moe_shapes(16, specialize_active_lora=True)[1::2]
         shapes += _moe_shapes(256, specialize_active_lora=True)[:2]
     if has(release, SERVER_FLAGS["moe_shared_loras"].since):
@@ -446,7 +447,7 @@ def test_dense_kernels_are_dependent_launches_where_lora_has_its_own_stream(rele
             if shape.op.is_moe or "USE_GDC" not in named:
                 continue
             ours = dependent_launch(shape, target.capability)["use_gdc"] and has_flag
-            always = not has(release, "0.15") and target is H100  # whatever the server says
+            always = not has(release, "0.14") and target is H100  # whatever the server says
             assert named["USE_GDC"] == named["launch_pdl"] == (ours or always)
 
 
@@ -472,7 +473,7 @@ def test_a_releases_kernels_compute_what_the_reference_does_with_flags(
     shapes = _dense_shapes(dual_stream=True, specialize_active_lora=True)
     if has(release, SERVER_FLAGS["moe_shared_loras"].since):
         flags.append({"shared_loras": True})
-    if has(release, SERVER_FLAGS["dual_stream"].since):
+    if has(release, FIRST_ONE_SHOT_RELEASE):
         both = {name: True for each in flags for name in each}
         shapes += _moe_shapes(16, **both)[1::2]
     problems = run_with(interpreting, release, INTERPRET, tmp_path, shapes=shapes)

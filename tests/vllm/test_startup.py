@@ -195,5 +195,5 @@ def test_nothing_is_compiled_late_after_the_steps(release, tmp_path, prepared):
     assert 0 < len(more) < 60  # of 167: small batches of few experts need many kernels
     before = late(release, folder, kinds, [*CAPTURED, MOST])
     after = late(release, folder, kinds, [*CAPTURED, MOST, *more])
-    assert len(before.late) > len(more) / 2
+    assert len(before.late) > len(more) / 3
     assert not after.late, after.late_text()

@@ -8,6 +8,7 @@ Nothing else is changed on the way to the kernel. This works from vLLM 0.11.1 to
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -63,7 +64,8 @@ _OPS = {
     ),
 }
 
-#: Parameters that both wrappers have; they have the last one from 0.15 on.
+#: Parameters that both wrappers have; they have the last one from 0.16 on, a number in that release
+#: and a tensor in all since.
 _COMMON = (
     "inputs",
     "output_tensor",
@@ -118,11 +120,13 @@ class DenseOp:
         self._make_table = attribute(self.module, names.table)
         self._tables = attribute(part("utils"), names.tables)
         self._takes = known_parameters(self._wrapper, (*_COMMON, names.weights, *names.own))
+        counted = inspect.signature(self._wrapper).parameters.get("num_active_loras")
+        self._counts_in_tensor = counted is not None and counted.annotation is torch.Tensor
         self._config: dict[str, int] = {}
         attribute(self.module, "get_lora_op_configs")
         vars(self.module)["get_lora_op_configs"] = lambda *_, **__: self._config
         self._server = _Environment(getattr(self.module, "envs", None))
-        if hasattr(self.module, "envs"):  # from 0.22 on
+        if hasattr(self.module, "envs"):  # from 0.20 on
             vars(self.module)["envs"] = self._server
 
     def adopt(self, inputs: Inputs) -> None:
@@ -144,7 +148,7 @@ class DenseOp:
     def call(self, inputs: Inputs, config: KernelConfig, weight_set: int) -> None:
         """Run the wrapper with a configuration and one of the weight sets."""
         self._config = config.as_dict()
-        shape, tokens = inputs.shape, inputs.tokens
+        shape, tokens, slots = inputs.shape, inputs.tokens, inputs.shape.lora_slots
         self._server.VLLM_LORA_ENABLE_DUAL_STREAM = shape.dual_stream
         arguments = {
             "inputs": inputs.x,
@@ -157,7 +161,9 @@ class DenseOp:
             "lora_ids": tokens.lora_ids,
             # vLLM reads these two on the host.
             "no_lora_flag_cpu": torch.tensor([False]),  # (1,)
-            "num_active_loras": torch.tensor([shape.lora_slots], dtype=torch.int32),  # (1,)
+            "num_active_loras": torch.tensor([slots], dtype=torch.int32)  # (1,)
+            if self._counts_in_tensor
+            else slots,
             "scaling": inputs.scaling,
             "offset_start": 0,
             "add_inputs": shape.add_inputs,

@@ -126,7 +126,7 @@ class MoeOp:
         )
         self._function = attribute(self.module, name)
         self._takes = known_parameters(self._function, (*_COMMON, *own))
-        if "use_tma" not in self._takes:
+        if not hasattr(self.module, "_run_fused_moe_lora_one_shot"):
             raise unusable(
                 f"{name} is that of a release before {FIRST_ONE_SHOT_RELEASE}, which cannot be "
                 "driven for MoE"

@@ -12,6 +12,7 @@ from autotune.plan.models.json_files import read_config
 from autotune.plan.models.language_model import UnknownModel
 from autotune.plan.models.lora_layers import LoraLayer, lora_layers
 from autotune.plan.models.server import MOE_BACKENDS, Server
+from autotune.plan.models.table.older import made_otherwise
 
 __all__ = [
     "MOE_BACKENDS",
@@ -21,6 +22,7 @@ __all__ = [
     "Server",
     "UnknownModel",
     "lora_layers",
+    "made_otherwise",
     "read_adapter",
     "read_config",
 ]

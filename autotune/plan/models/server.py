@@ -21,7 +21,7 @@ class Padding(NamedTuple):
 
 #: By vLLM's ``--moe-backend``, of those that serve MXFP4 with LoRA on NVIDIA's GPUs
 #: (``mxfp4_round_up_hidden_size_and_intermediate_size`` in
-#: ``vllm/model_executor/layers/fused_moe/oracle/mxfp4.py``, 0.22.1 to 0.33.0).
+#: ``vllm/model_executor/layers/fused_moe/oracle/mxfp4.py``, 0.19.0 to 0.33.0).
 MOE_BACKENDS: Mapping[str, Padding] = {
     "triton": Padding(intermediate=64, hidden=1),
     "marlin": Padding(intermediate=128, hidden=256),
@@ -29,24 +29,28 @@ MOE_BACKENDS: Mapping[str, Padding] = {
 }
 
 #: What ``auto`` chooses with LoRA: Triton's fused kernels, which come first, have none
-#: (``supports_lora`` in ``vllm/model_executor/layers/fused_moe/modular_kernel.py``, 0.22.1 to
-#: 0.33.0; ``get_mxfp4_backend_with_lora`` before). FlashInfer's, first on Blackwell, pad alike.
+#: (``supports_lora`` in ``vllm/model_executor/layers/fused_moe/modular_kernel.py``, 0.20.0 to
+#: 0.33.0). FlashInfer's, first on Blackwell, pad alike.
 _AUTO = "marlin"
 
+#: The first release whose ``auto`` is that: from 0.12 on it was Triton's
+#: (``get_mxfp4_backend_with_lora`` in ``vllm/model_executor/layers/quantization/mxfp4.py``).
+_FIRST_AUTO = "0.15"
+
 #: The first release in which Triton's kernels (``triton_unfused``, those with LoRA) pad the LoRA's
-#: sizes, too (``create_weights`` in ``vllm/model_executor/layers/quantization/mxfp4.py``, 0.15.1).
-_TRITON_PADS = "0.22"
+#: sizes, too (``maybe_roundup_sizes`` in ``vllm/model_executor/layers/quantization/mxfp4.py``).
+_TRITON_PADS = "0.19"
 
 #: The first release with a class for gate and up in one (``FusedMoE3DWithLoRA``).
-_HAS_ONE = "0.15"
+_HAS_ONE = "0.12"
 
 #: The first release of which ``--enable-moe-shared-loras`` has gate and up apart in models whose
-#: experts have both in one (``_is_3d_moe_model`` in ``vllm/lora/model_manager.py``; not in 0.28.0).
-_SHARED_DIVIDES = "0.33"
+#: experts have both in one (``_is_3d_moe_model`` in ``vllm/lora/model_manager.py``; not in 0.31.0).
+_SHARED_DIVIDES = "0.32"
 
 
 #: The first release that runs layers of several slices beside their LoRA, too.
-_ALL_BESIDE = "0.28"
+_ALL_BESIDE = "0.25"
 
 #: Flags that some releases lack, whatever the model is.
 _FLAGS = ("dual_stream", "specialize_active_lora", "mixed_moe_lora_format", "moe_shared_loras")
@@ -129,7 +133,7 @@ class Server:
         """Whether LoRA is added to what a divided layer wrote, and not written beside it.
 
         Args:
-            slices: Of the layer; 0.22.1 runs those of several one after the other all the same
+            slices: Of the layer; up to 0.24 those of several run one after the other all the same
                 (``MergedColumnParallelLinearWithLoRA.apply`` in
                 ``vllm/lora/layers/column_parallel_linear.py``).
         """
@@ -142,13 +146,19 @@ class Server:
         """How many GPUs share a layer's experts, or the parts of each expert."""
         return self.tensor_parallel * self.data_parallel
 
+    @property
+    def _auto(self) -> str:
+        """The ``--moe-backend`` that vLLM chooses by itself."""
+        had_triton = is_since(self.release, SERVER_FLAGS["triton"].since)
+        return "triton" if had_triton and not is_since(self.release, _FIRST_AUTO) else _AUTO
+
     def padding(self) -> Padding:
         """What the sizes of experts in MXFP4 are rounded up to.
 
         Raises:
             InputError: The release has no LoRA on such experts with these kernels.
         """
-        backend = self.moe_backend or _AUTO
+        backend = self.moe_backend or self._auto
         if backend in SERVER_FLAGS:
             check_flag(backend, self.release)
         pads = backend != "triton" or is_since(self.release, _TRITON_PADS)

@@ -230,10 +230,11 @@ def w2_in_mxfp4(**flags: Any) -> KernelShape:
 
 @pytest.mark.parametrize("flag", [*SERVER_FLAGS])
 def test_a_flag_that_a_release_lacks_is_refused_by_the_releases_name(flag):
-    spelled, since, lacking = SERVER_FLAGS[flag]
-    for release in (since, NEWEST_RELEASE, "0.99.0", "dev"):
+    spelled, since = SERVER_FLAGS[flag]
+    minor = int(since.partition(".")[2])
+    for release in (since, f"{since}.0", NEWEST_RELEASE, "0.99.0", "dev"):
         check_flag(flag, release)
-    for release in (lacking, "0.11.1", "0.10.0"):
+    for release in (f"0.{minor - 1}.9", "0.11.1", "0.10.0"):
         with pytest.raises(InputError, match=rf"vLLM {release} has no .*{spelled}.*--vllm"):
             check_flag(flag, release)
 
@@ -295,13 +296,14 @@ def test_any_flags_together_give_shapes_that_a_study_file_may_ask_for(flags, mod
             assert shape.lookup_key == KernelShape.from_mapping(shape.as_dict()).lookup_key
 
 
-def test_flags_that_a_release_may_lack_are_said():
-    between = plan_of("qwen3-30b-a3b", vllm="0.24.0", moe_shared_loras=True)
-    known = plan_of("qwen3-30b-a3b", vllm="0.28.0", moe_shared_loras=True)
+def test_layers_that_an_older_release_makes_otherwise_are_said():
+    older = plan_of("olmo-2-7b", vllm="0.25.1")
+    as_now = plan_of("olmo-2-7b", vllm="0.26.0")
+    unasked = plan_of("olmo-2-7b", vllm="0.25.1", target_modules=("q_proj", "k_proj", "v_proj"))
 
-    said = "Whether vLLM 0.24.0 has --enable-moe-shared-loras was not looked up"
-    assert any(said in note for note in between.notes)
-    assert not any("looked up: " in note for note in known.notes)
+    said = "vLLM 0.25.1 makes embed_tokens of this model otherwise than 0.33.0"
+    assert any(said in note for note in older.notes)
+    assert not any("otherwise than" in note for each in (as_now, unasked) for note in each.notes)
 
 
 def test_a_release_that_is_newer_than_what_is_known_is_said():

@@ -133,7 +133,7 @@ def _held_by_experts(model: _Vllm) -> Iterator[int]:
     """The routers that fused experts call themselves, beneath vLLM's LoRA.
 
     The manager puts a router's LoRA where the experts were, which is its own layer by then, and not
-    into the experts (``rewire`` in ``vllm/lora/model_manager.py``, 0.26.0 to 0.33.0).
+    into the experts (``rewire`` in ``vllm/lora/model_manager.py``, 0.24.0 to 0.33.0).
     """
     for module in model.modules():
         if hasattr(module, "w13_lora_a_stacked"):

@@ -16,7 +16,7 @@ def router(name: str, writes: str, **more: Any) -> Module:  # noqa: ANN401 - fie
 
 #: The first release whose experts are their runner (vLLM #41184). Those that a router is handed to
 #: call it beneath its LoRA: ``_held_by_experts`` in ``asking/wrapped.py`` says how.
-_RUNNERS_SINCE = "0.26"
+_RUNNERS_SINCE = "0.24"
 
 
 def handed_router(name: str, writes: str) -> Module:
