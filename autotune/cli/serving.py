@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from autotune.cli.server_flags import ServerFlags
     from autotune.cli.shape_flags import ShapeFlags
     from autotune.plan.study import StudyPlan
-    from autotune.serve.gains import Engine, Row
+    from autotune.serve.gains import Engine, Predicted, Row
     from autotune.serve.installed import Installed
     from autotune.serve.job import Load, ServedModel
     from autotune.serve.outputs import Compared
@@ -46,7 +46,7 @@ class Found:
         served: The model.
         installed: The vLLM that served it.
         load: The requests.
-        predicted_ms: By number of requests, what the folder's kernels save of a step.
+        predicted: By number of requests, what the kernels' times say of a step.
         engines: The servers, by their names.
         outputs: What they computed, beside float32.
         is_complete: Whether all was done.
@@ -55,7 +55,7 @@ class Found:
     served: ServedModel
     installed: Installed
     load: Load
-    predicted_ms: Mapping[int, float]
+    predicted: Mapping[int, Predicted]
     engines: dict[str, Engine] = field(default_factory=dict)
     outputs: list[Compared] = field(default_factory=list)
     is_complete: bool = False
@@ -65,7 +65,7 @@ class Found:
         """The cases that can be compared."""
         from autotune.serve.gains import rows_of
 
-        return rows_of(self.engines, self.load, self.predicted_ms)
+        return rows_of(self.engines, self.load, self.predicted)
 
     @property
     def is_sound(self) -> bool:
@@ -115,7 +115,7 @@ def _found(
     from autotune.files import write_errors
     from autotune.serve.installed import check_folder, gpus_of, installed_at
     from autotune.serve.job import check_asked
-    from autotune.serve.predicted import predicted_ms
+    from autotune.serve.predicted import predicted_in
     from autotune.serve.side_by_side import Setting
 
     plan, load = flags.plan(), _load(given)
@@ -128,11 +128,11 @@ def _found(
         say(f"autotune: {note}", err)
     with write_errors(scratch, ExportError, advice="name a larger place with TMPDIR"):
         served = _served(plan, load, given, after, scratch)
-    predicted = predicted_ms(folder, installed.gpu, plan) if installed.gpu else {}
+    predicted = predicted_in(folder, installed.gpu, plan) if installed.gpu else {}
     setting = Setting(
         installed=installed, folder=folder, scratch=scratch, say=lambda text: say(text, err)
     )
-    found = Found(served=served, installed=installed, load=load, predicted_ms=predicted)
+    found = Found(served=served, installed=installed, load=load, predicted=predicted)
     try:
         _run(found, plan if given.check_outputs else None, setting)
     except BaseException:
@@ -244,7 +244,7 @@ def servers_tables(rows: Iterable[Row], width: int) -> list[Table]:
 
     shown = list(rows)
     has_sizes = len({(row.case.input, row.case.output) for row in shown}) > 1
-    has_predicted = any(row.predicted_ms is not None for row in shown)
+    has_predicted = any(row.predicted is not None for row in shown)
     keys = ("requests", "in", "out") if has_sizes else ("requests",)
     names = (
         *keys,
@@ -302,9 +302,9 @@ def gain_text(row: Row) -> str:
 
 def predicted_text(row: Row) -> str:
     """What the kernels' times say is saved, with a mark where the server saves something else."""
-    if row.predicted_ms is None:
+    if row.predicted is None:
         return ""
-    return f"{row.predicted_ms:.2f}{'' if row.is_as_predicted else ' (!)'}"
+    return f"{row.predicted.saved_ms:.2f}{'' if row.is_as_predicted else ' (!)'}"
 
 
 def lines_of(engines: Mapping[str, Engine], rows: Sequence[Row], *, at_once: bool) -> list[str]:
@@ -317,6 +317,13 @@ def lines_of(engines: Mapping[str, Engine], rows: Sequence[Row], *, at_once: boo
     if any(row.is_as_predicted is False for row in rows):
         lines.append(
             "(!) The server saves more or less than its kernels' times say, by more than 10 %."
+        )
+    waiting = [row for row in rows if row.waits_for_processor]
+    if waiting:
+        cases = ", ".join(str(row.case.requests) for row in waiting)
+        lines.append(
+            f"At {cases} request{'' if cases == '1' else 's'} LoRA adds less to a step than its "
+            "kernels take: the GPU waits for the processor, which hides what they save."
         )
     counts = {word: sum(row.verdict == word for row in rows) for word in ("faster", "same")}
     slower = len(rows) - sum(counts.values())

@@ -6,12 +6,16 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from autotune.serve.job import Case, Load
 
 #: Differences below this share are noise, however alike the servers' times are by chance.
 _LEAST_NOISE = 0.01
+
+#: Where LoRA adds less to a step than this share of what its kernels take, the GPU is not what is
+#: waited for.
+_LEAST_ADDED = 0.80
 
 #: Where the measured saving parts from the predicted one by more than this share, it is marked.
 _MOST_APART = 0.10
@@ -105,6 +109,18 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * share / 100) - 1)]
 
 
+class Predicted(NamedTuple):
+    """What the times of LoRA's kernels say of a step.
+
+    Attributes:
+        kernels_ms: What they add to a step by the defaults; None where they run beside others.
+        saved_ms: How much less they take with the folder.
+    """
+
+    kernels_ms: float | None
+    saved_ms: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One case: the folder beside the default.
@@ -116,7 +132,7 @@ class Row:
         folder: Of the engine with the folder.
         folder_again: Of a second one, which runs only where the first seems slower.
         no_lora: Of the engine without LoRA; None where there was none.
-        predicted_ms: What the folder saves of a step, by its kernels' times; None where unknown.
+        predicted: What its kernels' times say; None where unknown.
     """
 
     case: Case
@@ -125,7 +141,7 @@ class Row:
     folder: Figures
     folder_again: Figures | None = None
     no_lora: Figures | None = None
-    predicted_ms: float | None = None
+    predicted: Predicted | None = None
 
     @property
     def default_ms(self) -> float:
@@ -180,9 +196,18 @@ class Row:
     @property
     def is_as_predicted(self) -> bool | None:
         """Whether the server saves what its kernels do, within a tenth; None where unknown."""
-        if self.predicted_ms is None:
+        if self.predicted is None:
             return None
-        return abs(self.saved_ms - self.predicted_ms) <= _MOST_APART * abs(self.predicted_ms)
+        expected_ms = self.predicted.saved_ms
+        return abs(self.saved_ms - expected_ms) <= _MOST_APART * abs(expected_ms)
+
+    @property
+    def waits_for_processor(self) -> bool:
+        """Whether LoRA adds plainly less to a step than its kernels take: the GPU has time left."""
+        if self.predicted is None or self.predicted.kernels_ms is None or self.no_lora is None:
+            return False
+        added_ms = self.default_ms - self.no_lora.step_ms
+        return added_ms < _LEAST_ADDED * self.predicted.kernels_ms
 
     def as_dict(self) -> dict[str, Any]:
         """The row as JSON-ready values."""
@@ -198,20 +223,22 @@ class Row:
             "gain_low": round(self.gains[0], 4),
             "gain_high": round(self.gains[1], 4),
             "verdict": self.verdict,
-            "predicted_ms": self.predicted_ms,
+            "kernels_ms": self.predicted and self.predicted.kernels_ms,
+            "predicted_ms": self.predicted and self.predicted.saved_ms,
             "is_as_predicted": self.is_as_predicted,
+            "waits_for_processor": self.waits_for_processor,
         }
 
 
 def rows_of(
-    engines: Mapping[str, Engine], load: Load, predicted_ms: Mapping[int, float]
+    engines: Mapping[str, Engine], load: Load, predicted: Mapping[int, Predicted]
 ) -> list[Row]:
     """A row for each case that the folder's engine and both by the defaults were timed at.
 
     Args:
         engines: By name; those that were not run are missing.
         load: The cases, and how often each is timed.
-        predicted_ms: By number of requests, what the folder's kernels save of a step.
+        predicted: By number of requests, what the kernels' times say of a step.
     """
     rows = []
     for case in load.cases:
@@ -225,7 +252,7 @@ def rows_of(
                 folder=folder,
                 folder_again=at.get("folder again"),
                 no_lora=at.get("no LoRA"),
-                predicted_ms=predicted_ms.get(case.requests),
+                predicted=predicted.get(case.requests),
             )
             rows.append(row)
     return rows

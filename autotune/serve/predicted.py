@@ -1,4 +1,4 @@
-"""What a folder's kernels save of a forward pass, by the times that the folder keeps of them."""
+"""What LoRA's kernels take of a forward pass, by the times that a folder keeps of them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from autotune.export.provenance import provenance_in, read_entries, read_environ
 from autotune.launch.op import gpu_file_prefix
 from autotune.launch.shape import KernelShape
 from autotune.plan.study import StudyPlan
+from autotune.serve.gains import Predicted
 
 
 class Kept(NamedTuple):
@@ -23,8 +24,8 @@ class Kept(NamedTuple):
     latency_us: float
 
 
-def predicted_ms(folder: Path, gpu: str, plan: StudyPlan) -> dict[int, float]:
-    """By batch size, how much less a forward pass takes with the folder, by its kernels' times.
+def predicted_in(folder: Path, gpu: str, plan: StudyPlan) -> dict[int, Predicted]:
+    """By batch size, what LoRA's kernels take of a forward pass, and how much less with the folder.
 
     Args:
         folder: The folder of tuned files.
@@ -46,9 +47,13 @@ def predicted_ms(folder: Path, gpu: str, plan: StudyPlan) -> dict[int, float]:
     sampled = set(plan.workload.sampled)
     for shape, count in plan.runs.items():
         runs[shape.without_batch] = count
+    beside = plan.model is not None and plan.model.dual_stream and not plan.model.fully_sharded
     passes = forward_passes(_kept(path), runs, environment, sampled=sampled)
     return {
-        each.num_tokens: (each.default_us - each.tuned_us) / 1e3
+        each.num_tokens: Predicted(
+            kernels_ms=None if beside else each.default_us / 1e3,
+            saved_ms=(each.default_us - each.tuned_us) / 1e3,
+        )
         for each in passes
         if each.default_us is not None
     }

@@ -9,17 +9,21 @@ import signal
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from autotune.cli.serving import lines_of
 from autotune.export import VllmExporter
 from autotune.plan.models.adapter_tensors import AdaptedLayer
+from autotune.serve.gains import Predicted
 from autotune.serve.outputs import Compared
 from autotune.serve.random_adapter import write_adapter
 from tests.export.examples import H100, qkv_shrink, selection
 from tests.patience import PATIENCE_S
 from tests.serve.double import STEPS_MS, install, write_model
+from tests.serve.test_gains import figures, row
 
 
 @pytest.fixture
@@ -229,6 +233,16 @@ def test_adapters_that_have_weights_are_served_as_they_are(served, tmp_path):
     paths = (tmp_path / "packages" / "vllm" / "adapters").read_text().splitlines()
     assert paths[0] == str(own)
     assert str(other) not in paths
+
+
+def test_where_the_gpu_waits_for_the_processor_a_line_says_so():
+    told = Predicted(kernels_ms=6.0, saved_ms=2.0)
+    hidden = replace(row(10.0, 10.0, 9.9), predicted=told, no_lora=figures(9.0))
+    plain = replace(row(10.0, 10.0, 8.0), predicted=told, no_lora=figures(4.0))
+    (marked, line) = lines_of({}, [plain, hidden], at_once=True)[1:3]
+    assert marked.startswith("(!) The server saves more or less")
+    assert line.startswith("At 8 requests LoRA adds less to a step than its kernels take")
+    assert not any("processor" in each for each in lines_of({}, [plain], at_once=True))
 
 
 # ------------------------------------------------------------------ what cannot be

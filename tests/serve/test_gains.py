@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.serve.gains import Engine, Figures, Round, Row, percentile, rows_of
+from autotune.serve.gains import Engine, Figures, Predicted, Round, Row, percentile, rows_of
 from autotune.serve.job import Case, Load
 
 CASE = Case(input=64, output=144, requests=8)
@@ -34,7 +34,6 @@ def row(default: float, again: float, folder: float, **more: float) -> Row:
         again=figures(again),
         folder=figures(folder),
         folder_again=None if once_more is None else figures(once_more),
-        predicted_ms=more.get("predicted_ms"),
     )
 
 
@@ -77,9 +76,21 @@ def test_a_second_server_with_the_folder_counts_as_much_as_the_first():
     ("predicted", "expected"), [(2.0, True), (2.15, True), (2.3, False), (1.0, False), (None, None)]
 )
 def test_a_saving_is_as_predicted_within_a_tenth(predicted, expected):
-    one = replace(row(10.0, 10.0, 8.0), predicted_ms=predicted)
+    told = None if predicted is None else Predicted(kernels_ms=4.0, saved_ms=predicted)
+    one = replace(row(10.0, 10.0, 8.0), predicted=told)
     assert one.is_as_predicted is expected
     assert one.as_dict()["is_as_predicted"] is expected
+
+
+@pytest.mark.parametrize(
+    ("no_lora", "kernels", "expected"), [(6.0, 4.1, False), (6.0, 6.0, True), (6.0, None, False)]
+)
+def test_a_gpu_that_has_time_left_is_told_by_what_lora_adds(no_lora, kernels, expected):
+    told = Predicted(kernels_ms=kernels, saved_ms=2.0)
+    one = replace(row(10.0, 10.0, 8.0), predicted=told, no_lora=figures(no_lora))
+    assert one.waits_for_processor is expected
+    assert not replace(one, no_lora=None).waits_for_processor
+    assert not replace(one, predicted=None).waits_for_processor
 
 
 def test_percentiles_are_values_that_were_seen():
@@ -96,5 +107,6 @@ def test_a_row_needs_no_server_without_lora():
     rounds = {CASE: [Round(step_s=0.01, tokens_per_s=800, ttft_s=[0.1], itl_s=[0.01])]}
     names = ("default", "folder", "default again")
     engines = {name: Engine(name=name, rounds=dict(rounds)) for name in names}
-    (one,) = rows_of(engines, LOAD, {8: 1.0})
-    assert (one.no_lora, one.folder_again, one.predicted_ms) == (None, None, 1.0)
+    told = Predicted(kernels_ms=2.0, saved_ms=1.0)
+    (one,) = rows_of(engines, LOAD, {8: told})
+    assert (one.no_lora, one.folder_again, one.predicted) == (None, None, told)
