@@ -27,6 +27,7 @@ KINDS = {
         "ReplicatedLinear",
         "GateLinear",
         "MergedColumnParallelLinear",
+        "DeepSeekV2FusedQkvAProj",
         "DeepSeekV2FusedQkvAProjLinear",
     },
     Split.EXPERTS: {"experts"},
