@@ -286,9 +286,9 @@ def _of_older(
     named = [each.name for each in layers if each.name in other]
     if named:
         yield (
-            f"vLLM {release} makes {', '.join(named)} of this model otherwise than {NEWEST_RELEASE}"
-            ", after which the layers are listed, or puts no LoRA there: trace its server, or give "
-            "--ask-vllm where it is installed."
+            f"The layers are those of vLLM {NEWEST_RELEASE}: {release} makes {', '.join(named)} of "
+            "this model otherwise, or puts no LoRA there. Trace its server, or give --ask-vllm "
+            "where it is installed."
         )
 
 
