@@ -27,7 +27,7 @@ NEWEST_RELEASE = "0.33.0"
 #: What a release is called: ``0.33.0``, or ``0.28.1rc2+cu129``.
 RELEASE = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,9})?([.+a-z][0-9a-z.+]{0,60})?", re.ASCII)
 
-#: The first release with the one-shot MoE kernel, and with MoE functions that autotune can call.
+#: The first release with the one-shot MoE kernel.
 FIRST_ONE_SHOT_RELEASE = "0.22"
 
 #: The largest rank that the one-shot kernel is for.

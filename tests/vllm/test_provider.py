@@ -65,7 +65,7 @@ FEW_PAIR_SHAPES = some(
 )
 
 #: Releases whose MoE functions are known.
-MOE_RELEASES = tuple(each for each in RELEASES if is_since(each, FIRST_ONE_SHOT_RELEASE))
+MOE_RELEASES = tuple(each for each in RELEASES if is_since(each, "0.17"))
 
 #: What every script starts with. ``compiled`` compiles a shape of each op for two targets. ``keys``
 #: gives what Triton's cache key is made of, with real tensors and with those without memory.
@@ -250,7 +250,9 @@ def answer(
 
 def asked_of(release: Path) -> list[KernelShape]:
     """What a release is asked about."""
-    return SHAPES + MOE_SHAPES + (PAIR_SHAPES if release.name == NEWEST else FEW_PAIR_SHAPES)
+    pairs = PAIR_SHAPES if release.name == NEWEST else FEW_PAIR_SHAPES
+    has_pairs = is_since(release.name, FIRST_ONE_SHOT_RELEASE)
+    return SHAPES + MOE_SHAPES + (pairs if has_pairs else [])
 
 
 def shapes_of(release: Path) -> list[KernelShape]:

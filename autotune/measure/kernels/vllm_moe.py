@@ -1,7 +1,7 @@
 """vLLM's two kernels of a fused-MoE LoRA layer, ``_fused_moe_lora_shrink`` and ``_expand``.
 
 The functions take their configuration as arguments. They are called here with the arguments that
-``_fused_moe_lora`` passes (``fused_moe_lora_op.py``, 0.22.1 to 0.33.0). On Hopper and later these
+``_fused_moe_lora`` passes (``fused_moe_lora_op.py``, 0.17.0 to 0.33.0). On Hopper and later these
 turn on the tensor memory accelerator and dependent launches; the values between the two kernels
 then lie in the order of the sorted rows.
 """
@@ -14,7 +14,6 @@ import torch
 import triton.tools.tensor_descriptor  # noqa: F401 - vLLM's functions use it unimported
 
 from autotune.launch.op import LoraOp
-from autotune.launch.release import FIRST_ONE_SHOT_RELEASE
 from autotune.launch.sizes import assigns_naively, is_shrink, launched_rows, matmul_sizes
 from autotune.measure.kernels.routing import Alignment
 from autotune.measure.kernels.vllm_parts import (
@@ -67,6 +66,9 @@ _COMMON = (
     "use_tma",
 )
 
+#: The first release with such functions.
+_FIRST = "0.17"
+
 #: Parameters that only one of the functions has.
 _OF_SHRINK = ("qcurr_hidden_states", "lora_a_stacked")
 _OF_EXPAND = (
@@ -114,7 +116,7 @@ class MoeOp:
 
         Raises:
             KernelsUnusable: The function or the kernel is missing, or has an unknown parameter, or
-                the release is older than 0.22.
+                the release is older than 0.17.
         """
         self._op, self.module = op, part("fused_moe_lora_op")
         kernel = "_fused_moe_lora_kernel"
@@ -126,10 +128,9 @@ class MoeOp:
         )
         self._function = attribute(self.module, name)
         self._takes = known_parameters(self._function, (*_COMMON, *own))
-        if not hasattr(self.module, "_run_fused_moe_lora_one_shot"):
+        if "use_tma" not in self._takes:
             raise unusable(
-                f"{name} is that of a release before {FIRST_ONE_SHOT_RELEASE}, which cannot be "
-                "driven for MoE"
+                f"{name} is that of a release before {_FIRST}, which cannot be driven for MoE"
             )
         self._tables = attribute(self.module, "_LORA_PTR_DICT")
         self._between: dict[int, _Between] = {}
