@@ -287,6 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gpu", metavar="NAME", help="where --lost was timed")
     parser.add_argument("--table", action="store_true", help="write the table of the docs")
     given = parser.parse_args(arguments)
+    if not (given.packs or given.lost or given.table):
+        parser.error("give packs, --lost or --table")
     try:
         if given.packs or given.lost:
             said = collect(given.packs, given.into, lost=given.lost, gpu=given.gpu)

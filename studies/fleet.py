@@ -40,7 +40,7 @@ from autotune.launch.shape import KernelShape
 from autotune.measure import Runner
 from autotune.measure.runners import gpu_runner
 from autotune.plan.effort import tuning_s
-from autotune.plan.file import MODEL_TABLE, parse_duration, read_text
+from autotune.plan.file import MODEL_TABLE, parse_duration, read_text, release
 from autotune.plan.study import StudyPlan
 from autotune.search.events import unwatched
 from autotune.search.run import run_job
@@ -127,6 +127,8 @@ def _jobs(table: Mapping[str, Any], folder: Path) -> Iterator[Job]:
                 plan = plan.override(
                     rank=rank, max_loras=most, effort=table["effort"], storage=table["storage"]
                 )
+                if plan.model is not None and plan.model.vllm is not None:
+                    release(plan.model.vllm)
                 flags = ShapeFlags(config=config, rank=rank, max_loras=most, **rest)
                 size = model.get("tensor_parallel", 1)
                 name = f"{Path(config).stem}_tp{size}_r{rank}_ml{most}"
@@ -234,10 +236,12 @@ def write_packs(fleet: Fleet, folder: Path) -> Iterator[str]:
     """Write a pack of every finished job; a line each."""
     folder.mkdir(parents=True, exist_ok=True)
     finished = Finished.read(fleet.storage, None)
-    for job in fleet.jobs:
-        if finished.has(job):
-            packed = pack(fleet.storage, job.flags, None, folder / f"{job.name}.zip")
-            yield f"{folder / job.name}.zip: {packed.entries} entries"
+    done = [job for job in fleet.jobs if finished.has(job)]
+    if not done:
+        yield "nothing is finished: tune first"
+    for job in done:
+        packed = pack(fleet.storage, job.flags, None, folder / f"{job.name}.zip")
+        yield f"{folder / job.name}.zip: {packed.entries} entries"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

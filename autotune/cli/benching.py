@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from autotune.cli.console import err, print_benched, say_benched, say_of_trace
+from autotune.cli.console import err, print_benched, say_benched, say_of_server
 from autotune.cli.exits import EXIT_CHECK_FAILED, errors_in_one_line
 from autotune.cli.flags import AsJson, Folder, Kernels
 from autotune.cli.program import AFTER
@@ -95,7 +95,7 @@ def _bench_entries(folder: Path, flags: ShapeFlags, kernels: str | None, *, as_j
 
     with errors_in_one_line():
         plan = flags.plan().override(kernels=kernels)
-        say_of_trace(plan)
+        say_of_server(plan)
         with gpu_runner(plan.kernels, err.print) as runner:
             rows = bench_plan(
                 plan,

@@ -24,7 +24,7 @@ from autotune.cli.console import (
     say,
     say_compiled,
     say_no_gpu,
-    say_of_trace,
+    say_of_server,
     say_recorded,
     say_unread,
     watch_status,
@@ -170,7 +170,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
             )
         print_tuned(done, plan)
         chosen = [(done.environment, done.selections)]
-        is_sound = hand_over(chosen, Path(plan.output), merge=merge)
+        is_sound = hand_over(chosen, Path(plan.output), merge=merge, release=plan.server_release)
         print_answer(done, plan, runners[0].replayed)
     _end(is_sound)
 
@@ -193,7 +193,7 @@ def record_spaces(
     out.outlive_reader(say_unread)
     with errors_in_one_line():
         plan = flags.plan().override(kernels=kernels, seed=seed)
-        say_of_trace(plan)
+        say_of_server(plan)
         try_file(file, RecordingError, advice="free the place, or name another file with -o")
         with gpu_runner(plan.kernels, err.print) as runner:
             record(
@@ -304,7 +304,7 @@ def check(
         raise typer.BadParameter("--replay and --storage both name the shapes; give one of them")
     with errors_in_one_line():
         plans = plans_by_gpu(flags, replay=replay, storage=storage)
-        say_of_trace(*plans.values())
+        say_of_server(*plans.values())
         report = check_files(
             folder,
             {gpu: plan.looked_up for gpu, plan in plans.items()},
@@ -340,7 +340,7 @@ def warm(
     with errors_in_one_line():
         check_installed(kernels)
         plans = plans_by_gpu(flags, replay=None, storage=None)
-        say_of_trace(*plans.values())
+        say_of_server(*plans.values())
         warmed = warm_cache(
             folder,
             {gpu: plan.served for gpu, plan in plans.items()},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from autotune.cli.console import out, print_findings, print_written, say_of_trace
+from autotune.cli.console import out, print_findings, print_written, say_of_server
 from autotune.cli.exits import EXIT_CHECK_FAILED, errors_in_one_line
 from autotune.cli.flags import (
     AsJson,
@@ -147,7 +147,7 @@ def _cover(flags: ShapeFlags, gpu: str | None, output: Path | None, *, as_json: 
     from autotune.export.covered import covered
 
     plan = flags.plan()
-    say_of_trace(plan)
+    say_of_server(plan)
     found = covered(_one_of(gpu or (plan.trace and plan.trace.gpu) or None), plan.looked_up)
     if output is not None and not found.taken:
         raise InputError(f"the collection has no entry for it: tune it with {_command(flags)}")
@@ -156,7 +156,7 @@ def _cover(flags: ShapeFlags, gpu: str | None, output: Path | None, *, as_json: 
     else:
         _print_coverage(found, flags)
     if output is not None:
-        _write(found, output, quiet=as_json)
+        _write(found, output, release=plan.server_release, quiet=as_json)
     return not found.stopping
 
 
@@ -181,17 +181,20 @@ def _command(flags: ShapeFlags) -> str:
     return " ".join(["autotune", "run", *as_typed(flags)])
 
 
-def _write(found: Coverage, folder: Path, *, quiet: bool) -> None:
+def _write(found: Coverage, folder: Path, *, release: str | None, quiet: bool) -> None:
     """Write the entries that are found, and check them."""
     from autotune.export.check import check_exported
     from autotune.export.collection import write_folder
 
     paths = write_folder(found.taken, folder)
     looked_up = (found.exact, found.other_layer, found.near, found.far)
-    report = check_exported(
-        folder, {found.of.gpu: [each.shape for those in looked_up for each in those]}
-    )
+    shapes = [each.shape for those in looked_up for each in those]
+    kept = [shape for shape in shapes if shape.op not in found.left_out]
+    report = check_exported(folder, {found.of.gpu: kept}, release=release)
     if not quiet:
+        if found.left_out:
+            names = ", ".join(sorted(op.value for op in found.left_out))
+            out.print(f"Left out, since vLLM would stop: {names}. It takes its defaults there.")
         print_written(paths, folder)
         print_findings(report)
 

@@ -117,15 +117,24 @@ def say_interrupted(plan: StudyPlan, progress: RunProgress) -> None:
         err.print(f"To write the files of what is done: {command}")
 
 
-def say_of_trace(*plans: StudyPlan) -> None:
-    """Say on standard error what a user must know of the plans' trace, such as what it leaves out.
+def say_of_server(*plans: StudyPlan) -> None:
+    """Say on standard error what is not known of the plans' server: what its trace leaves out, say.
 
     Args:
-        plans: All of one trace, if of any.
+        plans: All of one server.
     """
-    notes = [line for plan in plans if plan.trace is not None for line in plan.trace.notes]
-    for line in dict.fromkeys(notes):
+    for line in dict.fromkeys(line for plan in plans for line in _of_server(plan)):
         say(line, err)
+
+
+def _of_server(plan: StudyPlan) -> Iterable[str]:
+    if plan.trace is not None:
+        return plan.trace.notes
+    if plan.model is None:
+        return ()
+    return plan.model.release_notes(
+        name for names in plan.layers.values() for name in names.split(", ")
+    )
 
 
 def print_shapes(plan: StudyPlan, *, as_json: bool) -> None:
@@ -140,7 +149,7 @@ def print_shapes(plan: StudyPlan, *, as_json: bool) -> None:
     layers, runs = plan.layers, plan.runs
     if as_json:
         out.print_json(json.dumps(shape_rows(layers, runs)))
-        say_of_trace(plan)
+        say_of_server(plan)
         return
     out.print(shapes_table(layers, runs))
     out.print()

@@ -42,7 +42,11 @@ def refuse_foreign(
 
 
 def hand_over(
-    stored: Sequence[tuple[Environment, Sequence[Selection]]], folder: Path, *, merge: bool
+    stored: Sequence[tuple[Environment, Sequence[Selection]]],
+    folder: Path,
+    *,
+    merge: bool,
+    release: str | None = None,
 ) -> bool:
     """Write the files, say where they are, and check them.
 
@@ -50,6 +54,7 @@ def hand_over(
         stored: What was chosen in each environment.
         folder: Where to write.
         merge: Whether files that autotune did not write may be added to.
+        release: The vLLM release that is to read them; None for the one that they were timed with.
 
     Returns:
         Whether the check found no error.
@@ -67,6 +72,6 @@ def hand_over(
         return True
     print_written(written, folder)
     is_deterministic = any(environment.deterministic for environment, _ in stored)
-    report = check_exported(folder, by_gpu, deterministic=is_deterministic)
+    report = check_exported(folder, by_gpu, deterministic=is_deterministic, release=release)
     print_findings(report)
     return not report.has_errors

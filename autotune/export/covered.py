@@ -10,7 +10,7 @@ from typing import Any
 from autotune.export.check import LookedUp, check
 from autotune.export.collection import Collected, Tuned
 from autotune.export.tuned_entry import TunedEntry
-from autotune.launch.op import key_text
+from autotune.launch.op import MOE_OPS, LoraOp, key_text
 from autotune.launch.shape import KernelShape
 
 
@@ -49,10 +49,21 @@ class Coverage:
         return not (self.near or self.far or self.missing or self.stopping)
 
     @property
+    def left_out(self) -> frozenset[LoraOp]:
+        """The ops whose entries are no use here, since a look-up of theirs would stop vLLM.
+
+        The ops of a mixture's layer go together.
+        """
+        ops = {each.shape.op for each in self.stopping}
+        return frozenset(ops | (set(MOE_OPS) if ops & set(MOE_OPS) else set()))
+
+    @property
     def taken(self) -> Tuned:
         """The entries that are found; look-ups in them alone end as in the whole folder."""
         taken: Tuned = {}
         for each in (*self.exact, *self.other_layer, *self.near, *self.far):
+            if each.shape.op in self.left_out:
+                continue
             entry = _entry_of(self.of, each)
             taken.setdefault(each.file, {})[key_text(each.path or ())] = entry
         return taken

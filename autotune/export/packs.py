@@ -113,6 +113,8 @@ _BROKEN = (
 
 def _contents(path: Path) -> dict[str, bytes]:
     """The files of an archive, none larger than a pack's."""
+    if path.is_dir():
+        raise IsADirectoryError(21, "it is a folder")
     if not path.is_file():
         raise FileNotFoundError(2, "there is no such file")
     with zipfile.ZipFile(path) as archive:

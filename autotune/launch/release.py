@@ -109,11 +109,11 @@ def is_since(release: str, first: str) -> bool:
     """Whether a release is another one or a later one; one without numbers counts as new.
 
     Args:
-        release: vLLM's version.
+        release: vLLM's version; ``0.20`` counts as its last patch.
         first: The other: ``0.22``, or ``0.20.1`` where its patches differ.
     """
-    numbers = _numbers(release)
-    return numbers is None or numbers >= (_numbers(first) or ())
+    numbers, least = _numbers(release), _numbers(first) or ()
+    return numbers is None or numbers >= least[: len(numbers)]
 
 
 def is_newer(release: str, last: str) -> bool:

@@ -23,6 +23,7 @@ from autotune.plan.models import (
     LoraLayer,
     Server,
     UnknownModel,
+    language_model_of,
     lora_layers,
     made_otherwise,
     read_adapter,
@@ -216,14 +217,10 @@ class ModelTable:
         """The layers with LoRA: by the table, or by the installed vLLM."""
         if not self.ask_vllm:
             try:
-                config = read_config(self.config)
-                layers = lora_layers(config, server, targets)
+                return lora_layers(read_config(self.config), server, targets)
             except UnknownModel:
                 if not has_vllm():
                     raise
-            else:
-                self._said.extend(_of_older(config, layers, self.release))
-                return layers
         asked = asked_layers(self.config, server, targets)
         if self.vllm not in (None, asked.release):
             raise InputError(
@@ -259,7 +256,27 @@ class ModelTable:
                 "With VLLM_LORA_ENABLE_DUAL_STREAM LoRA runs beside the base layer: each kernel is "
                 "timed as it is launched then, but alone on the GPU."
             )
-        return (*self._said, *notes, *self._of_release())
+        return (*self._said, *notes, *self.release_notes(each.layer for each in kernels))
+
+    def release_notes(self, layers: Iterable[str]) -> tuple[str, ...]:
+        """What is not known of these layers in the server's release, in a line each."""
+        return (*self._of_older(layers), *self._of_release())
+
+    def _of_older(self, layers: Iterable[str]) -> Iterable[str]:
+        """A note on layers that the release makes otherwise than the table has them."""
+        if self.ask_vllm:
+            return
+        try:
+            otherwise = made_otherwise(language_model_of(read_config(self.config)), self.release)
+        except UnknownModel:
+            return
+        named = [each for each in dict.fromkeys(layers) if each in otherwise]
+        if named:
+            yield (
+                f"The layers are those of vLLM {NEWEST_RELEASE}: {self.release} makes "
+                f"{', '.join(named)} of this model otherwise, or puts no LoRA there. Trace the "
+                "server, or ask the vLLM that is installed here with --ask-vllm."
+            )
 
     def _of_release(self) -> list[str]:
         """What is not known of the release."""
@@ -276,20 +293,6 @@ def _from(folder: Path, path: str) -> str:
     """The path below a folder where there is such a file or folder; otherwise as it stands."""
     there = folder / expanded(path)
     return str(there) if is_there(there) else path
-
-
-def _of_older(
-    config: Mapping[str, Any], layers: Iterable[LoraLayer], release: str
-) -> Iterable[str]:
-    """A note on layers that an older release makes otherwise."""
-    other = set(made_otherwise(str(config["architectures"][0]), release))
-    named = [each.name for each in layers if each.name in other]
-    if named:
-        yield (
-            f"The layers are those of vLLM {NEWEST_RELEASE}: {release} makes {', '.join(named)} of "
-            "this model otherwise, or puts no LoRA there. Trace its server, or give --ask-vllm "
-            "where it is installed."
-        )
 
 
 def _of_patterns(adapters: Iterable[Adapter]) -> Iterable[str]:

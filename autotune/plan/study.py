@@ -284,8 +284,8 @@ class StudyPlan:
             by_flag = self.model.is_adapter_flag or "adapter" in table
             return replace(plan, model=replace(self.model, **table, is_adapter_flag=by_flag))
         raise StudyFileError(
-            f"{source}: {self.source} gives its shapes by hand, without a [model]; "
-            "give --model and no study, or leave the flags of a model out"
+            f"{source}: {self.source} gives its shapes by hand, without a [model]; give --model "
+            "and no study, or leave flags of a model out, such as --vllm and --tp"
         )
 
     def override(  # noqa: PLR0913 - one for every flag

@@ -99,6 +99,26 @@ def test_a_model_at_which_vllm_would_stop_ends_with_3(autotune, tmp_path):
     assert autotune("configs", study, "-o", "tuned").has_failed_in_one_line()
 
 
+def test_ops_at_which_vllm_would_stop_are_left_out_of_what_is_written(autotune):
+    model = ("--for", MODELS / "gpt-oss-120b.json", "--rank", 16, "--max-loras", 8)
+    ended = autotune("configs", *model, "--gpu", "NVIDIA H200", "--tokens", "1", "-o", "tuned")
+    assert ended.code == 3
+    assert "Left out, since vLLM would stop: fused_moe_lora_" in ended.out
+    assert "0 stops; 0 errors" in ended.out
+    assert not list((autotune.folder / "tuned").glob("*FUSED_MOE*"))
+
+
+def test_what_is_written_is_checked_for_the_release_that_is_asked_for(autotune):
+    release = ("--tokens", "1", "--vllm", "0.26.0")
+    ended = autotune("configs", *LLAMA, *ON, *release, "-o", "tuned")
+    assert "Checked tuned for vLLM 0.26.0" in ended.out
+
+
+def test_what_is_not_known_of_a_release_is_said(autotune):
+    ended = autotune("configs", *LLAMA, *ON, "--tokens", "1", "--vllm", "0.11.1")
+    assert "0.11.1 makes lm_head of this model otherwise" in ended.err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -95,6 +95,12 @@ def test_without_time_nothing_is_begun_and_the_place_is_said(script, tmp_path):
     assert line == "[1/1] llama-3.1-8b_tp1_r16_ml8: no time is left; the same command goes on here"
 
 
+def test_packs_of_nothing_are_said_to_be_none(script, tmp_path, capsys):
+    path = fleet_file(tmp_path, models("llama-3.1-8b"))
+    assert script.main([str(path), "--packs", str(tmp_path / "packs")]) == 0
+    assert capsys.readouterr().out == "nothing is finished: tune first\n"
+
+
 def test_ctrl_c_is_one_line(script, tmp_path, capsys, monkeypatch):
     path = fleet_file(tmp_path, models("llama-3.1-8b"))
     runner = MeasuringRunner(write_recording(tmp_path / "r.jsonl.gz"))
@@ -139,6 +145,7 @@ def test_a_model_that_cannot_be_tuned_is_said_and_the_next_one_is_tuned(script, 
         ('ranks = ["x"]\n' + models("phi-4"), "rank"),
         ('time_budget = "long"\n' + models("phi-4"), "duration"),
         ('effort = "great"\n' + models("phi-4"), "effort"),
+        (models("phi-4") + '\nvllm = "dev"', "must be a release of vLLM"),
     ],
 )
 def test_a_list_that_makes_no_sense_ends_in_one_line(script, tmp_path, capsys, text, message):

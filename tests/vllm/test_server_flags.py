@@ -276,6 +276,28 @@ def test_experts_in_mxfp4_are_padded_as_by_each_release(release):
             assert pad(backend[its], size, size) == rounded, ours
 
 
+def test_without_the_flag_experts_in_mxfp4_run_as_a_release_chooses(release):
+    file = "model_executor/layers/quantization/mxfp4.py"
+    if "def get_mxfp4_backend_with_lora" not in (release / "vllm" / file).read_text():
+        return  # the experts' own class says it there
+    unset = "VLLM_MXFP4_USE_MARLIN: bool | None" in (release / "vllm" / "envs.py").read_text()
+    hopper = SimpleNamespace(is_cuda=lambda: True, get_device_capability=lambda: (9, 0))
+    uses = {
+        "Mxfp4Backend": SimpleNamespace(MARLIN="marlin", TRITON="triton", NONE=""),
+        "current_platform": hopper,
+        "has_triton_kernels": lambda: True,
+        "is_torch_equal_or_newer": lambda _: True,
+        "envs": SimpleNamespace(VLLM_MXFP4_USE_MARLIN=None if unset else False),
+        "logger": SimpleNamespace(info_once=lambda *_: None),
+    }
+    chosen = taken(release, file, "get_mxfp4_backend_with_lora", uses)()
+    asked, unasked = (
+        Server(rank=16, max_loras=8, moe_backend=backend, release=release.name).padding()
+        for backend in (chosen, None)
+    )
+    assert asked == unasked
+
+
 def test_every_backend_has_lora_in_the_newest_release():
     for backend in MOE_BACKENDS:
         assert Server(rank=16, max_loras=8, moe_backend=backend).padding() == MOE_BACKENDS[backend]

@@ -66,6 +66,7 @@ def check_exported(
     by_gpu: Mapping[str | None, Sequence[KernelShape]],
     *,
     deterministic: bool = False,
+    release: str | None = None,
 ) -> Report:
     """Check what was just written.
 
@@ -76,11 +77,12 @@ def check_exported(
         folder: The folder.
         by_gpu: The shapes that were exported for each GPU.
         deterministic: Whether what was written never splits k.
+        release: As for ``check``.
 
     Raises:
         InputError: There is no such folder, or it holds no tuned file.
     """
-    report = check(folder, by_gpu, deterministic=deterministic)
+    report = check(folder, by_gpu, deterministic=deterministic, release=release)
     kept = tuple(
         replace(each, severity="warning") if each.kind == SPLITS else each
         for each in report.findings

@@ -9,10 +9,10 @@ what the layers are. Nothing here knows of batch sizes: every shape is for one t
 from autotune.plan.models.adapter_config import read_adapter
 from autotune.plan.models.adapters import Adapter, AdapterError
 from autotune.plan.models.json_files import read_config
-from autotune.plan.models.language_model import UnknownModel
+from autotune.plan.models.language_model import UnknownModel, language_model_of
 from autotune.plan.models.lora_layers import LoraLayer, lora_layers
+from autotune.plan.models.older import made_otherwise
 from autotune.plan.models.server import MOE_BACKENDS, Server
-from autotune.plan.models.table.older import made_otherwise
 
 __all__ = [
     "MOE_BACKENDS",
@@ -21,6 +21,7 @@ __all__ = [
     "LoraLayer",
     "Server",
     "UnknownModel",
+    "language_model_of",
     "lora_layers",
     "made_otherwise",
     "read_adapter",

@@ -34,6 +34,7 @@ from autotune.launch.shape import KernelShape
 from autotune.plan.models.adapters import Adapter, AdapterError, Place, ServerTargets
 from autotune.plan.models.config_json import Fields
 from autotune.plan.models.modules import Module, Split
+from autotune.plan.models.older import check_has_lora
 from autotune.plan.models.places import places_of
 from autotune.plan.models.server import Padding, Server
 
@@ -79,6 +80,7 @@ def lora_layers(
             flags for this model, or a target is in none of its layers.
     """
     fields = Fields.of(config)
+    check_has_lora(fields.model.name, server.release)
     return layers_at(fields, places_in(fields, server), server, targets)
 
 

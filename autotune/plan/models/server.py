@@ -33,9 +33,9 @@ MOE_BACKENDS: Mapping[str, Padding] = {
 #: 0.33.0). FlashInfer's, first on Blackwell, pad alike.
 _AUTO = "marlin"
 
-#: The first release whose ``auto`` is that: from 0.12 on it was Triton's
+#: The first release whose ``auto`` is that: 0.12 and 0.13 take Triton's from Hopper on
 #: (``get_mxfp4_backend_with_lora`` in ``vllm/model_executor/layers/quantization/mxfp4.py``).
-_FIRST_AUTO = "0.15"
+_FIRST_AUTO = "0.14"
 
 #: The first release in which Triton's kernels (``triton_unfused``, those with LoRA) pad the LoRA's
 #: sizes, too (``maybe_roundup_sizes`` in ``vllm/model_executor/layers/quantization/mxfp4.py``).

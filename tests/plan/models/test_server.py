@@ -11,9 +11,23 @@ from hypothesis import strategies as st
 
 from autotune.errors import InputError, StudyFileError
 from autotune.launch.op import LoraOp
-from autotune.launch.release import NEWEST_RELEASE, SERVER_FLAGS, check_flag, installed_release
+from autotune.launch.release import (
+    NEWEST_RELEASE,
+    SERVER_FLAGS,
+    check_flag,
+    installed_release,
+    is_since,
+)
 from autotune.launch.shape import KernelShape
-from autotune.plan.models import LoraLayer, Server, lora_layers, read_config
+from autotune.plan.models import (
+    LoraLayer,
+    Server,
+    language_model_of,
+    lora_layers,
+    made_otherwise,
+    read_config,
+)
+from autotune.plan.models.older import check_has_lora
 from autotune.plan.study import StudyPlan
 
 MODELS = Path(__file__).parents[3] / "studies" / "models"
@@ -187,6 +201,8 @@ def test_gate_and_up_in_one_are_apart_with_shared_loras_from_0_33_on(release, sl
     ("release", "backend", "hidden", "intermediate"),
     [
         ("0.11.1", None, 3072, 384),  # auto is Marlin
+        ("0.13.0", None, 2880, 360),  # auto is Triton, from Hopper on
+        ("0.14.0", None, 3072, 384),
         ("0.15.1", None, 3072, 384),
         ("0.15.1", "triton", 2880, 360),  # the experts are padded, their LoRA is not
         ("0.22.1", None, 3072, 384),
@@ -211,8 +227,8 @@ def test_kernels_of_mxfp4_that_have_no_lora_yet_are_refused(release, backend):
     assert layers_of("qwen3-30b-a3b", moe_backend=backend, release=release)
 
 
-@pytest.mark.parametrize(("release", "slices"), [("0.11.1", 2), ("0.15.1", 1), ("0.33.0", 1)])
-def test_before_0_15_gate_and_up_are_apart_in_every_model(release, slices):
+@pytest.mark.parametrize(("release", "slices"), [("0.11.2", 2), ("0.12.0", 1), ("0.33.0", 1)])
+def test_before_0_12_gate_and_up_are_apart_in_every_model(release, slices):
     layers = layers_of("gpt-oss-120b", release=release)
 
     assert layers["mlp.experts"].shapes[0].num_slices == slices
@@ -304,6 +320,38 @@ def test_layers_that_an_older_release_makes_otherwise_are_said():
     said = "The layers are those of vLLM 0.33.0: 0.25.1 makes embed_tokens of this model otherwise"
     assert any(said in note for note in older.notes)
     assert not any("otherwise" in note for each in (as_now, unasked) for note in each.notes)
+
+
+def test_the_language_model_of_a_wrapper_is_told_by_what_it_is():
+    config = config_of("gemma-3-4b")
+    model = language_model_of(config)
+    assert model.wrapper is not None
+    assert "lm_head" in made_otherwise(model, "0.13.0")
+    assert not made_otherwise(model, "0.14.0")
+
+
+def test_logits_were_looked_up_by_more_than_the_vocabulary_before_0_12():
+    said = "The layers are those of vLLM 0.33.0: 0.11.2 makes lm_head of this model otherwise"
+    assert any(said in note for note in plan_of("llama-3.1-8b", vllm="0.11.2").notes)
+    assert not any("otherwise" in note for note in plan_of("llama-3.1-8b", vllm="0.12").notes)
+
+
+def test_a_layer_of_which_no_kernel_is_asked_is_not_said():
+    plan = plan_of("olmo-2-7b", vllm="0.25.1").override(ops=[LoraOp.SHRINK])
+    assert not any("otherwise" in note for note in plan.notes)
+
+
+def test_a_model_that_a_release_has_no_lora_for_is_refused():
+    with pytest.raises(InputError, match=r"vLLM 0\.14\.1 has no LoRA for MiniMaxM2ForCausalLM"):
+        check_has_lora("MiniMaxM2ForCausalLM", "0.14.1")
+    check_has_lora("MiniMaxM2ForCausalLM", "0.15.0")
+
+
+def test_a_release_of_two_numbers_is_its_last_patch():
+    assert is_since("0.20", "0.20.1")
+    assert not is_since("0.20.0", "0.20.1")
+    assert not is_since("0.19", "0.20.1")
+    assert is_since("0.20.2", "0.20")
 
 
 def test_a_release_that_is_newer_than_what_is_known_is_said():
