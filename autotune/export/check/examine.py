@@ -101,7 +101,7 @@ def check_folder(  # noqa: PLR0913 - each by its name
         *looked,
         *unmatched(asked, read.values()),
         *_unknown_limits(read.values(), device),
-        *missing_files(asked, read, environ),
+        *missing_files(asked, read, environ, release),
         *bypassed(read.values(), release),
         *switched_off(environ),
         *(_late_finding(each) for each in compiled if each.late),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from autotune.export.check.entries import Examined
 from autotune.export.check.findings import Finding
 from autotune.launch.op import MOE_OPS, LoraOp, gpu_file_prefix
-from autotune.launch.release import one_shot_rank
+from autotune.launch.release import SERVER_FLAGS, is_since, one_shot_rank
 from autotune.launch.shape import KernelShape
 
 
@@ -15,10 +15,12 @@ def missing_files(
     asked: Mapping[str, Sequence[KernelShape]],
     read: Mapping[str, Examined],
     environ: Mapping[str, str],
+    release: str,
 ) -> Iterator[Finding]:
     """Files that vLLM may open and that are not there, though others of the same GPU are."""
     wanted = {shape.file_name(gpu) for gpu, shapes in asked.items() for shape in shapes}
     prefixes = dict.fromkeys(each.file.prefix for each in read.values())
+    has_own_streams = is_since(release, SERVER_FLAGS["dual_stream"].since)
     for gpu, shapes in asked.items():
         if not shapes and gpu_file_prefix(gpu) not in prefixes:
             yield Finding(
@@ -31,7 +33,8 @@ def missing_files(
         here = {each.file.op for each in read.values() if each.file.prefix == prefix}
         for suffix, when in zip(LoraOp.EXPAND.file_suffixes, _when_opened(environ), strict=True):
             name = f"{prefix}{suffix}"
-            if not here <= set(MOE_OPS) and name not in {*read, *wanted}:
+            is_opened = not suffix.endswith("FALSE.json") or has_own_streams
+            if is_opened and not here <= set(MOE_OPS) and name not in {*read, *wanted}:
                 yield Finding(
                     severity="warning",
                     kind="expand_file_missing",

@@ -365,6 +365,13 @@ def test_with_dual_stream_the_missing_file_is_the_one_that_vllm_opens(tmp_path):
     assert "since VLLM_LORA_ENABLE_DUAL_STREAM is set" in finding.message
 
 
+@pytest.mark.parametrize(("release", "lacks"), [("0.19.1", False), ("0.20.0", True)])
+def test_a_release_without_a_second_stream_lacks_no_file_for_it(tmp_path, release, lacks):
+    write(tmp_path, EXPAND_TRUE=nested("9/3/16/16/4096", EXPAND_CONFIG))
+    report = check(tmp_path, release=release)
+    assert ("expand_file_missing" in kinds(report, "warning")) == lacks
+
+
 @pytest.mark.parametrize(("value", "told"), [("1", True), ("0", False), ("", False)])
 def test_batch_invariance_is_reported_if_it_is_on(tmp_path, value, told):
     report = check(shrink_file(tmp_path), VLLM_BATCH_INVARIANT=value)
