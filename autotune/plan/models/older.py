@@ -54,7 +54,6 @@ _UNTIL: Mapping[str, Mapping[str, str]] = {
     "SeedOssForCausalLM": {"embed_tokens": "0.31.0"},
 }
 
-
 #: By architecture, the last release whose class has no LoRA.
 _NO_LORA_UNTIL: Mapping[str, str] = {
     "Blip2ForConditionalGeneration": "0.13.0",
@@ -105,8 +104,12 @@ def made_otherwise(model: Model, release: str) -> frozenset[str]:
     names = [model.name]
     if model.wrapper is not None:  # its language model's own name is not in the config
         names = [name for name, entry in ARCHITECTURES.items() if entry == model.architecture]
-    until = {module: last for name in names for module, last in _UNTIL.get(name, {}).items()}
-    otherwise = {module for module, last in until.items() if not is_newer(release, last)}
+    otherwise = {
+        module
+        for name in names
+        for module, last in _UNTIL.get(name, {}).items()
+        if not is_newer(release, last)
+    }
     if not is_since(release, _PLAIN_VOCABULARY):
         logits = (each for each in model.architecture.modules if each.split is Split.LOGITS)
         otherwise.update(each.name for each in logits)
